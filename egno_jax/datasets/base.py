@@ -1,0 +1,125 @@
+"""The small interface that every data set shares: stacked samples, and batches taken from them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int
+
+
+class Batch(NamedTuple):
+    """One batch of graphs and the motion that followed.
+
+    P times, N nodes and E edges of all graphs of the batch together, G graphs.
+
+    Attributes:
+      graph: the states at time 0, as `egno_jax.apply` takes them.
+      times: `[P]`, the times of the targets after the state.
+      positions: `[P, N, 3]`, the positions at those times.
+      velocities: `[P, N, 3]`, the velocities at those times.
+      node_mask: `[N]`, False on nodes that only pad.
+    """
+
+    graph: jraph.GraphsTuple
+    times: Float[Array, "P"]
+    positions: Float[Array, "P N 3"]
+    velocities: Float[Array, "P N 3"]
+    node_mask: Bool[Array, "N"]
+
+
+class Samples(NamedTuple):
+    """S samples of one size, stacked along a leading axis.
+
+    Graphs of different sizes are padded to one size first (`egno_jax.graph.pad`), `g` is then 2:
+    the graph and its padding; otherwise `g` is 1.
+
+    Attributes:
+      graph: a `GraphsTuple` whose every leaf has a leading axis S: positions `[S, N, 3]`, senders
+        `[S, E]` (counted within the sample), n_node `[S, g]`, and so on.
+      times: `[P]`, the times of the targets after the state, the same for all samples.
+      positions: `[S, P, N, 3]`, the positions at those times.
+      velocities: `[S, P, N, 3]`, the velocities at those times.
+      node_mask: `[S, N]`, False on nodes that only pad.
+    """
+
+    graph: jraph.GraphsTuple
+    times: Float[Array, "P"]
+    positions: Float[Array, "S P N 3"]
+    velocities: Float[Array, "S P N 3"]
+    node_mask: Bool[Array, "S N"]
+
+
+def num_samples(samples: Samples) -> int:
+    """Returns S, the number of samples."""
+    return samples.positions.shape[0]
+
+
+def concatenate(first: Samples, *others: Samples) -> Samples:
+    """Joins data sets of one kind, sample after sample.
+
+    Args:
+      first: the samples to begin with.
+      *others: the samples to follow, of the same sizes N, E, P and at the same times.
+
+    Returns:
+      All samples, as NumPy arrays, in the order given.
+
+    Raises:
+      ValueError: if the fields, their sizes or their times differ.
+    """
+    for other in others:
+        if not np.array_equal(first.times, other.times):
+            raise ValueError(f"times are {other.times}, expected {first.times} as in the first")
+        shapes, expected = (_shapes_by_field(samples) for samples in (other, first))
+        if shapes != expected:
+            fields = [k for k in {**expected, **shapes} if expected.get(k) != shapes.get(k)]
+            raise ValueError(
+                "samples do not fit together: "
+                + ", ".join(f"{k} is {shapes.get(k)}, expected {expected.get(k)}" for k in fields)
+                + "; pad graphs of different sizes to one size first (egno_jax.graph.pad)"
+            )
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), first, *others)
+    return joined._replace(times=np.asarray(first.times))
+
+
+def _shapes_by_field(samples: Samples) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each field without the sample axis, as `{".graph.senders": (E,)}`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(samples._replace(times=None))
+    return {jax.tree_util.keystr(path): leaf.shape[1:] for path, leaf in leaves}
+
+
+def take(samples: Samples, indices: Int[Array, "B"]) -> Batch:
+    """Gathers samples and joins them into one batch; works inside `jit` with traced indices.
+
+    Args:
+      samples: the stacked samples.
+      indices: `[B]`, which samples, each in `[0, S)`.
+
+    Returns:
+      A batch of B samples, nodes in the order of `indices`.
+    """
+    graph, positions, velocities, mask = jax.tree.map(
+        lambda leaf: jnp.take(leaf, indices, axis=0, mode="clip"),
+        (samples.graph, samples.positions, samples.velocities, samples.node_mask),
+    )
+    batch_size, nodes_per_sample = mask.shape
+    offset = nodes_per_sample * jnp.arange(batch_size, dtype=graph.senders.dtype)[:, None]
+    graph = graph._replace(senders=graph.senders + offset, receivers=graph.receivers + offset)
+    return Batch(
+        graph=jax.tree.map(_join, graph),
+        times=samples.times,
+        positions=_join(jnp.moveaxis(positions, 1, 0), axis=1),
+        velocities=_join(jnp.moveaxis(velocities, 1, 0), axis=1),
+        node_mask=_join(mask),
+    )
+
+
+def _join(leaf: Array, axis: int = 0) -> Array:
+    """Merges the sample axis at `axis` with the axis behind it."""
+    return leaf.reshape(*leaf.shape[:axis], -1, *leaf.shape[axis + 2 :])

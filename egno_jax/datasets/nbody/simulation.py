@@ -1,0 +1,339 @@
+"""A simulator of particles with central forces between all pairs, many systems at once."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxtyping import Float
+
+# The settings of the canonical data set, which are the defaults everywhere.
+FRAME_SPACING = 100
+DT = 0.001
+MAX_FORCE = 100.0
+
+# Systems advanced together: enough to hide NumPy's overhead, few enough for the L2 cache.
+_CHUNK = 1024
+
+
+class Interaction(NamedTuple):
+    """A central force between two particles, and its potential, as functions of r^2.
+
+    The force on i is `strength(r^2, c_ij) (x_i - x_j)`, with `strength = -2 dpotential/d(r^2)`.
+    Both functions work elementwise on arrays of one shape.
+
+    Attributes:
+      strength: takes r^2 and the coupling c_ij, returns force / distance.
+      potential: takes r^2 and the coupling c_ij, returns the energy of the pair.
+    """
+
+    strength: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    potential: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def _coulomb_strength(squared_distances: np.ndarray, couplings: np.ndarray) -> np.ndarray:
+    # Quotients and roots are rounded alike on all machines; a power 3/2 is not.
+    return couplings / squared_distances / np.sqrt(squared_distances)
+
+
+def _coulomb_potential(squared_distances: np.ndarray, couplings: np.ndarray) -> np.ndarray:
+    return couplings / np.sqrt(squared_distances)
+
+
+def _spring_strength(squared_distances: np.ndarray, couplings: np.ndarray) -> np.ndarray:
+    return -couplings
+
+
+def _spring_potential(squared_distances: np.ndarray, couplings: np.ndarray) -> np.ndarray:
+    return couplings * squared_distances / 2
+
+
+COULOMB = Interaction(_coulomb_strength, _coulomb_potential)
+"""Charges: force c_ij (x_i - x_j) / r^3, potential c_ij / r; like charges repel where c > 0."""
+
+SPRINGS = Interaction(_spring_strength, _spring_potential)
+"""Springs of rest length 0: force -c_ij (x_i - x_j), potential c_ij r^2 / 2 (Kipf et al. 2018)."""
+
+
+class Trajectories(NamedTuple):
+    """Simulations in frames: S simulations, T frames, N particles.
+
+    Attributes:
+      positions: `[S, T, N, 3]`.
+      velocities: `[S, T, N, 3]`, the velocities that led to the positions (see `simulate`).
+      couplings: `[S, N, N]`, c_ij of each pair; the diagonal is not used.
+    """
+
+    positions: Float[np.ndarray, "S T N 3"]
+    velocities: Float[np.ndarray, "S T N 3"]
+    couplings: Float[np.ndarray, "S N N"]
+
+
+def charge_products(charges: Float[np.ndarray, "*S N"]) -> Float[np.ndarray, "*S N N"]:
+    """Returns the couplings c_ij = q_i q_j of charges: `[..., N]` to `[..., N, N]`."""
+    charges = np.asarray(charges, np.float64)
+    return charges[..., :, None] * charges[..., None, :]
+
+
+def simulate(
+    positions: Float[np.ndarray, "S N 3"],
+    velocities: Float[np.ndarray, "S N 3"],
+    couplings: Float[np.ndarray, "S N N"],
+    *,
+    interaction: Interaction = COULOMB,
+    num_frames: int,
+    frame_spacing: int = FRAME_SPACING,
+    dt: float = DT,
+    max_force: float = MAX_FORCE,
+) -> Trajectories:
+    """Simulates S systems of N particles of unit mass, all at once, in float64.
+
+    One step is v <- v + dt F(x), then x <- x + dt v (symplectic Euler), with
+    F_i = sum_j strength(r_ij^2, c_ij) (x_i - x_j). Frame t is the state after
+    `(t + 1) frame_spacing` steps; the given state itself is not a frame.
+
+    Args:
+      positions: `[S, N, 3]` at the beginning.
+      velocities: `[S, N, 3]` at the beginning.
+      couplings: `[S, N, N]`, symmetric; the diagonal is not used.
+      interaction: the force law, such as `COULOMB` or `SPRINGS`.
+      num_frames: T, how many frames to keep.
+      frame_spacing: steps from frame to frame.
+      dt: time of one step; negative goes back in time.
+      max_force: each component of a particle's total force is clipped to this size, as in the
+        canonical data set; `math.inf` does not clip (a clipped force does not turn with space).
+
+    Returns:
+      T frames. They do not depend on which systems are simulated together, to the last bit.
+
+    Raises:
+      ValueError: if shapes do not match, couplings are not symmetric, a number is not finite or
+        out of range, or the simulation overflows.
+    """
+    positions, velocities, couplings = _check_states(positions, velocities, couplings)
+    check_integer("num_frames", num_frames)
+    check_integer("frame_spacing", frame_spacing)
+    if not (math.isfinite(dt) and dt != 0 and max_force > 0):
+        raise ValueError(
+            f"dt is {dt} and max_force is {max_force}, expected a finite dt other than 0 and a "
+            "positive max_force"
+        )
+    num_simulations, num_particles, _ = positions.shape
+    shape = (num_simulations, num_frames, num_particles, 3)
+    frames = Trajectories(np.empty(shape), np.empty(shape), couplings)
+    for first in range(0, num_simulations, _CHUNK):
+        chunk = slice(first, first + _CHUNK)
+        x, v, c = _to_blocks(positions[chunk], velocities[chunk], couplings[chunk])
+        for frame in range(num_frames):
+            _advance(x, v, c, interaction, frame_spacing, dt, max_force)
+            frames.positions[chunk, frame] = x.transpose(2, 1, 0)
+            frames.velocities[chunk, frame] = v.transpose(2, 1, 0)
+    if not (np.isfinite(frames.positions).all() and np.isfinite(frames.velocities).all()):
+        raise ValueError(
+            f"the simulation overflows with dt={dt}: two particles are at one place, or dt is too "
+            "large for the forces; move them apart or take a smaller dt"
+        )
+    return frames
+
+
+def _to_blocks(
+    positions: np.ndarray, velocities: np.ndarray, couplings: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lays states out for speed: `[3, N, S]` twice and pairs i < j `[N (N - 1) / 2, S]`."""
+    rows, columns = np.triu_indices(positions.shape[1], 1)
+    x = np.ascontiguousarray(positions.transpose(2, 1, 0))
+    v = np.ascontiguousarray(velocities.transpose(2, 1, 0))
+    return x, v, np.ascontiguousarray(couplings[:, rows, columns].T)
+
+
+@np.errstate(all="ignore")  # What overflows is found, and reported, in the results.
+def _advance(
+    x: np.ndarray,
+    v: np.ndarray,
+    c: np.ndarray,
+    interaction: Interaction,
+    num_steps: int,
+    dt: float,
+    max_force: float,
+) -> None:
+    """Advances blocks `x` and `v` in place by `num_steps` steps."""
+    differences = np.empty((3, *c.shape))
+    change = np.empty_like(x)
+    for _ in range(num_steps):
+        _block_forces(x, c, interaction, max_force, differences, out=change)
+        np.multiply(change, dt, out=change)
+        np.add(v, change, out=v)
+        np.multiply(v, dt, out=change)
+        np.add(x, change, out=x)
+
+
+def _block_forces(
+    x: np.ndarray,
+    c: np.ndarray,
+    interaction: Interaction,
+    max_force: float,
+    differences: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Writes the forces on `x` `[3, N, S]` to `out`, each pair evaluated once.
+
+    Only elementwise operations in a fixed order, so that no result depends on S.
+    """
+    num_particles = x.shape[1]
+    ends = np.cumsum(range(num_particles - 1, 0, -1)).tolist()
+    rows = [differences[:, i:j] for i, j in zip([0, *ends[:-1]], ends, strict=True)]
+    for i, row in enumerate(rows):
+        np.subtract(x[:, i : i + 1], x[:, i + 1 :], out=row)
+    squares = differences * differences
+    strength = interaction.strength(squares[0] + squares[1] + squares[2], c)
+    np.multiply(differences, strength, out=differences)
+    out.fill(0.0)
+    for i, row in enumerate(rows):
+        for j in range(row.shape[1]):
+            out[:, i] += row[:, j]
+        out[:, i + 1 :] -= row
+    if max_force < math.inf:
+        np.clip(out, -max_force, max_force, out=out)
+
+
+def forces(
+    positions: Float[np.ndarray, "S N 3"],
+    couplings: Float[np.ndarray, "S N N"],
+    *,
+    interaction: Interaction = COULOMB,
+    max_force: float = MAX_FORCE,
+) -> Float[np.ndarray, "S N 3"]:
+    """Returns the total force on each particle, F_i = sum_j strength(r_ij^2, c_ij) (x_i - x_j).
+
+    Args:
+      positions: `[S, N, 3]`.
+      couplings: `[S, N, N]`, symmetric; the diagonal is not used.
+      interaction: the force law.
+      max_force: each component of the total force is clipped to this size.
+
+    Returns:
+      `[S, N, 3]`, the forces that `simulate` uses, to the last bit.
+
+    Raises:
+      ValueError: if shapes do not match, couplings are not symmetric or a number is not finite.
+    """
+    positions, velocities, couplings = _check_states(
+        positions, np.zeros_like(positions, np.float64), couplings
+    )
+    x, out, c = _to_blocks(positions, velocities, couplings)
+    with np.errstate(all="ignore"):
+        _block_forces(x, c, interaction, max_force, np.empty((3, *c.shape)), out)
+    return np.ascontiguousarray(out.transpose(2, 1, 0))
+
+
+def energy(
+    positions: Float[np.ndarray, "*S N 3"],
+    velocities: Float[np.ndarray, "*S N 3"],
+    couplings: Float[np.ndarray, "*S N N"],
+    *,
+    interaction: Interaction = COULOMB,
+) -> Float[np.ndarray, "*S"]:
+    """Returns the total energy, sum_i |v_i|^2 / 2 + sum_{i<j} potential(r_ij^2, c_ij).
+
+    Args:
+      positions: `[..., N, 3]`.
+      velocities: `[..., N, 3]`.
+      couplings: `[..., N, N]`; leading axes are broadcast, as `couplings[:, None]` to frames.
+      interaction: the law whose potential is taken.
+
+    Returns:
+      `[...]`, one energy a state.
+    """
+    rows, columns = np.triu_indices(positions.shape[-2], 1)
+    differences = positions[..., rows, :] - positions[..., columns, :]
+    pairs = interaction.potential((differences**2).sum(-1), couplings[..., rows, columns])
+    return (velocities**2).sum((-2, -1)) / 2 + pairs.sum(-1)
+
+
+def momentum(velocities: Float[np.ndarray, "*S N 3"]) -> Float[np.ndarray, "*S 3"]:
+    """Returns the total momentum of particles of unit mass, sum_i v_i: `[..., 3]`."""
+    return velocities.sum(-2)
+
+
+def reverse_time(
+    trajectories: Trajectories,
+    *,
+    interaction: Interaction = COULOMB,
+    dt: float = DT,
+    max_force: float = MAX_FORCE,
+) -> Trajectories:
+    """Runs trajectories backwards, which are trajectories of the same physics.
+
+    Frames come in opposite order, with velocities -(v + dt F(x)): `simulate` keeps the velocity
+    that led to a position, so the one that leads to it from the other side is the next one,
+    negated. From the first frame of the result, `simulate` finds all others again.
+
+    Args:
+      trajectories: frames made by `simulate`.
+      interaction: the force law that they were made with.
+      dt: the step that they were made with.
+      max_force: the clipping that they were made with.
+
+    Returns:
+      As many frames of the same shapes.
+
+    Raises:
+      ValueError: if shapes do not match or a number is not finite.
+    """
+    positions, velocities, couplings = check_trajectories(trajectories)
+    kicks = [
+        forces(positions[:, t], couplings, interaction=interaction, max_force=max_force)
+        for t in range(positions.shape[1])
+    ]
+    backwards = -(velocities + dt * np.stack(kicks, axis=1))
+    return Trajectories(positions[:, ::-1], backwards[:, ::-1], couplings)
+
+
+def check_integer(name: str, value: int) -> None:
+    """Raises `ValueError` unless `value` is an integer of at least 1."""
+    if not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
+
+
+def check_trajectories(trajectories: Trajectories) -> Trajectories:
+    """Returns the trajectories as arrays, or raises `ValueError` if shapes do not fit together."""
+    positions, velocities, couplings = map(np.asarray, trajectories)
+    if positions.ndim != 4 or positions.shape[3] != 3:
+        raise ValueError(
+            f"trajectories.positions has shape {positions.shape}, expected [S, T, N, 3]"
+        )
+    num_simulations, _, num_particles, _ = positions.shape
+    _check_shape("trajectories.velocities", velocities, positions.shape)
+    _check_shape("trajectories.couplings", couplings, (num_simulations, *[num_particles] * 2))
+    return Trajectories(positions, velocities, couplings)
+
+
+def _check_states(
+    positions: np.ndarray, velocities: np.ndarray, couplings: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns states as float64 arrays whose shapes fit together and whose values are usable."""
+    arrays = [np.asarray(array, np.float64) for array in (positions, velocities, couplings)]
+    shape = arrays[0].shape
+    if len(shape) != 3 or shape[2] != 3 or 0 in shape:
+        raise ValueError(f"positions has shape {shape}, expected [S, N, 3] with S, N >= 1")
+    _check_shape("velocities", arrays[1], shape)
+    _check_shape("couplings", arrays[2], (shape[0], shape[1], shape[1]))
+    for name, array in zip(("positions", "velocities", "couplings"), arrays, strict=True):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds NaN or infinite numbers, expected finite ones")
+    if not np.array_equal(arrays[2], arrays[2].swapaxes(1, 2)):
+        raise ValueError(
+            "couplings is not symmetric, expected couplings[s, i, j] == couplings[s, j, i]; a pair "
+            "has one coupling (see charge_products)"
+        )
+    return tuple(arrays)
+
+
+def _check_shape(name: str, array: np.ndarray, expected: tuple[int, ...]) -> None:
+    if array.shape != expected:
+        raise ValueError(f"{name} has shape {array.shape}, expected {expected} to fit positions")
