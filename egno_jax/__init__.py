@@ -1,0 +1,25 @@
+"""egno_jax: learn 3D dynamics as functions of time with the Equivariant Graph Neural Operator."""
+
+from egno_jax import graph, nn, ops
+from egno_jax.checkpoint import CheckpointError, load, save
+from egno_jax.config import EGNOConfig
+from egno_jax.convert import from_torch_state_dict, to_torch_state_dict
+from egno_jax.model import EGNO, Params, Trajectory, apply, init
+
+__all__ = [
+    "EGNO",
+    "CheckpointError",
+    "EGNOConfig",
+    "Params",
+    "Trajectory",
+    "apply",
+    "from_torch_state_dict",
+    "graph",
+    "init",
+    "load",
+    "metrics",
+    "nn",
+    "ops",
+    "save",
+    "to_torch_state_dict",
+]

@@ -1,0 +1,221 @@
+"""Saving and loading a model: its weights through orbax, its configuration beside them.
+
+A checkpoint is a directory:
+
+    egno_jax.json    format version, config, versions of the libraries, SHA-256 of every weight file
+    weights/         the tree of arrays, as orbax writes it
+
+It is written beside its final place and moved there whole, so a checkpoint either is or is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from egno_jax.config import EGNOConfig
+from egno_jax.model import Params, feature_sizes, weight_shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FORMAT_VERSION = 1
+
+_MANIFEST = "egno_jax.json"
+_WEIGHTS = "weights"
+_LIBRARIES = ("egno_jax", "jax", "flax", "orbax-checkpoint")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be written where it should be, or what is there cannot be read."""
+
+
+def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool = False) -> None:
+    """Writes a model to a directory, whole or not at all.
+
+    Args:
+      directory: where; made if it is not there.
+      params: the model.
+      overwrite: whether a checkpoint that is already there may be replaced.
+
+    Raises:
+      CheckpointError: the directory is there and `overwrite` is False, or it holds something other
+        than a checkpoint; nothing is touched then.
+    """
+    directory = Path(directory).absolute()
+    _check_writable(directory, overwrite)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with _sibling(directory) as staging:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(staging / _WEIGHTS, params.weights)
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "config": dataclasses.asdict(params.config),
+            "versions": library_versions(),
+            "sha256": _checksums(staging / _WEIGHTS),
+        }
+        (staging / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        _move_into_place(staging, directory)
+
+
+def load(directory: str | os.PathLike[str]) -> Params:
+    """Reads a model that `save` wrote; needs neither a graph nor a config.
+
+    Args:
+      directory: what was given to `save`.
+
+    Returns:
+      The parameters, bit for bit those that were saved, on the default device.
+
+    Raises:
+      CheckpointError: there is no checkpoint, it is of another format version, a file is missing,
+        truncated or changed, or weights and config do not belong together; names the file.
+    """
+    directory = Path(directory).absolute()
+    manifest = _read_manifest(directory)
+    config = _read_config(directory, manifest)
+    _check_files(directory, manifest["sha256"])
+    weights = _restore(directory / _WEIGHTS)
+    _check_weights(directory, Params(weights=weights, config=config))
+    return Params(weights=weights, config=config)
+
+
+def library_versions() -> dict[str, str]:
+    """Returns the versions of this library and of those that decide what a checkpoint means."""
+    versions = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _check_writable(directory: Path, overwrite: bool) -> None:
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    if not overwrite:
+        raise CheckpointError(
+            f"directory: {directory} is already there; pass overwrite=True to replace it, or "
+            "choose another"
+        )
+    if not (directory / _MANIFEST).is_file():
+        raise CheckpointError(
+            f"directory: {directory} holds no {_MANIFEST} and so is not a checkpoint; it is not "
+            "overwritten, choose another"
+        )
+
+
+@contextlib.contextmanager
+def _sibling(directory: Path) -> Iterator[Path]:
+    """Makes a temporary directory beside `directory` and removes what is left of it."""
+    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move_into_place(staging: Path, directory: Path) -> None:
+    staging.chmod(0o755)
+    if not directory.exists():
+        staging.rename(directory)
+        return
+    with _sibling(directory) as attic:
+        directory.rename(attic / "replaced")
+        staging.rename(directory)
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    path = directory / _MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(
+            f"directory: {directory} is no checkpoint, it has no {_MANIFEST}"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{path}: not readable as JSON ({error}); the file is damaged"
+        ) from error
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format_version is {version!r}, this egno_jax reads {FORMAT_VERSION}; load it "
+            f"with the version that wrote it ({manifest.get('versions') if version else 'unknown'})"
+        )
+    missing = [key for key in ("config", "sha256") if not isinstance(manifest.get(key), dict)]
+    if missing:
+        raise CheckpointError(f"{path}: the entries {missing} are missing; the file is damaged")
+    return manifest
+
+
+def _read_config(directory: Path, manifest: dict[str, Any]) -> EGNOConfig:
+    try:
+        return EGNOConfig.from_json(json.dumps(manifest["config"]))
+    except ValueError as error:
+        raise CheckpointError(f"{directory / _MANIFEST}: {error}") from error
+
+
+def _checksums(root: Path) -> dict[str, str]:
+    """Returns the SHA-256 of every file below `root`."""
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def _check_files(directory: Path, expected: dict[str, str]) -> None:
+    found = _checksums(directory / _WEIGHTS)
+    for name, checksum in expected.items():
+        path = directory / _WEIGHTS / name
+        if name not in found:
+            raise CheckpointError(f"{path}: the file is missing; the checkpoint is damaged")
+        if found[name] != checksum:
+            raise CheckpointError(
+                f"{path}: its SHA-256 is {found[name][:12]}..., expected {checksum[:12]}...; the "
+                "file was truncated or changed"
+            )
+
+
+def _restore(path: Path) -> dict[str, Any]:
+    """Restores a tree of arrays onto the default device, wherever it was saved."""
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.metadata(path).item_metadata.tree
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+        )
+        return checkpointer.restore(path, target)
+
+
+def _check_weights(directory: Path, params: Params) -> None:
+    """Raises if the tree of weights is not the one that the config describes."""
+    try:
+        expected = weight_shapes(params.config, *feature_sizes(params))
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{directory / _WEIGHTS}: the weights are not those of an EGNO ({error!r})"
+        ) from error
+    found = _shapes_by_path(params.weights)
+    for path, shape in _shapes_by_path(expected).items():
+        if found.get(path) != shape:
+            raise CheckpointError(
+                f"{directory / _WEIGHTS}: {path} is {found.get(path)}, expected {shape} by the "
+                f"config in {_MANIFEST}"
+            )
+
+
+def _shapes_by_path(tree: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves}

@@ -1,0 +1,146 @@
+"""Weights of the original PyTorch code, to and from this library's tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from egno_jax.config import EGNOConfig
+from egno_jax.model import Params, feature_sizes, weight_shapes
+
+if TYPE_CHECKING:
+    from jaxtyping import ArrayLike
+
+# The original's names of the four perceptrons of a layer.
+_MLPS = {
+    "message_mlp": "edge_message_net.scalar_net.mlp",
+    "position_mlp": "coord_net.mlp",
+    "velocity_mlp": "node_v_net.mlp",
+    "feature_mlp": "node_net.mlp",
+}
+# The original's names of the two temporal convolutions of a layer.
+_CONVS = {"temporal_conv": "time_conv_modules", "vector_temporal_conv": "time_conv_x_modules"}
+
+
+def from_torch_state_dict(state: Mapping[str, ArrayLike], config: EGNOConfig) -> Params:
+    """Converts a checkpoint of the original EGNO code.
+
+    Such a model numbers its times from 0, and 0 is the first *target*: ask it for
+    `times = 0..P-1` in units of `config.time_scale`.
+
+    Args:
+      state: the original's names and arrays: `{k: v.numpy() for k, v in
+        torch_model.state_dict().items()}`.
+      config: the sizes of that model; `param_dtype` is the dtype of the result.
+
+    Returns:
+      The parameters, ready for `egno_jax.apply`.
+
+    Raises:
+      ValueError: an array is missing, unknown, of another shape than the config says, or not
+        finite; names it.
+
+    Source of the names: github.com/MinkaiXu/EGNO, `model/egno.py`.
+    """
+    names = _torch_names(config)
+    _check_names(set(state), set(names), config)
+    weights: dict[str, Any] = {}
+    for name, path in names.items():
+        array = _from_torch_layout(np.asarray(state[name]), name)
+        *parents, leaf = path
+        subtree = weights
+        for parent in parents:
+            subtree = subtree.setdefault(parent, {})
+        subtree[leaf] = jnp.asarray(array, config.param_dtype)
+    params = Params(weights=weights, config=config)
+    _check_shapes(params)
+    return params
+
+
+def to_torch_state_dict(params: Params) -> dict[str, np.ndarray]:
+    """Converts parameters to the names and layouts of the original EGNO code.
+
+    Args:
+      params: a model.
+
+    Returns:
+      Names and NumPy arrays for `torch_model.load_state_dict` (after `torch.from_numpy`).
+    """
+    return {
+        name: _to_torch_layout(np.asarray(_leaf(params.weights, path)))
+        for name, path in _torch_names(params.config).items()
+    }
+
+
+def _torch_names(config: EGNOConfig) -> dict[str, tuple[str, ...]]:
+    """Returns the path in `Params.weights` of every array of the original."""
+    names = {
+        "embedding.weight": ("embedding", "linear", "kernel"),
+        "embedding.bias": ("embedding", "linear", "bias"),
+    }
+    for layer in range(config.num_layers):
+        block = f"block_{layer}"
+        for conv, torch_conv in _CONVS.items():
+            names[f"{torch_conv}.{layer}.t_conv.weights1"] = (block, conv, "kernel")
+        for mlp, torch_mlp in _MLPS.items():
+            # The activation between them is the original's entry 1.
+            for linear, torch_index in (("linear_0", 0), ("linear_1", 2)):
+                prefix = f"layers.{layer}.{torch_mlp}.{torch_index}"
+                path = (block, "egnn_layer", mlp, linear)
+                names[f"{prefix}.weight"] = (*path, "kernel")
+                names[f"{prefix}.bias"] = (*path, "bias")
+    return names
+
+
+def _from_torch_layout(array: np.ndarray, name: str) -> np.ndarray:
+    rank = 1 if name.endswith("bias") else 4 if name.endswith("weights1") else 2
+    if array.ndim != rank:
+        raise ValueError(f"state[{name!r}]: got shape {list(array.shape)}, expected rank {rank}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"state[{name!r}]: got NaN or infinite values, expected finite weights")
+    if rank == 4:
+        return array.transpose(3, 2, 0, 1)  # [C_in, C_out, M, 2] -> [2, M, C_in, C_out]
+    return array.T
+
+
+def _to_torch_layout(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T)
+
+
+def _check_names(found: set[str], expected: set[str], config: EGNOConfig) -> None:
+    missing, unknown = sorted(expected - found), sorted(found - expected)
+    if missing or unknown:
+        raise ValueError(
+            f"state: {len(missing)} array(s) missing {missing[:3]} and {len(unknown)} unknown "
+            f"{unknown[:3]}, expected the names of an original EGNO of {config.num_layers} layers; "
+            "check config.num_layers, and that the original's `norm` and `flat` options were off"
+        )
+
+
+def _check_shapes(params: Params) -> None:
+    """Raises if a weight's shape is not the one that the config and the inputs' sizes imply."""
+    num_node_features, num_edge_features = feature_sizes(params)
+    if num_node_features < 0 or num_edge_features < 0:
+        raise ValueError(
+            "state: its input layers are smaller than config.time_embed_dim="
+            f"{params.config.time_embed_dim} and config.hidden_dim={params.config.hidden_dim} "
+            "allow; check both"
+        )
+    expected = weight_shapes(params.config, num_node_features, num_edge_features)
+    for name, path in _torch_names(params.config).items():
+        found, wanted = (_leaf(tree, path).shape for tree in (params.weights, expected))
+        if found != wanted:
+            raise ValueError(
+                f"state[{name!r}]: got an array that becomes {list(found)}, expected "
+                f"{list(wanted)} with hidden_dim={params.config.hidden_dim} and "
+                f"num_modes={params.config.num_modes}"
+            )
+
+
+def _leaf(tree: dict[str, Any], path: tuple[str, ...]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree

@@ -1,0 +1,221 @@
+"""EGNO: one state in, the whole trajectory out, at any times, in one parallel pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jraph
+
+from egno_jax import graph as graph_lib
+from egno_jax import ops
+from egno_jax.config import EGNOConfig
+from egno_jax.nn import EGNOBlock, TimeEmbedding
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """What the model predicts, time first.
+
+    Attributes:
+      positions: `[P, N, 3]`, in the unit of the input positions.
+      velocities: `[P, N, 3]`, the model's second vector channel. It predicts the velocity only if
+        the loss asked for it (`config.velocity_weight` above 0).
+      features: `[P, N, C]`, hidden features, invariant under rotations, reflections, translations.
+    """
+
+    positions: Float[Array, "P N 3"]
+    velocities: Float[Array, "P N 3"]
+    features: Float[Array, "P N C"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Params:
+    """A model: its weights, which are pytree leaves, and its configuration, which is static.
+
+    Attributes:
+      weights: nested dict of arrays, exactly Linen's `variables["params"]`, one subtree a block.
+      config: the configuration that the weights belong to.
+    """
+
+    weights: dict[str, Any]
+    config: EGNOConfig = dataclasses.field(metadata={"static": True})
+
+
+class EGNO(nn.Module):
+    """The Equivariant Graph Neural Operator as a Linen module.
+
+    The state is repeated at all P times and told its time by an embedding; then blocks of a
+    convolution over time (`h`, and the vectors `[x - c, v]`) and message passing at each time carry
+    it to the trajectory. c is the mean initial position of each graph: geometry is kept relative to
+    it, and c is added at the end.
+
+    Attributes:
+      config: the hyper-parameters.
+
+    Source: Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics", ICML 2024,
+    arXiv:2401.11037.
+    """
+
+    config: EGNOConfig
+
+    @nn.compact
+    def __call__(
+        self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
+    ) -> Trajectory:
+        """Decodes the trajectory; see `egno_jax.apply`."""
+        graph_lib.check_structure(graph, times)
+        config = self.config
+        layer_options = {
+            "dtype": config.dtype,
+            "param_dtype": config.param_dtype,
+            "precision": config.matmul_precision,
+        }
+        num_nodes = graph.nodes["positions"].shape[0]
+        graph_ids = graph_lib.graph_ids(graph.n_node, num_nodes)
+        positions, velocities, centre, rest = _centred_state(graph, graph_ids)
+        tau = jnp.asarray(times, positions.dtype) / config.time_scale
+
+        features = TimeEmbedding(
+            config.hidden_dim, config.time_embed_dim, name="embedding", **layer_options
+        )(graph.nodes["features"], tau, graph_ids)
+        positions, velocities = (
+            jnp.broadcast_to(x, (tau.shape[0], *x.shape)) for x in (positions, velocities)
+        )
+        edge_features = None if graph.edges is None else graph.edges["features"]
+        for index in range(config.num_layers):
+            block = EGNOBlock(
+                config.hidden_dim, config.num_modes, name=f"block_{index}", **layer_options
+            )
+            positions, velocities, features = block(
+                positions, velocities, features, edge_features, graph.senders, graph.receivers
+            )
+        return Trajectory((positions + rest) + centre, velocities, features)
+
+
+def init(
+    key: Array,
+    config: EGNOConfig,
+    graph: jraph.GraphsTuple,
+    times: Float[Array, "P"] | Float[Array, "P G"],
+) -> Params:
+    """Makes the weights of a model for graphs that look like `graph`.
+
+    Args:
+      key: a random key.
+      config: the hyper-parameters.
+      graph: an example; the sizes of its node and edge features are read, its values are not used.
+      times: an example, `[P]` or `[P, G]`.
+
+    Returns:
+      The parameters; the same key gives the same bits.
+
+    Raises:
+      ValueError: a field of the graph or of the times has a wrong shape, dtype or key.
+    """
+    weights = EGNO(config).init(key, graph, times)["params"]
+    return Params(weights=weights, config=config)
+
+
+def apply(
+    params: Params,
+    graph: jraph.GraphsTuple,
+    times: Float[Array, "P"] | Float[Array, "P G"],
+) -> Trajectory:
+    """Decodes the trajectory of a state at the requested times, all of them in one pass.
+
+    Pure: `jit`, `vmap`, `grad`, `remat` and sharding work on it. Equivariant: rotating, reflecting
+    or translating the graph's positions (and turning its velocities along) does the same to the
+    result. Values are not looked at; `egno_jax.graph.validate` checks them.
+
+    Args:
+      params: the model, from `init`, `load` or `from_torch_state_dict`.
+      graph: one state or a batch of states: nodes `positions` `[N, 3]`, `velocities` `[N, 3]` and
+        `features` `[N, F]`, edges `features` `[E, D]` or None.
+      times: `[P]`, or `[P, G]` where graphs ask for different times; strictly increasing along P,
+        in the unit of `config.time_scale`.
+
+    Returns:
+      The trajectory, P times of N nodes.
+
+    Raises:
+      ValueError: a field of the graph or of the times has a wrong shape, dtype or key, or the
+        feature sizes differ from those that the weights were made for.
+    """
+    _check_feature_sizes(params, graph)
+    return EGNO(params.config).apply({"params": params.weights}, graph, times)
+
+
+def _centred_state(
+    graph: jraph.GraphsTuple, graph_ids: Int[Array, "N"]
+) -> tuple[Float[Array, "N 3"], Float[Array, "N 3"], Float[Array, "N 3"], Float[Array, "N 3"]]:
+    """Returns positions relative to their graph's centre, velocities, the centre, and its rest.
+
+    The centre is `centre + rest`. Far from the origin a mean is only as good as its rounding, so
+    the mean of what is left after subtracting it is subtracted too.
+    """
+    positions, velocities = graph.nodes["positions"], graph.nodes["velocities"]
+    dtype = jnp.result_type(positions.dtype, velocities.dtype, jnp.float32)
+    positions, velocities = positions.astype(dtype), velocities.astype(dtype)
+
+    def mean_of_graph(x: Float[Array, "N 3"]) -> Float[Array, "N 3"]:
+        mean = ops.graph_mean(x, graph_ids, graph.n_node)
+        return jnp.take(mean, graph_ids, axis=0, mode="clip")
+
+    centre = mean_of_graph(positions)
+    relative = positions - centre
+    rest = mean_of_graph(relative)
+    return relative - rest, velocities, centre, rest
+
+
+def feature_sizes(params: Params) -> tuple[int, int]:
+    """Returns F and D, the numbers of node and of edge features that the weights were made for."""
+    config, weights = params.config, params.weights
+    message_mlp = weights["block_0"]["egnn_layer"]["message_mlp"]
+    return (
+        weights["embedding"]["linear"]["kernel"].shape[0] - config.time_embed_dim,
+        message_mlp["linear_0"]["kernel"].shape[0] - 1 - 2 * config.hidden_dim,
+    )
+
+
+def weight_shapes(
+    config: EGNOConfig, num_node_features: int, num_edge_features: int
+) -> dict[str, Any]:
+    """Returns the tree of weights that `init` would make, as `jax.ShapeDtypeStruct`s."""
+    node, edge = jnp.zeros((1, num_node_features)), jnp.zeros((0, num_edge_features))
+    graph = graph_lib.build(
+        jnp.zeros((1, 3)),
+        jnp.zeros((1, 3)),
+        node,
+        graph_lib.Edges(
+            jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.int32), edge if num_edge_features else None
+        ),
+    )
+    model = EGNO(config)
+    return jax.eval_shape(model.init, jax.random.key(0), graph, jnp.zeros(1))["params"]
+
+
+def _check_feature_sizes(params: Params, graph: jraph.GraphsTuple) -> None:
+    """Raises if the graph's feature sizes are not those of the weights."""
+    graph_lib.check_structure(graph)
+    num_node_features, num_edge_features = feature_sizes(params)
+    found = graph.nodes["features"].shape[-1]
+    if found != num_node_features:
+        raise ValueError(
+            f"graph.nodes['features']: got {found} features a node, expected {num_node_features}, "
+            "the number that the params were made for"
+        )
+    found = 0 if graph.edges is None else graph.edges["features"].shape[-1]
+    if found != num_edge_features:
+        raise ValueError(
+            f"graph.edges['features']: got {found} features an edge, expected "
+            f"{num_edge_features}, the number that the params were made for"
+        )

@@ -1,0 +1,130 @@
+"""The E(n)-equivariant message passing layer, and the block that EGNO stacks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from egno_jax import ops
+from egno_jax.nn.linear import MLP, cast, compute_dtype
+from egno_jax.nn.temporal_conv import TemporalConv, VectorTemporalConv
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
+
+class EGNNLayer(nn.Module):
+    """Passes messages between nodes at every time alone; see `egno_jax.ops.egnn_layer`.
+
+    Attributes:
+      features: width C of every MLP and of the output.
+      dtype: dtype of messages and features; None follows inputs and weights. Positions and
+        velocities stay in float32 or wider.
+      param_dtype: dtype of the weights.
+      precision: precision of products over channels.
+
+    Source: Satorras et al., "E(n) Equivariant Graph Neural Networks", 2021.
+    """
+
+    features: int
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: str = "highest"
+
+    @nn.compact
+    def __call__(
+        self,
+        positions: Float[Array, "P N 3"],
+        velocities: Float[Array, "P N 3"],
+        features: Float[Array, "P N A"],
+        edge_features: Float[Array, "E D"] | None,
+        senders: Int[Array, "E"],
+        receivers: Int[Array, "E"],
+    ) -> tuple[Float[Array, "P N 3"], Float[Array, "P N 3"], Float[Array, "P N C"]]:
+        """Returns positions, velocities and features after one round of messages.
+
+        Args:
+          positions: `[P, N, 3]`.
+          velocities: `[P, N, 3]`.
+          features: `[P, N, A]`.
+          edge_features: `[E, D]` or None.
+          senders: `[E]`.
+          receivers: `[E]`.
+        """
+        in_features = features.shape[-1]
+        edge_dim = 0 if edge_features is None else edge_features.shape[-1]
+        weights = {
+            "message_mlp": self._mlp("message_mlp", 1 + 2 * in_features + edge_dim, self.features),
+            "position_mlp": self._mlp("position_mlp", self.features, 1),
+            "velocity_mlp": self._mlp("velocity_mlp", in_features, 1),
+            "feature_mlp": self._mlp("feature_mlp", in_features + self.features, self.features),
+        }
+        kernel = weights["velocity_mlp"]["linear_0"]["kernel"]
+        dtype = compute_dtype(self.dtype, features, kernel)
+        return ops.egnn_layer(
+            cast(weights, dtype),
+            positions.astype(jnp.result_type(positions.dtype, jnp.float32)),
+            velocities.astype(jnp.result_type(velocities.dtype, jnp.float32)),
+            features.astype(dtype),
+            edge_features,
+            senders,
+            receivers,
+            precision=self.precision,
+        )
+
+    def _mlp(self, name: str, in_features: int, out_features: int) -> Any:
+        mlp = MLP(self.features, out_features, param_dtype=self.param_dtype, name=name)
+        return mlp.weights(in_features)
+
+
+class EGNOBlock(nn.Module):
+    """One block of EGNO: scalar and vector temporal convolutions, then message passing.
+
+    Attributes:
+      features: width C.
+      num_modes: number M of modes of the convolutions.
+      dtype: dtype of messages and features; None follows inputs and weights.
+      param_dtype: dtype of the weights.
+      precision: precision of products over channels.
+
+    Source: Xu et al., "Equivariant Graph Neural Operator", 2024, figure 1.
+    """
+
+    features: int
+    num_modes: int
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: str = "highest"
+
+    @nn.compact
+    def __call__(
+        self,
+        positions: Float[Array, "P N 3"],
+        velocities: Float[Array, "P N 3"],
+        features: Float[Array, "P N C"],
+        edge_features: Float[Array, "E D"] | None,
+        senders: Int[Array, "E"],
+        receivers: Int[Array, "E"],
+    ) -> tuple[Float[Array, "P N 3"], Float[Array, "P N 3"], Float[Array, "P N C"]]:
+        """Returns positions, velocities and features after the block.
+
+        Args:
+          positions: `[P, N, 3]`, relative to the centre of each graph at time 0.
+          velocities: `[P, N, 3]`.
+          features: `[P, N, C]`.
+          edge_features: `[E, D]` or None.
+          senders: `[E]`.
+          receivers: `[E]`.
+        """
+        options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        features = TemporalConv(
+            self.num_modes, precision=self.precision, name="temporal_conv", **options
+        )(features)
+        vectors = VectorTemporalConv(
+            self.num_modes, param_dtype=self.param_dtype, name="vector_temporal_conv"
+        )(jnp.stack([positions, velocities], axis=-1))
+        return EGNNLayer(self.features, precision=self.precision, name="egnn_layer", **options)(
+            vectors[..., 0], vectors[..., 1], features, edge_features, senders, receivers
+        )

@@ -1,0 +1,73 @@
+"""The layer that lifts a state's node features to hidden features at every requested time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from egno_jax import ops
+from egno_jax.nn.linear import Linear, cast, compute_dtype
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
+
+class TimeEmbedding(nn.Module):
+    """Concatenates node features and sinusoidal time embeddings, and applies a linear layer.
+
+    Attributes:
+      features: size C of the output.
+      dim: size T of the time embedding.
+      dtype: dtype of the output; None follows inputs and weights. Sines are taken in float32 or
+        wider.
+      param_dtype: dtype of the weights.
+      precision: precision of the product.
+
+    Source: Xu et al., "Equivariant Graph Neural Operator", 2024, section 4.2.
+    """
+
+    features: int
+    dim: int = 32
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: str = "highest"
+
+    @nn.compact
+    def __call__(
+        self,
+        node_features: Float[Array, "N F"],
+        times: Float[Array, "P"] | Float[Array, "P G"],
+        graph_ids: Int[Array, "N"] | None = None,
+    ) -> Float[Array, "P N C"]:
+        """Embeds the nodes at every time.
+
+        Args:
+          node_features: `[N, F]`.
+          times: `[P]`, or `[P, G]` where graphs ask for different times; in units of the time scale.
+          graph_ids: `[N]`, the graph of each node; needed with `[P, G]` times alone.
+
+        Returns:
+          `[P, N, C]`.
+
+        Raises:
+          ValueError: times are `[P, G]` and `graph_ids` is None.
+        """
+        if times.ndim == 2 and graph_ids is None:
+            raise ValueError(
+                f"graph_ids: got None with times of shape {list(times.shape)}; expected [N], the "
+                "graph of each node (egno_jax.graph.graph_ids), or times of shape [P]"
+            )
+        times = times.astype(jnp.result_type(times.dtype, jnp.float32))
+        embedding = ops.sinusoidal_embedding(times.reshape(times.shape[0], -1), self.dim)
+        linear = Linear(self.features, param_dtype=self.param_dtype, name="linear")
+        weights = linear.weights(node_features.shape[-1] + self.dim)
+        dtype = compute_dtype(self.dtype, node_features, weights["kernel"])
+        return ops.embed_times(
+            cast(weights, dtype),
+            node_features.astype(dtype),
+            embedding.astype(dtype),
+            graph_ids,
+            precision=self.precision,
+        )

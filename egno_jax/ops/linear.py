@@ -1,0 +1,63 @@
+"""Products over channels, with one place for their precision and accumulation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+
+def matmul(
+    x: Float[Array, "... A"], kernel: Float[Array, "A B"], precision: str = "highest"
+) -> Float[Array, "... B"]:
+    """Multiplies the last axis: `y_b = sum_a x_a kernel_ab`.
+
+    Args:
+      x: `[..., A]`.
+      kernel: `[A, B]`.
+      precision: a `jax.lax.Precision` name.
+
+    Returns:
+      `[..., B]`, in the dtype of the inputs, accumulated in float32 or wider.
+    """
+    return jnp.matmul(x, kernel, precision=precision)
+
+
+def linear(
+    weights: Mapping[str, Array], x: Float[Array, "... A"], precision: str = "highest"
+) -> Float[Array, "... B"]:
+    """Applies `y = x kernel + bias`.
+
+    Args:
+      weights: `kernel` `[A, B]` and `bias` `[B]`.
+      x: `[..., A]`.
+      precision: a `jax.lax.Precision` name.
+
+    Returns:
+      `[..., B]`.
+    """
+    return matmul(x, weights["kernel"], precision) + weights["bias"]
+
+
+def mlp(
+    weights: Mapping[str, Mapping[str, Array]],
+    x: Float[Array, "... A"],
+    precision: str = "highest",
+) -> Float[Array, "... B"]:
+    """Applies the model's two-layer perceptron: `linear_1(SiLU(linear_0(x)))`.
+
+    Args:
+      weights: `linear_0` and `linear_1`, each with `kernel` and `bias`.
+      x: `[..., A]`.
+      precision: a `jax.lax.Precision` name.
+
+    Returns:
+      `[..., B]`.
+    """
+    hidden = jax.nn.silu(linear(weights["linear_0"], x, precision))
+    return linear(weights["linear_1"], hidden, precision)

@@ -1,0 +1,41 @@
+"""Delicate numerics, each once: norms whose values and derivatives stay finite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+
+def squared_norm(vectors: Float[Array, "... 3"]) -> Float[Array, "... 1"]:
+    """Returns `|v|^2`, the last axis kept with length 1."""
+    return jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
+
+
+def safe_norm(vectors: Float[Array, "... 3"]) -> Float[Array, "... 1"]:
+    """Returns `|v|`, the last axis kept with length 1; the gradient at a zero vector is zero."""
+    squared = squared_norm(vectors)
+    is_zero = squared == 0
+    return jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, squared)))
+
+
+def limit_norm(vectors: Float[Array, "... 3"], max_norm: float) -> Float[Array, "... 3"]:
+    """Scales vectors that are longer than `max_norm` down to that length.
+
+    `v min(1, max_norm / |v|)`: unlike a clip of each component it commutes with rotations, and the
+    two are equal while no vector is longer than `max_norm`. Smooth wherever `|v| != max_norm`.
+
+    Args:
+      vectors: `[..., 3]`.
+      max_norm: the greatest length that is left as it is.
+
+    Returns:
+      `[..., 3]`; zero where the squared length overflows.
+    """
+    squared = squared_norm(vectors / max_norm)
+    is_long = squared > 1
+    return vectors * jnp.where(is_long, jax.lax.rsqrt(jnp.where(is_long, squared, 1.0)), 1.0)

@@ -1,0 +1,133 @@
+"""Convolution over time in Fourier space: by the FFT, or by the truncated DFT as matrix products.
+
+Both compute the same thing, for each node and each component alone:
+
+    X_k = sum_p x_p exp(-2 pi i k p / P),    Y_k = X_k R_k for k < M, 0 above,
+    y_p = 1/P sum_k a_k Re[Y_k exp(2 pi i k p / P)],
+
+with `a_k = 1` for k = 0 and for k = P/2, and 2 otherwise. A kernel is one real array
+`[2, M, C_in, C_out]`, the real parts of R and then the imaginary parts, so that every optimizer is
+right on it.
+
+Source: Li et al., "Fourier Neural Operator", 2021, for the layer; Xu et al., "Equivariant Graph
+Neural Operator", 2024, section 4.1, for its use along time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+# Where the FFT begins to pay: see `spectral_conv` and benchmarks/spectral.py.
+_MAX_DFT_MODES = 16
+
+
+def num_live_modes(num_times: int, num_modes: int) -> int:
+    """Returns how many of `num_modes` a grid of `num_times` has: `min(M, P // 2 + 1)`."""
+    return min(num_modes, num_times // 2 + 1)
+
+
+def spectral_conv(
+    x: Float[Array, "P *rest A"], kernel: Float[Array, "2 M A B"], precision: str = "highest"
+) -> Float[Array, "P *rest B"]:
+    """Convolves over the first axis, by the faster of the two methods.
+
+    Args:
+      x: `[P, ..., C_in]`, samples at P equally spaced times.
+      kernel: `[2, M, C_in, C_out]`, real and imaginary parts for each mode. Modes that the grid does
+        not have (`k > P // 2`) are not used.
+      precision: precision of the product over channels; that over times is always exact.
+
+    Returns:
+      `[P, ..., C_out]`.
+    """
+    if num_live_modes(x.shape[0], kernel.shape[1]) <= _MAX_DFT_MODES:
+        return spectral_conv_dft(x, kernel, precision)
+    return spectral_conv_fft(x, kernel, precision)
+
+
+def spectral_conv_fft(
+    x: Float[Array, "P *rest A"], kernel: Float[Array, "2 M A B"], precision: str = "highest"
+) -> Float[Array, "P *rest B"]:
+    """Convolves over the first axis with `rfft` and `irfft`; see `spectral_conv`.
+
+    The transform itself takes O(P log P); the specification that `spectral_conv_dft` is held to.
+    """
+    num_times = x.shape[0]
+    modes = num_live_modes(num_times, kernel.shape[1])
+    dtype = jnp.result_type(x.dtype, jnp.float32)
+    spectrum = jnp.fft.rfft(x.astype(dtype), axis=0)[:modes]
+    weights = kernel[:, :modes].astype(dtype)
+    mixed = jnp.einsum(
+        "m...a,mab->m...b", spectrum, weights[0] + 1j * weights[1], precision=precision
+    )
+    return jnp.fft.irfft(mixed, n=num_times, axis=0).astype(x.dtype)
+
+
+def spectral_conv_dft(
+    x: Float[Array, "P *rest A"], kernel: Float[Array, "2 M A B"], precision: str = "highest"
+) -> Float[Array, "P *rest B"]:
+    """Convolves over the first axis with real matrix products; see `spectral_conv`.
+
+    The transforms take O(P M), which is less than the FFT's work as long as few modes are kept, and
+    need nothing but the M coefficients of each node and channel between them.
+    """
+    num_times = x.shape[0]
+    modes = num_live_modes(num_times, kernel.shape[1])
+    coefficients = dft(x, modes)
+    mixed = mix_modes(coefficients, kernel[:, :modes], precision)
+    return inverse_dft(mixed, num_times).astype(x.dtype)
+
+
+def dft(x: Float[Array, "P *rest C"], num_modes: int) -> Float[Array, "2 M *rest C"]:
+    """Returns the first Fourier coefficients over the first axis, real parts and imaginary parts.
+
+    `X_k = sum_p x_p exp(-2 pi i k p / P)` for `k < num_modes`; computed in float32 or wider.
+    """
+    dtype = jnp.result_type(x.dtype, jnp.float32)
+    cosines, sines = _fourier_basis(x.shape[0], num_modes)
+    basis = jnp.asarray(np.stack([cosines, -sines]), dtype)
+    return jnp.einsum("zmp,p...->zm...", basis, x.astype(dtype), precision="highest")
+
+
+def inverse_dft(
+    coefficients: Float[Array, "2 M *rest C"], num_times: int
+) -> Float[Array, "P *rest C"]:
+    """Returns the real signal of P times that has these first coefficients and zeros above.
+
+    `y_p = 1/P sum_k a_k Re[Y_k exp(2 pi i k p / P)]`, as `irfft` defines it.
+    """
+    num_modes = coefficients.shape[1]
+    cosines, sines = _fourier_basis(num_times, num_modes)
+    mode = np.arange(num_modes)
+    is_its_own_mirror = (mode == 0) | (2 * mode == num_times)
+    amplitude = np.where(is_its_own_mirror, 1.0, 2.0)[:, None] / num_times
+    basis = jnp.asarray(np.stack([amplitude * cosines, -amplitude * sines]), coefficients.dtype)
+    return jnp.einsum("zmp,zm...->p...", basis, coefficients, precision="highest")
+
+
+def mix_modes(
+    coefficients: Float[Array, "2 M *rest A"],
+    kernel: Float[Array, "2 M A B"],
+    precision: str = "highest",
+) -> Float[Array, "2 M *rest B"]:
+    """Multiplies each mode by its complex matrix: `Y_k = X_k R_k`, in real arithmetic."""
+    kernel = kernel.astype(coefficients.dtype)
+    real, imag = coefficients
+    product = "m...a,mab->m...b"
+    real_real = jnp.einsum(product, real, kernel[0], precision=precision)
+    imag_imag = jnp.einsum(product, imag, kernel[1], precision=precision)
+    real_imag = jnp.einsum(product, real, kernel[1], precision=precision)
+    imag_real = jnp.einsum(product, imag, kernel[0], precision=precision)
+    return jnp.stack([real_real - imag_imag, real_imag + imag_real])
+
+
+def _fourier_basis(num_times: int, num_modes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns cos and sin of `2 pi k p / P`, each `[M, P]` in float64, the phase reduced exactly."""
+    turns = np.outer(np.arange(num_modes), np.arange(num_times)) % num_times / num_times
+    return np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)
