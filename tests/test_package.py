@@ -1,0 +1,130 @@
+"""What the package promises as a package: its dependencies, version, types and names."""
+
+import ast
+import configparser
+import importlib
+import inspect
+import pathlib
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import egno_jax
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "egno_jax"
+MODULES = ("", ".ops", ".nn", ".graph", ".metrics", ".training", ".datasets")
+# The import names of setup.cfg's core dependencies.
+CORE = {"jax", "flax", "optax", "jraph", "e3nn_jax", "orbax", "chex", "numpy"}
+
+
+def setup_cfg() -> configparser.ConfigParser:
+    config = configparser.ConfigParser()
+    assert config.read(ROOT / "setup.cfg")
+    return config
+
+
+class ImportTimeImports(ast.NodeVisitor):
+    """Collects the packages that importing a module imports; function bodies do not run."""
+
+    def __init__(self):
+        self.packages = set()
+
+    def visit_Import(self, node):
+        self.packages |= {alias.name.partition(".")[0] for alias in node.names}
+
+    def visit_ImportFrom(self, node):
+        if node.level == 0:
+            self.packages.add(node.module.partition(".")[0])
+
+    def visit_FunctionDef(self, node):
+        pass
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_If(self, node):
+        if ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            for statement in node.orelse:
+                self.visit(statement)
+        else:
+            self.generic_visit(node)
+
+
+def test_core_dependencies_are_those_of_setup_cfg():
+    required = setup_cfg()["options"]["install_requires"].split()
+    names = {re.split(r"[><=~!\[]", line)[0].replace("-", "_") for line in required}
+    assert {name.removesuffix("_checkpoint") for name in names} == CORE
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_modules_import_only_core_dependencies(path):
+    imports = ImportTimeImports()
+    imports.visit(ast.parse(path.read_text()))
+    strange = imports.packages - CORE - {"egno_jax"} - sys.stdlib_module_names
+    assert not strange, f"import {strange} where it is used, with an error that names the extra"
+
+
+def test_imports_without_the_extras():
+    """A fresh interpreter in which our own imports of anything but the core fail."""
+    script = f"""
+        import builtins, importlib, sys
+
+        original = builtins.__import__
+        allowed = {sorted(CORE | {"egno_jax"})!r}
+
+        def guarded(name, globals=None, locals=None, fromlist=(), level=0):
+            importer = (globals or {{}}).get("__name__", "")
+            package = name.partition(".")[0]
+            if importer.partition(".")[0] == "egno_jax" and level == 0:
+                if package not in allowed and package not in sys.stdlib_module_names:
+                    raise ImportError(f"{{importer}} imports {{name}}")
+            return original(name, globals, locals, fromlist, level)
+
+        builtins.__import__ = guarded
+        for module in {MODULES!r}:
+            importlib.import_module("egno_jax" + module)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, check=True)
+
+
+def test_version_is_that_of_setup_cfg():
+    assert egno_jax.__version__ == setup_cfg()["metadata"]["version"]
+
+
+def test_types_are_declared():
+    assert (PACKAGE / "py.typed").is_file()
+    assert setup_cfg()["options.package_data"]["egno_jax"] == "py.typed"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_names_exist_and_are_documented(name):
+    module = importlib.import_module(f"egno_jax{name}")
+    assert inspect.getdoc(module)
+    for public in module.__all__:
+        value = getattr(module, public)
+        if inspect.isclass(value):
+            own = vars(value).get("__doc__") or ""
+            generated = own.startswith(f"{value.__name__}(")
+            assert own and not generated, f"{module.__name__}.{public}"
+        elif callable(value) or inspect.ismodule(value):
+            assert inspect.getdoc(value), f"{module.__name__}.{public}"
+
+
+def test_citation_names_the_software_and_the_paper():
+    yaml = pytest.importorskip("yaml")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == setup_cfg()["metadata"]["version"]
+    assert citation["license"] == setup_cfg()["metadata"]["license"]
+    (paper,) = citation["references"]
+    assert len(paper["authors"]) == 9
+    assert "2401.11037" in paper["identifiers"][0]["value"]
+
+
+def test_changelog_has_this_version():
+    version = re.escape(setup_cfg()["metadata"]["version"])
+    assert re.search(rf"^## \[{version}\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)

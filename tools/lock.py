@@ -1,0 +1,84 @@
+"""Rewrites constraints.txt: the newest versions that all supported Pythons can share.
+
+Resolves `.[experiments,docs,test]` for the first Python and then, held to those versions, for the
+others; what only some of them need or can use gets an environment marker. Installs nothing.
+
+    python tools/lock.py PYTHON3.11 PYTHON3.12 PYTHON3.13
+"""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+HEADER = """\
+# What `make` installs: every package of `.[experiments,docs,test]`, pinned.
+# Written by `make lock`; do not edit by hand.
+"""
+
+
+def normalize(name: str) -> str:
+    """Returns a package's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def resolve(python: str, constraints: list[str]) -> dict[str, str]:
+    """Asks pip what it would install into an empty environment.
+
+    Args:
+      python: an interpreter.
+      constraints: lines that hold versions.
+
+    Returns:
+      Versions by name, egno_jax itself left out.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        venv = pathlib.Path(folder, "venv")
+        report = pathlib.Path(folder, "report.json")
+        constraint = pathlib.Path(folder, "constraints.txt")
+        constraint.write_text("\n".join(constraints))
+        subprocess.run([python, "-m", "venv", venv], check=True)
+        pip = [venv / "bin" / "python", "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, "--upgrade", "pip"], check=True)
+        dry_run = [*pip, "--dry-run", "--report", report, "--constraint", constraint]
+        subprocess.run([*dry_run, f"{ROOT}[experiments,docs,test]"], check=True)
+        packages = [item["metadata"] for item in json.loads(report.read_text())["install"]]
+    versions = {normalize(package["name"]): package["version"] for package in packages}
+    del versions["egno-jax"]
+    return versions
+
+
+def main(pythons: list[str]) -> None:
+    """Resolves for each interpreter in turn and writes the file."""
+    names = [
+        subprocess.run(
+            [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        for python in pythons
+    ]
+    oldest = resolve(pythons[0], [])
+    held = [f"{name}=={version}" for name, version in oldest.items()]
+    found = {names[0]: oldest}
+    for name, python in zip(names[1:], pythons[1:], strict=True):
+        found[name] = resolve(python, held)
+    lines = []
+    for package in sorted(set().union(*found.values())):
+        versions = {name: found[name][package] for name in names if package in found[name]}
+        if len(set(versions.values())) == 1:  # a pin constrains, it does not install
+            lines.append(f"{package}=={next(iter(versions.values()))}")
+            continue
+        lines += [
+            f'{package}=={version}; python_version == "{name}"'
+            for name, version in versions.items()
+        ]
+    (ROOT / "constraints.txt").write_text(HEADER + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,41 @@
+#!/bin/sh
+# Runs the core tests with the oldest dependencies that setup.cfg allows and with the newest there
+# are, on the oldest and the newest supported Python that this machine has.
+#
+#   test_versions.sh [WORKERS]  (from the repository's root)
+#
+# The environments are kept in .venvs/ and brought up to date by each run.
+set -eu
+workers=${1:-2}
+
+# core_tests NAME PYTHON REQUIREMENT...
+core_tests() {
+    name=$1
+    python=$2
+    shift 2
+    venv=.venvs/$name
+    "$venv/bin/python" -c 'import pip' >/dev/null 2>&1 || "$python" -m venv --clear "$venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade \
+        --upgrade-strategy eager "$@" --editable . pytest pytest-xdist hypothesis
+    echo "== $name: $("$venv/bin/python" -c '
+import importlib.metadata as metadata, platform
+names = "jax jaxlib flax optax jraph e3nn-jax orbax-checkpoint chex numpy".split()
+print("Python", platform.python_version(), *(f"{n}=={metadata.version(n)}" for n in names))')"
+    # Deprecations of a version that is not the pinned one are reported and do not fail.
+    "$venv/bin/python" -m pytest -n "$workers" -o filterwarnings=default \
+        --ignore=tests/experiments --disable-pytest-warnings
+}
+
+if python=$(sh tools/find_python.sh 3.11); then
+    core_tests oldest "$python" $("$python" tools/lower_bounds.py)
+else
+    echo "== oldest: skipped, there is no Python 3.11"
+fi
+
+for version in 3.13 3.12; do
+    if python=$(sh tools/find_python.sh "$version"); then
+        core_tests newest "$python"
+        exit 0
+    fi
+done
+echo "== newest: skipped, there is no Python 3.12 or 3.13"
