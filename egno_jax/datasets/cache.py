@@ -55,7 +55,7 @@ def load_or_build(
         return read(path, settings)
     except FileNotFoundError:
         _logger.info("%s is not there yet; building it", path)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         warnings.warn(f"{error}; building it again", stacklevel=2)
     arrays = {key: np.asarray(value) for key, value in build().items()}
     try:

@@ -22,6 +22,9 @@ from egno_jax.datasets.nbody.charged5 import (
 )
 from egno_jax.datasets.nbody.simulation import (
     COULOMB,
+    DT,
+    FRAME_SPACING,
+    MAX_FORCE,
     SPRINGS,
     Interaction,
     Trajectories,
@@ -36,6 +39,9 @@ from egno_jax.datasets.nbody.windows import START, TARGET_FRAMES, reversed_sampl
 
 __all__ = [
     "COULOMB",
+    "DT",
+    "FRAME_SPACING",
+    "MAX_FORCE",
     "PUBLISHED_SIZES",
     "SPLIT_SIZES",
     "SPRINGS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -173,13 +174,23 @@ def canonical_states(split: str, *, num_simulations: int | None = None) -> State
       ValueError: if the split is unknown or does not have so many simulations.
     """
     num_simulations = _check_split(split, num_simulations)
-    names = list(SPLIT_SIZES)
-    first = sum(SPLIT_SIZES[name] for name in names[: names.index(split)])
-    rng = np.random.RandomState(SEED)
-    for _ in range(first):
-        _draw_state(rng)
+    rng = np.random.RandomState()
+    rng.set_state(_generator_state(split))
     draws = [_draw_state(rng) for _ in range(num_simulations)]
     return States(*(np.stack(field) for field in zip(*draws, strict=True)))
+
+
+@functools.cache
+def _generator_state(split: str) -> tuple:
+    """Returns the state of the generator before the first draw of a split."""
+    names = list(SPLIT_SIZES)
+    rng = np.random.RandomState(SEED)
+    if split != names[0]:
+        previous = names[names.index(split) - 1]
+        rng.set_state(_generator_state(previous))
+        for _ in range(SPLIT_SIZES[previous]):
+            _draw_state(rng)
+    return rng.get_state()
 
 
 def _draw_state(rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

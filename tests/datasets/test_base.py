@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import jax
+import jraph
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from egno_jax import datasets
+
+
+def random_samples(seed, num_samples=5, num_nodes=4, num_edges=6, num_times=3):
+    rng = np.random.default_rng(seed)
+    states = rng.normal(size=(2, num_samples, num_nodes, 3)).astype(np.float32)
+    targets = rng.normal(size=(2, num_samples, num_times, num_nodes, 3)).astype(np.float32)
+    graph = jraph.GraphsTuple(
+        nodes={"positions": states[0], "velocities": states[1], "features": states[0, ..., :1]},
+        edges={"features": rng.normal(size=(num_samples, num_edges, 2)).astype(np.float32)},
+        senders=rng.integers(num_nodes, size=(num_samples, num_edges), dtype=np.int32),
+        receivers=rng.integers(num_nodes, size=(num_samples, num_edges), dtype=np.int32),
+        n_node=np.full((num_samples, 1), num_nodes, np.int32),
+        n_edge=np.full((num_samples, 1), num_edges, np.int32),
+        globals=None,
+    )
+    return datasets.Samples(
+        graph=graph,
+        times=np.arange(1.0, num_times + 1, dtype=np.float32),
+        positions=targets[0],
+        velocities=targets[1],
+        node_mask=rng.random((num_samples, num_nodes)) < 0.5,
+    )
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+
+
+# One batch size, since each one is compiled anew.
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1), indices=st.lists(st.integers(0, 4), min_size=3, max_size=3))
+def test_take_joins_the_samples_asked_for(seed, indices):
+    samples = random_samples(seed)
+    batch = datasets.take(samples, np.array(indices))
+    expected = jraph.batch_np(
+        [
+            jax.tree.map(lambda leaf, i=i: leaf[i], samples.graph)._replace(
+                n_node=samples.graph.n_node[i], n_edge=samples.graph.n_edge[i]
+            )
+            for i in indices
+        ]
+    )
+    assert jax.tree.structure(batch.graph) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, batch.graph, expected)
+    for name in ("positions", "velocities"):
+        joined = np.concatenate([getattr(samples, name)[i] for i in indices], axis=1)
+        np.testing.assert_array_equal(getattr(batch, name), joined)
+    np.testing.assert_array_equal(
+        batch.node_mask, np.concatenate([samples.node_mask[i] for i in indices])
+    )
+    np.testing.assert_array_equal(batch.times, samples.times)
+
+
+def test_take_works_with_traced_indices():
+    samples = random_samples(0)
+    indices = np.array([3, 0, 3])
+    assert_equal(jax.jit(datasets.take)(samples, indices), datasets.take(samples, indices))
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3))
+def test_concatenate_keeps_every_sample_in_order(seed, sizes):
+    parts = [random_samples(seed + k, num_samples=size) for k, size in enumerate(sizes)]
+    joined = datasets.concatenate(*parts)
+    assert datasets.num_samples(joined) == sum(sizes)
+    first = 0
+    for part in parts:
+        chosen = slice(first, first + datasets.num_samples(part))
+        again = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], joined)
+        assert_equal(again._replace(times=joined.times), part)
+        first = chosen.stop
+
+
+def test_concatenate_refuses_samples_of_other_sizes():
+    with pytest.raises(ValueError, match=r"positions.*\(3, 5, 3\), expected \(3, 4, 3\).*pad"):
+        datasets.concatenate(random_samples(0), random_samples(1, num_nodes=5))
+
+
+def test_concatenate_refuses_samples_without_the_same_fields():
+    samples = random_samples(0)
+    bare = samples._replace(graph=samples.graph._replace(edges=None))
+    with pytest.raises(ValueError, match=r"edges.*None, expected"):
+        datasets.concatenate(samples, bare)
+
+
+def test_concatenate_refuses_other_times():
+    samples = random_samples(0)
+    with pytest.raises(ValueError, match="times"):
+        datasets.concatenate(samples, samples._replace(times=samples.times + 1))
