@@ -114,6 +114,7 @@ def _graph(
     receivers, senders = np.nonzero(~np.eye(num_particles, dtype=bool))
     offsets = positions[:, receivers] - positions[:, senders]
     squared_distances = (offsets**2).sum(-1)
+    features = np.stack([couplings[:, receivers, senders], squared_distances], axis=-1)
     speeds = np.sqrt((velocities**2).sum(-1, keepdims=True))
 
     def repeat(values: Int[np.ndarray, "K"] | list[int]) -> np.ndarray:
@@ -125,11 +126,7 @@ def _graph(
             "velocities": velocities.astype(dtype),
             "features": speeds.astype(dtype),
         },
-        edges={
-            "features": np.stack([couplings[:, receivers, senders], squared_distances], -1).astype(
-                dtype
-            )
-        },
+        edges={"features": features.astype(dtype)},
         senders=repeat(senders),
         receivers=repeat(receivers),
         n_node=repeat([num_particles]),
