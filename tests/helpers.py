@@ -1,0 +1,142 @@
+"""What the tests share: random graphs and weights, the stored fixtures, relative errors."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jraph
+import numpy as np
+
+import egno_jax
+from egno_jax import EGNOConfig, Params, Trajectory
+
+FIXTURES = Path(__file__).parent / "fixtures"
+TRAJECTORY_FIELDS = tuple(field.name for field in dataclasses.fields(Trajectory))
+
+# Compiled once a shape and shared by every test of a process.
+apply = jax.jit(egno_jax.apply)
+init = jax.jit(egno_jax.init, static_argnums=1)
+
+
+def using(dtype: str) -> contextlib.AbstractContextManager:
+    """Returns a context in which JAX computes in `dtype`, "float32" or "float64"."""
+    return jax.enable_x64(dtype == "float64")
+
+
+def relative_error(found, expected) -> float:
+    """Returns max|a - b| / max|b| over a whole array; max|a| where b is zero throughout."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    assert found.shape == expected.shape, (found.shape, expected.shape)
+    if not expected.size:
+        return 0.0
+    return float(np.abs(found - expected).max() / (np.abs(expected).max() or 1.0))
+
+
+def assert_close(found, expected, tolerance: float, name: str = "") -> None:
+    """Asserts that the relative error is at most `tolerance`; fails on NaN."""
+    error = relative_error(found, expected)
+    assert error <= tolerance, f"{name}: relative error {error:.3g}, allowed {tolerance:.3g}"
+
+
+def assert_trees_close(found, expected, tolerance: float) -> None:
+    """Asserts that two trees have one structure, and every pair of leaves is close."""
+    found, expected = (jax.tree_util.tree_flatten_with_path(tree) for tree in (found, expected))
+    assert found[1] == expected[1]
+    for (path, a), (_, b) in zip(found[0], expected[0], strict=True):
+        assert_close(a, b, tolerance, jax.tree_util.keystr(path))
+
+
+def random_graph(
+    rng: np.random.Generator,
+    n_node: list[int] | np.ndarray = (5, 3),
+    num_edges: int = 16,
+    num_node_features: int = 2,
+    num_edge_features: int = 2,
+    size: float = 1.0,
+    dtype: str = "float32",
+) -> jraph.GraphsTuple:
+    """Draws graphs of `n_node` nodes; edges stay within a graph, and may be loops or repeated."""
+    n_node = np.asarray(n_node, np.int32)
+    num_nodes, starts = n_node.sum(), np.cumsum(n_node) - n_node
+    owners = np.sort(rng.choice(np.flatnonzero(n_node), num_edges))
+    senders, receivers = (starts[owners] + rng.integers(n_node[owners]) for _ in range(2))
+    edge_features = rng.normal(size=(num_edges, num_edge_features)).astype(dtype)
+    return jraph.GraphsTuple(
+        nodes={
+            "positions": (size * rng.normal(size=(num_nodes, 3))).astype(dtype),
+            "velocities": (size * rng.normal(size=(num_nodes, 3))).astype(dtype),
+            "features": rng.normal(size=(num_nodes, num_node_features)).astype(dtype),
+        },
+        edges={"features": edge_features} if num_edge_features else None,
+        senders=senders.astype(np.int32),
+        receivers=receivers.astype(np.int32),
+        n_node=n_node,
+        n_edge=np.bincount(owners, minlength=len(n_node)).astype(np.int32),
+        globals=None,
+    )
+
+
+def perturbed(params: Params, rng: np.random.Generator, amount: float = 0.5) -> Params:
+    """Multiplies each weight by its own normal factor about 1, and turns the sign of some."""
+
+    def perturb(leaf):
+        return (leaf * (1 + amount * rng.normal(size=leaf.shape))).astype(leaf.dtype)
+
+    return dataclasses.replace(params, weights=jax.tree.map(perturb, params.weights))
+
+
+def fixture_names() -> list[str]:
+    """Returns the stored runs of the original code."""
+    return [p.stem for p in sorted(FIXTURES.glob("*.npz")) if "config" in np.load(p).files]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixture:
+    """One stored run of the original code."""
+
+    arrays: dict[str, np.ndarray]
+    config: EGNOConfig
+
+    @classmethod
+    def load(cls, name: str, dtype: str = "float32") -> Fixture:
+        with np.load(FIXTURES / f"{name}.npz") as stored:
+            arrays = dict(stored)
+        fields = json.loads(str(arrays.pop("config")))
+        sizes = {key: fields[key] for key in fields.keys() - {"node_dim", "edge_dim"}}
+        return cls(arrays, EGNOConfig(param_dtype=dtype, **sizes))
+
+    def state(self, prefix: str = "state/") -> dict[str, np.ndarray]:
+        """Returns the weights by the original's names, or their gradients, `"grad/"`."""
+        return {
+            name.removeprefix(prefix): array
+            for name, array in self.arrays.items()
+            if name.startswith(prefix)
+        }
+
+    def params(self) -> Params:
+        return egno_jax.from_torch_state_dict(self.state(), self.config)
+
+    def graph(self) -> jraph.GraphsTuple:
+        arrays, dtype = self.arrays, self.config.param_dtype
+        features = arrays["node_features"].astype(dtype)
+        edge_features = arrays["edge_features"].astype(dtype)
+        return jraph.GraphsTuple(
+            nodes={
+                "positions": arrays["positions"].astype(dtype),
+                "velocities": arrays["velocities"].astype(dtype),
+                "features": features,
+            },
+            edges={"features": edge_features},
+            senders=arrays["senders"],
+            receivers=arrays["receivers"],
+            n_node=arrays["n_node"],
+            n_edge=arrays["n_edge"],
+            globals=None,
+        )
+
+    def times(self) -> np.ndarray:
+        return self.arrays["times"].astype(self.config.param_dtype)
