@@ -27,7 +27,7 @@ run: setup  ## the first experiment, small: at most 5 minutes on 2 cores
 
 test: lint pytest docs  ## style, tests and documentation
 
-lint: setup
+lint: setup  ## style alone
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
@@ -35,7 +35,7 @@ format: setup  ## let ruff mend the style
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-pytest: setup
+pytest: setup  ## tests alone: make pytest ARGS="tests/ops -k spectral"
 	$(PY) -m pytest -n $(WORKERS) $(ARGS)
 
 docs: setup  ## the documentation, in docs/_build/html; any warning is an error

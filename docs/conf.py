@@ -17,7 +17,6 @@ version = release
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
 ]
@@ -26,7 +25,6 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"egno_jax {release}"
 
-autosummary_generate = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -34,6 +32,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 add_module_names = False
+default_role = "code"
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -43,3 +42,29 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_merge_streams = True
+
+
+def mark_up(app, what, name, obj, options, lines):
+    """Lets docstrings be written for readers of the code: what reStructuredText stumbles over.
+
+    An indented block after a line that ends in a colon and a blank line is shown as it is, and
+    the bars of a norm are bars.
+    """
+    literal_indent = None
+    for i, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip())
+        if literal_indent is not None and line.strip() and indent <= literal_indent:
+            literal_indent = None
+        if literal_indent is not None:
+            continue
+        following = lines[i + 1 : i + 3]
+        if line.rstrip().endswith(":") and len(following) == 2 and not following[0].strip():
+            if len(following[1]) - len(following[1].lstrip()) > indent:
+                line = line.rstrip().rstrip(":") + "::"
+                literal_indent = indent
+        spans = line.split("`")  # every other one stands in backticks
+        lines[i] = "`".join(s if n % 2 else s.replace("|", r"\|") for n, s in enumerate(spans))
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", mark_up, priority=400)  # before napoleon

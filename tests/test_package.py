@@ -101,11 +101,23 @@ def test_types_are_declared():
     assert setup_cfg()["options.package_data"]["egno_jax"] == "py.typed"
 
 
+def public_names(module) -> list[str]:
+    """What a module names in `__all__`, or else the public classes and functions it defines."""
+    if hasattr(module, "__all__"):
+        return module.__all__
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
+    ]
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_public_names_exist_and_are_documented(name):
     module = importlib.import_module(f"egno_jax{name}")
     assert inspect.getdoc(module)
-    for public in module.__all__:
+    assert public_names(module)
+    for public in public_names(module):
         value = getattr(module, public)
         if inspect.isclass(value):
             own = vars(value).get("__doc__") or ""

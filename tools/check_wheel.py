@@ -21,8 +21,10 @@ def check_archives(dist: pathlib.Path) -> None:
     strange = {name.split("/")[0] for name in inside if not name.startswith("egno_jax")}
     assert not strange, f"the wheel holds more than egno_jax: {strange}"
     with tarfile.open(sdist) as archive:
-        folders = {"/".join(name.split("/")[1:2]) for name in archive.getnames()}
-    missing = {"egno_jax", "tests", "docs", "experiments", "benchmarks", "LICENSE"} - folders
+        folders = {name.split("/")[1] for name in archive.getnames() if "/" in name}
+    sources = ("egno_jax", "tests", "docs", "experiments", "benchmarks")
+    expected = {name for name in sources if any(dist.parent.glob(f"{name}/*.py"))}
+    missing = (expected | {"LICENSE", "README.md", "constraints.txt", "Makefile"}) - folders
     assert not missing, f"the sdist lacks {missing}"
 
 

@@ -3,26 +3,31 @@
 #
 #   setup_venv.sh DIRECTORY     (from the repository's root)
 #
-# The stamp in the environment holds a checksum of all that decides what is in it, and is
-# written last: a run that was interrupted leaves no stamp, and the next one finishes the work.
+# The stamp in the environment holds a checksum of all that decides what is in it. A run that is
+# interrupted leaves its mark, and the next one starts again from nothing.
 set -eu
 venv=$1
 extras=experiments,docs,test
-stamp=$venv/.egno-stamp
+stamp=$venv/.stamp
+unfinished=$venv/.unfinished
 
-wanted=$(cat pyproject.toml setup.cfg constraints.txt tools/setup_venv.sh | cksum)
+# The path is in it because environments cannot be moved or copied.
+wanted="$(cat pyproject.toml setup.cfg constraints.txt tools/setup_venv.sh | cksum) $(pwd)"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] &&
-    "$venv/bin/python" -c 'import jax, flax, pytest' >/dev/null 2>&1; then
+    "$venv/bin/python" -c '' >/dev/null 2>&1; then
     exit 0
 fi
 rm -f "$stamp"
 
-if ! "$venv/bin/python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+if [ -f "$unfinished" ] ||
+    ! "$venv/bin/python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     python=$(sh tools/find_python.sh)
     echo "Making $venv with $python"
     "$python" -m venv --clear "$venv"
 fi
+touch "$unfinished"
 echo "Installing egno_jax[$extras] into $venv, pinned by constraints.txt"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     --constraint constraints.txt --editable ".[$extras]"
 echo "$wanted" >"$stamp"
+rm "$unfinished"
