@@ -110,7 +110,7 @@ def examples(sizes_and_gains):
 
 SEEDS = st.integers(0, 2**32 - 1)
 # Large graphs, and smaller ones with strong weights, make steps longer than the limit.
-AT_THE_LIMIT = examples([(30.0, 1.0), (100.0, 1.0), (10.0, 10.0), (3.0, 100.0)])
+AT_THE_LIMIT = examples([(30.0, 1.0), (10.0, 10.0), (3.0, 100.0)])
 EXAMPLES = st.one_of(examples([(0.1, 1.0), (1.0, 1.0), (3.0, 1.0)]), AT_THE_LIMIT)
 ANGLES = st.one_of(
     st.floats(0.0, 2 * np.pi),

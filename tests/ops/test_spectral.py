@@ -1,0 +1,168 @@
+"""The convolution over time: both methods against NumPy's FFT, and what makes it a convolution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from egno_jax import ops
+from tests import helpers
+
+METHODS = pytest.mark.parametrize("method", [ops.spectral_conv_fft, ops.spectral_conv_dft])
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+TOLERANCE = {"float32": 2e-6, "float64": 1e-14}
+
+SEEDS = st.integers(0, 2**32 - 1)
+# Eager calls compile for every new shape, so sizes are drawn from few.
+NUM_TIMES = st.sampled_from([1, 2, 5, 8])
+NUM_MODES = st.sampled_from([1, 3, 5])
+WIDTHS = st.sampled_from([(2, 2), (1, 3)])
+
+
+def draw(seed, num_times, num_modes, width, rest=(4, 3), dtype="float64"):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(num_times, *rest, width[0]))
+    kernel = rng.normal(size=(2, num_modes, *width))
+    return x.astype(dtype), kernel.astype(dtype)
+
+
+def numpy_conv(x, kernel):
+    """The definition: `irfft_P(rfft(x)_k R_k)`, modes above M dropped, missing modes unused."""
+    num_times = x.shape[0]
+    spectrum = np.fft.rfft(x, axis=0)
+    product = np.zeros((*spectrum.shape[:-1], kernel.shape[-1]), complex)
+    for k in range(min(len(spectrum), kernel.shape[1])):
+        product[k] = spectrum[k] @ (kernel[0, k] + 1j * kernel[1, k])
+    return np.fft.irfft(product, n=num_times, axis=0)
+
+
+@METHODS
+@DTYPES
+@settings(max_examples=25)
+@given(seed=SEEDS, num_times=NUM_TIMES, num_modes=NUM_MODES, width=WIDTHS)
+def test_conv_is_that_of_numpy(method, dtype, seed, num_times, num_modes, width):
+    x, kernel = draw(seed, num_times, num_modes, width, dtype=dtype)
+    with helpers.using(dtype):
+        found = method(x, kernel)
+    assert found.dtype == dtype
+    expected = numpy_conv(x.astype(np.float64), kernel.astype(np.float64))
+    helpers.assert_close(found, expected, TOLERANCE[dtype])
+
+
+@settings(max_examples=15)
+@given(seed=SEEDS, num_times=NUM_TIMES, num_modes=NUM_MODES)
+def test_gradients_of_both_methods_are_equal(seed, num_times, num_modes):
+    x, kernel = draw(seed, num_times, num_modes, (2, 2))
+    weight = np.random.default_rng(seed).normal(size=x.shape)
+
+    def gradients(method):
+        def loss(x, kernel):
+            return jnp.sum(weight * jnp.square(method(x, kernel)))
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(x, kernel)
+
+    with helpers.using("float64"):
+        by_fft, by_dft = gradients(ops.spectral_conv_fft), gradients(ops.spectral_conv_dft)
+    helpers.assert_trees_close(by_dft, by_fft, 1e-13)
+
+
+@METHODS
+@settings(max_examples=15)
+@given(seed=SEEDS, num_times=NUM_TIMES, factor=st.floats(-3, 3))
+def test_conv_is_linear(method, seed, num_times, factor):
+    x, kernel = draw(seed, num_times, 3, (2, 2))
+    y, _ = draw(seed + 1, num_times, 3, (2, 2))
+    with helpers.using("float64"):
+        found = method(x + factor * y, kernel)
+        expected = method(x, kernel) + factor * method(y, kernel)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@METHODS
+@settings(max_examples=15)
+@given(seed=SEEDS, num_times=NUM_TIMES, shift=st.integers(0, 8))
+def test_conv_commutes_with_cyclic_shifts_in_time(method, seed, num_times, shift):
+    """At P = 2 M - 2 the last mode is real and its imaginary part unused, as in irfft."""
+    x, kernel = draw(seed, num_times, 3, (2, 2))
+    with helpers.using("float64"):
+        found = method(np.roll(x, shift, axis=0), kernel)
+        expected = np.roll(method(x, kernel), shift, axis=0)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@METHODS
+@settings(max_examples=15)
+@given(seed=SEEDS, num_times=NUM_TIMES, num_modes=NUM_MODES)
+def test_constant_mode_alone_is_the_mean_over_time(method, seed, num_times, num_modes):
+    x, kernel = draw(seed, num_times, num_modes, (2, 3))
+    kernel[:, 1:] = 0
+    with helpers.using("float64"):
+        found = method(x, kernel)
+    expected = np.broadcast_to(x.mean(0) @ kernel[0, 0], found.shape)
+    np.testing.assert_allclose(found, expected, atol=1e-13)
+
+
+@METHODS
+@pytest.mark.parametrize("num_times", [1, 2, 3, 4, 7, 8])
+def test_modes_that_the_grid_lacks_are_unused(method, num_times):
+    live = ops.num_live_modes(num_times, 9)
+    assert live == min(9, len(np.fft.rfftfreq(num_times)))
+    x, kernel = draw(0, num_times, 9, (2, 2))
+    with helpers.using("float64"):
+        gradient = jax.grad(lambda kernel: jnp.sum(method(x, kernel) ** 2))(kernel)
+        np.testing.assert_array_equal(method(x, kernel), method(x, kernel[:, :live]))
+    assert np.abs(gradient[0, :live]).min() > 0
+    np.testing.assert_array_equal(gradient[:, live:], 0)
+
+
+@METHODS
+def test_identity_kernel_of_all_modes_is_the_identity(method):
+    for num_times in (1, 2, 5, 6):
+        x, kernel = draw(3, num_times, num_times // 2 + 1, (2, 2))
+        kernel[0], kernel[1] = np.eye(2), 0
+        with helpers.using("float64"):
+            np.testing.assert_allclose(method(x, kernel), x, atol=1e-14)
+
+
+@pytest.mark.parametrize(("num_times", "num_modes"), [(6, 3), (40, 16), (40, 17), (41, 21)])
+def test_choice_between_methods_does_not_change_the_result(num_times, num_modes):
+    x, kernel = draw(1, num_times, num_modes, (2, 2), rest=(3,))
+    with helpers.using("float64"):
+        helpers.assert_close(ops.spectral_conv(x, kernel), numpy_conv(x, kernel), 1e-14)
+
+
+@settings(max_examples=15)
+@given(seed=SEEDS, num_times=NUM_TIMES)
+def test_dft_is_the_start_of_rfft_and_is_inverted(seed, num_times):
+    x, _ = draw(seed, num_times, 1, (2, 2))
+    modes = num_times // 2 + 1
+    with helpers.using("float64"):
+        coefficients = ops.dft(x, modes)
+        back = ops.inverse_dft(coefficients, num_times)
+    real, imag = np.asarray(coefficients)
+    np.testing.assert_allclose(real + 1j * imag, np.fft.rfft(x, axis=0), atol=1e-13)
+    np.testing.assert_allclose(back, x, atol=1e-13)
+
+
+def test_mix_modes_is_the_complex_product():
+    rng = np.random.default_rng(0)
+    coefficients, kernel = rng.normal(size=(2, 3, 4, 5)), rng.normal(size=(2, 3, 5, 2))
+    with helpers.using("float64"):
+        real, imag = np.asarray(ops.mix_modes(coefficients, kernel))
+    expected = np.einsum(
+        "mna,mab->mnb", coefficients[0] + 1j * coefficients[1], kernel[0] + 1j * kernel[1]
+    )
+    np.testing.assert_allclose(real + 1j * imag, expected, atol=1e-13)
+
+
+@METHODS
+def test_conv_of_bfloat16_transforms_in_float32(method):
+    x, kernel = draw(0, 8, 5, (4, 4), dtype="float32")
+    kernel[0], kernel[1] = np.eye(4), 0
+    half = jnp.asarray(x, jnp.bfloat16)
+    found = method(half, kernel)
+    assert found.dtype == jnp.bfloat16
+    # Nothing but the last rounding is lost: the identity returns the bits that came.
+    np.testing.assert_array_equal(found, half)
