@@ -45,7 +45,7 @@ class TimeEmbedding(nn.Module):
 
         Args:
           node_features: `[N, F]`.
-          times: `[P]`, or `[P, G]` where graphs ask for different times; in units of the time scale.
+          times: `[P]`, or `[P, G]` where graphs ask for different times; in the time scale's unit.
           graph_ids: `[N]`, the graph of each node; needed with `[P, G]` times alone.
 
         Returns:

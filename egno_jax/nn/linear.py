@@ -69,6 +69,7 @@ class Linear(nn.Module):
         }
 
     def __call__(self, x: Float[Array, "... A"]) -> Float[Array, "... B"]:
+        """Applies the layer to the last axis."""
         weights = self.weights(x.shape[-1])
         dtype = compute_dtype(self.dtype, x, weights["kernel"])
         return ops.linear(cast(weights, dtype), x.astype(dtype), self.precision)
@@ -99,6 +100,7 @@ class MLP(nn.Module):
         return {"linear_0": first.weights(in_features), "linear_1": second.weights(self.hidden)}
 
     def __call__(self, x: Float[Array, "... A"]) -> Float[Array, "... B"]:
+        """Applies the layer to the last axis."""
         weights = self.weights(x.shape[-1])
         dtype = compute_dtype(self.dtype, x, weights["linear_0"]["kernel"])
         return ops.mlp(cast(weights, dtype), x.astype(dtype), self.precision)

@@ -91,7 +91,7 @@ class IrrepsTemporalConv(nn.Module):
     For each type l with parity p, of multiplicity C: `x <- x + sigma(irfft(R_k rfft(x)_k))`, where
     R_k mixes the C copies and leaves the `2 l + 1` components alone. `sigma` is LeakyReLU on even
     scalars, 0e, and the identity on everything else: an odd scalar changes sign under reflections
-    and LeakyReLU is not odd. `TemporalConv` is this layer on `Cx0e`, `VectorTemporalConv` on `Cx1o`.
+    and LeakyReLU is not odd. On `Cx0e` this is `TemporalConv`, on `Cx1o` `VectorTemporalConv`.
 
     Attributes:
       num_modes: number M of modes kept.
@@ -123,7 +123,7 @@ class IrrepsTemporalConv(nn.Module):
         """
         if not isinstance(x, e3nn.IrrepsArray) or x.ndim < 2:
             raise ValueError(
-                f"x: got {type(x).__name__} of shape {list(jnp.shape(getattr(x, 'array', x)))}, "
+                f"x: got {type(x).__name__} of shape {getattr(x, 'shape', None)}, "
                 "expected an e3nn_jax.IrrepsArray of shape [P, ..., irreps]; wrap an array as "
                 'e3nn_jax.IrrepsArray("16x0e + 4x1o", array)'
             )

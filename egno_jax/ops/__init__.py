@@ -42,4 +42,5 @@ __all__ = [
     "spectral_conv",
     "spectral_conv_dft",
     "spectral_conv_fft",
+    "squared_norm",
 ]

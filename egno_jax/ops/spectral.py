@@ -39,8 +39,8 @@ def spectral_conv(
 
     Args:
       x: `[P, ..., C_in]`, samples at P equally spaced times.
-      kernel: `[2, M, C_in, C_out]`, real and imaginary parts for each mode. Modes that the grid does
-        not have (`k > P // 2`) are not used.
+      kernel: `[2, M, C_in, C_out]`, real and imaginary parts for each mode. Modes that the grid
+        does not have (`k > P // 2`) are not used.
       precision: precision of the product over channels; that over times is always exact.
 
     Returns:
@@ -128,6 +128,6 @@ def mix_modes(
 
 
 def _fourier_basis(num_times: int, num_modes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns cos and sin of `2 pi k p / P`, each `[M, P]` in float64, the phase reduced exactly."""
+    """Returns cos and sin of `2 pi k p / P`, each `[M, P]` in float64; phases reduced exactly."""
     turns = np.outer(np.arange(num_modes), np.arange(num_times)) % num_times / num_times
     return np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)

@@ -1,0 +1,48 @@
+"""The settings of a training run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from egno_jax.training.optimizer import OptimizerConfig, check
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Settings of `fit`; the weight of the velocity error is the model's (`EGNOConfig`).
+
+    Attributes:
+      num_steps: number of optimizer steps.
+      batch_size: samples a step.
+      seed: seed of the weights and of the order of the samples.
+      ema_decay: decay of the exponential moving average of the weights that is evaluated and kept;
+        0 evaluates the weights themselves.
+      steps_per_call: steps that one call of the device runs; 0 means an epoch. It changes nothing
+        but speed; checkpoints and signals wait for the end of a call.
+      eval_every: steps between two evaluations on the validation set; 0 means 10 epochs.
+      eval_batch_size: samples a batch of an evaluation.
+      checkpoint_every: steps between two checkpoints; 0 means each evaluation.
+      keep_checkpoints: how many of the last checkpoints are kept; the best model is kept besides.
+      optimizer: settings of the optimizer.
+
+    Raises:
+      ValueError: a field is out of range; names it.
+    """
+
+    num_steps: int = 6000
+    batch_size: int = 100
+    seed: int = 0
+    ema_decay: float = 0.999
+    steps_per_call: int = 0
+    eval_every: int = 0
+    eval_batch_size: int = 500
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 2
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "eval_batch_size", "keep_checkpoints"):
+            check(self, name, getattr(self, name) >= 1, "1 or more")
+        for name in ("seed", "steps_per_call", "eval_every", "checkpoint_every"):
+            check(self, name, getattr(self, name) >= 0, "0 or more")
+        check(self, "ema_decay", 0 <= self.ema_decay < 1, "from 0 (off) to below 1")

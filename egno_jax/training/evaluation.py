@@ -1,0 +1,45 @@
+"""Errors of a model over a whole data set."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from egno_jax import metrics, model
+from egno_jax.datasets.base import Samples, num_samples, take
+from egno_jax.model import Params
+
+
+@functools.partial(jax.jit, static_argnames="batch_size")
+def evaluate(params: Params, samples: Samples, *, batch_size: int = 500) -> metrics.Errors:
+    """Returns F-MSE, A-MSE and the error at each time of the positions, every real node equal.
+
+    Args:
+      params: the model.
+      samples: the data set; every sample is used once.
+      batch_size: samples evaluated together.
+
+    Returns:
+      The errors, in the squared unit of the positions.
+
+    Raises:
+      ValueError: the samples do not fit the model.
+    """
+    total = num_samples(samples)
+    batch_size = min(batch_size, total)
+    num_batches = -(-total // batch_size)
+
+    def add_batch(sums: metrics.ErrorSums, start: jax.Array) -> tuple[metrics.ErrorSums, None]:
+        indices = start + jnp.arange(batch_size)
+        batch = take(samples, indices)
+        # The last batch is filled up with the last sample, which must not count again.
+        is_new = jnp.repeat(indices < total, batch.node_mask.shape[0] // batch_size)
+        predicted = model.apply(params, batch.graph, batch.times)
+        mask = batch.node_mask & is_new
+        return sums.add(predicted.positions, batch.positions, mask), None
+
+    starts = batch_size * jnp.arange(num_batches)
+    sums, _ = jax.lax.scan(add_batch, metrics.ErrorSums.zero(samples.positions.shape[1]), starts)
+    return sums.finalize()

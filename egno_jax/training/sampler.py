@@ -1,0 +1,46 @@
+"""The deterministic sampler: which samples make up the batch of a step, as a pure function."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Int
+
+
+def steps_per_epoch(num_samples: int, batch_size: int) -> int:
+    """Returns how many whole batches an epoch has; the rest of the samples waits for the next.
+
+    Raises:
+      ValueError: a batch is larger than the data set.
+    """
+    if not 1 <= batch_size <= num_samples:
+        raise ValueError(
+            f"batch_size: got {batch_size}, expected from 1 to {num_samples}, the number of samples"
+        )
+    return num_samples // batch_size
+
+
+def batch_indices(
+    key: Array, step: Int[Array, ""] | int, num_samples: int, batch_size: int
+) -> Int[Array, "B"]:
+    """Returns the samples of a step: a slice of the epoch's permutation.
+
+    It depends on key and step alone, so a run that is resumed, or cut into chunks in another way,
+    sees the same batches. In each epoch no sample is seen twice.
+
+    Args:
+      key: the sampler's random key.
+      step: the number of steps already done; may be traced.
+      num_samples: S, size of the data set.
+      batch_size: B.
+
+    Returns:
+      `[B]`, indices in `[0, S)`.
+    """
+    epoch_length = steps_per_epoch(num_samples, batch_size)
+    permutation = jax.random.permutation(jax.random.fold_in(key, step // epoch_length), num_samples)
+    start = (step % epoch_length) * batch_size
+    return jax.lax.dynamic_slice_in_dim(permutation, start, batch_size)

@@ -1,0 +1,135 @@
+"""The training state, the loss, and the compiled steps that carry one to the next."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from egno_jax import metrics, model
+from egno_jax.datasets.base import Batch, Samples, num_samples, take
+from egno_jax.model import Params
+from egno_jax.training.config import TrainingConfig
+from egno_jax.training.optimizer import make_optimizer
+from egno_jax.training.sampler import batch_indices
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that the next step depends on, and so all that a checkpoint must hold.
+
+    Attributes:
+      step: number of steps done, int32.
+      params: the weights that are trained.
+      ema: the moving average of the weights, which is evaluated.
+      opt_state: the optimizer's state.
+      sampler_key: the random key of the sampler, never changed.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    ema: Params
+    opt_state: Any
+    sampler_key: Array
+
+
+class StepMetrics(NamedTuple):
+    """What every step reports, `[]`, or `[K]` from a chunk of K steps.
+
+    Attributes:
+      loss: the loss before the step.
+      grad_norm: the norm of its gradient before clipping.
+    """
+
+    loss: Float[Array, "*K"]
+    grad_norm: Float[Array, "*K"]
+
+
+def init_state(params: Params, config: TrainingConfig) -> TrainState:
+    """Returns the state before the first step; its arrays are copies, for steps donate them."""
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=jax.tree.map(jnp.copy, params),
+        ema=jax.tree.map(jnp.copy, params),
+        opt_state=optimizer.init(params),
+        sampler_key=jax.random.fold_in(jax.random.key(config.seed), 1),
+    )
+
+
+def loss_fn(params: Params, batch: Batch) -> Float[Array, ""]:
+    """Returns the mean squared error over times, real nodes and coordinates.
+
+    `A-MSE(positions) + config.velocity_weight A-MSE(velocities)`.
+    """
+    predicted = model.apply(params, batch.graph, batch.times)
+    loss = metrics.a_mse(predicted.positions, batch.positions, batch.node_mask)
+    weight = params.config.velocity_weight
+    if weight == 0:
+        return loss
+    return loss + weight * metrics.a_mse(predicted.velocities, batch.velocities, batch.node_mask)
+
+
+def train_step(
+    state: TrainState, samples: Samples, config: TrainingConfig
+) -> tuple[TrainState, StepMetrics]:
+    """Takes one step on the batch that the sampler names for it; pure.
+
+    Args:
+      state: the state before the step.
+      samples: the training set, on the device.
+      config: the run's settings.
+
+    Returns:
+      The state after the step, and the loss and gradient norm of the batch.
+    """
+    indices = batch_indices(state.sampler_key, state.step, num_samples(samples), config.batch_size)
+    loss, grads = jax.value_and_grad(loss_fn)(state.params, take(samples, indices))
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    new_state = TrainState(
+        step=state.step + 1,
+        params=params,
+        ema=_average(state.ema, params, state.step, config.ema_decay),
+        opt_state=opt_state,
+        sampler_key=state.sampler_key,
+    )
+    return new_state, StepMetrics(loss, optax.tree.norm(grads))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "num_steps"), donate_argnames="state")
+def train_chunk(
+    state: TrainState, samples: Samples, config: TrainingConfig, num_steps: int
+) -> tuple[TrainState, StepMetrics]:
+    """Takes `num_steps` steps in one call of the device.
+
+    Args:
+      state: the state before; its buffers are donated and must not be used again.
+      samples: the training set, on the device.
+      config: the run's settings.
+      num_steps: K.
+
+    Returns:
+      The state after, and the metrics of each step, `[K]`.
+    """
+    return jax.lax.scan(
+        lambda state, _: train_step(state, samples, config), state, length=num_steps
+    )
+
+
+def _average(ema: Params, params: Params, step: Int[Array, ""], decay: float) -> Params:
+    """Moves the average towards the weights: `d ema + (1 - d) w`, d = min(decay, (1+t)/(10+t)).
+
+    d rises with the step t, so that the average forgets the initial weights.
+    """
+    d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda mean, new: (d * mean + (1 - d) * new).astype(new.dtype), ema, params)
