@@ -31,6 +31,7 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # the signatures carry the types
 add_module_names = False
 default_role = "code"
 
@@ -66,5 +67,11 @@ def mark_up(app, what, name, obj, options, lines):
         lines[i] = "`".join(s if n % 2 else s.replace("|", r"\|") for n, s in enumerate(spans))
 
 
+def skip_field_aliases(app, what, name, obj, skip, options):
+    """Leaves out the fields of named tuples, which their classes document."""
+    return skip or (getattr(obj, "__doc__", "") or "").startswith("Alias for field number")
+
+
 def setup(app):
+    app.connect("autodoc-skip-member", skip_field_aliases)
     app.connect("autodoc-process-docstring", mark_up, priority=400)  # before napoleon
