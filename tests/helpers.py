@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -19,7 +20,12 @@ TRAJECTORY_FIELDS = tuple(field.name for field in dataclasses.fields(Trajectory)
 
 # Compiled once a shape and shared by every test of a process.
 apply = jax.jit(egno_jax.apply)
-init = jax.jit(egno_jax.init, static_argnums=1)
+
+
+def init_layer(layer, *inputs):
+    """Returns the layer's output and its variables, as `init_with_output`, compiled whole."""
+    key = jax.random.key(0, impl="unsafe_rbg")  # compiles in half the time
+    return jax.jit(layer.init_with_output)(key, *inputs)
 
 
 def using(dtype: str) -> contextlib.AbstractContextManager:
@@ -78,6 +84,30 @@ def random_graph(
         n_edge=np.bincount(owners, minlength=len(n_node)).astype(np.int32),
         globals=None,
     )
+
+
+weight_shapes = functools.cache(egno_jax.model.weight_shapes)
+
+
+def random_params(
+    rng: np.random.Generator,
+    config: EGNOConfig,
+    num_node_features: int = 2,
+    num_edge_features: int = 2,
+) -> Params:
+    """Draws weights as `init` does, but with NumPy, so that nothing is compiled."""
+
+    def draw(path, leaf):
+        if leaf.ndim == 4:
+            is_vector = "vector" in jax.tree_util.keystr(path)
+            array = rng.uniform(0, 0.1 if is_vector else 1 / leaf.shape[-1] ** 2, leaf.shape)
+        else:
+            bound = 1 / np.sqrt(leaf.shape[0] if leaf.ndim == 2 else config.hidden_dim)
+            array = rng.uniform(-bound, bound, leaf.shape)
+        return array.astype(config.param_dtype)
+
+    shapes = weight_shapes(config, num_node_features, num_edge_features)
+    return Params(jax.tree_util.tree_map_with_path(draw, shapes), config)
 
 
 def perturbed(params: Params, rng: np.random.Generator, amount: float = 0.5) -> Params:

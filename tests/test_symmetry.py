@@ -52,7 +52,7 @@ class Example:
         graph = helpers.random_graph(rng, self.n_node, NUM_EDGES, **options)
         times = np.cumsum(rng.uniform(0.5, 2.0, num_times)).astype(dtype)
         config = EGNOConfig(num_layers=2, hidden_dim=8, num_modes=3, param_dtype=dtype)
-        params = helpers.init(jax.random.key(self.seed), config, graph, times)
+        params = helpers.random_params(rng, config, num_edge_features=num_edge_features)
         params = helpers.perturbed(params, rng, self.weight_noise)
         params = jax.tree_util.tree_map_with_path(self._lengthen_step, params)
         assume(dtype == "float64" or amplification(params, graph, times) < 10)

@@ -1,0 +1,100 @@
+"""Message passing and the block as layers that work alone, in Linen and in NNX."""
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from flax.nnx import bridge
+
+from egno_jax import nn, ops
+from tests import helpers
+
+P, N, E, C, D = 3, 4, 7, 6, 2
+
+
+def random_inputs(num_edge_features=D, dtype="float32"):
+    """Positions, velocities, features, edge features, senders, receivers."""
+    rng = np.random.default_rng(0)
+    vectors = [rng.normal(size=(P, N, 3)).astype(dtype) for _ in range(2)]
+    features = rng.normal(size=(P, N, C)).astype(dtype)
+    edge_features = rng.normal(size=(E, num_edge_features)).astype(dtype)
+    senders, receivers = rng.integers(0, N, (2, E))
+    return *vectors, features, edge_features if num_edge_features else None, senders, receivers
+
+
+@pytest.mark.parametrize("num_edge_features", [0, D])
+def test_layer_is_that_of_ops_and_has_four_perceptrons(num_edge_features):
+    inputs = random_inputs(num_edge_features)
+    found, variables = helpers.init_layer(nn.EGNNLayer(8), *inputs)
+    weights = variables["params"]
+    kernels = {name: mlp["linear_0"]["kernel"].shape for name, mlp in weights.items()}
+    assert kernels == {
+        "message_mlp": (1 + 2 * C + num_edge_features, 8),
+        "position_mlp": (8, 8),
+        "velocity_mlp": (C, 8),
+        "feature_mlp": (C + 8, 8),
+    }
+    assert weights["position_mlp"]["linear_1"]["kernel"].shape == (8, 1)
+    assert [x.shape for x in found] == [(P, N, 3), (P, N, 3), (P, N, 8)]
+    for array, expected in zip(found, ops.egnn_layer(weights, *inputs), strict=True):
+        np.testing.assert_allclose(array, expected, atol=1e-6)
+
+
+def test_layer_in_bfloat16_keeps_geometry_in_float32():
+    inputs = random_inputs()
+    exact, variables = helpers.init_layer(nn.EGNNLayer(C), *inputs)
+    found = nn.EGNNLayer(C, dtype="bfloat16").apply(variables, *inputs)
+    assert [x.dtype for x in found] == [jnp.float32, jnp.float32, jnp.bfloat16]
+    for array, expected in zip(found, exact, strict=True):
+        helpers.assert_close(array.astype(jnp.float32), expected, 0.05)
+
+
+def test_block_is_its_three_layers_one_after_another():
+    positions, velocities, features, *edges = random_inputs()
+    found, variables = helpers.init_layer(
+        nn.EGNOBlock(C, num_modes=2), positions, velocities, features, *edges
+    )
+    weights = variables["params"]
+    assert set(weights) == {"temporal_conv", "vector_temporal_conv", "egnn_layer"}
+    features = nn.TemporalConv(2).apply({"params": weights["temporal_conv"]}, features)
+    vectors = nn.VectorTemporalConv(2).apply(
+        {"params": weights["vector_temporal_conv"]}, np.stack([positions, velocities], axis=-1)
+    )
+    assert np.abs(vectors[..., 0] - positions).max() > 1e-3
+    layer = nn.EGNNLayer(C).bind({"params": weights["egnn_layer"]})
+    expected = layer(vectors[..., 0], vectors[..., 1], features, *edges)
+    for array, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(array, other, atol=1e-6)
+
+
+def test_layers_work_in_a_linen_module_of_the_reader():
+    class Smoother(flax.linen.Module):
+        @flax.linen.compact
+        def __call__(self, x):
+            x = nn.TemporalConv(num_modes=2, name="conv")(x)
+            return nn.Linear(1, name="read")(x)
+
+    out, variables = Smoother().init_with_output(jax.random.key(0), jnp.ones((P, N, C)))
+    assert out.shape == (P, N, 1)
+    assert variables["params"]["conv"]["kernel"].shape == (2, 2, C, C)
+
+
+def test_layers_work_in_an_nnx_module_of_the_reader():
+    x = np.random.default_rng(0).normal(size=(P, N, C)).astype(np.float32)
+
+    class Smoother(nnx.Module):
+        def __init__(self, rngs):
+            self.conv = bridge.ToNNX(nn.TemporalConv(num_modes=2), rngs=rngs).lazy_init(x)
+
+        def __call__(self, x):
+            return self.conv(x)
+
+    smoother = Smoother(nnx.Rngs(0))
+    kernel = smoother.conv.kernel[...]
+    assert kernel.shape == (2, 2, C, C)
+    expected = nn.TemporalConv(2).apply({"params": {"kernel": kernel}}, x)
+    np.testing.assert_allclose(nnx.jit(lambda m, x: m(x))(smoother, x), expected, atol=1e-6)
+    gradient = nnx.grad(lambda m: jnp.sum(m(x) ** 2))(smoother)
+    assert np.abs(gradient["conv"]["kernel"][...]).max() > 0
