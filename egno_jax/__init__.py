@@ -1,6 +1,6 @@
 """egno_jax: learn 3D dynamics as functions of time with the Equivariant Graph Neural Operator."""
 
-from egno_jax import graph, nn, ops
+from egno_jax import graph, metrics, nn, ops
 from egno_jax.checkpoint import CheckpointError, load, save
 from egno_jax.config import EGNOConfig
 from egno_jax.convert import from_torch_state_dict, to_torch_state_dict

@@ -80,7 +80,8 @@ def load(directory: str | os.PathLike[str]) -> Params:
 
     Raises:
       CheckpointError: there is no checkpoint, it is of another format version, a file is missing,
-        truncated or changed, or weights and config do not belong together; names the file.
+        truncated or changed, weights and config do not belong together, or the weights are
+        float64 and JAX's x64 mode is off; names the file.
     """
     directory = Path(directory).absolute()
     manifest = _read_manifest(directory)
@@ -131,8 +132,12 @@ def _move_into_place(staging: Path, directory: Path) -> None:
         staging.rename(directory)
         return
     with _sibling(directory) as attic:
-        directory.rename(attic / "replaced")
-        staging.rename(directory)
+        replaced = directory.rename(attic / "replaced")
+        try:
+            staging.rename(directory)
+        except BaseException:
+            replaced.rename(directory)
+            raise
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
@@ -193,10 +198,25 @@ def _restore(path: Path) -> dict[str, Any]:
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with ocp.StandardCheckpointer() as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree
+        _check_dtypes(path, tree)
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
         )
         return checkpointer.restore(path, target)
+
+
+def _check_dtypes(path: Path, tree: Any) -> None:
+    """Raises if JAX would narrow the weights."""
+    too_wide = {
+        str(leaf.dtype)
+        for leaf in jax.tree.leaves(tree)
+        if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype
+    }
+    if too_wide:
+        raise CheckpointError(
+            f"{path}: the weights are {', '.join(sorted(too_wide))}, which JAX would round to 32 "
+            'bits; call jax.config.update("jax_enable_x64", True) before loading'
+        )
 
 
 def _check_weights(directory: Path, params: Params) -> None:
@@ -205,14 +225,15 @@ def _check_weights(directory: Path, params: Params) -> None:
         expected = weight_shapes(params.config, *feature_sizes(params))
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{directory / _WEIGHTS}: the weights are not those of an EGNO ({error!r})"
+            f"{directory / _WEIGHTS}: the weights are not those of an EGNO with the config in "
+            f"{_MANIFEST} ({error!r})"
         ) from error
-    found = _shapes_by_path(params.weights)
-    for path, shape in _shapes_by_path(expected).items():
-        if found.get(path) != shape:
+    found, wanted = _shapes_by_path(params.weights), _shapes_by_path(expected)
+    for path in sorted(found.keys() | wanted.keys()):
+        if found.get(path) != wanted.get(path):
             raise CheckpointError(
-                f"{directory / _WEIGHTS}: {path} is {found.get(path)}, expected {shape} by the "
-                f"config in {_MANIFEST}"
+                f"{directory / _WEIGHTS}: {path} is {found.get(path)}, expected "
+                f"{wanted.get(path)} by the config in {_MANIFEST}"
             )
 
 

@@ -121,7 +121,7 @@ def init(
     Raises:
       ValueError: a field of the graph or of the times has a wrong shape, dtype or key.
     """
-    weights = EGNO(config).init(key, graph, times)["params"]
+    weights = jax.jit(EGNO(config).init)(key, graph, times)["params"]
     return Params(weights=weights, config=config)
 
 

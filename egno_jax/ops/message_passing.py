@@ -131,7 +131,7 @@ def segment_sum(
 def segment_mean(
     values: Float[Array, "P E C"], receivers: Int[Array, "E"], num_nodes: int
 ) -> Float[Array, "P N C"]:
-    """Averages the values of each node's incoming edges at every time; zero where there are none."""
+    """Averages each node's incoming edges at every time; zero where there are none."""
     count = jnp.zeros((num_nodes, 1), values.dtype).at[receivers].add(1, mode="drop")
     return segment_sum(values, receivers, num_nodes) / jnp.maximum(count, 1)
 

@@ -18,7 +18,8 @@ class TrainingConfig:
       ema_decay: decay of the exponential moving average of the weights that is evaluated and kept;
         0 evaluates the weights themselves.
       steps_per_call: steps that one call of the device runs; 0 means an epoch. It changes nothing
-        but speed; checkpoints and signals wait for the end of a call.
+        but speed; checkpoints and signals wait for the end of a call. Each distinct length is
+        compiled once, so let it divide `eval_every`, `checkpoint_every` and `num_steps`.
       eval_every: steps between two evaluations on the validation set; 0 means 10 epochs.
       eval_batch_size: samples a batch of an evaluation.
       checkpoint_every: steps between two checkpoints; 0 means each evaluation.

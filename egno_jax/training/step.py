@@ -42,15 +42,15 @@ class TrainState:
 
 
 class StepMetrics(NamedTuple):
-    """What every step reports, `[]`, or `[K]` from a chunk of K steps.
+    """What a step reports; a chunk of K steps reports arrays of K.
 
     Attributes:
-      loss: the loss before the step.
-      grad_norm: the norm of its gradient before clipping.
+      loss: `[]` or `[K]`, the loss before the step.
+      grad_norm: `[]` or `[K]`, the norm of its gradient before clipping.
     """
 
-    loss: Float[Array, "*K"]
-    grad_norm: Float[Array, "*K"]
+    loss: Float[Array, "..."]
+    grad_norm: Float[Array, "..."]
 
 
 def init_state(params: Params, config: TrainingConfig) -> TrainState:

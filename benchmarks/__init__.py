@@ -1,0 +1,1 @@
+"""Measurements that decisions in the code rest on: `python -m benchmarks.<name>`."""

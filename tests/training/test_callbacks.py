@@ -1,0 +1,72 @@
+"""Callbacks: what they write can be read back, also after a run was cut off."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from egno_jax.training import JSONLines, Progress, TensorBoard, read_json_lines
+
+TRAIN = {"step": 3, "loss": 0.25, "grad_norm": 1.5, "steps_per_second": 9.0, "seconds": 0.5}
+VALID = {"step": 3, "f_mse": 0.5, "a_mse": 0.25, "mse_per_time": [0.1, 0.5], "seconds": 0.6}
+
+
+def write_some(callback):
+    with callback:
+        callback.on_chunk(TRAIN)
+        callback.on_evaluation(VALID)
+
+
+def test_json_lines_round_trip(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write_some(JSONLines(path))
+    assert read_json_lines(path) == [{"kind": "train", **TRAIN}, {"kind": "valid", **VALID}]
+
+
+def test_json_lines_of_lost_steps_are_removed_on_resume(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write_some(JSONLines(path))
+    with path.open("a") as file:
+        file.write('{"kind": "train", "step": 6}\n{"kind": "train", "st')
+    with JSONLines(path, start_step=3) as resumed:
+        resumed.on_chunk({"step": 5})
+    assert [record["step"] for record in read_json_lines(path)] == [3, 3, 5]
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2: not JSON"):
+        read_json_lines(path)
+
+
+def test_tensorboard_writes_events(tmp_path):
+    pytest.importorskip("tensorboardX")
+    write_some(TensorBoard(tmp_path))
+    (events,) = tmp_path.iterdir()
+    content = events.read_bytes()
+    for tag in (b"train/loss", b"train/grad_norm", b"valid/f_mse"):
+        assert tag in content
+    assert b"mse_per_time" not in content
+
+
+def test_progress_shows_errors_and_time_left(capsys):
+    pytest.importorskip("rich")
+    write_some(Progress(num_steps=6))
+    shown = capsys.readouterr().out
+    for text in ("loss 0.25000", "valid F-MSE 0.50000", "3/6", "left"):
+        assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("callback", "argument", "package"),
+    [(TensorBoard, "curves", "tensorboardX"), (Progress, 5, "rich")],
+)
+def test_a_missing_extra_is_named(monkeypatch, callback, argument, package):
+    def refuse(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", refuse)
+    with pytest.raises(ImportError, match=rf'needs {package}.*pip install "egno_jax\[train\]"'):
+        callback(argument)

@@ -1,0 +1,177 @@
+"""The loop: resuming to the bit, the best model, signals, and refusals that leave things whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import egno_jax
+from egno_jax import training
+from egno_jax.training import JSONLines, TrainingConfig, evaluate, fit, read_json_lines
+
+
+class SignalAfter:
+    """A callback that sends this process a signal once a step is reached."""
+
+    def __init__(self, step: int, number: int):
+        self.step, self.number = step, number
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def on_chunk(self, record):
+        if record["step"] == self.step:
+            os.kill(os.getpid(), self.number)
+
+    def on_evaluation(self, record):
+        pass
+
+
+def lines_in(directory, *others):
+    return lambda start_step: [JSONLines(directory / "metrics.jsonl", start_step), *others]
+
+
+def assert_same_weights(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found.weights, expected.weights)
+
+
+def without_times(records):
+    return [
+        {k: v for k, v in record.items() if k not in ("seconds", "steps_per_second")}
+        for record in records
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole_run(task, tmp_path_factory):
+    from tests.training.conftest import CONFIG
+
+    directory = tmp_path_factory.mktemp("whole")
+    result = fit(directory, *task, CONFIG, make_callbacks=lines_in(directory))
+    return directory, result
+
+
+def test_the_best_model_is_the_one_of_the_least_validation_error(task, whole_run):
+    directory, result = whole_run
+    records = [r for r in read_json_lines(directory / "metrics.jsonl") if r["kind"] == "valid"]
+    assert [record["step"] for record in records] == [6, 12]
+    best = min(records, key=lambda record: record["f_mse"])
+    assert (result.best_step, result.best_f_mse) == (best["step"], best["f_mse"])
+    assert_same_weights(egno_jax.load(directory / "best"), result.params)
+    errors = evaluate(result.params, task[2], batch_size=4)
+    assert float(errors.f_mse) == result.best_f_mse
+    assert (result.step, result.interrupted) == (12, False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", [3, 9])
+def test_an_interrupted_run_resumes_to_the_same_bits(
+    task, config, whole_run, tmp_path, number, step
+):
+    """Interrupted between evaluations, and resumed with chunks of another length."""
+    whole_directory, whole = whole_run
+    callbacks = lines_in(tmp_path, SignalAfter(step, number))
+    stopped = fit(tmp_path, *task, config, make_callbacks=callbacks)
+    assert (stopped.step, stopped.interrupted) == (step, True)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+    config = dataclasses.replace(config, steps_per_call=1)
+    resumed = fit(tmp_path, *task, config, resume=True, make_callbacks=lines_in(tmp_path))
+    assert (resumed.step, resumed.interrupted) == (12, False)
+    assert resumed.best_f_mse == whole.best_f_mse
+    assert_same_weights(resumed.params, whole.params)
+    found, expected = (
+        [r for r in without_times(read_json_lines(path / "metrics.jsonl")) if r["kind"] == "valid"]
+        for path in (tmp_path, whole_directory)
+    )
+    assert found == expected
+
+
+def test_a_killed_run_computes_its_lost_steps_again(task, config, whole_run, tmp_path):
+    """An error between two checkpoints loses steps 7 to 9; their lines are not doubled."""
+
+    class Kill(SignalAfter):
+        def on_chunk(self, record):
+            if record["step"] == 9:
+                raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path, *task, config, make_callbacks=lines_in(tmp_path, Kill(0, 0)))
+    resumed = fit(tmp_path, *task, config, resume=True, make_callbacks=lines_in(tmp_path))
+    assert_same_weights(resumed.params, whole_run[1].params)
+    records = without_times(read_json_lines(tmp_path / "metrics.jsonl"))
+    assert records == without_times(read_json_lines(whole_run[0] / "metrics.jsonl"))
+
+
+def test_resuming_a_finished_run_does_nothing_more(task, config, whole_run):
+    directory, whole = whole_run
+    again = fit(directory, *task, config, resume=True)
+    assert again.step == 12
+    assert_same_weights(again.params, whole.params)
+
+
+def test_a_directory_with_a_run_is_refused(task, config, whole_run):
+    with pytest.raises(ValueError, match="holds a run of 12 steps already; pass resume=True"):
+        fit(whole_run[0], *task, config)
+
+
+def test_a_checkpoint_of_another_model_is_refused(task, config, whole_run):
+    params, train, valid = task
+    wider = dataclasses.replace(params.config, hidden_dim=16)
+    graph = jax.tree.map(lambda leaf: leaf[0], train.graph)
+    other = egno_jax.init(jax.random.key(0), wider, graph, train.times)
+    with pytest.raises(egno_jax.CheckpointError, match="cannot be restored"):
+        fit(whole_run[0], other, train, valid, config, resume=True)
+
+
+def test_bad_data_is_refused_before_anything_is_written(task, config, tmp_path):
+    params, train, valid = task
+    graph = train.graph
+    nodes = {**graph.nodes, "positions": np.array(graph.nodes["positions"])}
+    nodes["positions"][3, 2, 1] = np.nan
+    bad_graph = train._replace(graph=graph._replace(nodes=nodes))
+    bad_target = valid._replace(positions=np.full_like(valid.positions, np.inf))
+    run = tmp_path / "run"
+    with pytest.raises(ValueError, match=r"train: .*positions"):
+        fit(run, params, bad_graph, valid, config)
+    with pytest.raises(ValueError, match=r"valid.positions: got NaN or infinite"):
+        fit(run, params, train, bad_target, config)
+    with pytest.raises(ValueError, match="batch_size: got 17, expected from 1 to 16"):
+        fit(run, *task, dataclasses.replace(config, batch_size=17))
+    assert not run.exists()
+
+
+def test_a_diverging_run_stops_and_names_the_step(task, config, tmp_path):
+    params, train, valid = task
+    huge = dataclasses.replace(
+        params, weights=jax.tree.map(lambda leaf: leaf + 1e30, params.weights)
+    )
+    with pytest.raises(training.NonFiniteLossError, match=r"step 1: the loss is"):
+        fit(tmp_path, huge, train, valid, config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_steps", 0),
+        ("batch_size", 0),
+        ("seed", -1),
+        ("ema_decay", 1.0),
+        ("steps_per_call", -1),
+        ("eval_every", -1),
+        ("eval_batch_size", 0),
+        ("checkpoint_every", -2),
+        ("keep_checkpoints", 0),
+    ],
+)
+def test_a_bad_field_is_named(field, value):
+    with pytest.raises(ValueError, match=f"TrainingConfig.{field}: got {value!r}"):
+        TrainingConfig(**{field: value})
