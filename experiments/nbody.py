@@ -1,0 +1,209 @@
+"""The 5-body problem: from one frame of a simulation of charged particles, predict five later ones.
+
+    python -m experiments.nbody --preset quick
+    python -m experiments.nbody --preset paper --training.seed 1 --model.hidden-dim 32
+    python -m experiments.nbody --resume runs/nbody-paper-seed1
+    python -m experiments.nbody --evaluate runs/nbody-paper-seed1
+
+Source: Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics", ICML 2024, section
+5.1; the data set "charged5_initvel1small" of Satorras et al., "E(n) Equivariant Graph Neural
+Networks", ICML 2021.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Literal
+
+from egno_jax import EGNOConfig, datasets
+from egno_jax.datasets import nbody
+from egno_jax.training import OptimizerConfig, TrainingConfig
+from experiments.runner import Experiment, Published, Splits, main
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which samples of the 5-body data set a run sees.
+
+    Attributes:
+      num_train: simulations to train on, the first so many of 10000.
+      num_valid: simulations to select the model on, of 2000.
+      num_test: simulations to report errors on, of 2000.
+      start: frame of the given state; a simulation has frames 0 to 48, 0.1 time units apart.
+      target_frames: frames to predict, increasing and after `start`.
+      time_reversal: whether each training window is also shown run backwards, which doubles the
+        training set and looks at no other frame.
+      cache_dir: where simulated data are kept; `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`, if
+        None.
+
+    Raises:
+      ValueError: a field is out of range; names it.
+    """
+
+    num_train: int = nbody.PUBLISHED_SIZES["train"]
+    num_valid: int = nbody.PUBLISHED_SIZES["valid"]
+    num_test: int = nbody.PUBLISHED_SIZES["test"]
+    start: int = nbody.START
+    target_frames: tuple[int, ...] = nbody.TARGET_FRAMES
+    time_reversal: bool = True
+    cache_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        for split, most in nbody.SPLIT_SIZES.items():
+            number = getattr(self, f"num_{split}")
+            if not 1 <= number <= most:
+                raise ValueError(f"DataConfig.num_{split}: got {number}, expected 1 to {most}")
+        frames = (self.start, *self.target_frames)
+        is_increasing = all(a < b for a, b in zip(frames, frames[1:], strict=False))
+        if len(frames) < 2 or frames[0] < 0 or frames[-1] > 48 or not is_increasing:
+            raise ValueError(
+                f"DataConfig: got start {self.start} and target_frames {self.target_frames}, "
+                "expected at least one target and frames from 0 to 48 that increase from start"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NBodyConfig:
+    """All settings of a run.
+
+    Attributes:
+      preset: the settings to start from; whatever else is given changes them.
+      model: the model; `time_scale` is in frames.
+      training: the training loop.
+      data: the data set.
+    """
+
+    preset: Literal["quick", "paper", "original"] = "quick"
+    model: EGNOConfig
+    training: TrainingConfig
+    data: DataConfig
+
+
+# The original's model. Times are frames after the given state, the unit is the spacing of the grid.
+_MODEL = EGNOConfig(
+    num_layers=4,
+    hidden_dim=64,
+    num_modes=2,
+    time_embed_dim=32,
+    time_scale=2.0,
+    velocity_weight=0.1,
+)
+
+_OPTIMIZER = OptimizerConfig(
+    learning_rate=2e-3,
+    schedule="cosine",
+    warmup_steps=200,
+    weight_decay=1e-2,
+    decay="decoupled",
+    clip_norm=1.0,
+)
+
+PRESETS = {
+    "quick": NBodyConfig(
+        preset="quick",
+        model=_MODEL,
+        training=TrainingConfig(
+            num_steps=1200, batch_size=100, ema_decay=0.99, eval_every=120, optimizer=_OPTIMIZER
+        ),
+        data=DataConfig(time_reversal=True),
+    ),
+    "paper": NBodyConfig(
+        preset="paper",
+        model=_MODEL,
+        training=TrainingConfig(
+            num_steps=6000, batch_size=100, ema_decay=0.999, eval_every=300, optimizer=_OPTIMIZER
+        ),
+        data=DataConfig(time_reversal=True),
+    ),
+    "original": NBodyConfig(
+        preset="original",
+        model=dataclasses.replace(_MODEL, velocity_weight=0.0),
+        training=TrainingConfig(
+            num_steps=150_000,
+            batch_size=100,
+            ema_decay=0.0,
+            eval_every=150,
+            checkpoint_every=1500,
+            optimizer=OptimizerConfig(
+                learning_rate=1e-4,
+                schedule="constant",
+                warmup_steps=0,
+                weight_decay=1e-8,
+                decay="l2",
+                clip_norm=0.0,
+            ),
+        ),
+        data=DataConfig(time_reversal=False),
+    ),
+}
+
+DESCRIPTIONS = {
+    "quick": "a short run of the preset paper: under 5 minutes on 2 CPU cores, a first look",
+    "paper": "the original's model, data and split, with our own optimisation; the one to report",
+    "original": "the original's optimisation too: 5000 epochs of Adam at 1e-4, hours on a CPU",
+}
+
+_EGNO = "Xu et al., ICML 2024, arXiv:2401.11037"
+
+PUBLISHED = (
+    Published("EGNN", 0.0071, None, f"as reported by {_EGNO}"),
+    Published("EGNO", 0.0054, None, _EGNO),
+    Published("EGNO, its public code run again", 0.00611, 0.00253, "an independent reproduction"),
+    Published("SEGNN", 0.0043, None, "trained for the last frame alone; Brandstetter et al. 2022"),
+    Published("PONITA", 0.0043, None, "trained for the last frame alone; Bekkers et al. 2024"),
+    Published("CGENN", 0.0039, None, "trained for the last frame alone; Ruhe et al. 2023"),
+)
+
+
+def load_splits(config: DataConfig) -> Splits:
+    """Loads, and where the cache has none simulates, the data of a run.
+
+    Args:
+      config: which samples.
+
+    Returns:
+      Training, validation and test samples, and every frame of the test windows.
+
+    Raises:
+      ValueError: the settings name frames or simulations that there are not.
+    """
+    frames = {"start": config.start, "target_frames": config.target_frames}
+    train, valid, test = (
+        nbody.load_trajectories(split, num_simulations=number, cache_dir=config.cache_dir)
+        for split, number in zip(
+            nbody.SPLIT_SIZES, (config.num_train, config.num_valid, config.num_test), strict=True
+        )
+    )
+    train_samples = nbody.samples(train, **frames)
+    if config.time_reversal:
+        train_samples = datasets.concatenate(train_samples, nbody.reversed_samples(train, **frames))
+    window = slice(config.start, config.target_frames[-1] + 1)
+    return Splits(
+        train=train_samples,
+        valid=nbody.samples(valid, **frames),
+        test=nbody.samples(test, **frames),
+        test_paths=test.positions[:, window],
+    )
+
+
+EXPERIMENT = Experiment(
+    name="nbody",
+    title="5-body problem",
+    summary=(
+        "Five charged particles attract and repel one another. From positions and velocities at "
+        "one frame of a simulation the model predicts the later ones, all in one pass."
+    ),
+    config_class=NBodyConfig,
+    presets=PRESETS,
+    descriptions=DESCRIPTIONS,
+    load_splits=load_splits,
+    published=PUBLISHED,
+    published_data=DataConfig(),
+    time_unit=nbody.DT * nbody.FRAME_SPACING,
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main(EXPERIMENT, sys.argv[1:]))

@@ -1,0 +1,188 @@
+"""The files of a run's directory: settings, results, and where they came from.
+
+config.json      all settings, the commands that made the run, versions of the libraries
+metrics.jsonl    training loss and validation errors, a line each
+checkpoints/     the whole state of the training, to resume from
+best/            the model with the least F-MSE on the validation set, for `egno_jax.load`
+tensorboard/     the same curves for TensorBoard
+results.json     errors on the test set and what made them
+pictures/        PNG
+report.html      all of it on one page
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import subprocess
+import typing
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from egno_jax.checkpoint import library_versions
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+BEST = "best"
+TENSORBOARD = "tensorboard"
+RESULTS = "results.json"
+PICTURES = "pictures"
+REPORT = "report.html"
+
+# What may change when a run is resumed, because it changes no number.
+_FREE = ("data.cache_dir", "training.steps_per_call")
+
+
+def fresh(name: str) -> Path:
+    """Returns `runs/<name>`, or the first of `runs/<name>-2`, `-3`, ... that is not there yet."""
+    directory, number = Path("runs") / name, 1
+    while directory.exists():
+        number += 1
+        directory = directory.with_name(f"{name}-{number}")
+    return directory
+
+
+def start(directory: Path, config: Any, command: str) -> None:
+    """Makes the directory of a new run and writes `config.json`.
+
+    Raises:
+      ValueError: the directory holds a run already, or is a file.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"--out: {directory} is a file, expected a directory")
+    if (directory / CONFIG).exists():
+        raise ValueError(
+            f"--out: {directory} holds a run already; continue it with --resume {directory}, or "
+            "choose another directory"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / CONFIG, {"settings": _plain(config), "made_with": [origin(command)]})
+
+
+def resume(directory: Path, config: Any, command: str) -> None:
+    """Checks that the settings are those of the run and notes in `config.json` that it goes on.
+
+    Raises:
+      ValueError: a setting differs; names it.
+    """
+    record = check_settings(directory, config)
+    record["made_with"].append(origin(command))
+    write_json(directory / CONFIG, record)
+
+
+def check_settings(directory: Path, config: Any) -> dict[str, Any]:
+    """Returns the record in `config.json` if the settings are those of the run.
+
+    Raises:
+      ValueError: a setting differs, or the file cannot be read; names it.
+    """
+    record = _read_record(directory)
+    found, expected = (dict(flatten(tree)) for tree in (_plain(config), record["settings"]))
+    for name in expected:
+        if name not in _FREE and found.get(name) != expected[name]:
+            raise ValueError(
+                f"{name}: got {found.get(name)!r}, but the run in {directory} was made with "
+                f"{expected[name]!r}; a run keeps its settings, start a new one to change them"
+            )
+    return record
+
+
+def read_config(directory: Path, config_class: type) -> Any:
+    """Returns the settings of a run.
+
+    Raises:
+      ValueError: there is no run, or its settings are not those of `config_class`.
+    """
+    try:
+        return _build(config_class, _read_record(directory)["settings"])
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"{directory / CONFIG}: not the settings of this experiment, or written by another "
+            f"version of it ({error})"
+        ) from error
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Writes JSON to a file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(record, indent=2) + "\n")
+    partial.replace(path)
+
+
+def origin(command: str) -> dict[str, Any]:
+    """Returns what a result must carry to be made again: command, commit, device, versions, date."""
+    device = jax.devices()[0]
+    cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else f" x {jax.device_count()}"
+    return {
+        "command": command,
+        "git_commit": _git_commit(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "device": f"{device.device_kind}{cores}",
+        "versions": {
+            "python": platform.python_version(),
+            **library_versions(),
+            "numpy": metadata.version("numpy"),
+        },
+    }
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the leaves of nested dicts under dotted names, `("model.hidden_dim", 64)`."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _read_record(directory: Path) -> dict[str, Any]:
+    path = directory / CONFIG
+    try:
+        record = json.loads(path.read_text())
+        if not (isinstance(record["settings"], dict) and isinstance(record["made_with"], list)):
+            raise KeyError("settings")
+        return record
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"{directory} holds no run: there is no {CONFIG} in it") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged, or not written by an experiment ({error})") from error
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Returns settings as JSON gives them back: lists for tuples, strings for paths."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def _build(kind: type, fields: dict[str, Any]) -> Any:
+    """Returns the dataclass of `kind` that `_plain` made the fields of."""
+    hints = typing.get_type_hints(kind)
+    return kind(**{name: _as_type(hints[name], value) for name, value in fields.items()})
+
+
+def _as_type(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value)
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, str) and Path in (hint, *typing.get_args(hint)):
+        return Path(value)
+    return value
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of the code, with `-dirty` if files differ from it; None without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,306 @@
+"""What every experiment does: train, resume or evaluate, and write down the results."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import egno_jax
+from egno_jax import metrics, training
+from egno_jax.datasets import Samples, num_samples, take
+from experiments import run_directory
+from experiments.command_line import parse
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+SUCCESS, FAILURE, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 75
+
+
+class Splits(NamedTuple):
+    """The data of a run.
+
+    Attributes:
+      train: what the model learns from.
+      valid: what it is selected on.
+      test: what its errors are reported on.
+      test_paths: `[S, T, N, 3]`, positions from the given state to the last target at all times
+        that are known, for pictures.
+    """
+
+    train: Samples
+    valid: Samples
+    test: Samples
+    test_paths: Float[np.ndarray, "S T N 3"]
+
+
+class Published(NamedTuple):
+    """A result from the literature, measured on the same data in the same way.
+
+    Attributes:
+      method: the method's name.
+      f_mse: error at the last time.
+      a_mse: error over all times, if reported.
+      source: who reported it.
+    """
+
+    method: str
+    f_mse: float
+    a_mse: float | None
+    source: str
+
+
+class Experiment(NamedTuple):
+    """What an experiment's script says of it.
+
+    Attributes:
+      name: the script's name.
+      title: for people.
+      summary: a sentence or two about the task.
+      config_class: dataclass of all settings, with the fields `preset`, `model`, `training`, `data`.
+      presets: settings by name; the first is the default.
+      descriptions: a line about each preset.
+      load_splits: takes the settings in `data`, returns the data.
+      published: results to be compared with.
+      published_data: the settings in `data` that they were measured on, as far as they decide that.
+      time_unit: the unit of `times` in the velocities' unit of time.
+    """
+
+    name: str
+    title: str
+    summary: str
+    config_class: type
+    presets: Mapping[str, Any]
+    descriptions: Mapping[str, str]
+    load_splits: Callable[[Any], Splits]
+    published: Sequence[Published]
+    published_data: Any
+    time_unit: float
+
+
+def main(experiment: Experiment, arguments: Sequence[str]) -> int:
+    """Runs an experiment from its command line.
+
+    Args:
+      experiment: which.
+      arguments: the words behind the program's name.
+
+    Returns:
+      The exit code: 0; 1 if training diverged; 2 for wrong input, behind a message; 75 if a signal
+      interrupted the run, which can be resumed.
+    """
+    try:
+        return _main(experiment, arguments)
+    except training.NonFiniteLossError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILURE
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_INPUT
+
+
+def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
+    program = f"python -m experiments.{experiment.name}"
+    options, config = parse(
+        arguments,
+        program=program,
+        summary=experiment.summary,
+        config_class=experiment.config_class,
+        presets=experiment.presets,
+        descriptions=experiment.descriptions,
+        read_config=lambda path: run_directory.read_config(path, experiment.config_class),
+    )
+    name = f"{experiment.name}-{config.preset}-seed{config.training.seed}"
+    directory = options.existing or options.out or run_directory.fresh(name)
+    command = shlex.join([*program.split(), *arguments])
+    if options.evaluate:
+        run_directory.check_settings(directory, config)
+        splits = experiment.load_splits(config.data)
+    else:
+        if options.resume:
+            run_directory.resume(directory, config, command)
+        splits = experiment.load_splits(config.data)
+        if not options.resume:
+            run_directory.start(directory, config, command)
+        result = train(directory, config, splits, resume=bool(options.resume))
+        if result.interrupted:
+            print(
+                f"interrupted at step {result.step} of {config.training.num_steps}; go on with: "
+                f"{program} --resume {shlex.quote(str(directory))}"
+            )
+            return INTERRUPTED
+    finish(experiment, directory, config, splits)
+    return SUCCESS
+
+
+def train(directory: Path, config: Any, splits: Splits, *, resume: bool) -> training.FitResult:
+    """Trains, or goes on training, the model of a run.
+
+    Args:
+      directory: where the run lives.
+      config: its settings.
+      splits: its data.
+      resume: whether to go on from its last checkpoint.
+
+    Returns:
+      How training ended.
+    """
+    example = take(splits.train, np.arange(1))
+    params = egno_jax.init(
+        jax.random.key(config.training.seed), config.model, example.graph, example.times
+    )
+    num_steps = config.training.num_steps
+    print(f"{directory}: {num_steps} steps on {num_samples(splits.train)} samples", flush=True)
+
+    def callbacks(start_step: int) -> list[training.Callback]:
+        is_terminal = sys.stdout.isatty()
+        return [
+            training.JSONLines(directory / run_directory.METRICS, start_step),
+            training.TensorBoard(directory / run_directory.TENSORBOARD),
+            training.Progress(num_steps, start_step) if is_terminal else _Lines(num_steps),
+        ]
+
+    return training.fit(
+        directory,
+        params,
+        splits.train,
+        splits.valid,
+        config.training,
+        resume=resume,
+        make_callbacks=callbacks,
+    )
+
+
+def finish(experiment: Experiment, directory: Path, config: Any, splits: Splits) -> None:
+    """Evaluates the best model of a run on the test set and writes and shows the results.
+
+    Args:
+      experiment: which.
+      directory: where the run lives.
+      config: its settings.
+      splits: its data.
+
+    Raises:
+      CheckpointError: the run has no model yet.
+    """
+    params = egno_jax.load(directory / run_directory.BEST)
+    results = evaluate(experiment, directory, config, params, splits.test)
+    run_directory.write_json(directory / run_directory.RESULTS, results)
+    _print_results(experiment, results)
+
+
+def evaluate(
+    experiment: Experiment,
+    directory: Path,
+    config: Any,
+    params: egno_jax.Params,
+    test: Samples,
+) -> dict[str, Any]:
+    """Returns the record of a run's results, as `results.json` holds it.
+
+    Args:
+      experiment: which.
+      directory: where the run lives; its metrics and its origin are read.
+      config: its settings.
+      params: its best model.
+      test: the test set.
+    """
+    errors = training.evaluate(params, test, batch_size=config.training.eval_batch_size)
+    baseline = metrics.squared_errors(*linear_baseline(test, experiment.time_unit)).finalize()
+    made_with = run_directory.check_settings(directory, config)["made_with"]
+    return {
+        "experiment": experiment.name,
+        "preset": config.preset,
+        "f_mse": float(errors.f_mse),
+        "a_mse": float(errors.a_mse),
+        "times": [float(time) for time in test.times],
+        "mse_per_time": [float(error) for error in errors.per_time],
+        "linear_baseline": {
+            "f_mse": float(baseline.f_mse),
+            "a_mse": float(baseline.a_mse),
+            "mse_per_time": [float(error) for error in baseline.per_time],
+        },
+        "num_test": num_samples(test),
+        "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        **_course(directory, config),
+        "seed": config.training.seed,
+        **made_with[0],
+        "resumed": made_with[1:],
+    }
+
+
+def linear_baseline(
+    samples: Samples, time_unit: float
+) -> tuple[Float[np.ndarray, "P S*N 3"], Float[np.ndarray, "P S*N 3"]]:
+    """Returns x + v t, and the true positions, of all samples together.
+
+    Args:
+      samples: the data.
+      time_unit: the unit of `samples.times` in the velocities' unit of time.
+
+    Returns:
+      `[P, S N, 3]` both.
+    """
+    batch = take(samples, np.arange(num_samples(samples)))
+    offsets = jnp.asarray(batch.times)[:, None, None] * time_unit * batch.graph.nodes["velocities"]
+    return batch.graph.nodes["positions"] + offsets, batch.positions
+
+
+def _course(directory: Path, config: Any) -> dict[str, Any]:
+    """Returns how training went, from the lines it left."""
+    records = training.read_json_lines(directory / run_directory.METRICS)
+    valid = [record for record in records if record["kind"] == "valid"]
+    best = min(valid, key=lambda record: record["f_mse"], default={})
+    last = records[-1] if records else {}
+    return {
+        "steps": last.get("step"),
+        "finished": last.get("step") == config.training.num_steps,
+        "best_step": best.get("step"),
+        "valid_f_mse": best.get("f_mse"),
+        "train_seconds": round(last.get("seconds", math.nan), 1),
+    }
+
+
+def _print_results(experiment: Experiment, results: dict[str, Any]) -> None:
+    table = Table(title=f"{experiment.title}: {results['num_test']} test samples")
+    for column in ("", "F-MSE", "A-MSE", *(f"t = {time:g}" for time in results["times"])):
+        table.add_column(column, justify="right" if column else "left")
+    for name, row in (("EGNO", results), ("x + v t", results["linear_baseline"])):
+        errors = (row["f_mse"], row["a_mse"], *row["mse_per_time"])
+        table.add_row(name, *(f"{error:.5f}" for error in errors))
+    Console().print(table)
+
+
+class _Lines:
+    """Prints a line an evaluation, where there is no terminal to draw a progress bar on."""
+
+    def __init__(self, num_steps: int) -> None:
+        self._num_steps = num_steps
+        self._loss = math.nan
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def on_chunk(self, record: dict[str, Any]) -> None:
+        self._loss = record["loss"]
+
+    def on_evaluation(self, record: dict[str, Any]) -> None:
+        print(
+            f"step {record['step']}/{self._num_steps}  loss {self._loss:.5f}  "
+            f"valid F-MSE {record['f_mse']:.5f}  A-MSE {record['a_mse']:.5f}  "
+            f"{record['seconds']:.0f} s",
+            flush=True,
+        )
