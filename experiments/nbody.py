@@ -88,7 +88,6 @@ _MODEL = EGNOConfig(
     num_modes=2,
     time_embed_dim=32,
     time_scale=2.0,
-    velocity_weight=0.1,
 )
 
 _OPTIMIZER = OptimizerConfig(
@@ -119,7 +118,7 @@ PRESETS = {
     ),
     "original": NBodyConfig(
         preset="original",
-        model=dataclasses.replace(_MODEL, velocity_weight=0.0),
+        model=_MODEL,
         training=TrainingConfig(
             num_steps=150_000,
             batch_size=100,
