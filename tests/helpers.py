@@ -106,7 +106,8 @@ def random_params(
             array = rng.uniform(-bound, bound, leaf.shape)
         return array.astype(config.param_dtype)
 
-    shapes = weight_shapes(config, num_node_features, num_edge_features)
+    with using(config.param_dtype):
+        shapes = weight_shapes(config, num_node_features, num_edge_features)
     return Params(jax.tree_util.tree_map_with_path(draw, shapes), config)
 
 

@@ -1,0 +1,279 @@
+"""Checkpoints: the same bits come back, and what is damaged or in the way is said and left."""
+
+import dataclasses
+import json
+import os
+import shutil
+from unittest import mock
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import egno_jax
+from egno_jax import CheckpointError, EGNOConfig
+from tests import helpers
+
+CONFIG = EGNOConfig(num_layers=1, hidden_dim=4, num_modes=2, time_scale=0.5, velocity_weight=0.25)
+
+
+def random_params(seed=0, **fields):
+    config = dataclasses.replace(CONFIG, **fields)
+    return helpers.random_params(np.random.default_rng(seed), config)
+
+
+def assert_same_bits(found, expected):
+    assert found.config == expected.config
+    found, expected = (jax.tree_util.tree_flatten_with_path(x) for x in (found, expected))
+    assert found[1] == expected[1]
+    for (path, a), (_, b) in zip(found[0], expected[0], strict=True):
+        assert a.dtype == b.dtype, path
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), path
+
+
+def contents(directory):
+    """Every file below a directory, with its bytes."""
+    return {
+        path.relative_to(directory): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A checkpoint to be copied, not to be changed."""
+    directory = tmp_path_factory.mktemp("stored") / "model"
+    egno_jax.save(directory, random_params())
+    return directory
+
+
+@pytest.fixture
+def checkpoint(stored, tmp_path):
+    """A checkpoint to be damaged."""
+    return shutil.copytree(stored, tmp_path / "model")
+
+
+@pytest.mark.parametrize("param_dtype", ["float32", "bfloat16", "float16"])
+def test_save_and_load_give_the_same_bits(tmp_path, param_dtype):
+    params = random_params(param_dtype=param_dtype)
+    egno_jax.save(tmp_path / "model", params)
+    assert_same_bits(egno_jax.load(tmp_path / "model"), params)
+
+
+def test_float64_weights_come_back_with_x64_and_are_never_rounded(tmp_path):
+    params = random_params(param_dtype="float64")
+    with helpers.using("float64"):
+        egno_jax.save(tmp_path / "model", params)
+        assert_same_bits(egno_jax.load(tmp_path / "model"), params)
+    with pytest.raises(CheckpointError, match=r"float64, which JAX would round .*jax_enable_x64"):
+        egno_jax.load(tmp_path / "model")
+
+
+def test_unusual_bits_survive(tmp_path):
+    params = random_params()
+    bias = params.weights["embedding"]["linear"]["bias"]
+    bias[:] = [-0.0, np.inf, np.finfo(np.float32).tiny / 2, np.nan]
+    egno_jax.save(tmp_path / "model", params)
+    assert_same_bits(egno_jax.load(tmp_path / "model"), params)
+
+
+def test_loaded_params_give_the_same_trajectory(stored):
+    graph = helpers.random_graph(np.random.default_rng(0))
+    times = np.arange(1.0, 4.0, dtype=np.float32)
+    found = helpers.apply(egno_jax.load(str(stored)), graph, times)
+    helpers.assert_trees_close(found, helpers.apply(random_params(), graph, times), 0.0)
+
+
+def test_save_makes_parents_and_leaves_nothing_else(tmp_path):
+    egno_jax.save(tmp_path / "a" / "b" / "model", random_params())
+    assert os.listdir(tmp_path / "a" / "b") == ["model"]
+    assert sorted(os.listdir(tmp_path / "a" / "b" / "model")) == ["egno_jax.json", "weights"]
+
+
+def test_a_relative_directory_is_that_of_the_process(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    egno_jax.save("model", random_params())
+    assert_same_bits(egno_jax.load("model"), random_params())
+
+
+def test_an_empty_directory_may_be_filled(tmp_path):
+    egno_jax.save(tmp_path, random_params())
+    assert_same_bits(egno_jax.load(tmp_path), random_params())
+
+
+def test_manifest_says_what_made_the_weights(stored):
+    manifest = json.loads((stored / "egno_jax.json").read_text())
+    assert manifest["config"] == dataclasses.asdict(CONFIG)
+    assert manifest["versions"]["jax"] == jax.__version__
+    assert manifest["sha256"].keys() == {str(x) for x in contents(stored / "weights")}
+
+
+def test_save_does_not_overwrite_unless_told(checkpoint):
+    before = contents(checkpoint)
+    with pytest.raises(CheckpointError, match="already there; pass overwrite=True"):
+        egno_jax.save(checkpoint, random_params(1))
+    assert contents(checkpoint) == before
+    egno_jax.save(checkpoint, random_params(1), overwrite=True)
+    assert_same_bits(egno_jax.load(checkpoint), random_params(1))
+    assert os.listdir(checkpoint.parent) == [checkpoint.name]
+
+
+def test_overwriting_takes_the_new_config_along(checkpoint):
+    egno_jax.save(checkpoint, random_params(hidden_dim=6), overwrite=True)
+    assert egno_jax.load(checkpoint).config.hidden_dim == 6
+
+
+def test_what_is_no_checkpoint_is_not_overwritten(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    for overwrite in (False, True):
+        with pytest.raises(CheckpointError, match="directory"):
+            egno_jax.save(tmp_path, random_params(), overwrite=overwrite)
+    assert contents(tmp_path).popitem()[1] == b"precious"
+
+
+def test_a_file_in_the_way_is_not_overwritten(tmp_path):
+    path = tmp_path / "model"
+    path.write_text("precious")
+    for overwrite in (False, True):
+        with pytest.raises(CheckpointError, match="directory"):
+            egno_jax.save(path, random_params(), overwrite=overwrite)
+    assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("method", ["save", "close"])
+def test_a_save_that_fails_leaves_things_as_they_were(checkpoint, overwrite, method):
+    directory = checkpoint if overwrite else checkpoint.parent / "new"
+    before, original = contents(checkpoint.parent), getattr(ocp.StandardCheckpointer, method)
+
+    def fail_afterwards(*args):
+        original(*args)
+        raise OSError("disk full")
+
+    failure = mock.patch.object(ocp.StandardCheckpointer, method, fail_afterwards)
+    with failure, pytest.raises(OSError, match="disk full"):
+        egno_jax.save(directory, random_params(1), overwrite=overwrite)
+    assert contents(checkpoint.parent) == before
+    assert os.listdir(checkpoint.parent) == [checkpoint.name]
+
+
+def test_a_failure_when_moving_into_place_keeps_the_old_checkpoint(checkpoint):
+    before, rename = contents(checkpoint), type(checkpoint).rename
+
+    def fail_to_move_the_new(self, target):
+        if target == checkpoint and self.name != "replaced":
+            raise OSError("disk full")
+        return rename(self, target)
+
+    with mock.patch.object(type(checkpoint), "rename", fail_to_move_the_new):
+        with pytest.raises(OSError, match="disk full"):
+            egno_jax.save(checkpoint, random_params(1), overwrite=True)
+    assert contents(checkpoint) == before
+    assert os.listdir(checkpoint.parent) == [checkpoint.name]
+
+
+@pytest.mark.parametrize("name", ["nothing", "nothing/at/all"])
+def test_loading_from_nowhere(tmp_path, name):
+    with pytest.raises(CheckpointError, match=r"is no checkpoint, it has no egno_jax\.json"):
+        egno_jax.load(tmp_path / name)
+
+
+def test_loading_a_file(tmp_path):
+    (tmp_path / "model").write_text("x")
+    with pytest.raises(CheckpointError, match="is no checkpoint"):
+        egno_jax.load(tmp_path / "model")
+
+
+def largest_weight_file(checkpoint):
+    files = [path for path in (checkpoint / "weights").rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def test_a_truncated_weight_file_is_named(checkpoint):
+    path = largest_weight_file(checkpoint)
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(CheckpointError, match=f"{path}: its SHA-256 is .* truncated or changed"):
+        egno_jax.load(checkpoint)
+
+
+def test_one_flipped_bit_in_any_file_is_found(checkpoint):
+    for path in contents(checkpoint / "weights"):
+        path = checkpoint / "weights" / path
+        intact = path.read_bytes()
+        changed = bytearray(intact)
+        changed[len(changed) // 2] ^= 1
+        path.write_bytes(bytes(changed))
+        with pytest.raises(CheckpointError, match=str(path)):
+            egno_jax.load(checkpoint)
+        path.write_bytes(intact)
+    assert_same_bits(egno_jax.load(checkpoint), random_params())
+
+
+def test_a_deleted_weight_file_is_named(checkpoint):
+    path = largest_weight_file(checkpoint)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=f"{path}: the file is missing"):
+        egno_jax.load(checkpoint)
+
+
+def test_deleted_weights_are_missed(checkpoint):
+    shutil.rmtree(checkpoint / "weights")
+    with pytest.raises(CheckpointError, match="the file is missing"):
+        egno_jax.load(checkpoint)
+
+
+def change_manifest(checkpoint, change):
+    path = checkpoint / "egno_jax.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_format_version_is_refused(checkpoint, version):
+    change_manifest(checkpoint, lambda manifest: manifest.update(format_version=version))
+    with pytest.raises(CheckpointError, match=f"format_version is {version!r}, .* reads 1"):
+        egno_jax.load(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"", b"{", b"\xff\xfe\x00", b"[]", b"3", b"null", b'"text"', b"{}"], ids=repr
+)
+def test_a_manifest_of_garbage_is_refused(checkpoint, garbage):
+    (checkpoint / "egno_jax.json").write_bytes(garbage)
+    with pytest.raises(CheckpointError, match=r"egno_jax\.json"):
+        egno_jax.load(checkpoint)
+
+
+@pytest.mark.parametrize("key", ["config", "sha256"])
+def test_a_manifest_that_lacks_an_entry_is_refused(checkpoint, key):
+    change_manifest(checkpoint, lambda manifest: manifest.pop(key))
+    with pytest.raises(CheckpointError, match=rf"the entries \['{key}'\] are missing"):
+        egno_jax.load(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("hidden_dim", 8, "the weights are not those of an EGNO with the config"),
+        ("hidden_dim", 3, r"block_0/.* expected .* by the config"),
+        ("num_layers", 2, "block_1"),
+        ("num_modes", 3, "temporal_conv"),
+        ("time_embed_dim", 99, "the weights are not those of an EGNO with the config"),
+        ("num_layers", -1, "EGNOConfig.num_layers"),
+        ("depth", 3, "unknown field"),
+    ],
+)
+def test_a_config_that_does_not_fit_the_weights_is_refused(checkpoint, field, value, message):
+    change_manifest(checkpoint, lambda manifest: manifest["config"].update({field: value}))
+    with pytest.raises(CheckpointError, match=message):
+        egno_jax.load(checkpoint)
+
+
+def test_weights_of_more_layers_than_the_config_says_are_refused(tmp_path):
+    egno_jax.save(tmp_path / "model", random_params(num_layers=2))
+    change_manifest(tmp_path / "model", lambda manifest: manifest["config"].update(num_layers=1))
+    with pytest.raises(CheckpointError, match="block_1"):
+        egno_jax.load(tmp_path / "model")

@@ -1,0 +1,103 @@
+"""The configuration: frozen, hashable, a round trip through JSON, and checked field by field."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egno_jax import EGNOConfig
+
+DTYPES = st.sampled_from(["bfloat16", "float16", "float32", "float64"])
+POSITIVE = st.floats(1e-6, 1e6)
+CONFIGS = st.builds(
+    EGNOConfig,
+    num_layers=st.integers(1, 9),
+    hidden_dim=st.integers(1, 512),
+    num_modes=st.integers(1, 20),
+    time_embed_dim=st.integers(2, 64),
+    time_scale=POSITIVE | st.integers(1, 9),
+    velocity_weight=POSITIVE | st.just(0),
+    dtype=DTYPES | st.none(),
+    param_dtype=DTYPES,
+    matmul_precision=st.sampled_from(["default", "high", "highest"]),
+)
+
+
+@given(config=CONFIGS)
+def test_json_round_trip(config):
+    text = config.to_json()
+    assert set(json.loads(text)) == {field.name for field in dataclasses.fields(EGNOConfig)}
+    back = EGNOConfig.from_json(text)
+    assert back == config
+    assert hash(back) == hash(config)
+
+
+def test_configs_that_differ_are_not_equal():
+    configs = {EGNOConfig(), EGNOConfig(num_layers=2), EGNOConfig(dtype="bfloat16")}
+    assert len(configs | {EGNOConfig()}) == 3
+
+
+def test_config_is_frozen_and_takes_keywords_alone():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EGNOConfig().num_layers = 2
+    with pytest.raises(TypeError):
+        EGNOConfig(4, 64)
+
+
+def test_missing_fields_take_their_defaults():
+    assert EGNOConfig.from_json('{"num_layers": 2}') == EGNOConfig(num_layers=2)
+    assert EGNOConfig.from_json("{}") == EGNOConfig()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_layers", 0),
+        ("num_layers", 2.0),
+        ("num_layers", True),
+        ("num_layers", "4"),
+        ("hidden_dim", -1),
+        ("hidden_dim", None),
+        ("num_modes", 0),
+        ("time_embed_dim", 1),
+        ("time_scale", 0.0),
+        ("time_scale", -1.0),
+        ("time_scale", float("nan")),
+        ("time_scale", float("inf")),
+        ("time_scale", "1"),
+        ("time_scale", True),
+        ("temporal_grid", "physical"),
+        ("velocity_weight", -0.5),
+        ("velocity_weight", float("inf")),
+        ("velocity_weight", None),
+        ("dtype", "float8"),
+        ("dtype", 32),
+        ("param_dtype", None),
+        ("param_dtype", "int32"),
+        ("matmul_precision", "exact"),
+    ],
+)
+def test_wrong_values_are_errors_that_name_the_field_and_the_value(field, value):
+    with pytest.raises(ValueError, match=rf"^EGNOConfig.{field}: got ") as error:
+        EGNOConfig(**{field: value})
+    assert repr(value) in str(error.value)
+    assert "expected" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ('{"num_layers": 2', "not JSON"),
+        ("[1, 2]", "a JSON list"),
+        ("null", "a JSON NoneType"),
+        ('{"depth": 2}', r"unknown field\(s\) \['depth'\]"),
+        ('{"num_layers": "2"}', "EGNOConfig.num_layers: got '2'"),
+        ('{"time_scale": NaN}', "EGNOConfig.time_scale: got nan"),
+    ],
+)
+def test_json_that_is_no_config(text, message):
+    with pytest.raises(ValueError, match=message):
+        EGNOConfig.from_json(text)

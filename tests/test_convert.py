@@ -1,0 +1,130 @@
+"""Weights of the original: the round trip, and every way in which a state can be wrong."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import egno_jax
+from egno_jax import EGNOConfig
+from tests import helpers
+
+ONE_MLP = "layers.0.node_net.mlp.0"
+
+
+@pytest.fixture
+def fixture():
+    return helpers.Fixture.load("nbody_p5")
+
+
+@pytest.mark.parametrize("name", helpers.fixture_names())
+def test_there_and_back_gives_the_same_bits(name):
+    fixture = helpers.Fixture.load(name)
+    state = fixture.state()
+    back = egno_jax.to_torch_state_dict(fixture.params())
+    assert back.keys() == state.keys()
+    for key, array in state.items():
+        assert back[key].dtype == array.dtype
+        assert back[key].flags["C_CONTIGUOUS"]
+        np.testing.assert_array_equal(back[key], array)
+
+
+@settings(max_examples=10)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num_layers=st.integers(1, 3),
+    num_modes=st.integers(1, 4),
+    num_edge_features=st.integers(0, 2),
+)
+def test_back_and_there_gives_the_same_tree(seed, num_layers, num_modes, num_edge_features):
+    config = EGNOConfig(num_layers=num_layers, hidden_dim=4, num_modes=num_modes)
+    rng = np.random.default_rng(seed)
+    params = helpers.random_params(rng, config, num_edge_features=num_edge_features)
+    back = egno_jax.from_torch_state_dict(egno_jax.to_torch_state_dict(params), config)
+    assert back.config == config
+    helpers.assert_trees_close(back, params, 0.0)
+
+
+def test_layouts_of_the_original(fixture):
+    """Linear weights are transposed, spectral ones `[C_in, C_out, M, 2]`."""
+    state, weights = fixture.state(), fixture.params().weights
+    block = weights["block_0"]
+    kernel = block["egnn_layer"]["feature_mlp"]["linear_0"]["kernel"]
+    np.testing.assert_array_equal(kernel, state[f"{ONE_MLP}.weight"].T)
+    spectral = state["time_conv_modules.0.t_conv.weights1"]
+    real, imag = np.asarray(block["temporal_conv"]["kernel"])
+    for mode in range(spectral.shape[2]):
+        np.testing.assert_array_equal(real[mode], spectral[:, :, mode, 0])
+        np.testing.assert_array_equal(imag[mode], spectral[:, :, mode, 1])
+
+
+def test_param_dtype_is_the_dtype_of_the_weights(fixture):
+    config = dataclasses.replace(fixture.config, param_dtype="bfloat16")
+    params = egno_jax.from_torch_state_dict(fixture.state(), config)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} == {"bfloat16"}
+
+
+@pytest.mark.parametrize("name", ["embedding.bias", f"{ONE_MLP}.weight"])
+def test_a_missing_array_is_named(fixture, name):
+    state = fixture.state()
+    del state[name]
+    with pytest.raises(ValueError, match=r"1 array\(s\) missing") as error:
+        egno_jax.from_torch_state_dict(state, fixture.config)
+    assert name in str(error.value)
+
+
+def test_an_unknown_array_is_named(fixture):
+    state = fixture.state() | {"layers.0.norm.weight": np.ones(3)}
+    with pytest.raises(ValueError, match=r"1 unknown \['layers\.0\.norm\.weight'\]"):
+        egno_jax.from_torch_state_dict(state, fixture.config)
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_another_number_of_layers_is_an_error(fixture, num_layers):
+    config = dataclasses.replace(fixture.config, num_layers=num_layers)
+    with pytest.raises(ValueError, match=r"check config\.num_layers"):
+        egno_jax.from_torch_state_dict(fixture.state(), config)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"hidden_dim": 8}, {"hidden_dim": 32}, {"num_modes": 5}, {"time_embed_dim": 64}],
+    ids=str,
+)
+def test_another_size_is_an_error_that_names_the_field(fixture, fields):
+    config = dataclasses.replace(fixture.config, **fields)
+    with pytest.raises(ValueError, match="state") as error:
+        egno_jax.from_torch_state_dict(fixture.state(), config)
+    assert next(iter(fields)) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (f"{ONE_MLP}.weight", lambda x: x[:, :-1]),
+        (f"{ONE_MLP}.weight", lambda x: x[:-1]),
+        (f"{ONE_MLP}.weight", lambda x: x[0]),
+        (f"{ONE_MLP}.bias", lambda x: x[:-1]),
+        (f"{ONE_MLP}.bias", lambda x: x[None]),
+        ("embedding.bias", lambda x: x[:-1]),
+        ("time_conv_modules.1.t_conv.weights1", lambda x: x[..., 0]),
+        ("time_conv_modules.1.t_conv.weights1", lambda x: x[:, :, :1]),
+        ("time_conv_x_modules.0.t_conv.weights1", lambda x: x[:1]),
+        ("layers.1.coord_net.mlp.2.weight", lambda x: np.concatenate([x, x])),
+    ],
+)
+def test_an_array_of_another_shape_is_named(fixture, name, change):
+    state = fixture.state()
+    with pytest.raises(ValueError, match=r"^state\['" + name.replace(".", r"\.")):
+        egno_jax.from_torch_state_dict(state | {name: change(state[name])}, fixture.config)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_array_that_is_not_finite_is_named(fixture, value):
+    state = fixture.state()
+    state[f"{ONE_MLP}.bias"][1] = value
+    with pytest.raises(ValueError, match=rf"{ONE_MLP}.bias.* got NaN or infinite"):
+        egno_jax.from_torch_state_dict(state, fixture.config)
