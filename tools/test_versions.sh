@@ -7,6 +7,7 @@
 # The environments are kept in .venvs/ and brought up to date by each run.
 set -eu
 workers=${1:-2}
+status=0
 
 # core_tests NAME PYTHON REQUIREMENT...
 core_tests() {
@@ -14,9 +15,11 @@ core_tests() {
     python=$2
     shift 2
     venv=.venvs/$name
-    "$venv/bin/python" -c 'import pip' >/dev/null 2>&1 || "$python" -m venv --clear "$venv"
+    "$venv/bin/python" -c 'import pip' >/dev/null 2>&1 ||
+        "$python" -m venv --clear "$venv" || return 1
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade \
-        --upgrade-strategy eager "$@" --editable . pytest pytest-xdist hypothesis
+        --upgrade-strategy eager "$@" --editable . pytest pytest-xdist hypothesis ||
+        return 1
     echo "== $name: $("$venv/bin/python" -c '
 import importlib.metadata as metadata, platform
 names = "jax jaxlib flax optax jraph e3nn-jax orbax-checkpoint chex numpy".split()
@@ -27,15 +30,16 @@ print("Python", platform.python_version(), *(f"{n}=={metadata.version(n)}" for n
 }
 
 if python=$(sh tools/find_python.sh 3.11); then
-    core_tests oldest "$python" $("$python" tools/lower_bounds.py)
+    core_tests oldest "$python" $("$python" tools/lower_bounds.py) || status=1
 else
     echo "== oldest: skipped, there is no Python 3.11"
 fi
 
 for version in 3.13 3.12; do
     if python=$(sh tools/find_python.sh "$version"); then
-        core_tests newest "$python"
-        exit 0
+        core_tests newest "$python" || status=1
+        exit $status
     fi
 done
 echo "== newest: skipped, there is no Python 3.12 or 3.13"
+exit $status
