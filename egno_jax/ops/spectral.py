@@ -23,8 +23,8 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-# Where the FFT begins to pay: see `spectral_conv` and benchmarks/spectral.py.
-_MAX_DFT_MODES = 16
+# Up to so many modes the DFT is the faster: benchmarks/results/spectral-cpu.md.
+_MAX_DFT_MODES = 32
 
 
 def num_live_modes(num_times: int, num_modes: int) -> int:
@@ -116,15 +116,19 @@ def mix_modes(
     kernel: Float[Array, "2 M A B"],
     precision: str = "highest",
 ) -> Float[Array, "2 M *rest B"]:
-    """Multiplies each mode by its complex matrix: `Y_k = X_k R_k`, in real arithmetic."""
-    kernel = kernel.astype(coefficients.dtype)
-    real, imag = coefficients
-    product = "m...a,mab->m...b"
-    real_real = jnp.einsum(product, real, kernel[0], precision=precision)
-    imag_imag = jnp.einsum(product, imag, kernel[1], precision=precision)
-    real_imag = jnp.einsum(product, real, kernel[1], precision=precision)
-    imag_real = jnp.einsum(product, imag, kernel[0], precision=precision)
-    return jnp.stack([real_real - imag_imag, real_imag + imag_real])
+    """Multiplies each mode by its complex matrix: `Y_k = X_k R_k`.
+
+    In real arithmetic one product: `[Re Y, Im Y] = [Re X, Im X] [[Re R, Im R], [-Im R, Re R]]`.
+    """
+    real, imag = kernel.astype(coefficients.dtype)
+    rows = [jnp.concatenate([real, imag], axis=-1), jnp.concatenate([-imag, real], axis=-1)]
+    mixed = jnp.einsum(
+        "m...a,mab->m...b",
+        jnp.concatenate([coefficients[0], coefficients[1]], axis=-1),
+        jnp.concatenate(rows, axis=-2),
+        precision=precision,
+    )
+    return jnp.stack(jnp.split(mixed, 2, axis=-1))
 
 
 def _fourier_basis(num_times: int, num_modes: int) -> tuple[np.ndarray, np.ndarray]:
