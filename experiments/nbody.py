@@ -13,6 +13,7 @@ Networks", ICML 2021.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 from pathlib import Path
 from typing import Literal
@@ -56,7 +57,7 @@ class DataConfig:
             if not 1 <= number <= most:
                 raise ValueError(f"DataConfig.num_{split}: got {number}, expected 1 to {most}")
         frames = (self.start, *self.target_frames)
-        is_increasing = all(a < b for a, b in zip(frames, frames[1:], strict=False))
+        is_increasing = all(a < b for a, b in itertools.pairwise(frames))
         if len(frames) < 2 or frames[0] < 0 or frames[-1] > 48 or not is_increasing:
             raise ValueError(
                 f"DataConfig: got start {self.start} and target_frames {self.target_frames}, "
@@ -200,7 +201,10 @@ EXPERIMENT = Experiment(
     load_splits=load_splits,
     published=PUBLISHED,
     published_data=DataConfig(),
+    published_fields=("num_train", "num_test", "start", "target_frames"),
     time_unit=nbody.DT * nbody.FRAME_SPACING,
+    time_label="frames",
+    length_label="length units",
 )
 
 

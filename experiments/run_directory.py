@@ -1,13 +1,13 @@
 """The files of a run's directory: settings, results, and where they came from.
 
-config.json      all settings, the commands that made the run, versions of the libraries
-metrics.jsonl    training loss and validation errors, a line each
-checkpoints/     the whole state of the training, to resume from
-best/            the model with the least F-MSE on the validation set, for `egno_jax.load`
-tensorboard/     the same curves for TensorBoard
-results.json     errors on the test set and what made them
-pictures/        PNG
-report.html      all of it on one page
+- `config.json`: all settings, the commands that made the run, versions of the libraries;
+- `metrics.jsonl`: training loss and validation errors, a line each;
+- `checkpoints/`: the whole state of the training, to resume from;
+- `best/`: the model with the least F-MSE on the validation set, for `egno_jax.load`;
+- `tensorboard/`: the curves for TensorBoard;
+- `results.json`: errors on the test set, and what made them;
+- `pictures/`: PNG;
+- `report.html`: all of it on one page.
 """
 
 from __future__ import annotations
@@ -49,12 +49,8 @@ def fresh(name: str) -> Path:
     return directory
 
 
-def start(directory: Path, config: Any, command: str) -> None:
-    """Makes the directory of a new run and writes `config.json`.
-
-    Raises:
-      ValueError: the directory holds a run already, or is a file.
-    """
+def check_new(directory: Path) -> None:
+    """Raises a ValueError if a new run cannot live here: it holds one already, or is a file."""
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"--out: {directory} is a file, expected a directory")
     if (directory / CONFIG).exists():
@@ -62,6 +58,10 @@ def start(directory: Path, config: Any, command: str) -> None:
             f"--out: {directory} holds a run already; continue it with --resume {directory}, or "
             "choose another directory"
         )
+
+
+def start(directory: Path, config: Any, command: str) -> None:
+    """Makes the directory of a new run and writes `config.json`."""
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / CONFIG, {"settings": _plain(config), "made_with": [origin(command)]})
 
@@ -117,7 +117,7 @@ def write_json(path: Path, record: Any) -> None:
 
 
 def origin(command: str) -> dict[str, Any]:
-    """Returns what a result must carry to be made again: command, commit, device, versions, date."""
+    """Returns what made a result: command, commit, date, device and versions."""
     device = jax.devices()[0]
     cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else f" x {jax.device_count()}"
     return {

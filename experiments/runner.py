@@ -18,11 +18,11 @@ from rich.table import Table
 import egno_jax
 from egno_jax import metrics, training
 from egno_jax.datasets import Samples, num_samples, take
-from experiments import run_directory
+from experiments import report, run_directory
 from experiments.command_line import parse
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Array, Float, Int
 
 SUCCESS, FAILURE, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 75
 
@@ -67,13 +67,16 @@ class Experiment(NamedTuple):
       name: the script's name.
       title: for people.
       summary: a sentence or two about the task.
-      config_class: dataclass of all settings, with the fields `preset`, `model`, `training`, `data`.
+      config_class: dataclass of all settings: `preset`, `model`, `training` and `data`.
       presets: settings by name; the first is the default.
       descriptions: a line about each preset.
       load_splits: takes the settings in `data`, returns the data.
       published: results to be compared with.
-      published_data: the settings in `data` that they were measured on, as far as they decide that.
+      published_data: the settings in `data` that they were measured on.
+      published_fields: those fields of it that decide whether results can be compared.
       time_unit: the unit of `times` in the velocities' unit of time.
+      time_label: the unit of `times`, for people.
+      length_label: the unit of positions, for people.
     """
 
     name: str
@@ -85,7 +88,10 @@ class Experiment(NamedTuple):
     load_splits: Callable[[Any], Splits]
     published: Sequence[Published]
     published_data: Any
+    published_fields: Sequence[str]
     time_unit: float
+    time_label: str
+    length_label: str
 
 
 def main(experiment: Experiment, arguments: Sequence[str]) -> int:
@@ -123,16 +129,13 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
     name = f"{experiment.name}-{config.preset}-seed{config.training.seed}"
     directory = options.existing or options.out or run_directory.fresh(name)
     command = shlex.join([*program.split(), *arguments])
-    if options.evaluate:
+    if options.existing:
         run_directory.check_settings(directory, config)
-        splits = experiment.load_splits(config.data)
     else:
-        if options.resume:
-            run_directory.resume(directory, config, command)
-        splits = experiment.load_splits(config.data)
-        if not options.resume:
-            run_directory.start(directory, config, command)
-        result = train(directory, config, splits, resume=bool(options.resume))
+        run_directory.check_new(directory)
+    splits = experiment.load_splits(config.data)
+    if not options.evaluate:
+        result = train(directory, config, splits, command, resume=bool(options.resume))
         if result.interrupted:
             print(
                 f"interrupted at step {result.step} of {config.training.num_steps}; go on with: "
@@ -143,22 +146,30 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
     return SUCCESS
 
 
-def train(directory: Path, config: Any, splits: Splits, *, resume: bool) -> training.FitResult:
+def train(
+    directory: Path, config: Any, splits: Splits, command: str, *, resume: bool
+) -> training.FitResult:
     """Trains, or goes on training, the model of a run.
 
     Args:
       directory: where the run lives.
       config: its settings.
       splits: its data.
+      command: the command that asks for it, to be written down.
       resume: whether to go on from its last checkpoint.
 
     Returns:
       How training ended.
+
+    Raises:
+      ValueError: the settings do not fit the data; nothing is written then.
     """
+    training.steps_per_epoch(num_samples(splits.train), config.training.batch_size)
     example = take(splits.train, np.arange(1))
     params = egno_jax.init(
         jax.random.key(config.training.seed), config.model, example.graph, example.times
     )
+    (run_directory.resume if resume else run_directory.start)(directory, config, command)
     num_steps = config.training.num_steps
     print(f"{directory}: {num_steps} steps on {num_samples(splits.train)} samples", flush=True)
 
@@ -196,7 +207,11 @@ def finish(experiment: Experiment, directory: Path, config: Any, splits: Splits)
     params = egno_jax.load(directory / run_directory.BEST)
     results = evaluate(experiment, directory, config, params, splits.test)
     run_directory.write_json(directory / run_directory.RESULTS, results)
+    predicted = predict(params, splits.test, batch_size=config.training.eval_batch_size)
+    systems = report.showcase(splits.test_paths, splits.test.positions, predicted)
+    report.write(experiment, directory, config, results, systems)
     _print_results(experiment, results)
+    print(f"{directory / run_directory.REPORT} shows it all")
 
 
 def evaluate(
@@ -239,6 +254,34 @@ def evaluate(
     }
 
 
+def predict(
+    params: egno_jax.Params, samples: Samples, *, batch_size: int
+) -> Float[np.ndarray, "S P N 3"]:
+    """Returns the predicted positions of all samples.
+
+    Args:
+      params: the model.
+      samples: S samples.
+      batch_size: samples predicted together.
+    """
+    total, _, num_nodes, _ = samples.positions.shape
+    batch_size = min(batch_size, total)
+    samples = jax.device_put(samples)
+
+    @jax.jit
+    def predict_batch(indices: Int[Array, "B"]) -> Float[Array, "B P N 3"]:
+        batch = take(samples, indices)
+        positions = egno_jax.apply(params, batch.graph, batch.times).positions
+        return jnp.moveaxis(positions.reshape(len(batch.times), -1, num_nodes, 3), 1, 0)
+
+    # Indices beyond the last sample give the last one again.
+    batches = [
+        np.asarray(predict_batch(np.arange(start, start + batch_size)))
+        for start in range(0, total, batch_size)
+    ]
+    return np.concatenate(batches)[:total]
+
+
 def linear_baseline(
     samples: Samples, time_unit: float
 ) -> tuple[Float[np.ndarray, "P S*N 3"], Float[np.ndarray, "P S*N 3"]]:
@@ -278,7 +321,8 @@ def _print_results(experiment: Experiment, results: dict[str, Any]) -> None:
     for name, row in (("EGNO", results), ("x + v t", results["linear_baseline"])):
         errors = (row["f_mse"], row["a_mse"], *row["mse_per_time"])
         table.add_row(name, *(f"{error:.5f}" for error in errors))
-    Console().print(table)
+    # Where there is no terminal, rich takes it for a narrow one.
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
 
 
 class _Lines:

@@ -1,0 +1,271 @@
+"""What a run looks like: pictures, and one HTML page that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from egno_jax import training, visualize
+from experiments import run_directory
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+_TEMPLATE = Path(__file__).with_name("report.html")
+_PERCENTILES = (10, 50, 90, 99)
+_TRAJECTORIES, _ERROR, _CURVES = "trajectories.png", "error_over_time.png", "learning_curves.png"
+
+
+class Showcase(NamedTuple):
+    """The systems that pictures show.
+
+    Attributes:
+      true: `[S, T, N, 3]`, positions from the given state on.
+      predicted: `[S, P, N, 3]`.
+      titles: what each system is.
+    """
+
+    true: Float[np.ndarray, "S T N 3"]
+    predicted: Float[np.ndarray, "S P N 3"]
+    titles: Sequence[str]
+
+
+def showcase(
+    paths: Float[np.ndarray, "S T N 3"],
+    targets: Float[np.ndarray, "S P N 3"],
+    predicted: Float[np.ndarray, "S P N 3"],
+) -> Showcase:
+    """Chooses systems at percentiles of the error, so that neither good nor bad ones are hidden.
+
+    Args:
+      paths: true positions at all known times.
+      targets: true positions at the predicted times.
+      predicted: predicted positions.
+
+    Returns:
+      The systems at the 10th, 50th, 90th and 99th percentile of the error over all times.
+    """
+    errors = np.mean((predicted - targets) ** 2, axis=(1, 2, 3))
+    order = np.argsort(errors)
+    chosen = [order[round(percent / 100 * (len(order) - 1))] for percent in _PERCENTILES]
+    titles = [
+        f"{'median' if percent == 50 else f'{percent}th percentile'}: A-MSE {errors[index]:.2g}"
+        for percent, index in zip(_PERCENTILES, chosen, strict=True)
+    ]
+    return Showcase(paths[chosen], predicted[chosen], titles)
+
+
+def write(experiment: Any, directory: Path, config: Any, results: Any, systems: Showcase) -> None:
+    """Writes `pictures/` and `report.html` of a run.
+
+    Args:
+      experiment: the experiment (`runner.Experiment`).
+      directory: where the run lives.
+      config: its settings.
+      results: what `results.json` holds.
+      systems: the systems to show.
+    """
+    pictures = directory / run_directory.PICTURES
+    pictures.mkdir(exist_ok=True)
+    for name, figure in _figures(experiment, directory, results, systems).items():
+        figure.savefig(pictures / name, dpi=150)
+    page = string.Template(_TEMPLATE.read_text()).substitute(
+        **_words(experiment, config, results),
+        comparison=_comparison(experiment, config, results),
+        comparison_note=_comparison_note(experiment, config),
+        settings=_settings(experiment, config),
+        interactive=_interactive(experiment, systems),
+        picture_trajectories=_embedded(pictures / _TRAJECTORIES),
+        picture_error=_embedded(pictures / _ERROR),
+        picture_curves=_embedded(pictures / _CURVES),
+    )
+    partial = directory / f".{run_directory.REPORT}.partial"
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(directory / run_directory.REPORT)
+
+
+def _figures(
+    experiment: Any, directory: Path, results: Mapping[str, Any], systems: Showcase
+) -> dict[str, Any]:
+    """Returns the figures by the name of their file."""
+    records = training.read_json_lines(directory / run_directory.METRICS)
+
+    def curve(kind: str, key: str) -> tuple[list[float], list[float]]:
+        chosen = [record for record in records if record["kind"] == kind]
+        return [record["step"] for record in chosen], [record[key] for record in chosen]
+
+    curves = {
+        "training loss": curve("train", "loss"),
+        "validation F-MSE": curve("valid", "f_mse"),
+        "validation A-MSE": curve("valid", "a_mse"),
+    }
+    errors = {
+        "EGNO": results["mse_per_time"],
+        "x + v t": results["linear_baseline"]["mse_per_time"],
+    }
+    units = {"time_unit": experiment.time_label, "length_unit": experiment.length_label}
+    return {
+        _TRAJECTORIES: visualize.plot_trajectories(
+            systems.true, systems.predicted, titles=systems.titles, unit=experiment.length_label
+        ),
+        _ERROR: visualize.plot_error_over_time(results["times"], errors, **units),
+        _CURVES: visualize.plot_learning_curves(
+            curves, best_step=results["best_step"], ylabel=f"error ({experiment.length_label}²)"
+        ),
+    }
+
+
+def _interactive(experiment: Any, systems: Showcase) -> str:
+    figure = visualize.interactive_trajectories(
+        systems.true, systems.predicted, titles=systems.titles, unit=experiment.length_label
+    )
+    options = {"displaylogo": False, "responsive": True}
+    return figure.to_html(full_html=False, include_plotlyjs=True, config=options)
+
+
+def _words(experiment: Any, config: Any, results: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the page's plain texts, escaped or made of numbers alone."""
+    baseline = results["linear_baseline"]["f_mse"] / results["f_mse"]
+    steps = f"{results['steps']:,} of {config.training.num_steps:,} steps"
+    numbers = (
+        (f"{results['f_mse']:.5f}", "F-MSE, last time"),
+        (f"{results['a_mse']:.5f}", "A-MSE, all times"),
+        (f"{baseline:.1f} ×", "better than x + v t at the last time"),
+        (f"{results['num_parameters']:,}", "parameters"),
+        (_duration(results["train_seconds"]), f"training, {steps}"),
+        (f"{results['best_step']:,}", "step of the kept model, best on the validation set"),
+    )
+    commands = [results["command"], *(origin["command"] for origin in results["resumed"])]
+    made = (results["date"], results["device"], f"commit {(results['git_commit'] or '?')[:12]}")
+    velocity = " and the weighted error of the velocities" if config.model.velocity_weight else ""
+    origin = {
+        "commit": results["git_commit"] or "unknown",
+        "date": results["date"],
+        "device": results["device"],
+        "seed": results["seed"],
+        **results["versions"],
+    }
+    title = f"{experiment.title}: preset {config.preset}, seed {config.training.seed}"
+    description = experiment.descriptions[config.preset]
+    return {
+        "title": html.escape(title),
+        "summary": html.escape(experiment.summary),
+        "made": html.escape(" · ".join(made)),
+        "numbers": "".join(
+            f"<div><b>{n}</b><span>{html.escape(t)}</span></div>" for n, t in numbers
+        ),
+        "num_test": f"{results['num_test']:,}",
+        "curves_caption": f"Training loss (error of the positions over all times{velocity}), and "
+        "the errors on the validation set, by which the model was selected.",
+        "settings_note": f"Preset {config.preset}: {html.escape(description)}. "
+        'What differs from it is <span class="changed">marked</span>.',
+        "commands": html.escape("\n".join(commands)),
+        "origin": _table((), ((name, str(value)) for name, value in origin.items())),
+    }
+
+
+def _comparison(experiment: Any, config: Any, results: Mapping[str, Any]) -> str:
+    """Returns the table of errors; published ones only where the data are the same."""
+    ours = ("EGNO, this run", results["f_mse"], results["a_mse"], f"seed {results['seed']}")
+    straight = results["linear_baseline"]
+    rows = [ours, ("x + v t", straight["f_mse"], straight["a_mse"], "this run")]
+    if not _differences(experiment, config):
+        rows += [(row.method, row.f_mse, row.a_mse, row.source) for row in experiment.published]
+    best_first = sorted(rows, key=lambda row: row[1])
+    return _table(
+        ("", "F-MSE", "A-MSE", "source"),
+        (
+            (name, _number(f_mse), _number(a_mse), source)
+            for name, f_mse, a_mse, source in best_first
+        ),
+        marked=best_first.index(ours),
+    )
+
+
+def _comparison_note(experiment: Any, config: Any) -> str:
+    differences = _differences(experiment, config)
+    text = (
+        f"Mean squared error per coordinate, in {experiment.length_label}²: F-MSE at the last "
+        "time, A-MSE over all times. "
+    )
+    if differences:
+        names = ", ".join(differences)
+        text += f"No published figures beside these: the data differ from theirs in {names}."
+    else:
+        text += "Published figures are those of the sources, on the same training and test samples."
+    return html.escape(text)
+
+
+def _differences(experiment: Any, config: Any) -> list[str]:
+    """Returns the settings that make errors incomparable with published ones."""
+    return [
+        name
+        for name in experiment.published_fields
+        if getattr(config.data, name) != getattr(experiment.published_data, name)
+    ]
+
+
+def _settings(experiment: Any, config: Any) -> str:
+    """Returns a card for each group of settings; those changed from the preset are marked."""
+    preset = dict(run_directory.flatten(dataclasses.asdict(experiment.presets[config.preset])))
+    groups: dict[str, list[str]] = {}
+    for name, value in run_directory.flatten(dataclasses.asdict(config)):
+        if name in ("preset", "data.cache_dir"):
+            continue
+        group, field = name.rsplit(".", 1)
+        mark = ' class="number changed"' if value != preset[name] else ' class="number"'
+        cell = f"<tr><td>{field}</td><td{mark}>{html.escape(_setting(value))}</td></tr>"
+        groups.setdefault(group, []).append(cell)
+    return "".join(
+        f'<div class="card"><h3>{group}</h3><table>{"".join(rows)}</table></div>'
+        for group, rows in groups.items()
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: int | None = None) -> str:
+    """Returns an HTML table of texts; in columns that `head` names with MSE they are numbers."""
+    kinds = [' class="number"' if "MSE" in name else "" for name in head] or ["", ""]
+    lines = []
+    if head:
+        cells = zip(kinds, head, strict=True)
+        lines.append("".join(f"<th{kind}>{html.escape(text)}</th>" for kind, text in cells))
+    for row in rows:
+        cells = zip(kinds, row, strict=True)
+        lines.append("".join(f"<td{kind}>{html.escape(text)}</td>" for kind, text in cells))
+    marked = None if marked is None else marked + bool(head)
+    body = "".join(
+        f'<tr class="ours">{line}</tr>' if index == marked else f"<tr>{line}</tr>"
+        for index, line in enumerate(lines)
+    )
+    return f"<table>{body}</table>"
+
+
+def _number(error: float | None) -> str:
+    return "–" if error is None else f"{error:.5f}"
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (tuple, list)):
+        return " ".join(map(str, value))
+    return str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _embedded(picture: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
