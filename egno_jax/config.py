@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from typing import Any
 
-_TEMPORAL_GRIDS = ("index",)
+_TEMPORAL_GRIDS = ("index", "context")
 _PRECISIONS = ("default", "high", "highest")
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
@@ -24,7 +25,12 @@ class EGNOConfig:
       time_embed_dim: size of the sinusoidal embedding of a time.
       time_scale: unit of time; the model sees `times / time_scale` and nothing else.
       temporal_grid: how the convolutions read the times. `"index"`: as P equally spaced samples,
-        whatever their values (the original's scheme).
+        whatever their values (the original's scheme). `"context"`: the Fourier coefficients are
+        those of the trajectory at `context_times`, and the response is read at each time that is
+        asked, so that it does not depend on what else is asked and times may be irregular.
+      context_times: with `"context"`, at least two equally spaced times in the unit of `times`; the
+        period is their count times their spacing. Asked for these times the model equals that of
+        `"index"`. Otherwise empty.
       velocity_weight: weight of the velocity error in the loss that the weights were trained
         with. At 0 (the original's) `Trajectory.velocities` is an inner vector channel of the
         model and predicts no velocity. Read by the training loss, recorded by checkpoints, never
@@ -45,6 +51,7 @@ class EGNOConfig:
     time_embed_dim: int = 32
     time_scale: float = 1.0
     temporal_grid: str = "index"
+    context_times: tuple[float, ...] = ()
     velocity_weight: float = 0.0
     dtype: str | None = None
     param_dtype: str = "float32"
@@ -56,6 +63,8 @@ class EGNOConfig:
         _check_number("time_scale", self.time_scale, "a finite number above 0", lambda x: x > 0)
         _check_number("velocity_weight", self.velocity_weight, "0 or more", lambda x: x >= 0)
         _check_choice("temporal_grid", self.temporal_grid, _TEMPORAL_GRIDS)
+        object.__setattr__(self, "context_times", tuple(self.context_times))
+        _check_context(self.temporal_grid, self.context_times)
         _check_choice("dtype", self.dtype, (None, *_DTYPES))
         _check_choice("param_dtype", self.param_dtype, _DTYPES)
         _check_choice("matmul_precision", self.matmul_precision, _PRECISIONS)
@@ -105,6 +114,22 @@ def _check_number(name: str, value: Any, expected: str, is_valid: Any) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or not is_valid(value):
         raise ValueError(f"EGNOConfig.{name}: got {value!r}, expected {expected}")
+
+
+def _check_context(temporal_grid: str, context_times: tuple[float, ...]) -> None:
+    if temporal_grid == "index":
+        if context_times:
+            raise ValueError(
+                f"EGNOConfig.context_times: got {context_times!r}, expected none with "
+                'temporal_grid="index"; set temporal_grid="context" to use them'
+            )
+        return
+    expected = "at least two equally spaced, increasing times"
+    for time in context_times:
+        _check_number("context_times", time, expected, lambda x: True)
+    spacings = [b - a for a, b in itertools.pairwise(context_times)]
+    if not spacings or spacings[0] <= 0 or max(spacings) - min(spacings) > 1e-6 * spacings[0]:
+        raise ValueError(f"EGNOConfig.context_times: got {context_times!r}, expected {expected}")
 
 
 def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

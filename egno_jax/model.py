@@ -82,7 +82,12 @@ class EGNO(nn.Module):
         num_nodes = graph.nodes["positions"].shape[0]
         graph_ids = graph_lib.graph_ids(graph.n_node, num_nodes)
         positions, velocities, centre, rest = _centred_state(graph, graph_ids)
-        tau = jnp.asarray(times, positions.dtype) / config.time_scale
+        times = jnp.asarray(times, positions.dtype)
+        if config.temporal_grid == "context":
+            times, context = _with_context(times, config, graph_ids)
+        else:
+            context = None
+        tau = times / config.time_scale
 
         features = TimeEmbedding(
             config.hidden_dim, config.time_embed_dim, name="embedding", **layer_options
@@ -96,7 +101,17 @@ class EGNO(nn.Module):
                 config.hidden_dim, config.num_modes, name=f"block_{index}", **layer_options
             )
             positions, velocities, features = block(
-                positions, velocities, features, edge_features, graph.senders, graph.receivers
+                positions,
+                velocities,
+                features,
+                edge_features,
+                graph.senders,
+                graph.receivers,
+                context,
+            )
+        if context is not None:
+            positions, velocities, features = (
+                x[context.num_times :] for x in (positions, velocities, features)
             )
         return Trajectory((positions + rest) + centre, velocities, features)
 
@@ -174,6 +189,24 @@ def _centred_state(
     relative = positions - centre
     rest = mean_of_graph(relative)
     return relative - rest, velocities, centre, rest
+
+
+def _with_context(
+    times: Float[Array, "P"] | Float[Array, "P G"],
+    config: EGNOConfig,
+    graph_ids: Int[Array, "N"],
+) -> tuple[Float[Array, "R"] | Float[Array, "R G"], ops.Context]:
+    """Puts the context times before those that are asked, and says where in the period all are."""
+    first, second, *_ = config.context_times
+    num_context = len(config.context_times)
+    context_times = jnp.asarray(config.context_times, times.dtype)
+    context_times = context_times.reshape(-1, *[1] * (times.ndim - 1))
+    context_times = jnp.broadcast_to(context_times, (num_context, *times.shape[1:]))
+    times = jnp.concatenate([context_times, times])
+    turns = (times - first) / (num_context * (second - first))
+    if times.ndim == 2:
+        turns = jnp.take(turns, graph_ids, axis=1, mode="clip")
+    return times, ops.Context(num_context, turns)
 
 
 def feature_sizes(params: Params) -> tuple[int, int]:

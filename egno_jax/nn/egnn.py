@@ -107,6 +107,7 @@ class EGNOBlock(nn.Module):
         edge_features: Float[Array, "E D"] | None,
         senders: Int[Array, "E"],
         receivers: Int[Array, "E"],
+        context: ops.Context | None = None,
     ) -> tuple[Float[Array, "P N 3"], Float[Array, "P N 3"], Float[Array, "P N C"]]:
         """Returns positions, velocities and features after the block.
 
@@ -117,14 +118,15 @@ class EGNOBlock(nn.Module):
           edge_features: `[E, D]` or None.
           senders: `[E]`.
           receivers: `[E]`.
+          context: which times carry the Fourier coefficients; None: all, equally spaced.
         """
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         features = TemporalConv(
             self.num_modes, precision=self.precision, name="temporal_conv", **options
-        )(features)
+        )(features, context)
         vectors = VectorTemporalConv(
             self.num_modes, param_dtype=self.param_dtype, name="vector_temporal_conv"
-        )(jnp.stack([positions, velocities], axis=-1))
+        )(jnp.stack([positions, velocities], axis=-1), context)
         return EGNNLayer(self.features, precision=self.precision, name="egnn_layer", **options)(
             vectors[..., 0], vectors[..., 1], features, edge_features, senders, receivers
         )

@@ -45,14 +45,21 @@ class TemporalConv(nn.Module):
     precision: str = "highest"
 
     @nn.compact
-    def __call__(self, features: Float[Array, "P *rest C"]) -> Float[Array, "P *rest C"]:
-        """Convolves over the first axis, P equally spaced times; channels are last."""
+    def __call__(
+        self, features: Float[Array, "P *rest C"], context: ops.Context | None = None
+    ) -> Float[Array, "P *rest C"]:
+        """Convolves over the first axis, P equally spaced times or as `context` says.
+
+        Args:
+          features: `[P, ..., C]`.
+          context: which times carry the Fourier coefficients; see `egno_jax.ops.spectral_conv_at`.
+        """
         width = features.shape[-1]
         init = scaled_uniform(1.0 / width**2)
         kernel = self.param("kernel", init, (2, self.num_modes, width, width), self.param_dtype)
         dtype = compute_dtype(self.dtype, features, kernel)
         features = features.astype(dtype)
-        return features + _leaky_relu(ops.spectral_conv(features, kernel, self.precision))
+        return features + _leaky_relu(_convolve(features, kernel, context, self.precision))
 
 
 class VectorTemporalConv(nn.Module):
@@ -75,14 +82,21 @@ class VectorTemporalConv(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, vectors: Float[Array, "P *rest 3 C"]) -> Float[Array, "P *rest 3 C"]:
-        """Convolves over the first axis, P equally spaced times; channels are last."""
+    def __call__(
+        self, vectors: Float[Array, "P *rest 3 C"], context: ops.Context | None = None
+    ) -> Float[Array, "P *rest 3 C"]:
+        """Convolves over the first axis, P equally spaced times or as `context` says.
+
+        Args:
+          vectors: `[P, ..., 3, C]`.
+          context: which times carry the Fourier coefficients; see `egno_jax.ops.spectral_conv_at`.
+        """
         width = vectors.shape[-1]
         init = scaled_uniform(0.2 / width)
         kernel = self.param("kernel", init, (2, self.num_modes, width, width), self.param_dtype)
         dtype = jnp.result_type(vectors.dtype, kernel.dtype, jnp.float32)
         vectors = vectors.astype(dtype)
-        return vectors + ops.spectral_conv(vectors, kernel)
+        return vectors + _convolve(vectors, kernel, context)
 
 
 class IrrepsTemporalConv(nn.Module):
@@ -108,12 +122,13 @@ class IrrepsTemporalConv(nn.Module):
     precision: str = "highest"
 
     @nn.compact
-    def __call__(self, x: e3nn.IrrepsArray) -> e3nn.IrrepsArray:
-        """Convolves over the first axis, P equally spaced times.
+    def __call__(self, x: e3nn.IrrepsArray, context: ops.Context | None = None) -> e3nn.IrrepsArray:
+        """Convolves over the first axis, P equally spaced times or as `context` says.
 
         Args:
           x: an `IrrepsArray` `[P, ..., irreps]`; several entries of one type, such as
             `2x0e + 1x1o + 3x0e`, are mixed together.
+          context: which times carry the Fourier coefficients; see `egno_jax.ops.spectral_conv_at`.
 
         Returns:
           An `IrrepsArray` of the same shape, its irreps regrouped (`5x0e + 1x1o`).
@@ -129,22 +144,37 @@ class IrrepsTemporalConv(nn.Module):
             )
         x = x.regroup()
         chunks = [
-            self._convolve(irrep.mul, irrep.ir, chunk)
+            self._convolve(irrep.mul, irrep.ir, chunk, context)
             for irrep, chunk in zip(x.irreps, x.chunks, strict=True)
         ]
         return e3nn.from_chunks(x.irreps, chunks, x.shape[:-1], x.dtype)
 
     def _convolve(
-        self, mul: int, irrep: e3nn.Irrep, chunk: Float[Array, "P *rest C I"]
+        self,
+        mul: int,
+        irrep: e3nn.Irrep,
+        chunk: Float[Array, "P *rest C I"],
+        context: ops.Context | None,
     ) -> Float[Array, "P *rest C I"]:
         init = scaled_uniform(1.0 / mul**2 if irrep.l == 0 else 0.2 / mul)
         shape = (2, self.num_modes, mul, mul)
         kernel = self.param(f"kernel_{irrep}", init, shape, self.param_dtype)
         precision = self.precision if irrep.l == 0 else "highest"
-        response = ops.spectral_conv(jnp.swapaxes(chunk, -1, -2), kernel, precision)
+        response = _convolve(jnp.swapaxes(chunk, -1, -2), kernel, context, precision)
         if irrep.is_scalar():
             response = _leaky_relu(response)
         return chunk + jnp.swapaxes(response, -1, -2)
+
+
+def _convolve(
+    x: Float[Array, "P *rest A"],
+    kernel: Float[Array, "2 M A B"],
+    context: ops.Context | None,
+    precision: str = "highest",
+) -> Float[Array, "P *rest B"]:
+    if context is None:
+        return ops.spectral_conv(x, kernel, precision)
+    return ops.spectral_conv_at(x, kernel, context, precision)
 
 
 def _leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:

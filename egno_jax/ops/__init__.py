@@ -12,17 +12,20 @@ from egno_jax.ops.message_passing import (
 )
 from egno_jax.ops.numerics import limit_norm, safe_norm, squared_norm
 from egno_jax.ops.spectral import (
+    Context,
     dft,
     inverse_dft,
     mix_modes,
     num_live_modes,
     spectral_conv,
+    spectral_conv_at,
     spectral_conv_dft,
     spectral_conv_fft,
 )
 
 __all__ = [
     "MAX_STEP",
+    "Context",
     "dft",
     "edge_messages",
     "egnn_layer",
@@ -40,6 +43,7 @@ __all__ = [
     "segment_sum",
     "sinusoidal_embedding",
     "spectral_conv",
+    "spectral_conv_at",
     "spectral_conv_dft",
     "spectral_conv_fft",
     "squared_norm",

@@ -15,7 +15,7 @@ Neural Operator", 2024, section 4.1, for its use along time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +25,19 @@ if TYPE_CHECKING:
 
 # Up to so many modes the DFT is the faster: benchmarks/results/spectral-cpu.md.
 _MAX_DFT_MODES = 32
+
+
+class Context(NamedTuple):
+    """Which samples of a signal carry its Fourier coefficients, and where the response is read.
+
+    Attributes:
+      num_times: P_c; the first so many samples are equally spaced over one period.
+      turns: `[R]`, or `[R, N]` where nodes differ: `(t - t_0) / T`, the time at which each of the R
+        samples is taken, in periods after the first.
+    """
+
+    num_times: int
+    turns: Float[Array, "R"] | Float[Array, "R N"]
 
 
 def num_live_modes(num_times: int, num_modes: int) -> int:
@@ -84,6 +97,39 @@ def spectral_conv_dft(
     return inverse_dft(mixed, num_times).astype(x.dtype)
 
 
+def spectral_conv_at(
+    x: Float[Array, "R N *rest A"],
+    kernel: Float[Array, "2 M A B"],
+    context: Context,
+    precision: str = "highest",
+) -> Float[Array, "R N *rest B"]:
+    """Convolves with the Fourier coefficients of the context, and reads the response at any times.
+
+    `X_k = 1/P_c sum_{p < P_c} x_p exp(-2 pi i k p / P_c)`, and at every time t of the R samples
+    `y(t) = sum_k a_k Re[(X_k R_k) exp(2 pi i k (t - t_0) / T)]`. At the context times alone this is
+    `spectral_conv`; the response at a time depends on the context and on that time alone.
+
+    Args:
+      x: `[R, N, ..., C_in]`, samples; the first P_c are the context.
+      kernel: `[2, M, C_in, C_out]`; modes that the context does not have are not used.
+      context: how many samples the context has, and the times of all R.
+      precision: precision of the product over channels; that over times is always exact.
+
+    Returns:
+      `[R, N, ..., C_out]`.
+    """
+    modes = num_live_modes(context.num_times, kernel.shape[1])
+    coefficients = dft(x[: context.num_times], modes)
+    mixed = mix_modes(coefficients, kernel[:, :modes], precision)
+    mode = jnp.arange(modes).reshape(-1, *[1] * context.turns.ndim)
+    turns = mode * context.turns
+    angles = (2 * np.pi * (turns - jnp.floor(turns))).astype(mixed.dtype)
+    amplitude = jnp.asarray(_amplitudes(context.num_times, modes), mixed.dtype).reshape(mode.shape)
+    basis = jnp.stack([amplitude * jnp.cos(angles), -amplitude * jnp.sin(angles)])
+    product = "zmr,zm...->r..." if context.turns.ndim == 1 else "zmrn,zmn...->rn..."
+    return jnp.einsum(product, basis, mixed, precision="highest").astype(x.dtype)
+
+
 def dft(x: Float[Array, "P *rest C"], num_modes: int) -> Float[Array, "2 M *rest C"]:
     """Returns the first Fourier coefficients over the first axis, real parts and imaginary parts.
 
@@ -104,9 +150,7 @@ def inverse_dft(
     """
     num_modes = coefficients.shape[1]
     cosines, sines = _fourier_basis(num_times, num_modes)
-    mode = np.arange(num_modes)
-    is_its_own_mirror = (mode == 0) | (2 * mode == num_times)
-    amplitude = np.where(is_its_own_mirror, 1.0, 2.0)[:, None] / num_times
+    amplitude = _amplitudes(num_times, num_modes)[:, None]
     basis = jnp.asarray(np.stack([amplitude * cosines, -amplitude * sines]), coefficients.dtype)
     return jnp.einsum("zmp,zm...->p...", basis, coefficients, precision="highest")
 
@@ -129,6 +173,13 @@ def mix_modes(
         precision=precision,
     )
     return jnp.stack(jnp.split(mixed, 2, axis=-1))
+
+
+def _amplitudes(num_times: int, num_modes: int) -> np.ndarray:
+    """Returns `a_k / P`, `[M]`: modes other than the first and P/2 stand for their mirrors too."""
+    mode = np.arange(num_modes)
+    is_its_own_mirror = (mode == 0) | (2 * mode == num_times)
+    return np.where(is_its_own_mirror, 1.0, 2.0) / num_times
 
 
 def _fourier_basis(num_times: int, num_modes: int) -> tuple[np.ndarray, np.ndarray]:
