@@ -63,7 +63,7 @@ def check_new(directory: Path) -> None:
 def start(directory: Path, config: Any, command: str) -> None:
     """Makes the directory of a new run and writes `config.json`."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / CONFIG, {"settings": _plain(config), "made_with": [origin(command)]})
+    write_json(directory / CONFIG, {"settings": plain(config), "made_with": [origin(command)]})
 
 
 def resume(directory: Path, config: Any, command: str) -> None:
@@ -84,7 +84,7 @@ def check_settings(directory: Path, config: Any) -> dict[str, Any]:
       ValueError: a setting differs, or the file cannot be read; names it.
     """
     record = _read_record(directory)
-    found, expected = (dict(flatten(tree)) for tree in (_plain(config), record["settings"]))
+    found, expected = (dict(flatten(tree)) for tree in (plain(config), record["settings"]))
     for name in expected:
         if name not in _FREE and found.get(name) != expected[name]:
             raise ValueError(
@@ -155,13 +155,13 @@ def _read_record(directory: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged, or not written by an experiment ({error})") from error
 
 
-def _plain(config: Any) -> dict[str, Any]:
+def plain(config: Any) -> dict[str, Any]:
     """Returns settings as JSON gives them back: lists for tuples, strings for paths."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
 def _build(kind: type, fields: dict[str, Any]) -> Any:
-    """Returns the dataclass of `kind` that `_plain` made the fields of."""
+    """Returns the dataclass of `kind` that `plain` made the fields of."""
     hints = typing.get_type_hints(kind)
     return kind(**{name: _as_type(hints[name], value) for name, value in fields.items()})
 
