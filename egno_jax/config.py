@@ -63,6 +63,10 @@ class EGNOConfig:
         _check_number("time_scale", self.time_scale, "a finite number above 0", lambda x: x > 0)
         _check_number("velocity_weight", self.velocity_weight, "0 or more", lambda x: x >= 0)
         _check_choice("temporal_grid", self.temporal_grid, _TEMPORAL_GRIDS)
+        if not isinstance(self.context_times, tuple | list):
+            raise ValueError(
+                f"EGNOConfig.context_times: got {self.context_times!r}, expected a tuple of times"
+            )
         object.__setattr__(self, "context_times", tuple(self.context_times))
         _check_context(self.temporal_grid, self.context_times)
         _check_choice("dtype", self.dtype, (None, *_DTYPES))

@@ -72,6 +72,8 @@ class EGNO(nn.Module):
         self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
     ) -> Trajectory:
         """Decodes the trajectory; see `egno_jax.apply`."""
+        if times is None:
+            raise ValueError("times: got None, expected an array [P] or [P, G]")
         graph_lib.check_structure(graph, times)
         config = self.config
         layer_options = {

@@ -105,7 +105,7 @@ def test_an_empty_directory_may_be_filled(tmp_path):
 
 def test_manifest_says_what_made_the_weights(stored):
     manifest = json.loads((stored / "egno_jax.json").read_text())
-    assert manifest["config"] == dataclasses.asdict(CONFIG)
+    assert EGNOConfig.from_json(json.dumps(manifest["config"])) == CONFIG
     assert manifest["versions"]["jax"] == jax.__version__
     assert manifest["sha256"].keys() == {str(x) for x in contents(stored / "weights")}
 

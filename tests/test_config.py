@@ -11,8 +11,21 @@ from egno_jax import EGNOConfig
 
 DTYPES = st.sampled_from(["bfloat16", "float16", "float32", "float64"])
 POSITIVE = st.floats(1e-6, 1e6)
+GRIDS = st.one_of(
+    st.just({}),
+    st.builds(
+        lambda first, spacing, count: {
+            "temporal_grid": "context",
+            "context_times": tuple(first + spacing * i for i in range(count)),
+        },
+        st.floats(-10, 10),
+        st.floats(0.1, 10),
+        st.integers(2, 9),
+    ),
+)
 CONFIGS = st.builds(
-    EGNOConfig,
+    lambda grid, **fields: EGNOConfig(**grid, **fields),
+    GRIDS,
     num_layers=st.integers(1, 9),
     hidden_dim=st.integers(1, 512),
     num_modes=st.integers(1, 20),
@@ -69,6 +82,9 @@ def test_missing_fields_take_their_defaults():
         ("time_scale", "1"),
         ("time_scale", True),
         ("temporal_grid", "physical"),
+        ("context_times", 5),
+        ("context_times", None),
+        ("context_times", (1.0, 2.0)),
         ("velocity_weight", -0.5),
         ("velocity_weight", float("inf")),
         ("velocity_weight", None),
@@ -84,6 +100,20 @@ def test_wrong_values_are_errors_that_name_the_field_and_the_value(field, value)
         EGNOConfig(**{field: value})
     assert repr(value) in str(error.value)
     assert "expected" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "times", [(), (1.0,), (1.0, 1.0), (2.0, 1.0), (0.0, 1.0, 3.0), (0.0, float("nan")), ("0", "1")]
+)
+def test_context_times_must_be_equally_spaced(times):
+    with pytest.raises(ValueError, match=r"EGNOConfig\.context_times: got .* equally spaced"):
+        EGNOConfig(temporal_grid="context", context_times=times)
+
+
+def test_context_times_of_a_list_are_a_tuple_and_can_be_hashed():
+    config = EGNOConfig(temporal_grid="context", context_times=[1, 2, 3])
+    assert config.context_times == (1, 2, 3)
+    assert len({config, EGNOConfig.from_json(config.to_json())}) == 1
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,18 @@ from hypothesis import strategies as st
 from egno_jax import ops
 from tests import helpers
 
-METHODS = pytest.mark.parametrize("method", [ops.spectral_conv_fft, ops.spectral_conv_dft])
+spectral_conv_fft = jax.jit(ops.spectral_conv_fft)
+spectral_conv_dft = jax.jit(ops.spectral_conv_dft)
+METHODS = pytest.mark.parametrize(
+    "method", [spectral_conv_fft, spectral_conv_dft], ids=["fft", "dft"]
+)
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}
 
 SEEDS = st.integers(0, 2**32 - 1)
-# Eager calls compile for every new shape, so sizes are drawn from few.
+# The numbers of times and of modes: odd, even, one, and fewer times than the modes need.
+SIZES = st.sampled_from([(1, 1), (1, 3), (2, 1), (2, 2), (5, 2), (5, 5), (7, 3), (8, 5), (8, 9)])
 NUM_TIMES = st.sampled_from([1, 2, 5, 8])
-NUM_MODES = st.sampled_from([1, 3, 5])
-WIDTHS = st.sampled_from([(2, 2), (1, 3)])
 
 
 def draw(seed, num_times, num_modes, width, rest=(4, 3), dtype="float64"):
@@ -40,10 +43,10 @@ def numpy_conv(x, kernel):
 
 @METHODS
 @DTYPES
-@settings(max_examples=25)
-@given(seed=SEEDS, num_times=NUM_TIMES, num_modes=NUM_MODES, width=WIDTHS)
-def test_conv_is_that_of_numpy(method, dtype, seed, num_times, num_modes, width):
-    x, kernel = draw(seed, num_times, num_modes, width, dtype=dtype)
+@settings(max_examples=40)
+@given(seed=SEEDS, sizes=SIZES)
+def test_conv_is_that_of_numpy(method, dtype, seed, sizes):
+    x, kernel = draw(seed, *sizes, (2, 3), dtype=dtype)
     with helpers.using(dtype):
         found = method(x, kernel)
     assert found.dtype == dtype
@@ -51,11 +54,10 @@ def test_conv_is_that_of_numpy(method, dtype, seed, num_times, num_modes, width)
     helpers.assert_close(found, expected, TOLERANCE[dtype])
 
 
-@settings(max_examples=15)
-@given(seed=SEEDS, num_times=NUM_TIMES, num_modes=NUM_MODES)
-def test_gradients_of_both_methods_are_equal(seed, num_times, num_modes):
-    x, kernel = draw(seed, num_times, num_modes, (2, 2))
-    weight = np.random.default_rng(seed).normal(size=x.shape)
+@pytest.mark.parametrize("sizes", [(1, 2), (2, 2), (5, 2), (8, 5)])
+def test_gradients_of_both_methods_are_equal(sizes):
+    x, kernel = draw(0, *sizes, (2, 2))
+    weight = np.random.default_rng(1).normal(size=x.shape)
 
     def gradients(method):
         def loss(x, kernel):
@@ -64,7 +66,7 @@ def test_gradients_of_both_methods_are_equal(seed, num_times, num_modes):
         return jax.jit(jax.grad(loss, argnums=(0, 1)))(x, kernel)
 
     with helpers.using("float64"):
-        by_fft, by_dft = gradients(ops.spectral_conv_fft), gradients(ops.spectral_conv_dft)
+        by_fft, by_dft = gradients(spectral_conv_fft), gradients(spectral_conv_dft)
     helpers.assert_trees_close(by_dft, by_fft, 1e-13)
 
 
@@ -94,9 +96,9 @@ def test_conv_commutes_with_cyclic_shifts_in_time(method, seed, num_times, shift
 
 @METHODS
 @settings(max_examples=15)
-@given(seed=SEEDS, num_times=NUM_TIMES, num_modes=NUM_MODES)
-def test_constant_mode_alone_is_the_mean_over_time(method, seed, num_times, num_modes):
-    x, kernel = draw(seed, num_times, num_modes, (2, 3))
+@given(seed=SEEDS, sizes=SIZES)
+def test_constant_mode_alone_is_the_mean_over_time(method, seed, sizes):
+    x, kernel = draw(seed, *sizes, (2, 3))
     kernel[:, 1:] = 0
     with helpers.using("float64"):
         found = method(x, kernel)
@@ -105,14 +107,14 @@ def test_constant_mode_alone_is_the_mean_over_time(method, seed, num_times, num_
 
 
 @METHODS
-@pytest.mark.parametrize("num_times", [1, 2, 3, 4, 7, 8])
+@pytest.mark.parametrize("num_times", [1, 2, 7, 8])
 def test_modes_that_the_grid_lacks_are_unused(method, num_times):
     live = ops.num_live_modes(num_times, 9)
     assert live == min(9, len(np.fft.rfftfreq(num_times)))
     x, kernel = draw(0, num_times, 9, (2, 2))
     with helpers.using("float64"):
-        gradient = jax.grad(lambda kernel: jnp.sum(method(x, kernel) ** 2))(kernel)
-        np.testing.assert_array_equal(method(x, kernel), method(x, kernel[:, :live]))
+        gradient = jax.jit(jax.grad(lambda kernel: jnp.sum(method(x, kernel) ** 2)))(kernel)
+        np.testing.assert_allclose(method(x, kernel), method(x, kernel[:, :live]), atol=1e-14)
     assert np.abs(gradient[0, :live]).min() > 0
     np.testing.assert_array_equal(gradient[:, live:], 0)
 
@@ -126,7 +128,7 @@ def test_identity_kernel_of_all_modes_is_the_identity(method):
             np.testing.assert_allclose(method(x, kernel), x, atol=1e-14)
 
 
-@pytest.mark.parametrize(("num_times", "num_modes"), [(6, 3), (40, 16), (40, 17), (41, 21)])
+@pytest.mark.parametrize(("num_times", "num_modes"), [(6, 3), (70, 32), (70, 33), (71, 40)])
 def test_choice_between_methods_does_not_change_the_result(num_times, num_modes):
     x, kernel = draw(1, num_times, num_modes, (2, 2), rest=(3,))
     with helpers.using("float64"):
