@@ -1,5 +1,7 @@
 """egno_jax: learn 3D dynamics as functions of time with the Equivariant Graph Neural Operator."""
 
+from importlib import metadata as _metadata
+
 from egno_jax import graph, metrics, nn, ops
 from egno_jax.checkpoint import CheckpointError, load, save
 from egno_jax.config import EGNOConfig
@@ -23,3 +25,8 @@ __all__ = [
     "save",
     "to_torch_state_dict",
 ]
+
+try:
+    __version__ = _metadata.version("egno_jax")
+except _metadata.PackageNotFoundError:  # run from a checkout that is not installed
+    __version__ = "0.0.0+unknown"

@@ -92,6 +92,7 @@ class TestEdges:
     @given(seed=SEEDS, num_nodes=st.integers(1, 30), cutoff=st.floats(0.1, 3.0))
     @SETTINGS
     def test_radius_edges_match_brute_force(self, seed, num_nodes, cutoff):
+        pytest.importorskip("vesin")
         positions = np.random.default_rng(seed).normal(size=(num_nodes, 3)).astype(np.float32)
         distances = np.linalg.norm(positions[:, None] - positions.astype(float), axis=-1)
         expected = np.argwhere((distances < cutoff) & ~np.eye(num_nodes, dtype=bool))
@@ -104,6 +105,7 @@ class TestEdges:
         np.testing.assert_array_equal(bonds, expected[expected[:, 0] < expected[:, 1]])
 
     def test_radius_edges_turn_and_move_with_the_system(self):
+        pytest.importorskip("vesin")
         rng = np.random.default_rng(0)
         positions = rng.normal(size=(40, 3))
         rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
