@@ -66,7 +66,7 @@ def plot_trajectories(
     _check_titles(titles, len(true))
     columns = min(columns, len(true))
     rows = math.ceil(len(true) / columns)
-    height = 4.1 * rows + 0.6
+    height = 4.4 * rows + 0.6
     figure = _figure(4.8 * columns, height, layout=None)
     # Layout engines do not see the labels of 3D axes.
     figure.subplots_adjust(0.01, 0.05, 0.95, 1 - 0.85 / height, 0.08, 0.12)
@@ -103,7 +103,7 @@ def plot_error_over_time(
       ImportError: matplotlib is not installed.
     """
     times = np.asarray(times)
-    figure = _figure(6.4, 4.2)
+    figure = _figure(5.6, 4.0)
     axes = figure.add_subplot()
     for (name, values), style in zip(errors.items(), itertools.cycle(_STYLES)):
         values = np.asarray(values)
@@ -141,7 +141,7 @@ def plot_learning_curves(
       ValueError: steps and values of a curve differ in length.
       ImportError: matplotlib is not installed.
     """
-    figure = _figure(6.4, 4.2)
+    figure = _figure(5.6, 4.0)
     axes = figure.add_subplot()
     for (name, (steps, values)), style in zip(curves.items(), itertools.cycle(_STYLES)):
         if len(steps) != len(values):
@@ -199,7 +199,7 @@ def interactive_trajectories(
     ]
     axis = {"backgroundcolor": "white", "gridcolor": GRID, "zerolinecolor": GRID, "color": INK}
     scene = {name + "axis": {**axis, "title": {"text": _with_unit(name, unit)}} for name in "xyz"}
-    camera = {"eye": {"x": 1.4, "y": -1.7, "z": 0.75}, "center": {"x": 0, "y": 0, "z": -0.1}}
+    camera = {"eye": {"x": 1.25, "y": -1.55, "z": 0.65}, "center": {"x": 0, "y": 0, "z": -0.1}}
     return graph_objects.Figure(
         traces,
         {
@@ -263,7 +263,7 @@ def _traces(true: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
 def _style_3d(axes: Axes, points: np.ndarray, unit: str) -> None:
     """Gives the axes one scale around the points, light panes and few ticks."""
     low, high = points.min(axis=0), points.max(axis=0)
-    sizes = np.maximum(high - low, max(0.5 * (high - low).max(), 1e-9)) * 1.1
+    sizes = np.maximum(high - low, max(0.7 * (high - low).max(), 1e-9)) * 1.08
     centre = (low + high) / 2
     low, high = centre - sizes / 2, centre + sizes / 2
     for index, name in enumerate("xyz"):
@@ -274,7 +274,7 @@ def _style_3d(axes: Axes, points: np.ndarray, unit: str) -> None:
         axis.set_pane_color((0.97, 0.97, 0.97, 1.0))
         axis.set_tick_params(labelsize=8, pad=-1, labelcolor=INK)
         axis._axinfo["grid"].update(color=GRID, linewidth=0.6)
-    axes.set_box_aspect(sizes, zoom=1.12)
+    axes.set_box_aspect(sizes, zoom=1.02)
     axes.view_init(elev=22, azim=-58)
 
 

@@ -137,13 +137,15 @@ def _words(experiment: Any, config: Any, results: Mapping[str, Any]) -> dict[str
     numbers = (
         (f"{results['f_mse']:.5f}", "F-MSE, last time"),
         (f"{results['a_mse']:.5f}", "A-MSE, all times"),
-        (f"{baseline:.1f} ×", "better than x + v t at the last time"),
+        (f"{baseline:.1f}", "times less F-MSE than x + v t"),
         (f"{results['num_parameters']:,}", "parameters"),
         (_duration(results["train_seconds"]), f"training, {steps}"),
         (f"{results['best_step']:,}", "step of the kept model, best on the validation set"),
     )
     commands = [results["command"], *(origin["command"] for origin in results["resumed"])]
-    made = (results["date"], results["device"], f"commit {(results['git_commit'] or '?')[:12]}")
+    commit, *changed = (results["git_commit"] or "unknown").split("-")
+    commit = f"commit {commit[:12]}{' with changes' if changed else ''}"
+    made = (results["date"], results["device"], commit)
     velocity = " and the weighted error of the velocities" if config.model.velocity_weight else ""
     origin = {
         "commit": results["git_commit"] or "unknown",

@@ -166,7 +166,7 @@ def train(
     """
     training.steps_per_epoch(num_samples(splits.train), config.training.batch_size)
     example = take(splits.train, np.arange(1))
-    params = egno_jax.init(
+    params = jax.jit(egno_jax.init, static_argnums=1)(
         jax.random.key(config.training.seed), config.model, example.graph, example.times
     )
     (run_directory.resume if resume else run_directory.start)(directory, config, command)
@@ -264,22 +264,24 @@ def predict(
       samples: S samples.
       batch_size: samples predicted together.
     """
-    total, _, num_nodes, _ = samples.positions.shape
+    total = num_samples(samples)
     batch_size = min(batch_size, total)
     samples = jax.device_put(samples)
-
-    @jax.jit
-    def predict_batch(indices: Int[Array, "B"]) -> Float[Array, "B P N 3"]:
-        batch = take(samples, indices)
-        positions = egno_jax.apply(params, batch.graph, batch.times).positions
-        return jnp.moveaxis(positions.reshape(len(batch.times), -1, num_nodes, 3), 1, 0)
-
     # Indices beyond the last sample give the last one again.
     batches = [
-        np.asarray(predict_batch(np.arange(start, start + batch_size)))
+        np.asarray(_predict_batch(params, samples, np.arange(start, start + batch_size)))
         for start in range(0, total, batch_size)
     ]
     return np.concatenate(batches)[:total]
+
+
+@jax.jit
+def _predict_batch(
+    params: egno_jax.Params, samples: Samples, indices: Int[Array, "B"]
+) -> Float[Array, "B P N 3"]:
+    batch = take(samples, indices)
+    positions = egno_jax.apply(params, batch.graph, batch.times).positions
+    return jnp.moveaxis(positions.reshape(len(batch.times), len(indices), -1, 3), 1, 0)
 
 
 def linear_baseline(
