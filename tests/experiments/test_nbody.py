@@ -205,7 +205,7 @@ def test_help_explains_every_setting(capsys, monkeypatch):
     flags = [f"--{name.replace('_', '-')}" for name in settings]
     for flag in [*flags, "--out", "--resume", "--evaluate"]:
         # The flag and its values, and on the next line words about it.
-        assert re.search(rf" {flag} [^\n]*\n[│ ] +[^ -].{{10}}", text), flag
+        assert re.search(rf" {flag}[ ,][^\n]*\n[│ ] +[^ -].{{10}}", text), flag
     for name, description in EXPERIMENT.descriptions.items():
         assert f"{name}: {description}" in text
 
