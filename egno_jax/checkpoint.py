@@ -17,15 +17,17 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from egno_jax.config import EGNOConfig
-from egno_jax.model import Params, feature_sizes, weight_shapes
+from egno_jax.model import Params, check_params
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +36,8 @@ FORMAT_VERSION = 1
 
 _MANIFEST = "egno_jax.json"
 _WEIGHTS = "weights"
+# A checkpoint that is being replaced; one that a kill left behind is whole.
+_REPLACED = ".{}-replaced-"
 _LIBRARIES = ("egno_jax", "jax", "flax", "orbax-checkpoint")
 
 
@@ -52,8 +56,10 @@ def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool =
     Raises:
       CheckpointError: the directory is there and `overwrite` is False, or it holds something other
         than a checkpoint; nothing is touched then.
+      ValueError: these are no parameters, or the weights are not those of their config.
     """
     directory = Path(directory).absolute()
+    check_params(params)
     _check_writable(directory, overwrite)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with _sibling(directory) as staging:
@@ -127,17 +133,22 @@ def _sibling(directory: Path) -> Iterator[Path]:
 
 
 def _move_into_place(staging: Path, directory: Path) -> None:
-    staging.chmod(0o755)
+    """Moves a finished checkpoint to its place; one that is there stays until the new one is in."""
+    umask = os.umask(0)
+    os.umask(umask)
+    staging.chmod(0o777 & ~umask)
     if not directory.exists():
         staging.rename(directory)
         return
-    with _sibling(directory) as attic:
-        replaced = directory.rename(attic / "replaced")
-        try:
-            staging.rename(directory)
-        except BaseException:
+    replaced = directory.with_name(f"{_REPLACED.format(directory.name)}{uuid.uuid4().hex}")
+    try:
+        directory.rename(replaced)
+        staging.rename(directory)
+    except BaseException:
+        if replaced.exists() and not directory.exists():
             replaced.rename(directory)
-            raise
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
@@ -145,8 +156,10 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError) as error:
+        left_behind = sorted(directory.parent.glob(f"{_REPLACED.format(directory.name)}*"))
+        hint = f"; a save was killed, the one before it is {left_behind[-1]}" if left_behind else ""
         raise CheckpointError(
-            f"directory: {directory} is no checkpoint, it has no {_MANIFEST}"
+            f"directory: {directory} is no checkpoint, it has no {_MANIFEST}{hint}"
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(
@@ -182,6 +195,8 @@ def _checksums(root: Path) -> dict[str, str]:
 
 def _check_files(directory: Path, expected: dict[str, str]) -> None:
     found = _checksums(directory / _WEIGHTS)
+    if not expected:
+        raise CheckpointError(f"{directory / _MANIFEST}: lists no weight files; it is damaged")
     for name, checksum in expected.items():
         path = directory / _WEIGHTS / name
         if name not in found:
@@ -195,7 +210,7 @@ def _check_files(directory: Path, expected: dict[str, str]) -> None:
 
 def _restore(path: Path) -> dict[str, Any]:
     """Restores a tree of arrays onto the default device, wherever it was saved."""
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jnp.zeros(()).sharding
     with ocp.StandardCheckpointer() as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree
         _check_dtypes(path, tree)
@@ -222,21 +237,8 @@ def _check_dtypes(path: Path, tree: Any) -> None:
 def _check_weights(directory: Path, params: Params) -> None:
     """Raises if the tree of weights is not the one that the config describes."""
     try:
-        expected = weight_shapes(params.config, *feature_sizes(params))
-    except (KeyError, IndexError, ValueError, TypeError) as error:
+        check_params(params)
+    except ValueError as error:
         raise CheckpointError(
-            f"{directory / _WEIGHTS}: the weights are not those of an EGNO with the config in "
-            f"{_MANIFEST} ({error!r})"
+            f"{directory / _WEIGHTS}: not the weights of the config in {_MANIFEST}: {error}"
         ) from error
-    found, wanted = _shapes_by_path(params.weights), _shapes_by_path(expected)
-    for path in sorted(found.keys() | wanted.keys()):
-        if found.get(path) != wanted.get(path):
-            raise CheckpointError(
-                f"{directory / _WEIGHTS}: {path} is {found.get(path)}, expected "
-                f"{wanted.get(path)} by the config in {_MANIFEST}"
-            )
-
-
-def _shapes_by_path(tree: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves}

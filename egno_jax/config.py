@@ -6,7 +6,10 @@ import dataclasses
 import itertools
 import json
 import math
+import operator
 from typing import Any
+
+import jax.numpy as jnp
 
 _TEMPORAL_GRIDS = ("index", "context")
 _PRECISIONS = ("default", "high", "highest")
@@ -59,19 +62,21 @@ class EGNOConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "hidden_dim", "num_modes", "time_embed_dim"):
-            _check_count(name, getattr(self, name), least=2 if name == "time_embed_dim" else 1)
-        _check_number("time_scale", self.time_scale, "a finite number above 0", lambda x: x > 0)
-        _check_number("velocity_weight", self.velocity_weight, "0 or more", lambda x: x >= 0)
+            self._set(name, _count(name, getattr(self, name), 2 if name == "time_embed_dim" else 1))
+        self._set("time_scale", _number("time_scale", self.time_scale, "a finite number above 0"))
+        _check("time_scale", self.time_scale, self.time_scale > 0, "a finite number above 0")
+        self._set("velocity_weight", _number("velocity_weight", self.velocity_weight, "0 or more"))
+        _check("velocity_weight", self.velocity_weight, self.velocity_weight >= 0, "0 or more")
         _check_choice("temporal_grid", self.temporal_grid, _TEMPORAL_GRIDS)
-        if not isinstance(self.context_times, tuple | list):
-            raise ValueError(
-                f"EGNOConfig.context_times: got {self.context_times!r}, expected a tuple of times"
-            )
-        object.__setattr__(self, "context_times", tuple(self.context_times))
-        _check_context(self.temporal_grid, self.context_times)
-        _check_choice("dtype", self.dtype, (None, *_DTYPES))
-        _check_choice("param_dtype", self.param_dtype, _DTYPES)
+        self._set("context_times", _context(self.temporal_grid, self.context_times))
+        if self.dtype is not None:
+            self._set("dtype", _dtype("dtype", self.dtype))
+        self._set("param_dtype", _dtype("param_dtype", self.param_dtype))
         _check_choice("matmul_precision", self.matmul_precision, _PRECISIONS)
+
+    def _set(self, name: str, value: Any) -> None:
+        """Stores the one form of a value, so that equal configs have one hash and one JSON."""
+        object.__setattr__(self, name, value)
 
     def to_json(self) -> str:
         """Returns the configuration as a JSON object, one key a field."""
@@ -92,7 +97,7 @@ class EGNOConfig:
         """
         try:
             fields = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
             raise ValueError(f"EGNOConfig.from_json: the text is not JSON: {error}") from error
         if not isinstance(fields, dict):
             raise ValueError(
@@ -109,33 +114,59 @@ class EGNOConfig:
         return cls(**fields)
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"EGNOConfig.{name}: got {value!r}, expected an integer >= {least}")
-
-
-def _check_number(name: str, value: Any, expected: str, is_valid: Any) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not is_valid(value):
+def _check(name: str, value: Any, is_valid: bool, expected: str) -> None:
+    if not is_valid:
         raise ValueError(f"EGNOConfig.{name}: got {value!r}, expected {expected}")
 
 
-def _check_context(temporal_grid: str, context_times: tuple[float, ...]) -> None:
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    _check(name, value, isinstance(value, str) and value in choices, f"one of {list(choices)}")
+
+
+def _count(name: str, value: Any, least: int) -> int:
+    """Returns a Python integer for an integer of any library."""
+    expected = f"an integer >= {least}"
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = least - 1
+    _check(name, value, count >= least and not isinstance(value, bool), expected)
+    return count
+
+
+def _number(name: str, value: Any, expected: str) -> float:
+    """Returns a Python float for a finite number of any library."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    is_number = math.isfinite(number) and not isinstance(value, bool | str | bytes)
+    _check(name, value, is_number, expected)
+    return number
+
+
+def _dtype(name: str, value: Any) -> str:
+    """Returns the name of a floating dtype that is given by name or as JAX or NumPy have it."""
+    try:
+        dtype = None if value is None else jnp.dtype(value).name
+    except TypeError:
+        dtype = None
+    _check(name, value, dtype in _DTYPES, f"one of {list(_DTYPES)}")
+    return dtype
+
+
+def _context(temporal_grid: str, context_times: Any) -> tuple[float, ...]:
+    """Returns the context times as Python floats."""
+    is_sequence = isinstance(context_times, tuple | list)
+    _check("context_times", context_times, is_sequence, "a tuple of times")
     if temporal_grid == "index":
-        if context_times:
-            raise ValueError(
-                f"EGNOConfig.context_times: got {context_times!r}, expected none with "
-                'temporal_grid="index"; set temporal_grid="context" to use them'
-            )
-        return
+        expected = 'none with temporal_grid="index"; set temporal_grid="context" to use them'
+        _check("context_times", context_times, not context_times, expected)
+        return ()
     expected = "at least two equally spaced, increasing times"
-    for time in context_times:
-        _check_number("context_times", time, expected, lambda x: True)
-    spacings = [b - a for a, b in itertools.pairwise(context_times)]
-    if not spacings or spacings[0] <= 0 or max(spacings) - min(spacings) > 1e-6 * spacings[0]:
-        raise ValueError(f"EGNOConfig.context_times: got {context_times!r}, expected {expected}")
-
-
-def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"EGNOConfig.{name}: got {value!r}, expected one of {list(choices)}")
+    times = tuple(_number("context_times", time, expected) for time in context_times)
+    spacings = [b - a for a, b in itertools.pairwise(times)]
+    is_grid = bool(spacings) and spacings[0] > 0
+    is_grid = is_grid and max(spacings) - min(spacings) <= 1e-6 * spacings[0]
+    _check("context_times", context_times, is_grid, expected)
+    return times

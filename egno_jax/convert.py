@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from egno_jax.config import EGNOConfig
-from egno_jax.model import Params, feature_sizes, weight_shapes
+from egno_jax.model import Params, check_config, feature_sizes, weight_shapes
 
 if TYPE_CHECKING:
     from jaxtyping import ArrayLike
@@ -45,16 +45,22 @@ def from_torch_state_dict(state: Mapping[str, ArrayLike], config: EGNOConfig) ->
 
     Source of the names: github.com/MinkaiXu/EGNO, `model/egno.py`.
     """
+    check_config(config)
+    if not isinstance(state, Mapping):
+        raise ValueError(
+            f"state: got {type(state).__name__}, expected a mapping of names to arrays, such as "
+            "torch_model.state_dict()"
+        )
     names = _torch_names(config)
     _check_names(set(state), set(names), config)
     weights: dict[str, Any] = {}
     for name, path in names.items():
-        array = _from_torch_layout(np.asarray(state[name]), name)
+        array = _from_torch_layout(_as_finite(state[name], name, config.param_dtype), name)
         *parents, leaf = path
         subtree = weights
         for parent in parents:
             subtree = subtree.setdefault(parent, {})
-        subtree[leaf] = jnp.asarray(array, config.param_dtype)
+        subtree[leaf] = jnp.asarray(array)
     params = Params(weights=weights, config=config)
     _check_shapes(params)
     return params
@@ -95,12 +101,24 @@ def _torch_names(config: EGNOConfig) -> dict[str, tuple[str, ...]]:
     return names
 
 
+def _as_finite(array: ArrayLike, name: str, dtype: str) -> np.ndarray:
+    """Returns the weights in `dtype`, in which they must be finite."""
+    try:
+        with np.errstate(over="ignore"):  # what overflows is infinite, and named below
+            array = np.asarray(array).astype(jnp.dtype(dtype))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"state[{name!r}]: not an array of numbers ({error})") from error
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"state[{name!r}]: got NaN or infinite values, expected finite weights in {dtype}"
+        )
+    return array
+
+
 def _from_torch_layout(array: np.ndarray, name: str) -> np.ndarray:
     rank = 1 if name.endswith("bias") else 4 if name.endswith("weights1") else 2
     if array.ndim != rank:
         raise ValueError(f"state[{name!r}]: got shape {list(array.shape)}, expected rank {rank}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"state[{name!r}]: got NaN or infinite values, expected finite weights")
     if rank == 4:
         return array.transpose(3, 2, 0, 1)  # [C_in, C_out, M, 2] -> [2, M, C_in, C_out]
     return array.T
@@ -122,16 +140,12 @@ def _check_names(found: set[str], expected: set[str], config: EGNOConfig) -> Non
 
 def _check_shapes(params: Params) -> None:
     """Raises if a weight's shape is not the one that the config and the inputs' sizes imply."""
-    num_node_features, num_edge_features = feature_sizes(params)
-    if num_node_features < 0 or num_edge_features < 0:
-        raise ValueError(
-            "state: its input layers are smaller than config.time_embed_dim="
-            f"{params.config.time_embed_dim} and config.hidden_dim={params.config.hidden_dim} "
-            "allow; check both"
-        )
-    expected = weight_shapes(params.config, num_node_features, num_edge_features)
+    try:
+        expected = weight_shapes(params.config, *feature_sizes(params))
+    except ValueError as error:
+        raise ValueError(f"state: {error}") from error
     for name, path in _torch_names(params.config).items():
-        found, wanted = (_leaf(tree, path).shape for tree in (params.weights, expected))
+        found, wanted = _leaf(params.weights, path).shape, expected["/".join(path)]
         if found != wanted:
             raise ValueError(
                 f"state[{name!r}]: got an array that becomes {list(found)}, expected "

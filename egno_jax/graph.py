@@ -445,7 +445,7 @@ def graph_ids(n_node: Int[Array, "G"], num_nodes: int) -> Int[Array, "N"]:
     Returns:
       `[N]` int32, in increasing order.
     """
-    n_node = jnp.asarray(n_node)
+    n_node = jnp.asarray(n_node, jnp.int32)
     ids = jnp.arange(n_node.shape[0], dtype=jnp.int32)
     return jnp.repeat(ids, n_node, total_repeat_length=num_nodes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -72,9 +73,7 @@ class EGNO(nn.Module):
         self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
     ) -> Trajectory:
         """Decodes the trajectory; see `egno_jax.apply`."""
-        if times is None:
-            raise ValueError("times: got None, expected an array [P] or [P, G]")
-        graph_lib.check_structure(graph, times)
+        _check_inputs(graph, times)
         config = self.config
         layer_options = {
             "dtype": config.dtype,
@@ -84,7 +83,7 @@ class EGNO(nn.Module):
         num_nodes = graph.nodes["positions"].shape[0]
         graph_ids = graph_lib.graph_ids(graph.n_node, num_nodes)
         positions, velocities, centre, rest = _centred_state(graph, graph_ids)
-        times = jnp.asarray(times, positions.dtype)
+        times = jnp.asarray(times, _time_dtype(times, positions))
         if config.temporal_grid == "context":
             times, context = _with_context(times, config, graph_ids)
         else:
@@ -138,8 +137,14 @@ def init(
     Raises:
       ValueError: a field of the graph or of the times has a wrong shape, dtype or key.
     """
-    weights = jax.jit(EGNO(config).init)(key, graph, times)["params"]
-    return Params(weights=weights, config=config)
+    check_config(config)
+    _check_inputs(graph, times)
+    return Params(weights=_init_weights(key, config, graph, times), config=config)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _init_weights(key: Array, config: EGNOConfig, graph: jraph.GraphsTuple, times: Array) -> Any:
+    return EGNO(config).init(key, graph, times)["params"]
 
 
 def apply(
@@ -167,8 +172,16 @@ def apply(
       ValueError: a field of the graph or of the times has a wrong shape, dtype or key, or the
         feature sizes differ from those that the weights were made for.
     """
+    check_params(params)
+    _check_inputs(graph, times)
     _check_feature_sizes(params, graph)
     return EGNO(params.config).apply({"params": params.weights}, graph, times)
+
+
+def _check_inputs(graph: jraph.GraphsTuple, times: Array) -> None:
+    if times is None:
+        raise ValueError("times: got None, expected an array [P] or [P, G]")
+    graph_lib.check_structure(graph, times)
 
 
 def _centred_state(
@@ -193,54 +206,134 @@ def _centred_state(
     return relative - rest, velocities, centre, rest
 
 
+def _time_dtype(times: Array, positions: Array) -> Any:
+    """Returns the dtype that times are computed in: their own if it is the wider floating one."""
+    if jnp.issubdtype(times.dtype, jnp.floating):
+        return jnp.result_type(times.dtype, positions.dtype)
+    return positions.dtype
+
+
 def _with_context(
     times: Float[Array, "P"] | Float[Array, "P G"],
     config: EGNOConfig,
     graph_ids: Int[Array, "N"],
 ) -> tuple[Float[Array, "R"] | Float[Array, "R G"], ops.Context]:
     """Puts the context times before those that are asked, and says where in the period all are."""
-    first, second, *_ = config.context_times
+    first, last = config.context_times[0], config.context_times[-1]
     num_context = len(config.context_times)
+    period = (last - first) * num_context / (num_context - 1)
     context_times = jnp.asarray(config.context_times, times.dtype)
     context_times = context_times.reshape(-1, *[1] * (times.ndim - 1))
     context_times = jnp.broadcast_to(context_times, (num_context, *times.shape[1:]))
     times = jnp.concatenate([context_times, times])
-    turns = (times - first) / (num_context * (second - first))
+    turns = (times - first) / period
     if times.ndim == 2:
         turns = jnp.take(turns, graph_ids, axis=1, mode="clip")
     return times, ops.Context(num_context, turns)
+
+
+def weight_shapes(
+    config: EGNOConfig, num_node_features: int, num_edge_features: int
+) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every weight that `init` makes, under its path such as `a/b/kernel`.
+
+    Args:
+      config: the hyper-parameters.
+      num_node_features: F.
+      num_edge_features: D, 0 without edge features.
+    """
+    width, modes = config.hidden_dim, config.num_modes
+    shapes = _linear_shapes("embedding/linear", num_node_features + config.time_embed_dim, width)
+    mlp_sizes = {
+        "message_mlp": (1 + 2 * width + num_edge_features, width),
+        "position_mlp": (width, 1),
+        "velocity_mlp": (width, 1),
+        "feature_mlp": (2 * width, width),
+    }
+    for block in (f"block_{index}" for index in range(config.num_layers)):
+        shapes[f"{block}/temporal_conv/kernel"] = (2, modes, width, width)
+        shapes[f"{block}/vector_temporal_conv/kernel"] = (2, modes, 2, 2)
+        for mlp, (rows, columns) in mlp_sizes.items():
+            shapes |= _linear_shapes(f"{block}/egnn_layer/{mlp}/linear_0", rows, width)
+            shapes |= _linear_shapes(f"{block}/egnn_layer/{mlp}/linear_1", width, columns)
+    return shapes
 
 
 def feature_sizes(params: Params) -> tuple[int, int]:
     """Returns F and D, the numbers of node and of edge features that the weights were made for."""
     config, weights = params.config, params.weights
     message_mlp = weights["block_0"]["egnn_layer"]["message_mlp"]
-    return (
-        weights["embedding"]["linear"]["kernel"].shape[0] - config.time_embed_dim,
-        message_mlp["linear_0"]["kernel"].shape[0] - 1 - 2 * config.hidden_dim,
-    )
+    input_rows = weights["embedding"]["linear"]["kernel"].shape[0]
+    message_rows = message_mlp["linear_0"]["kernel"].shape[0]
+    for name, rows, least in (
+        ("time_embed_dim", input_rows, config.time_embed_dim),
+        ("hidden_dim", message_rows, 1 + 2 * config.hidden_dim),
+    ):
+        if rows < least:
+            raise ValueError(
+                f"params.weights: an input layer has {rows} rows, expected at least {least} with "
+                f"config.{name}={getattr(config, name)}"
+            )
+    return input_rows - config.time_embed_dim, message_rows - 1 - 2 * config.hidden_dim
 
 
-def weight_shapes(
-    config: EGNOConfig, num_node_features: int, num_edge_features: int
-) -> dict[str, Any]:
-    """Returns the tree of weights that `init` would make, as `jax.ShapeDtypeStruct`s."""
-    node, edge = jnp.zeros((1, num_node_features)), jnp.zeros((0, num_edge_features))
-    graph = graph_lib.build(
-        jnp.zeros((1, 3)),
-        jnp.zeros((1, 3)),
-        node,
-        graph_lib.Edges(
-            jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.int32), edge if num_edge_features else None
-        ),
-    )
-    model = EGNO(config)
-    return jax.eval_shape(model.init, jax.random.key(0), graph, jnp.zeros(1))["params"]
+def check_params(params: Params) -> None:
+    """Checks that these are parameters, and their weights the tree that their config describes.
+
+    Args:
+      params: anything.
+
+    Raises:
+      ValueError: they are not; names the weight, its shape and the one expected.
+    """
+    if not isinstance(params, Params):
+        raise ValueError(
+            f"params: got {type(params).__name__}, expected egno_jax.Params; wrap the variables of "
+            'a Linen module as Params(weights=variables["params"], config=config)'
+        )
+    check_config(params.config)
+    try:
+        expected = weight_shapes(params.config, *feature_sizes(params))
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"params.weights: not the weights of an EGNO ({error!r}); expected the tree that "
+            'egno_jax.init makes, variables["params"] of the Linen module'
+        ) from error
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params.weights)
+    }
+    for path in sorted(found.keys() | expected.keys()):
+        if found.get(path) != expected.get(path):
+            raise ValueError(
+                f"params.weights: {path} has shape {found.get(path)}, expected "
+                f"{expected.get(path)} by params.config"
+            )
+
+
+def check_config(config: EGNOConfig) -> None:
+    """Checks that this is a configuration, and that JAX can compute in its dtypes.
+
+    Raises:
+      ValueError: it is not, or a dtype is float64 and JAX's x64 mode is off.
+    """
+    if not isinstance(config, EGNOConfig):
+        raise ValueError(f"config: got {type(config).__name__}, expected egno_jax.EGNOConfig")
+    for name in ("dtype", "param_dtype"):
+        dtype = getattr(config, name)
+        if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != dtype:
+            raise ValueError(
+                f"config.{name}: got {dtype!r}, which JAX would round to 32 bits; call "
+                'jax.config.update("jax_enable_x64", True) first'
+            )
+
+
+def _linear_shapes(path: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+    return {f"{path}/kernel": (rows, columns), f"{path}/bias": (columns,)}
 
 
 def _check_feature_sizes(params: Params, graph: jraph.GraphsTuple) -> None:
     """Raises if the graph's feature sizes are not those of the weights."""
-    graph_lib.check_structure(graph)
     num_node_features, num_edge_features = feature_sizes(params)
     found = graph.nodes["features"].shape[-1]
     if found != num_node_features:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 
 import egno_jax
 from egno_jax import EGNOConfig, Params, Trajectory
+from egno_jax.model import weight_shapes
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TRAJECTORY_FIELDS = tuple(field.name for field in dataclasses.fields(Trajectory))
@@ -86,9 +86,6 @@ def random_graph(
     )
 
 
-weight_shapes = functools.cache(egno_jax.model.weight_shapes)
-
-
 def random_params(
     rng: np.random.Generator,
     config: EGNOConfig,
@@ -96,19 +93,19 @@ def random_params(
     num_edge_features: int = 2,
 ) -> Params:
     """Draws weights as `init` does, but with NumPy, so that nothing is compiled."""
-
-    def draw(path, leaf):
-        if leaf.ndim == 4:
-            is_vector = "vector" in jax.tree_util.keystr(path)
-            array = rng.uniform(0, 0.1 if is_vector else 1 / leaf.shape[-1] ** 2, leaf.shape)
+    weights = {}
+    for path, shape in weight_shapes(config, num_node_features, num_edge_features).items():
+        if len(shape) == 4:
+            array = rng.uniform(0, 0.1 if "vector" in path else 1 / shape[-1] ** 2, shape)
         else:
-            bound = 1 / np.sqrt(leaf.shape[0] if leaf.ndim == 2 else config.hidden_dim)
-            array = rng.uniform(-bound, bound, leaf.shape)
-        return array.astype(config.param_dtype)
-
-    with using(config.param_dtype):
-        shapes = weight_shapes(config, num_node_features, num_edge_features)
-    return Params(jax.tree_util.tree_map_with_path(draw, shapes), config)
+            bound = 1 / np.sqrt(shape[0] if len(shape) == 2 else config.hidden_dim)
+            array = rng.uniform(-bound, bound, shape)
+        *parents, leaf = path.split("/")
+        subtree = weights
+        for parent in parents:
+            subtree = subtree.setdefault(parent, {})
+        subtree[leaf] = array.astype(config.param_dtype)
+    return Params(weights, config)
 
 
 def perturbed(params: Params, rng: np.random.Generator, amount: float = 0.5) -> Params:

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,4 +132,22 @@ def test_context_times_of_a_list_are_a_tuple_and_can_be_hashed():
 )
 def test_json_that_is_no_config(text, message):
     with pytest.raises(ValueError, match=message):
+        EGNOConfig.from_json(text)
+
+
+def test_values_of_other_libraries_take_one_form():
+    """Equal settings have one hash and one JSON, whatever they were given as."""
+    config = EGNOConfig(
+        hidden_dim=np.int64(64), time_scale=2, dtype=jnp.bfloat16, param_dtype=np.dtype("float32")
+    )
+    expected = EGNOConfig(hidden_dim=64, time_scale=2.0, dtype="bfloat16", param_dtype="float32")
+    assert config == expected
+    assert hash(config) == hash(expected)
+    assert config.to_json() == expected.to_json()
+    assert EGNOConfig(time_scale=np.float32(0.5)).time_scale == 0.5
+
+
+@pytest.mark.parametrize("text", [None, 3, b"\xff"])
+def test_what_is_no_text_is_refused(text):
+    with pytest.raises(ValueError, match=r"EGNOConfig.from_json: the text is not JSON"):
         EGNOConfig.from_json(text)

@@ -128,3 +128,18 @@ def test_an_array_that_is_not_finite_is_named(fixture, value):
     state[f"{ONE_MLP}.bias"][1] = value
     with pytest.raises(ValueError, match=rf"{ONE_MLP}.bias.* got NaN or infinite"):
         egno_jax.from_torch_state_dict(state, fixture.config)
+
+
+@pytest.mark.parametrize("state", [None, [("embedding.weight", 1)]])
+def test_what_is_no_mapping_is_refused(state):
+    with pytest.raises(ValueError, match=r"state: got .*, expected a mapping"):
+        egno_jax.from_torch_state_dict(state, EGNOConfig())
+
+
+def test_weights_must_be_finite_in_the_dtype_that_is_asked():
+    fixture = helpers.Fixture.load("nbody_p5")
+    state = fixture.state()
+    state["embedding.bias"] = np.full_like(state["embedding.bias"], 1e6)
+    half = dataclasses.replace(fixture.config, param_dtype="float16")
+    with pytest.raises(ValueError, match=r"state\['embedding.bias'\]: got NaN or .* in float16"):
+        egno_jax.from_torch_state_dict(state, half)

@@ -14,7 +14,7 @@ from flax.nnx import bridge
 
 import egno_jax
 from egno_jax import EGNOConfig
-from egno_jax.model import feature_sizes
+from egno_jax.model import feature_sizes, weight_shapes
 from tests import helpers
 
 DTYPES = ("float32", "float64")
@@ -537,3 +537,49 @@ def test_values_are_not_looked_at(params):
     found = helpers.apply(params, graph, TIMES)
     assert np.isnan(found.positions[:, 5:]).any()
     assert np.isfinite(found.positions[:, :5]).all()
+
+
+def test_the_shapes_of_all_weights_are_as_documented():
+    config = EGNOConfig(num_layers=2, hidden_dim=5, num_modes=3, time_embed_dim=7)
+    graph = helpers.random_graph(np.random.default_rng(0), num_node_features=4, num_edge_features=6)
+    weights = egno_jax.init(jax.random.key(0), config, graph, np.arange(3.0)).weights
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(weights)
+    }
+    assert found == weight_shapes(config, 4, 6)
+
+
+@pytest.mark.parametrize("field", ["dtype", "param_dtype"])
+def test_float64_without_x64_is_refused(field):
+    config = EGNOConfig(**{field: "float64"})
+    graph = helpers.random_graph(np.random.default_rng(0))
+    with pytest.raises(ValueError, match=rf"config.{field}: got 'float64'.*jax_enable_x64"):
+        egno_jax.init(jax.random.key(0), config, graph, np.arange(3.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.weights, "params: got dict, expected egno_jax.Params"),
+        (lambda p: dataclasses.replace(p, config={}), "config: got dict, expected egno_jax.EGNO"),
+        (
+            lambda p: dataclasses.replace(p, weights={"params": p.weights}),
+            "not the weights of an EGNO",
+        ),
+        (
+            lambda p: dataclasses.replace(p, config=dataclasses.replace(p.config, num_layers=3)),
+            r"params.weights: block_2/.* has shape None, expected",
+        ),
+        (
+            lambda p: dataclasses.replace(p, config=dataclasses.replace(p.config, hidden_dim=99)),
+            "expected at least 199 with config.hidden_dim=99",
+        ),
+    ],
+)
+def test_params_that_are_none_are_named(change, message):
+    config = EGNOConfig(num_layers=2, hidden_dim=4)
+    graph = helpers.random_graph(np.random.default_rng(0))
+    params = helpers.random_params(np.random.default_rng(0), config)
+    with pytest.raises(ValueError, match=message):
+        egno_jax.apply(change(params), graph, np.arange(3.0))

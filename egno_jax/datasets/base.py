@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
+from egno_jax import graph as graph_lib
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
@@ -109,8 +111,11 @@ def take(samples: Samples, indices: Int[Array, "B"]) -> Batch:
         (samples.graph, samples.positions, samples.velocities, samples.node_mask),
     )
     batch_size, nodes_per_sample = mask.shape
-    offset = nodes_per_sample * jnp.arange(batch_size, dtype=graph.senders.dtype)[:, None]
-    graph = graph._replace(senders=graph.senders + offset, receivers=graph.receivers + offset)
+    offset = nodes_per_sample * jnp.arange(batch_size, dtype=jnp.int32)[:, None]
+    graph = graph._replace(
+        senders=graph.senders.astype(jnp.int32) + offset,
+        receivers=graph.receivers.astype(jnp.int32) + offset,
+    )
     return Batch(
         graph=jax.tree.map(_join, graph),
         times=samples.times,
@@ -118,6 +123,27 @@ def take(samples: Samples, indices: Int[Array, "B"]) -> Batch:
         velocities=_join(jnp.moveaxis(velocities, 1, 0), axis=1),
         node_mask=_join(mask),
     )
+
+
+def validate(samples: Samples) -> None:
+    """Checks the values of every sample on the host; what training and evaluation call first.
+
+    Args:
+      samples: the samples.
+
+    Raises:
+      ValueError: there are none, a graph is not valid (`egno_jax.graph.validate`), or a target of a
+        real node is not finite; names the field.
+    """
+    total = num_samples(samples)
+    if total == 0:
+        raise ValueError("samples: got none, expected at least one")
+    batch = take(samples, np.arange(total))
+    graph_lib.validate(batch.graph, batch.times)
+    for field in ("positions", "velocities"):
+        is_finite = np.isfinite(getattr(batch, field)).all(axis=(0, 2))
+        if not is_finite[np.asarray(batch.node_mask)].all():
+            raise ValueError(f"{field}: got NaN or infinite targets, expected finite ones")
 
 
 def _join(leaf: Array, axis: int = 0) -> Array:

@@ -28,15 +28,6 @@ def symmetric_uniform(bound: float) -> Callable[..., Array]:
     return init
 
 
-def scaled_uniform(scale: float) -> Callable[..., Array]:
-    """Returns an initialiser that draws uniformly from `[0, scale)`."""
-
-    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-        return jax.random.uniform(key, shape, dtype, 0.0, scale)
-
-    return init
-
-
 def compute_dtype(dtype: Any, *arrays: Array) -> Any:
     """Returns `dtype`, or where it is None the dtype that the arrays promote to."""
     return jnp.result_type(*arrays) if dtype is None else jnp.dtype(dtype)

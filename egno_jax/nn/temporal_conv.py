@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from egno_jax import ops
-from egno_jax.nn.linear import compute_dtype, scaled_uniform
+from egno_jax.nn.linear import compute_dtype
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -28,8 +28,8 @@ class TemporalConv(nn.Module):
 
     Attributes:
       num_modes: number M of modes kept.
-      dtype: dtype of the output and of the product over channels; None follows input and weights.
-        The Fourier transform is computed in float32 or wider.
+      dtype: dtype of the output; None follows input and weights. Fourier transform and product over
+        channels are computed in float32 or wider.
       param_dtype: dtype of the kernel.
       precision: precision of the product over channels.
 
@@ -55,7 +55,7 @@ class TemporalConv(nn.Module):
           context: which times carry the Fourier coefficients; see `egno_jax.ops.spectral_conv_at`.
         """
         width = features.shape[-1]
-        init = scaled_uniform(1.0 / width**2)
+        init = nn.initializers.uniform(1.0 / max(width, 1) ** 2)
         kernel = self.param("kernel", init, (2, self.num_modes, width, width), self.param_dtype)
         dtype = compute_dtype(self.dtype, features, kernel)
         features = features.astype(dtype)
@@ -92,7 +92,7 @@ class VectorTemporalConv(nn.Module):
           context: which times carry the Fourier coefficients; see `egno_jax.ops.spectral_conv_at`.
         """
         width = vectors.shape[-1]
-        init = scaled_uniform(0.2 / width)
+        init = nn.initializers.uniform(0.2 / max(width, 1))
         kernel = self.param("kernel", init, (2, self.num_modes, width, width), self.param_dtype)
         dtype = jnp.result_type(vectors.dtype, kernel.dtype, jnp.float32)
         vectors = vectors.astype(dtype)
@@ -112,6 +112,8 @@ class IrrepsTemporalConv(nn.Module):
       param_dtype: dtype of the kernels.
       precision: precision of the product over the copies of a scalar; that of all other types is
         full, because they carry geometry.
+
+    Everything is computed and returned in float32 or wider.
 
     The parameters `kernel_<irrep>`, such as `kernel_1o`, are `[2, M, C, C]`; at the start uniform
     in `[0, 1) / C^2` for scalars and in `[0, 1) 0.2 / C` for other types.
@@ -143,25 +145,31 @@ class IrrepsTemporalConv(nn.Module):
                 'e3nn_jax.IrrepsArray("16x0e + 4x1o", array)'
             )
         x = x.regroup()
+        dtype = jnp.result_type(x.dtype, self.param_dtype, jnp.float32)
         chunks = [
-            self._convolve(irrep.mul, irrep.ir, chunk, context)
+            self._convolve(irrep, x.shape[:-1], chunk, dtype, context)
             for irrep, chunk in zip(x.irreps, x.chunks, strict=True)
         ]
-        return e3nn.from_chunks(x.irreps, chunks, x.shape[:-1], x.dtype)
+        return e3nn.from_chunks(x.irreps, chunks, x.shape[:-1], dtype)
 
     def _convolve(
         self,
-        mul: int,
-        irrep: e3nn.Irrep,
-        chunk: Float[Array, "P *rest C I"],
+        irrep: e3nn.MulIrrep,
+        leading: tuple[int, ...],
+        chunk: Float[Array, "P *rest C I"] | None,
+        dtype: Any,
         context: ops.Context | None,
     ) -> Float[Array, "P *rest C I"]:
-        init = scaled_uniform(1.0 / mul**2 if irrep.l == 0 else 0.2 / mul)
+        mul, ir = irrep
+        init = nn.initializers.uniform(1.0 / mul**2 if ir.l == 0 else 0.2 / mul)
         shape = (2, self.num_modes, mul, mul)
-        kernel = self.param(f"kernel_{irrep}", init, shape, self.param_dtype)
-        precision = self.precision if irrep.l == 0 else "highest"
+        kernel = self.param(f"kernel_{ir}", init, shape, self.param_dtype)
+        # e3nn-jax has None for a chunk of zeros.
+        chunk = jnp.zeros((*leading, mul, ir.dim)) if chunk is None else chunk
+        chunk = chunk.astype(dtype)
+        precision = self.precision if ir.l == 0 else "highest"
         response = _convolve(jnp.swapaxes(chunk, -1, -2), kernel, context, precision)
-        if irrep.is_scalar():
+        if ir.is_scalar():
             response = _leaky_relu(response)
         return chunk + jnp.swapaxes(response, -1, -2)
 

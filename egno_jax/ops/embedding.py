@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
+import numpy as np
 
 from egno_jax.ops.linear import matmul
 
@@ -36,8 +36,8 @@ def sinusoidal_embedding(times: Float[Array, "*P"], dim: int) -> Float[Array, "*
     if dim < 2:
         raise ValueError(f"dim: got {dim}, expected at least 2 (one sine and one cosine)")
     half = dim // 2
-    exponents = jnp.arange(half, dtype=times.dtype) / max(half - 1, 1)
-    angles = times[..., None] * jnp.exp(-math.log(10000.0) * exponents)
+    frequencies = 10000.0 ** (-np.arange(half) / max(half - 1, 1))
+    angles = times[..., None] * jnp.asarray(frequencies, times.dtype)
     embedding = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
     return jnp.pad(embedding, [(0, 0)] * times.ndim + [(0, dim % 2)])
 

@@ -23,7 +23,7 @@ def matmul(
       precision: a `jax.lax.Precision` name.
 
     Returns:
-      `[..., B]`, in the dtype of the inputs, accumulated in float32 or wider.
+      `[..., B]`, in the dtype of the inputs.
     """
     return jnp.matmul(x, kernel, precision=precision)
 

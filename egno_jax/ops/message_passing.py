@@ -59,7 +59,7 @@ def egnn_layer(
     difference = _gather(positions, receivers) - _gather(positions, senders)
     messages = edge_messages(
         weights["message_mlp"],
-        squared_norm(difference).astype(features.dtype),
+        squared_norm(difference),
         features,
         edge_features,
         senders,
@@ -110,7 +110,9 @@ def edge_messages(
     )
     hidden = _gather(matmul(features, of_receiver, precision) + bias, receivers)
     hidden = hidden + _gather(matmul(features, of_sender, precision), senders)
-    hidden = hidden + squared_distances * of_distance
+    # A squared distance is geometry: its product is rounded to the dtype of the features, not it.
+    wide = squared_distances * of_distance.astype(squared_distances.dtype)
+    hidden = hidden + wide.astype(hidden.dtype)
     if edge_features is not None:
         hidden = hidden + matmul(edge_features.astype(features.dtype), of_edge, precision)
     return jax.nn.silu(linear(weights["linear_1"], jax.nn.silu(hidden), precision))
@@ -132,16 +134,19 @@ def segment_mean(
     values: Float[Array, "P E C"], receivers: Int[Array, "E"], num_nodes: int
 ) -> Float[Array, "P N C"]:
     """Averages each node's incoming edges at every time; zero where there are none."""
-    count = jnp.zeros((num_nodes, 1), values.dtype).at[receivers].add(1, mode="drop")
-    return segment_sum(values, receivers, num_nodes) / jnp.maximum(count, 1)
+    dtype = jnp.result_type(values.dtype, jnp.float32)
+    count = jnp.zeros((num_nodes, 1), dtype).at[receivers].add(1, mode="drop")
+    total = segment_sum(values.astype(dtype), receivers, num_nodes)
+    return (total / jnp.maximum(count, 1)).astype(values.dtype)
 
 
 def graph_mean(
     values: Float[Array, "N C"], graph_ids: Int[Array, "N"], n_node: Int[Array, "G"]
 ) -> Float[Array, "G C"]:
     """Averages the values of each graph's nodes; zero for a graph without nodes."""
-    total = jax.ops.segment_sum(values, graph_ids, n_node.shape[0])
-    return total / jnp.maximum(n_node, 1)[:, None].astype(values.dtype)
+    dtype = jnp.result_type(values.dtype, jnp.float32)
+    total = jax.ops.segment_sum(values.astype(dtype), graph_ids, n_node.shape[0])
+    return (total / jnp.maximum(n_node, 1)[:, None].astype(dtype)).astype(values.dtype)
 
 
 def _gather(values: Float[Array, "P N C"], indices: Int[Array, "E"]) -> Float[Array, "P E C"]:

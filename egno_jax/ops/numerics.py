@@ -31,11 +31,13 @@ def limit_norm(vectors: Float[Array, "... 3"], max_norm: float) -> Float[Array, 
 
     Args:
       vectors: `[..., 3]`.
-      max_norm: the greatest length that is left as it is.
+      max_norm: the greatest length that is left as it is, above 0.
 
     Returns:
       `[..., 3]`; zero where the squared length overflows.
     """
-    squared = squared_norm(vectors / max_norm)
+    wide = vectors.astype(jnp.result_type(vectors.dtype, jnp.float32))
+    squared = squared_norm(wide / max_norm)
     is_long = squared > 1
-    return vectors * jnp.where(is_long, jax.lax.rsqrt(jnp.where(is_long, squared, 1.0)), 1.0)
+    scale = jnp.where(is_long, jax.lax.rsqrt(jnp.where(is_long, squared, 1.0)), 1.0)
+    return (wide * scale).astype(vectors.dtype)

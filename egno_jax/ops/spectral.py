@@ -164,6 +164,11 @@ def mix_modes(
 
     In real arithmetic one product: `[Re Y, Im Y] = [Re X, Im X] [[Re R, Im R], [-Im R, Re R]]`.
     """
+    if kernel.ndim != 4 or kernel.shape[2] != coefficients.shape[-1]:
+        raise ValueError(
+            f"kernel: got shape {list(kernel.shape)}, expected [2, M, {coefficients.shape[-1]}, "
+            "C_out] for a signal of so many channels"
+        )
     real, imag = kernel.astype(coefficients.dtype)
     rows = [jnp.concatenate([real, imag], axis=-1), jnp.concatenate([-imag, real], axis=-1)]
     mixed = jnp.einsum(

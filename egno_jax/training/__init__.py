@@ -15,6 +15,7 @@ from egno_jax.training.sampler import batch_indices, steps_per_epoch
 from egno_jax.training.step import (
     StepMetrics,
     TrainState,
+    averaged,
     init_state,
     loss_fn,
     train_chunk,
@@ -33,6 +34,7 @@ __all__ = [
     "TensorBoard",
     "TrainState",
     "TrainingConfig",
+    "averaged",
     "batch_indices",
     "evaluate",
     "fit",

@@ -53,7 +53,9 @@ class JSONLines:
         kept = [
             record for record in read_json_lines(self._path) if record["step"] <= self._start_step
         ]
-        self._path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        partial = self._path.with_name(f".{self._path.name}.partial")
+        partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        partial.replace(self._path)
         self._file = self._path.open("a")
         return self
 
@@ -69,7 +71,7 @@ class JSONLines:
         self._write({"kind": "valid", **record})
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
 
 

@@ -61,40 +61,46 @@ class RunCheckpoints:
             ),
         )
 
-    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Reads the newest checkpoint, bit for bit.
+    def read_record(self) -> dict[str, Any]:
+        """Returns the record of the newest checkpoint.
+
+        Raises:
+          CheckpointError: there is none, or it cannot be read.
+        """
+        return self._read(record=ocp.args.JsonRestore())["record"]
+
+    def restore(self, like: TrainState) -> TrainState:
+        """Reads the state of the newest checkpoint, bit for bit.
 
         Args:
           like: a state of the same structure, such as the initial one.
 
         Returns:
-          The state and the record.
+          The state.
 
         Raises:
           CheckpointError: there is none, or it cannot be read as a state of this structure.
         """
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+            _with_plain_key(like),
+        )
+        state = self._read(state=ocp.args.StandardRestore(target))["state"]
+        return _with_typed_key(state, like)
+
+    def _read(self, **items: Any) -> Any:
         step = self.latest_step()
         if step is None:
             raise CheckpointError(
                 f"{self._manager.directory}: there is no checkpoint to resume from"
             )
-        plain = _with_plain_key(like)
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), plain
-        )
         try:
-            items = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()
-                ),
-            )
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
             raise CheckpointError(
                 f"{self._manager.directory / str(step)}: the checkpoint cannot be restored; it is "
                 f"damaged, or of a run with other settings ({error})"
             ) from error
-        return _with_typed_key(items["state"], like), items["record"]
 
 
 def _with_plain_key(state: TrainState) -> TrainState:

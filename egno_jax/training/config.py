@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from egno_jax.training.optimizer import OptimizerConfig, check
+from egno_jax.training.optimizer import OptimizerConfig, check, check_numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,9 @@ class TrainingConfig:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
+        check_numbers(self)
+        is_config = isinstance(self.optimizer, OptimizerConfig)
+        check(self, "optimizer", is_config, "an egno_jax.training.OptimizerConfig")
         for name in ("num_steps", "batch_size", "eval_batch_size", "keep_checkpoints"):
             check(self, name, getattr(self, name) >= 1, "1 or more")
         for name in ("seed", "steps_per_call", "eval_every", "checkpoint_every"):

@@ -8,25 +8,33 @@ import jax
 import jax.numpy as jnp
 
 from egno_jax import metrics, model
-from egno_jax.datasets.base import Samples, num_samples, take
+from egno_jax.datasets.base import Samples, num_samples, take, validate
 from egno_jax.model import Params
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
 def evaluate(params: Params, samples: Samples, *, batch_size: int = 500) -> metrics.Errors:
     """Returns F-MSE, A-MSE and the error at each time of the positions, every real node equal.
 
     Args:
       params: the model.
       samples: the data set; every sample is used once.
-      batch_size: samples evaluated together.
+      batch_size: samples evaluated together, at least 1.
 
     Returns:
       The errors, in the squared unit of the positions.
 
     Raises:
-      ValueError: the samples do not fit the model.
+      ValueError: there are no samples, a value is not finite, or they do not fit the model.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
+    validate(samples)
+    return errors_of(params, samples, batch_size=batch_size)
+
+
+@functools.partial(jax.jit, static_argnames="batch_size")
+def errors_of(params: Params, samples: Samples, *, batch_size: int) -> metrics.Errors:
+    """Does what `evaluate` does, compiled, without looking at values."""
     total = num_samples(samples)
     batch_size = min(batch_size, total)
     num_batches = -(-total // batch_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import signal
 import threading
@@ -13,18 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import numpy as np
 
-from egno_jax import graph as graph_lib
 from egno_jax.checkpoint import CheckpointError, load, save
-from egno_jax.datasets.base import Samples, num_samples, take
+from egno_jax.datasets.base import Samples, num_samples, validate
 from egno_jax.model import Params
 from egno_jax.training.callbacks import Callback
 from egno_jax.training.checkpoints import RunCheckpoints
 from egno_jax.training.config import TrainingConfig
-from egno_jax.training.evaluation import evaluate
+from egno_jax.training.evaluation import errors_of
 from egno_jax.training.sampler import steps_per_epoch
-from egno_jax.training.step import StepMetrics, TrainState, init_state, train_chunk
+from egno_jax.training.step import StepMetrics, TrainState, averaged, init_state, train_chunk
 
 if TYPE_CHECKING:
     import os
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
 _CHECKPOINTS = "checkpoints"
 _BEST = "best"
 _EVALUATE_EVERY_EPOCHS = 10
+# Settings that may change when a run is resumed, because they change no number.
+_FREE_SETTINGS = ("steps_per_call", "keep_checkpoints")
 
 
 class FitResult(NamedTuple):
@@ -39,9 +40,9 @@ class FitResult(NamedTuple):
 
     Attributes:
       params: the model of the step with the least F-MSE on the validation set; its averaged
-        weights.
-      best_step: that step.
-      best_f_mse: that F-MSE.
+        weights. The initial ones if the run was interrupted before its first evaluation.
+      best_step: that step; 0 before the first evaluation.
+      best_f_mse: that F-MSE; infinite before the first evaluation.
       step: the last step done.
       interrupted: whether a signal ended the run before its last step; it can be resumed.
       seconds: time that the run took, all its parts together.
@@ -56,7 +57,7 @@ class FitResult(NamedTuple):
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss or its gradient became NaN or infinite."""
+    """The loss, its gradient or the validation error became NaN or infinite."""
 
 
 def fit(
@@ -73,8 +74,9 @@ def fit(
 
     The run lives in `directory`: `checkpoints/` (the whole state, for resuming) and `best/` (a
     model, for `egno_jax.load`). The same seed gives the same bits on the same device, whether or
-    not the run is interrupted and resumed, and whatever `steps_per_call` is. SIGTERM and SIGINT are
-    answered at the end of a call: a checkpoint is written and `interrupted` is True.
+    not the run is interrupted and resumed, and whatever `steps_per_call` is (on GPUs, if XLA is
+    told to be deterministic: `--xla_gpu_deterministic_ops=true`). SIGTERM and SIGINT are answered
+    at the end of a call: a checkpoint is written and `interrupted` is True.
 
     Args:
       directory: where the run lives; made if it is not there.
@@ -92,31 +94,33 @@ def fit(
 
     Raises:
       ValueError: the data do not fit the model or the settings.
-      CheckpointError: there is a run in `directory` already, or its checkpoint cannot be resumed.
-      NonFiniteLossError: training diverged; the last checkpoint is named.
+      CheckpointError: there is a run in `directory` already, its checkpoint cannot be resumed, or
+        it was made with other settings; names the setting.
+      NonFiniteLossError: training diverged; names the step and the last checkpoint.
     """
     directory = Path(directory)
     plan = _plan(config, num_samples(train))
     for name, samples in (("train", train), ("valid", valid)):
-        _validate(name, samples)
+        try:
+            validate(samples)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
     train, valid = jax.device_put((train, valid))
     directory.mkdir(parents=True, exist_ok=True)
     with RunCheckpoints(directory / _CHECKPOINTS, config.keep_checkpoints) as checkpoints:
-        state, progress = _start(directory, checkpoints, params, config, resume)
+        run = _Run(directory, checkpoints, train, valid, config, plan, _settings(params, config))
+        state, progress = _start(run, params, resume)
         with contextlib.ExitStack() as stack:
             callbacks = [
                 stack.enter_context(callback) for callback in make_callbacks(int(state.step))
             ]
-            stop = stack.enter_context(_stop_on_signal())
-            interrupted = _run(
-                directory, checkpoints, state, progress, train, valid, config, plan, callbacks, stop
-            )
+            _train(run, state, progress, callbacks, stack.enter_context(_stop_on_signal()))
     return FitResult(
         params=load(directory / _BEST) if progress.best_step else params,
         best_step=progress.best_step,
         best_f_mse=progress.best_f_mse,
         step=progress.step,
-        interrupted=interrupted,
+        interrupted=progress.step < config.num_steps,
         seconds=progress.seconds,
     )
 
@@ -139,6 +143,18 @@ class _Plan(NamedTuple):
     checkpoint: int
 
 
+class _Run(NamedTuple):
+    """What does not change while a run goes."""
+
+    directory: Path
+    checkpoints: RunCheckpoints
+    train: Samples
+    valid: Samples
+    config: TrainingConfig
+    plan: _Plan
+    settings: dict[str, Any]
+
+
 def _plan(config: TrainingConfig, num_train: int) -> _Plan:
     epoch = steps_per_epoch(num_train, config.batch_size)
     evaluation = config.eval_every or _EVALUATE_EVERY_EPOCHS * epoch
@@ -149,75 +165,87 @@ def _plan(config: TrainingConfig, num_train: int) -> _Plan:
     )
 
 
-def _validate(name: str, samples: Samples) -> None:
-    """Checks the values of every sample, joined into one graph, and of its targets."""
-    batch = take(samples, np.arange(num_samples(samples)))
-    try:
-        graph_lib.validate(batch.graph, batch.times)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    for field in ("positions", "velocities"):
-        is_finite = np.isfinite(getattr(batch, field)).all(axis=(0, 2))
-        if not is_finite[np.asarray(batch.node_mask)].all():
-            raise ValueError(f"{name}.{field}: got NaN or infinite targets, expected finite ones")
+def _settings(params: Params, config: TrainingConfig) -> dict[str, Any]:
+    """Returns the settings that decide a run's numbers, as JSON gives them back."""
+    training = dataclasses.asdict(config)
+    for name in _FREE_SETTINGS:
+        del training[name]
+    settings = {"model": dataclasses.asdict(params.config), "training": training}
+    return json.loads(json.dumps(settings))
 
 
-def _start(
-    directory: Path,
-    checkpoints: RunCheckpoints,
-    params: Params,
-    config: TrainingConfig,
-    resume: bool,
-) -> tuple[TrainState, _Progress]:
+def _start(run: _Run, params: Params, resume: bool) -> tuple[TrainState, _Progress]:
     """Returns the state and the progress that the run starts or resumes from."""
-    state = init_state(params, config)
-    if checkpoints.latest_step() is None:
-        return state, _Progress()
-    if not resume:
+    state = init_state(params, run.config)
+    latest = run.checkpoints.latest_step()
+    if not resume and (latest is not None or (run.directory / _BEST).exists()):
         raise CheckpointError(
-            f"directory: {directory} holds a run of {checkpoints.latest_step()} steps already; "
-            "pass resume=True to continue it, or choose another directory"
+            f"directory: {run.directory} holds a run of {latest or 0} steps already; pass "
+            "resume=True to continue it, or choose another directory"
         )
-    state, record = checkpoints.restore(state)
-    return state, _Progress(**record)
+    if latest is None:
+        return state, _Progress()
+    record = run.checkpoints.read_record()
+    _check_settings(run, record["settings"])
+    state, progress = run.checkpoints.restore(state), _Progress(**record["progress"])
+    if progress.best_step == progress.step:
+        # The run may have ended between this checkpoint and the best model that it belongs to.
+        save(run.directory / _BEST, averaged(state, run.config), overwrite=True)
+    return state, progress
 
 
-def _run(
-    directory: Path,
-    checkpoints: RunCheckpoints,
+def _check_settings(run: _Run, expected: dict[str, Any]) -> None:
+    for part, settings in run.settings.items():
+        for name, value in settings.items():
+            if value != expected[part].get(name):
+                raise CheckpointError(
+                    f"{part} setting {name}: got {value!r}, but the run in {run.directory} was "
+                    f"made with {expected[part].get(name)!r}; start a new run to change it"
+                )
+
+
+def _train(
+    run: _Run,
     state: TrainState,
     progress: _Progress,
-    train: Samples,
-    valid: Samples,
-    config: TrainingConfig,
-    plan: _Plan,
     callbacks: Sequence[Callback],
     stop: threading.Event,
-) -> bool:
-    """Runs to the last step or to a signal; returns whether it was a signal."""
-    while progress.step < config.num_steps and not stop.is_set():
+) -> None:
+    """Goes on to the last step or to a signal; `progress` tells how far."""
+    num_steps = run.config.num_steps
+    while progress.step < num_steps and not stop.is_set():
         started = time.perf_counter()
-        num_steps = _steps_until_next_event(progress.step, config.num_steps, plan)
-        state, steps = train_chunk(state, train, config, num_steps)
+        length = _steps_until_next_event(progress.step, num_steps, run.plan)
+        state, steps = train_chunk(state, run.train, run.config, length)
         steps = jax.device_get(steps)
-        _check_finite(steps, progress.step, checkpoints)
-        progress.step += num_steps
+        _check_finite(steps, progress.step, run.checkpoints)
+        progress.step += length
         seconds = time.perf_counter() - started
         progress.seconds += seconds
         _tell(callbacks, "on_chunk", _chunk_record(progress, steps, seconds))
-        is_last = progress.step == config.num_steps
-        if is_last or progress.step % plan.evaluation == 0:
-            record = _evaluate(directory, state, progress, valid, config)
+        is_best = False
+        if progress.step == num_steps or progress.step % run.plan.evaluation == 0:
+            record = _evaluate(run, state, progress)
+            is_best = progress.best_step == progress.step
             _tell(callbacks, "on_evaluation", record)
-        if is_last or stop.is_set() or progress.step % plan.checkpoint == 0:
-            checkpoints.save(state, dataclasses.asdict(progress))
-    return progress.step < config.num_steps
+        if is_best or progress.step % run.plan.checkpoint == 0:
+            _save_checkpoint(run, state, progress)
+        if is_best:
+            # After its checkpoint, so that no best model is newer than the newest checkpoint.
+            save(run.directory / _BEST, averaged(state, run.config), overwrite=True)
+    if progress.step:
+        _save_checkpoint(run, state, progress)
 
 
 def _steps_until_next_event(step: int, num_steps: int, plan: _Plan) -> int:
     """Returns the length of the next chunk, which ends at the next event at the latest."""
     to_events = (every - step % every for every in (plan.evaluation, plan.checkpoint))
     return min(plan.call, num_steps - step, *to_events)
+
+
+def _save_checkpoint(run: _Run, state: TrainState, progress: _Progress) -> None:
+    record = {"progress": dataclasses.asdict(progress), "settings": run.settings}
+    run.checkpoints.save(state, record)
 
 
 def _chunk_record(progress: _Progress, steps: StepMetrics, seconds: float) -> dict[str, Any]:
@@ -230,20 +258,18 @@ def _chunk_record(progress: _Progress, steps: StepMetrics, seconds: float) -> di
     }
 
 
-def _evaluate(
-    directory: Path,
-    state: TrainState,
-    progress: _Progress,
-    valid: Samples,
-    config: TrainingConfig,
-) -> dict[str, Any]:
-    """Evaluates the averaged weights, keeps them if they are the best yet, returns a record."""
+def _evaluate(run: _Run, state: TrainState, progress: _Progress) -> dict[str, Any]:
+    """Evaluates the averaged weights, notes whether they are the best yet, returns a record."""
     started = time.perf_counter()
-    params = state.ema if config.ema_decay else state.params
-    errors = evaluate(params, valid, batch_size=config.eval_batch_size)
+    params = averaged(state, run.config)
+    errors = errors_of(params, run.valid, batch_size=run.config.eval_batch_size)
     f_mse, a_mse = float(errors.f_mse), float(errors.a_mse)
+    if not math.isfinite(f_mse + a_mse):
+        raise NonFiniteLossError(
+            f"step {progress.step}: the error on the validation set is {f_mse}; the last "
+            f"checkpoint is of step {run.checkpoints.latest_step()}; lower optimizer.learning_rate"
+        )
     if f_mse < progress.best_f_mse:
-        save(directory / _BEST, params, overwrite=True)
         progress.best_step, progress.best_f_mse = progress.step, f_mse
     progress.seconds += time.perf_counter() - started
     return {

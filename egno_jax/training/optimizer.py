@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Literal, get_args
 
 import jax
@@ -46,8 +47,9 @@ class OptimizerConfig:
     b2: float = 0.999
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         check(self, "learning_rate", self.learning_rate > 0, "above 0")
-        check(self, "schedule", self.schedule in get_args(Schedule), f"{get_args(Schedule)}")
+        check(self, "schedule", self.schedule in get_args(Schedule), f"one of {get_args(Schedule)}")
         check(self, "warmup_steps", self.warmup_steps >= 0, "0 or more")
         check(self, "final_fraction", 0 <= self.final_fraction <= 1, "from 0 to 1")
         check(self, "halve_every", self.halve_every >= 1, "1 or more")
@@ -78,10 +80,10 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
     adam = optax.scale_by_adam(b1=config.b1, b2=config.b2)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if config.decay == "l2":
-        decays = [optax.add_decayed_weights(config.weight_decay), clip, adam]
+        updates = [clip, optax.add_decayed_weights(config.weight_decay), adam]
     else:
-        decays = [clip, adam, optax.add_decayed_weights(config.weight_decay, mask=is_kernel)]
-    return optax.chain(*decays, optax.scale_by_learning_rate(schedule))
+        updates = [clip, adam, optax.add_decayed_weights(config.weight_decay, mask=is_kernel)]
+    return optax.chain(*updates, optax.scale_by_learning_rate(schedule))
 
 
 def is_kernel(tree: Any) -> Any:
@@ -89,6 +91,23 @@ def is_kernel(tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) == "kernel", tree
     )
+
+
+def check_numbers(config: Any) -> None:
+    """Raises a ValueError that names a field of a config that is not of its default's kind.
+
+    Where the default is an integer so must be the field, where it is a float a finite number.
+    """
+    for field in dataclasses.fields(config):
+        kind = type(field.default)
+        if kind is int:
+            value = getattr(config, field.name)
+            is_valid = isinstance(value, int) and not isinstance(value, bool)
+            check(config, field.name, is_valid, "an integer")
+        elif kind is float:
+            value = getattr(config, field.name)
+            is_valid = isinstance(value, int | float) and not isinstance(value, bool)
+            check(config, field.name, is_valid and math.isfinite(value), "a finite number")
 
 
 def check(config: Any, name: str, is_valid: bool, expected: str) -> None:

@@ -29,7 +29,7 @@ class TrainState:
     Attributes:
       step: number of steps done, int32.
       params: the weights that are trained.
-      ema: the moving average of the weights, which is evaluated.
+      ema: the moving average of the weights, in float32 or wider: a narrower one would not move.
       opt_state: the optimizer's state.
       sampler_key: the random key of the sampler, never changed.
     """
@@ -59,7 +59,7 @@ def init_state(params: Params, config: TrainingConfig) -> TrainState:
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=jax.tree.map(jnp.copy, params),
-        ema=jax.tree.map(jnp.copy, params),
+        ema=jax.tree.map(_widened, params),
         opt_state=optimizer.init(params),
         sampler_key=jax.random.fold_in(jax.random.key(config.seed), 1),
     )
@@ -132,4 +132,17 @@ def _average(ema: Params, params: Params, step: Int[Array, ""], decay: float) ->
     d rises with the step t, so that the average forgets the initial weights.
     """
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda mean, new: (d * mean + (1 - d) * new).astype(new.dtype), ema, params)
+    return jax.tree.map(
+        lambda mean, new: (d * mean + (1 - d) * new).astype(mean.dtype), ema, params
+    )
+
+
+def averaged(state: TrainState, config: TrainingConfig) -> Params:
+    """Returns the model that is evaluated and kept: the average, or the weights without one."""
+    if config.ema_decay == 0:
+        return state.params
+    return jax.tree.map(lambda mean, new: mean.astype(new.dtype), state.ema, state.params)
+
+
+def _widened(leaf: Array) -> Array:
+    return jnp.array(leaf, jnp.result_type(leaf.dtype, jnp.float32))

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egno_jax import datasets
+from egno_jax.datasets import nbody
 
 
 def random_samples(seed, num_samples=5, num_nodes=4, num_edges=6, num_times=3):
@@ -100,3 +101,18 @@ def test_concatenate_refuses_other_times():
     samples = random_samples(0)
     with pytest.raises(ValueError, match="times"):
         datasets.concatenate(samples, samples._replace(times=samples.times + 1))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64])
+def test_indices_of_a_batch_do_not_overflow(dtype):
+    """100 samples of 5 nodes have indices that no 8 bits hold."""
+    samples = nbody.samples(nbody.canonical("train", num_simulations=2), target_frames=(40,))
+    narrow = samples.graph._replace(
+        senders=samples.graph.senders.astype(dtype), receivers=samples.graph.receivers.astype(dtype)
+    )
+    indices = np.arange(100) % 2
+    found = datasets.take(samples._replace(graph=narrow), indices).graph
+    expected = datasets.take(samples, indices).graph
+    np.testing.assert_array_equal(found.senders, expected.senders)
+    np.testing.assert_array_equal(found.receivers, expected.receivers)
+    assert found.senders.max() == 499

@@ -200,3 +200,27 @@ def test_dtypes_of_the_convolutions():
     out, variables = helpers.init_layer(nn.VectorTemporalConv(2, param_dtype=jnp.bfloat16), half)
     assert variables["params"]["kernel"].dtype == jnp.bfloat16
     assert out.dtype == jnp.float32
+
+
+def test_chunks_of_zeros_may_be_none():
+    """e3nn-jax keeps None for them; parameters and results are those of an array of zeros."""
+    scalars = jnp.asarray(np.random.default_rng(0).normal(size=(6, 2, 3, 1)), jnp.float32)
+    sparse = e3nn.from_chunks("3x0e + 2x1o", [scalars, None], (6, 2), jnp.float32)
+    dense = e3nn.IrrepsArray(sparse.irreps, sparse.array)
+    layer = nn.IrrepsTemporalConv(num_modes=2)
+    found, variables = layer.init_with_output(jax.random.key(0), sparse)
+    expected, expected_variables = layer.init_with_output(jax.random.key(0), dense)
+    np.testing.assert_array_equal(found.array, expected.array)
+    assert jax.tree.structure(variables) == jax.tree.structure(expected_variables)
+
+
+def test_vectors_of_irreps_are_computed_in_float32_like_the_vector_convolution():
+    array = jnp.ones((4, 2, 6), jnp.bfloat16)
+    layer = nn.IrrepsTemporalConv(num_modes=2)
+    found, _ = layer.init_with_output(jax.random.key(0), e3nn.IrrepsArray("2x1o", array))
+    assert found.array.dtype == jnp.float32
+
+
+def test_a_kernel_of_other_channels_is_named():
+    with pytest.raises(ValueError, match=r"kernel: got shape .*, expected \[2, M, 4, C_out\]"):
+        ops.spectral_conv_dft(jnp.ones((5, 3, 4)), jnp.ones((2, 2, 6, 6)))

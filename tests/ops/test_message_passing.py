@@ -180,3 +180,24 @@ def test_derivatives_of_the_layer_are_finite_where_nodes_coincide(differentiate)
             lambda x: layer(weights, x, v, jnp.asarray(h), None, senders, receivers)
         )(x)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jacobian))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_means_over_many_values_are_right_in_narrow_dtypes(dtype):
+    """A count kept in bfloat16 stops at 256, a sum of ones likewise."""
+    ones, zeros = jnp.ones((5000, 1), dtype), jnp.zeros(5000, jnp.int32)
+    assert ops.segment_mean(ones[None], zeros, 1)[0, 0, 0] == 1
+    assert ops.graph_mean(ones, zeros, jnp.array([5000]))[0, 0] == 1
+
+
+def test_a_squared_distance_is_not_rounded_to_the_dtype_of_the_features():
+    """In float16 the square of 300 is infinite; its product with a small weight is not."""
+    weights = {
+        "linear_0": {"kernel": jnp.full((5, 1), 1e-3, "float16"), "bias": jnp.zeros(1, "float16")},
+        "linear_1": {"kernel": jnp.ones((1, 1), "float16"), "bias": jnp.zeros(1, "float16")},
+    }
+    features, edge = jnp.zeros((1, 2, 2), "float16"), jnp.zeros(1, jnp.int32)
+    messages = ops.edge_messages(
+        weights, jnp.full((1, 1, 1), 90_000.0), features, None, edge, edge + 1
+    )
+    np.testing.assert_allclose(messages, 90.0, rtol=1e-2)

@@ -95,3 +95,8 @@ def test_limit_of_zero_and_of_huge_vectors_is_finite():
     (gradient,) = pullback(jnp.ones_like(vectors))
     assert np.isfinite(gradient[:2]).all()
     np.testing.assert_array_equal(gradient[0], np.ones(3))
+
+
+def test_limit_norm_is_right_in_float16():
+    vector = jnp.array([0.0, 300.0, 0.0], jnp.float16)
+    np.testing.assert_allclose(ops.limit_norm(vector, 1.0), [0, 1, 0], rtol=1e-3)

@@ -126,7 +126,7 @@ def test_a_checkpoint_of_another_model_is_refused(task, config, whole_run):
     wider = dataclasses.replace(params.config, hidden_dim=16)
     graph = jax.tree.map(lambda leaf: leaf[0], train.graph)
     other = egno_jax.init(jax.random.key(0), wider, graph, train.times)
-    with pytest.raises(egno_jax.CheckpointError, match="cannot be restored"):
+    with pytest.raises(egno_jax.CheckpointError, match="model setting hidden_dim: got 16"):
         fit(whole_run[0], other, train, valid, config, resume=True)
 
 
@@ -140,7 +140,7 @@ def test_bad_data_is_refused_before_anything_is_written(task, config, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(ValueError, match=r"train: .*positions"):
         fit(run, params, bad_graph, valid, config)
-    with pytest.raises(ValueError, match=r"valid.positions: got NaN or infinite"):
+    with pytest.raises(ValueError, match=r"valid: positions: got NaN or infinite"):
         fit(run, params, train, bad_target, config)
     with pytest.raises(ValueError, match="batch_size: got 17, expected from 1 to 16"):
         fit(run, *task, dataclasses.replace(config, batch_size=17))
@@ -172,4 +172,53 @@ def test_a_diverging_run_stops_and_names_the_step(task, config, tmp_path):
 )
 def test_a_bad_field_is_named(field, value):
     with pytest.raises(ValueError, match=f"TrainingConfig.{field}: got {value!r}"):
+        TrainingConfig(**{field: value})
+
+
+@pytest.mark.parametrize("field", ["batch_size", "seed"])
+def test_a_run_keeps_its_settings(task, config, whole_run, field):
+    changed = dataclasses.replace(config, **{field: 5})
+    with pytest.raises(egno_jax.CheckpointError, match=f"training setting {field}: got 5, but"):
+        fit(whole_run[0], *task, changed, resume=True)
+
+
+def test_the_best_model_belongs_to_the_best_step_after_a_crash(task, config, tmp_path, monkeypatch):
+    """Dies between a checkpoint and the best model that it tells of, and stops before the next."""
+    config = dataclasses.replace(config, checkpoint_every=12)
+
+    def crash(*_, **__):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.loop, "save", crash)
+        with pytest.raises(RuntimeError, match="killed"):
+            fit(tmp_path, *task, config)
+    assert not (tmp_path / "best").exists()
+    callbacks = lines_in(tmp_path, SignalAfter(9, signal.SIGTERM))
+    stopped = fit(tmp_path, *task, config, resume=True, make_callbacks=callbacks)
+    assert (stopped.best_step, stopped.step) == (6, 9)
+    errors = evaluate(stopped.params, task[2], batch_size=4)
+    assert float(errors.f_mse) == stopped.best_f_mse
+
+
+def test_a_best_model_without_checkpoints_is_a_run_too(task, config, tmp_path):
+    egno_jax.save(tmp_path / "best", task[0])
+    with pytest.raises(egno_jax.CheckpointError, match="holds a run of 0 steps already"):
+        fit(tmp_path, *task, config)
+
+
+def test_a_validation_error_that_is_not_finite_stops_the_run(task, config, tmp_path):
+    """Targets so far away that their squared distance overflows, on the validation set alone."""
+    params, train, valid = task
+    far = valid._replace(positions=np.full_like(valid.positions, 1e30))
+    with pytest.raises(training.NonFiniteLossError, match="step 6: the error on the validation"):
+        fit(tmp_path, params, train, far, config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_steps", 100.0), ("batch_size", True), ("ema_decay", None), ("optimizer", {"b1": 0.9})],
+)
+def test_a_field_of_another_type_is_named(field, value):
+    with pytest.raises(ValueError, match=f"TrainingConfig.{field}: got"):
         TrainingConfig(**{field: value})

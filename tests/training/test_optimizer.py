@@ -82,6 +82,8 @@ def test_is_kernel_marks_kernels_alone():
     [
         ("learning_rate", 0.0),
         ("schedule", "linear"),
+        ("learning_rate", float("inf")),
+        ("warmup_steps", 1.5),
         ("warmup_steps", -1),
         ("final_fraction", 1.5),
         ("halve_every", 0),
@@ -95,3 +97,19 @@ def test_is_kernel_marks_kernels_alone():
 def test_a_bad_field_is_named(field, value):
     with pytest.raises(ValueError, match=f"OptimizerConfig.{field}: got {value!r}"):
         OptimizerConfig(**{field: value})
+
+
+def test_clipping_comes_before_l2_decay():
+    """As `torch.nn.utils.clip_grad_norm_` before a step of `torch.optim.Adam`."""
+    config = OptimizerConfig(
+        schedule="constant",
+        learning_rate=0.1,
+        warmup_steps=0,
+        decay="l2",
+        weight_decay=1.0,
+        clip_norm=1e-3,
+    )
+    grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, -100.0), TREE)
+    for update in one_update(config, grads).values():
+        # The decay of +3 outweighs the clipped gradient.
+        np.testing.assert_allclose(update, -0.1, rtol=1e-2)

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import egno_jax
 from egno_jax import datasets, metrics
 from egno_jax.training import (
+    averaged,
     batch_indices,
     evaluate,
     init_state,
@@ -113,3 +115,29 @@ def test_evaluation_counts_every_sample_once(task):
     np.testing.assert_allclose(
         found.a_mse, metrics.a_mse(trajectory.positions, batch.positions), rtol=1e-5
     )
+
+
+def test_the_average_of_narrow_weights_moves(task, config):
+    """In bfloat16 0.999 is 1: an average kept in it would stay at the initial weights for ever."""
+    params, _, _ = task
+    narrow = jax.tree.map(lambda leaf: jnp.ones_like(leaf, jnp.bfloat16), params)
+    state = init_state(narrow, config)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.ema))
+    moved = jax.tree.map(lambda mean: 0.999 * mean + 0.002, state.ema)
+    for leaf in jax.tree.leaves(moved):
+        np.testing.assert_allclose(leaf, 1.001, rtol=1e-6)
+    model = averaged(state, config)
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(model))
+
+
+@pytest.mark.parametrize("damage", ["empty", "nan", "batch_size"])
+def test_evaluation_checks_its_data(task, damage):
+    params, _, valid = task
+    batch_size = 0 if damage == "batch_size" else 4
+    if damage == "empty":
+        valid = jax.tree.map(lambda leaf: leaf[:0], valid)._replace(times=valid.times)
+    if damage == "nan":
+        valid = valid._replace(positions=np.full_like(valid.positions, np.nan))
+    message = {"empty": "samples: got none", "nan": "positions: got NaN", "batch_size": "got 0"}
+    with pytest.raises(ValueError, match=message[damage]):
+        evaluate(params, valid, batch_size=batch_size)
