@@ -12,7 +12,6 @@ model knows no periodic cell. Everything here is NumPy and runs on the host, exc
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,9 +20,10 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
+from egno_jax.extras import require
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import ModuleType
 
     import ase
     from jaxtyping import Array, Bool, Float, Int
@@ -145,7 +145,7 @@ def radius_edges(positions: ArrayLike, cutoff: float) -> Edges:
     _check_finite("positions", positions)
     if not 0 < cutoff < np.inf:
         raise ValueError(f"cutoff must be finite and above 0, came {cutoff}")
-    neighbours = _require("vesin").NeighborList(cutoff=cutoff, full_list=True)
+    neighbours = require("vesin", "data").NeighborList(cutoff=cutoff, full_list=True)
     receivers, senders = neighbours.compute(
         points=positions, box=np.zeros((3, 3)), periodic=False, quantities="ij"
     )
@@ -276,7 +276,7 @@ def from_atoms(
         the graph.
       ImportError: if ASE, of the extra `data`, is not installed.
     """
-    if not isinstance(atoms, _require("ase").Atoms):
+    if not isinstance(atoms, require("ase", "data").Atoms):
         raise ValueError(f"atoms must be ase.Atoms, came {type(atoms).__name__}; arrays: use build")
     if atoms.pbc.any():
         raise ValueError(
@@ -288,7 +288,7 @@ def from_atoms(
             "atoms hold no momenta, so their velocities are unknown; use atoms.set_velocities, "
             "with zeros if they are at rest"
         )
-    velocities = atoms.get_velocities() * _require("ase.units").fs
+    velocities = atoms.get_velocities() * require("ase.units", "data").fs
     if features is None:
         speeds = np.linalg.norm(velocities, axis=1)
         features = np.stack([speeds, atoms.numbers / max(atoms.numbers.max(), 1)], axis=1)
@@ -653,16 +653,6 @@ def _check_increasing(times: Any) -> None:
 
 
 # Helpers
-
-
-def _require(module: str) -> ModuleType:
-    """Imports an optional dependency, or says which extra brings it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        message = f'this needs {package}, which comes with: pip install "egno_jax[data]"'
-        raise ImportError(message) from error
 
 
 def _type_name(value: Any) -> str:

@@ -12,13 +12,14 @@ colour-blind people tell apart.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from egno_jax.extras import require
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -179,7 +180,7 @@ def interactive_trajectories(
       ValueError: shapes do not fit together.
       ImportError: plotly is not installed.
     """
-    graph_objects = _require("plotly.graph_objects")
+    graph_objects = require("plotly.graph_objects", "experiments")
     true, predicted = _check_paths(true, predicted)
     _check_titles(titles, len(true))
     traces = [
@@ -270,7 +271,7 @@ def _style_3d(axes: Axes, points: np.ndarray, unit: str) -> None:
         getattr(axes, f"set_{name}lim")(low[index], high[index])
         getattr(axes, f"set_{name}label")(_with_unit(name, unit), fontsize=9, labelpad=0)
         axis = getattr(axes, f"{name}axis")
-        axis.set_major_locator(_require("matplotlib.ticker").MaxNLocator(3))
+        axis.set_major_locator(require("matplotlib.ticker", "experiments").MaxNLocator(3))
         axis.set_pane_color((0.97, 0.97, 0.97, 1.0))
         axis.set_tick_params(labelsize=8, pad=-1, labelcolor=INK)
         axis._axinfo["grid"].update(color=GRID, linewidth=0.6)
@@ -288,7 +289,9 @@ def _style_2d(axes: Axes) -> None:
 
 def _figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
     """Returns a figure that belongs to nobody else, unlike those of pyplot."""
-    figure = _require("matplotlib.figure").Figure(figsize=(width, height), layout=layout)
+    figure = require("matplotlib.figure", "experiments").Figure(
+        figsize=(width, height), layout=layout
+    )
     figure.set_facecolor("white")
     return figure
 
@@ -317,14 +320,3 @@ def _check_paths(true: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray]:
 def _check_titles(titles: Sequence[str], num_systems: int) -> None:
     if titles and len(titles) != num_systems:
         raise ValueError(f"titles: got {len(titles)}, expected {num_systems}, one for each system")
-
-
-def _require(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.split(".")[0]
-        raise ImportError(
-            f"egno_jax.visualize needs {package}, which is not installed: "
-            'pip install "egno_jax[experiments]"'
-        ) from error

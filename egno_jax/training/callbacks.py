@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, Protocol
+
+from egno_jax.extras import require
 
 
 class Callback(Protocol):
@@ -110,7 +111,7 @@ class TensorBoard:
 
     def __init__(self, directory: Path) -> None:
         self._directory = Path(directory)
-        self._tensorboard = _require("tensorboardX")
+        self._tensorboard = require("tensorboardX", "train")
 
     def __enter__(self) -> TensorBoard:
         self._writer = self._tensorboard.SummaryWriter(str(self._directory))
@@ -146,7 +147,7 @@ class Progress:
     """
 
     def __init__(self, num_steps: int, start_step: int = 0) -> None:
-        progress = _require("rich.progress")
+        progress = require("rich.progress", "train")
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
@@ -178,13 +179,3 @@ class Progress:
     def _show(self, step: int) -> None:
         text = f"loss {self._loss:.5f}  valid F-MSE {self._error:.5f}"
         self._bar.update(self._task, completed=step, description=text)
-
-
-def _require(module: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.split(".")[0]
-        raise ImportError(
-            f'this callback needs {package}, which is not installed: pip install "egno_jax[train]"'
-        ) from error
