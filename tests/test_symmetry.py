@@ -192,7 +192,8 @@ def test_turns_at_the_limit_on_the_coordinate_step(case, example, angle, axis_se
         unlimited = apply_without_limit(params, graph, times)
     moved = np.abs(np.asarray(plain.positions - unlimited.positions)).max(axis=(0, 2))
     is_limited = moved > 0.1
-    assert is_limited.any()
+    # Rare draws stay below the limit; hypothesis fails the test if most of them do.
+    assume(is_limited.any())
     event("every node at the limit" if is_limited.all() else "some nodes at the limit")
 
 
