@@ -526,7 +526,7 @@ def _check_keys(name: str, mapping: Any, keys: Sequence[str], otherwise: str = "
         )
     missing = [key for key in keys if key not in mapping]
     if missing:
-        raise ValueError(f"{name} lacks the keys {missing}, came {list(mapping)}; add them")
+        raise ValueError(f"{name} lacks the keys {missing}, came {sorted(mapping)}; add them")
 
 
 def _check_lengths(name: str, tree: Any, letter: str, length: int) -> None:
