@@ -125,6 +125,7 @@ def origin(command: str) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "device": f"{device.device_kind}{cores}",
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "versions": {
             "python": platform.python_version(),
             **library_versions(),
