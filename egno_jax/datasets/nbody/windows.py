@@ -17,6 +17,7 @@ from egno_jax.datasets.nbody.simulation import (
     check_trajectories,
     reverse_time,
 )
+from egno_jax.graph import fully_connected_edges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +112,7 @@ def _graph(
 ) -> jraph.GraphsTuple:
     """Returns S stacked graphs of all pairs from states `[S, N, 3]` and couplings `[S, N, N]`."""
     num_simulations, num_particles, _ = positions.shape
-    receivers, senders = np.nonzero(~np.eye(num_particles, dtype=bool))
+    senders, receivers, _ = fully_connected_edges(num_particles)
     offsets = positions[:, receivers] - positions[:, senders]
     squared_distances = (offsets**2).sum(-1)
     features = np.stack([couplings[:, receivers, senders], squared_distances], axis=-1)
