@@ -1,0 +1,97 @@
+"""Forward kinematics: from the angles of a motion to the positions of the joints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from egno_jax.datasets.mocap.acclaim import ROOT, Motion, Skeleton
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+def joint_positions(skeleton: Skeleton, motion: Motion) -> Float[np.ndarray, "T N 3"]:
+    """Computes where the joints are in every frame.
+
+    With C the bone's own axes at rest, R its rotation in a frame, d its direction and l its length,
+
+        G_root = R_root C_root,    x_root = position + translation,
+        G = G_parent C R C^T,      x = x_parent + l G d.
+
+    Rotations are about axes that stand still, one after the other in the file's own order: angles
+    a, b, c of `rx ry rz` give R = R_z(c) R_y(b) R_x(a).
+
+    Args:
+      skeleton: the skeleton.
+      motion: T frames of it.
+
+    Returns:
+      `[T, N, 3]` in float64, joints as in `skeleton.joint_names`, lengths as in the file.
+
+    Raises:
+      ValueError: the motion is not of this skeleton.
+    """
+    _check_fits(skeleton, motion)
+    root = skeleton.root
+    turns = [name for name in root.order if name.startswith("r")]
+    orientation = _rotation(root.axis_order, _by_order(root.orientation, root.axis_order))
+    frames = [_rotation(_letters(turns), motion.rotations[ROOT]) @ orientation]
+    positions = [np.asarray(root.position) + motion.translations]
+    for bone in skeleton.bones:
+        frame = frames[bone.parent]
+        if bone.dofs:
+            axes = _rotation(bone.axis_order, _by_order(bone.axis, bone.axis_order))
+            turn = _rotation(_letters(bone.dofs), motion.rotations[bone.name])
+            frame = frame @ (axes @ turn @ axes.T)
+        frames.append(frame)
+        offset = bone.length * np.asarray(bone.direction)
+        positions.append(positions[bone.parent] + frame @ offset)
+    return np.stack(positions, axis=1)
+
+
+def _check_fits(skeleton: Skeleton, motion: Motion) -> None:
+    """Checks that the motion has angles for every degree of freedom, and nothing else."""
+    num_frames = len(motion.translations)
+    expected = {ROOT: (num_frames, 3)}
+    expected |= {b.name: (num_frames, len(b.dofs)) for b in skeleton.bones if b.dofs}
+    came = {name: np.shape(angles) for name, angles in motion.rotations.items()}
+    for name in [*expected, *came]:
+        if came.get(name) != expected.get(name):
+            raise ValueError(
+                f"motion.rotations[{name!r}] has shape {came.get(name)}, expected "
+                f"{expected.get(name)} for this skeleton; was it read with another one?"
+            )
+
+
+def _rotation(
+    order: str, angles: Float[np.ndarray, "*T k"] | Sequence[float]
+) -> Float[np.ndarray, "*T 3 3"]:
+    """Returns the product of turns about the axes of `order`, the first on the right."""
+    angles = np.asarray(angles, np.float64)
+    product = np.eye(3)
+    for column, letter in enumerate(order):
+        product = _turn(letter, angles[..., column]) @ product
+    return product
+
+
+def _turn(letter: str, angle: Float[np.ndarray, "*T"]) -> Float[np.ndarray, "*T 3 3"]:
+    """Returns the rotation about one axis."""
+    first, second = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[letter]
+    turn = np.zeros((*np.shape(angle), 3, 3))
+    turn[..., 3 - first - second, 3 - first - second] = 1.0
+    turn[..., first, first] = turn[..., second, second] = np.cos(angle)
+    turn[..., second, first] = np.sin(angle)
+    turn[..., first, second] = -turn[..., second, first]
+    return turn
+
+
+def _letters(dofs: Sequence[str]) -> str:
+    return "".join(dof[1] for dof in dofs)
+
+
+def _by_order(angles: Sequence[float], order: str) -> list[float]:
+    """Puts angles about x, y and z in the order in which they are applied."""
+    return [angles["xyz".index(letter)] for letter in order]

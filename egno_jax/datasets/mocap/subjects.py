@@ -1,0 +1,280 @@
+"""Subjects 9 (running) and 35 (walking) of the CMU database: their files, splits and windows."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from egno_jax.datasets.mocap.acclaim import read_motion, read_skeleton
+from egno_jax.datasets.mocap.kinematics import joint_positions
+from egno_jax.datasets.mocap.windows import HORIZON, PROTOCOLS, Windows, cut, samples
+
+if TYPE_CHECKING:
+    from egno_jax.datasets.base import Samples
+
+PUBLISHED_SIZES = {
+    "run": {"train": 200, "valid": 240, "test": 240},
+    "walk": {"train": 200, "valid": 600, "test": 600},
+}
+"""Samples of each split in the experiments of EGNO, for each motion."""
+
+# Twenty walking trials of subject 35 in the order of RandomState(0).permutation, cut in the paper's
+# proportions 11 : 6 : 6. The paper's own split is of 23 trials. Fixed before anything was trained.
+WALK_SPLIT = {
+    "train": (33, 2, 34, 12, 14, 32, 10, 28, 8, 5),
+    "valid": (9, 29, 13, 11, 31),
+    "test": (15, 7, 1, 30, 16),
+}
+"""Which trials of subject 35 belong to which split."""
+
+_RUN_FILE = "cmu/subject09_run.npz"
+_WALK_FOLDER = "cmu/subject35"
+_RUN_KEYS = {"train": "train", "valid": "val", "test": "test"}
+# As in the original, windows of walks start in the first 300 frames of their trial.
+_WALK_STARTS = 300
+
+
+class _Trials(NamedTuple):
+    """The trials of one split, and the starts of their windows in the order in which to take them.
+
+    Attributes:
+      positions: `[T, N, 3]` by the number of the trial.
+      starts: `[K]` by the number of the trial.
+      bonds: `[B, 2]`.
+      source: the files, for errors.
+    """
+
+    positions: Mapping[int, np.ndarray]
+    starts: Mapping[int, np.ndarray]
+    bonds: np.ndarray
+    source: pathlib.Path
+
+
+def load(
+    motion: str,
+    split: str,
+    *,
+    num_samples: int | None = None,
+    target_frames: Sequence[int] = PROTOCOLS["last"],
+    height: bool = False,
+    dtype: np.typing.DTypeLike = np.float32,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Samples:
+    """Loads motion capture as the experiments of EGNO use it; see `samples` for its contents.
+
+    Args:
+      motion: "run" (subject 9, the published split) or "walk" (subject 35, a split of our own).
+      split: "train", "valid" or "test".
+      num_samples: as in `load_windows`.
+      target_frames: the frames to predict; `PROTOCOLS` has those of the experiments.
+      height: whether heights are a feature.
+      dtype: the dtype of all real numbers.
+      data_dir: as in `load_windows`.
+
+    Returns:
+      Samples of NumPy arrays with `times = target_frames`.
+
+    Raises:
+      ValueError: as `load_windows`.
+    """
+    windows = load_windows(motion, split, num_samples=num_samples, data_dir=data_dir)
+    return samples(windows, target_frames=target_frames, height=height, dtype=dtype)
+
+
+def load_windows(
+    motion: str,
+    split: str,
+    *,
+    num_samples: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Windows:
+    """Loads windows of one split, trial by trial, as many of each.
+
+    A run's windows start where the published split says, in its order. A walk's start in the first
+    300 frames of the trial, at frames drawn without repetition by NumPy's legacy generator, seeded
+    with the number of the trial. More windows begin with the fewer, in each trial.
+
+    Args:
+      motion: "run" (subject 9, the published split) or "walk" (subject 35, a split of our own).
+      split: "train", "valid" or "test".
+      num_samples: a multiple of the number of trials; as published if None.
+      data_dir: the folder that holds `cmu/`; `$EGNO_DATA_DIR` if None.
+
+    Returns:
+      The windows.
+
+    Raises:
+      ValueError: an argument is out of range, or files are missing or damaged; names the file and
+        the place, and for missing ones says how to get them.
+    """
+    if motion not in PUBLISHED_SIZES or split not in WALK_SPLIT:
+        raise ValueError(
+            f"motion is {motion!r} and split is {split!r}, expected one of "
+            f"{list(PUBLISHED_SIZES)} and one of {list(WALK_SPLIT)}"
+        )
+    num_samples = PUBLISHED_SIZES[motion][split] if num_samples is None else num_samples
+    trials = (_read_run if motion == "run" else _read_walk)(_folder(data_dir, motion), split)
+    per_trial = _per_trial(num_samples, trials, split)
+    starts = {trial: starts[:per_trial] for trial, starts in trials.starts.items()}
+    return Windows(
+        positions=np.concatenate(
+            [cut(trials.positions[k], chosen) for k, chosen in starts.items()]
+        ),
+        bonds=trials.bonds,
+        trials=np.repeat(list(starts), per_trial),
+        starts=np.concatenate(list(starts.values())),
+    )
+
+
+def _per_trial(num_samples: int, trials: _Trials, split: str) -> int:
+    """Returns how many windows to take of each trial."""
+    count, most = len(trials.starts), min(map(len, trials.starts.values()))
+    is_integer = isinstance(num_samples, (int, np.integer)) and not isinstance(num_samples, bool)
+    if not is_integer or not 1 <= num_samples <= count * most or num_samples % count:
+        raise ValueError(
+            f"the number of samples is {num_samples!r}, expected a multiple of {count}, the number "
+            f"of trials of split {split!r}, up to {count * most}"
+        )
+    return int(num_samples) // count
+
+
+def _folder(data_dir: str | os.PathLike[str] | None, motion: str) -> pathlib.Path:
+    """Returns the folder of the data if it holds what the motion needs."""
+    folder = data_dir or os.environ.get("EGNO_DATA_DIR")
+    needed = _RUN_FILE if motion == "run" else f"{_WALK_FOLDER}/35.asf"
+    if not folder:
+        raise ValueError(
+            f"there is no folder of data: give data_dir or set EGNO_DATA_DIR. {_HOW_TO_GET[motion]}"
+        )
+    if not (pathlib.Path(folder) / needed).exists():
+        raise ValueError(f"{pathlib.Path(folder) / needed} is missing. {_HOW_TO_GET[motion]}")
+    return pathlib.Path(folder)
+
+
+_HOW_TO_GET = {
+    "walk": (
+        "Download 35.asf and the trials 35_*.amc of subject 35 from mocap.cs.cmu.edu, and put them "
+        f"into the folder {_WALK_FOLDER} of the data"
+    ),
+    "run": (
+        "Its trials are those of subject 9 at mocap.cs.cmu.edu, 09.asf and 09_*.amc, and its "
+        "windows those of the published split; docs/mocap.md says what the file holds"
+    ),
+}
+
+
+# Walking: raw files
+
+
+def _read_walk(folder: pathlib.Path, split: str) -> _Trials:
+    folder = folder / _WALK_FOLDER
+    skeleton = read_skeleton(folder / "35.asf")
+    positions, starts = {}, {}
+    for trial in WALK_SPLIT[split]:
+        path = folder / f"35_{trial:02d}.amc"
+        if not path.exists():
+            raise ValueError(f"{path} is missing. {_HOW_TO_GET['walk']}")
+        positions[trial] = joint_positions(skeleton, read_motion(path, skeleton))
+        num_starts = len(positions[trial]) - HORIZON - 1
+        if num_starts < 1:
+            raise ValueError(
+                f"{path} holds {len(positions[trial])} frames, expected {HORIZON + 2} or more"
+            )
+        starts[trial] = np.random.RandomState(trial).permutation(min(num_starts, _WALK_STARTS))
+    return _Trials(positions, starts, skeleton.bonds, folder)
+
+
+# Running: one file of positions
+
+
+def _read_run(folder: pathlib.Path, split: str) -> _Trials:
+    path = folder / _RUN_FILE
+    arrays = _read_arrays(path)
+    bonds = _get(path, arrays, "edges", np.integer, (None, 2))
+    num_joints = len(bonds) + 1
+    if bonds.min(initial=0) < 0 or bonds.max(initial=0) >= num_joints:
+        _fail(path, "edges", f"joints up to {bonds.max()}", f"those of {num_joints} joints, from 0")
+    key = _RUN_KEYS[split]
+    members = {name: _trials_of(path, arrays, name) for name in _RUN_KEYS.values()}
+    for other, trials in members.items():
+        shared = sorted(set(trials) & set(members[key]))
+        if other != key and shared:
+            _fail(path, f"{key}_trials", f"{shared} of {other}_trials", "trials of one split each")
+    positions = {
+        trial: _get(path, arrays, f"trial_{trial}", np.floating, (None, num_joints, 3))
+        for trial in members[key]
+    }
+    starts = {
+        trial: _starts_of(path, arrays, f"{key}_start_{trial}", len(positions[trial]))
+        for trial in members[key]
+    }
+    return _Trials(positions, starts, bonds.astype(np.int32), path)
+
+
+def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads all arrays of a file; never unpickles anything."""
+    key = "its list of arrays"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {}
+            for key in file.files:
+                arrays[key] = file[key]
+            return arrays
+    except Exception as error:  # Damaged bytes make the zip and npy readers raise anything.
+        raise ValueError(
+            f"{path}, {key}: cannot be read ({type(error).__name__}: {error}); the file is damaged "
+            "or not an npz file of plain numbers, get it again"
+        ) from error
+
+
+def _trials_of(path: pathlib.Path, arrays: Mapping[str, np.ndarray], name: str) -> list[int]:
+    trials = _get(path, arrays, f"{name}_trials", np.integer, (None,)).tolist()
+    if not trials or len(set(trials)) != len(trials):
+        _fail(path, f"{name}_trials", f"{trials}", "at least one trial, each once")
+    return trials
+
+
+def _starts_of(
+    path: pathlib.Path, arrays: Mapping[str, np.ndarray], key: str, num_frames: int
+) -> np.ndarray:
+    starts = _get(path, arrays, key, np.integer, (None,))
+    last = num_frames - HORIZON - 2
+    bad = np.flatnonzero((starts < 0) | (starts > last))
+    if bad.size:
+        expected = f"0 to {last}, so that {HORIZON} frames and one more follow"
+        _fail(path, f"{key}[{bad[0]}]", f"{starts[bad[0]]}", expected)
+    if not starts.size or len(np.unique(starts)) != len(starts):
+        _fail(path, key, f"{len(starts)} starts, not all different", "at least one, each once")
+    return starts
+
+
+def _get(
+    path: pathlib.Path,
+    arrays: Mapping[str, np.ndarray],
+    key: str,
+    kind: type,
+    shape: tuple[int | None, ...],
+) -> np.ndarray:
+    """Returns an array of the file after checking its dtype, shape and values."""
+    wanted = f"{kind.__name__} [{', '.join('any' if n is None else str(n) for n in shape)}]"
+    if key not in arrays:
+        _fail(path, key, "no such array", wanted)
+    array = arrays[key]
+    is_shape = len(array.shape) == len(shape) and all(
+        size in (None, found) for found, size in zip(array.shape, shape, strict=True)
+    )
+    if not np.issubdtype(array.dtype, kind) or not is_shape:
+        _fail(path, key, f"{array.dtype} {list(array.shape)}", wanted)
+    bad = np.argwhere(~np.isfinite(array))
+    if bad.size:
+        place = ", ".join(map(str, bad[0]))
+        _fail(path, f"{key}[{place}]", f"{array[tuple(bad[0])]}", "finite numbers")
+    return array
+
+
+def _fail(path: pathlib.Path, place: str, came: str, expected: str) -> Any:
+    raise ValueError(f"{path}, {place}: came {came}, expected {expected}")
