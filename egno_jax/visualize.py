@@ -23,7 +23,8 @@ from egno_jax.extras import require
 
 if TYPE_CHECKING:
     import plotly.graph_objects
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
+    from matplotlib.animation import FuncAnimation
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -64,19 +65,9 @@ def plot_trajectories(
       ImportError: matplotlib is not installed.
     """
     true, predicted = _check_paths(true, predicted)
-    _check_titles(titles, len(true))
-    columns = min(columns, len(true))
-    rows = math.ceil(len(true) / columns)
-    height = 4.4 * rows + 0.6
-    figure = _figure(4.8 * columns, height, layout=None)
-    # Layout engines do not see the labels of 3D axes.
-    figure.subplots_adjust(0.01, 0.05, 0.95, 1 - 0.85 / height, 0.08, 0.12)
-    for index, (path, guess) in enumerate(zip(true, predicted, strict=True)):
-        axes = figure.add_subplot(rows, columns, index + 1, projection="3d")
+    figure, panels = _panels(true, predicted, titles, unit, "xyz", columns)
+    for axes, path, guess in zip(panels, true, predicted, strict=True):
         lines = _draw_paths(axes, path, guess)
-        _style_3d(axes, np.concatenate([path, guess]).reshape(-1, 3), unit)
-        if titles:
-            axes.set_title(titles[index], fontsize=11, color=INK)
     figure.legend(lines, _LABELS, loc="upper center", ncols=3, frameon=False, fontsize=11)
     return figure
 
@@ -190,29 +181,317 @@ def interactive_trajectories(
     ]
     names = titles or [f"system {index + 1}" for index in range(len(true))]
     per_system = len(traces) // len(true)
+    owners = [trace // per_system for trace in range(len(traces))]
+    return graph_objects.Figure(
+        traces, {**_layout("xyz", unit), "updatemenus": [_menu(names, owners)]}
+    )
+
+
+def plot_skeletons(
+    true: Float[np.ndarray, "S T N 3"],
+    predicted: Float[np.ndarray, "S P N 3"],
+    bonds: Int[np.ndarray, "B 2"],
+    *,
+    titles: Sequence[str] = (),
+    unit: str = "",
+    up: str = "z",
+    columns: int = 2,
+) -> Figure:
+    """Draws systems whose nodes are joined by lines, at the given state and at the last time.
+
+    Args:
+      true: `[S, T, N, 3]`, true positions, the given state first and the last predicted time last.
+      predicted: `[S, P, N, 3]`, predicted positions.
+      bonds: `[B, 2]`, pairs of nodes.
+      titles: a title for each system.
+      unit: the unit of length, for the labels.
+      up: the axis that points up, "x", "y" or "z".
+      columns: panels side by side.
+
+    Returns:
+      A matplotlib figure.
+
+    Raises:
+      ValueError: shapes do not fit together.
+      ImportError: matplotlib is not installed.
+    """
+    true, predicted = _check_paths(true, predicted)
+    bonds = _check_bonds(bonds, true.shape[2])
+    names = _axis_names(up)
+    figure, panels = _panels(true, predicted, titles, unit, names, columns)
+    for axes, path, guess in zip(panels, true, predicted, strict=True):
+        points = path[0], path[-1], guess[-1]
+        lines = _draw_skeletons(axes, [_bond_lines(x, bonds, names) for x in points])
+    figure.legend(lines, _LABELS, loc="upper center", ncols=3, frameon=False, fontsize=11)
+    return figure
+
+
+def animate_skeletons(
+    true: Float[np.ndarray, "S T N 3"],
+    predicted: Float[np.ndarray, "S P N 3"],
+    bonds: Int[np.ndarray, "B 2"],
+    *,
+    target_frames: Sequence[int],
+    titles: Sequence[str] = (),
+    unit: str = "",
+    up: str = "z",
+    columns: int = 2,
+) -> FuncAnimation:
+    """Draws systems whose nodes are joined by lines as a film.
+
+    The truth moves through all its frames. The prediction stands where it was last predicted, pale
+    between two predicted times; the film slows down at those times and stands still at its end.
+
+        animate_skeletons(...).save("motion.gif", writer="pillow", fps=10)
+
+    Args:
+      true: `[S, T, N, 3]`, true positions, the given state first.
+      predicted: `[S, P, N, 3]`, predicted positions.
+      bonds: `[B, 2]`, pairs of nodes.
+      target_frames: `[P]`, increasing: which frames of `true` are those predicted.
+      titles: a title for each system.
+      unit: the unit of length, for the labels.
+      up: the axis that points up, "x", "y" or "z".
+      columns: panels side by side.
+
+    Returns:
+      A matplotlib animation, to be saved while it is kept.
+
+    Raises:
+      ValueError: shapes do not fit together.
+      ImportError: matplotlib is not installed.
+    """
+    true, predicted = _check_paths(true, predicted)
+    bonds, targets = (
+        _check_bonds(bonds, true.shape[2]),
+        _check_targets(target_frames, true, predicted),
+    )
+    names = _axis_names(up)
+    figure, panels = _panels(true, predicted, titles, unit, names, columns)
+    lines = [
+        _draw_skeletons(axes, [_bond_lines(x, bonds, names) for x in (path[0], path[0], guess[0])])
+        for axes, path, guess in zip(panels, true, predicted, strict=True)
+    ]
+    figure.legend(lines[0], _LABELS, loc="upper center", ncols=3, frameon=False, fontsize=11)
+    clock = figure.text(0.02, 0.97, "", ha="left", va="top", fontsize=11, color=INK)
+
+    def draw(frame: int) -> list[Any]:
+        latest = np.searchsorted(targets, frame, side="right") - 1
+        clock.set_text(f"frame {frame}")
+        for (_, truth, prediction), path, guess in zip(lines, true, predicted, strict=True):
+            truth.set_data_3d(*_bond_lines(path[frame], bonds, names).T)
+            prediction.set_data_3d(*_bond_lines(guess[max(latest, 0)], bonds, names).T)
+            prediction.set_visible(latest >= 0)
+            prediction.set_alpha(1.0 if frame in targets else 0.35)
+        return []
+
+    order = [frame for frame in range(true.shape[1]) for _ in range(3 if frame in targets else 1)]
+    order += [true.shape[1] - 1] * 8
+    return require("matplotlib.animation", "experiments").FuncAnimation(figure, draw, frames=order)
+
+
+def interactive_skeletons(
+    true: Float[np.ndarray, "S T N 3"],
+    predicted: Float[np.ndarray, "S P N 3"],
+    bonds: Int[np.ndarray, "B 2"],
+    *,
+    target_frames: Sequence[int],
+    titles: Sequence[str] = (),
+    unit: str = "",
+    up: str = "z",
+) -> plotly.graph_objects.Figure:
+    """Draws systems whose nodes are joined by lines, to turn and zoom, with a slider for the time.
+
+    Args:
+      true: `[S, T, N, 3]`, true positions, the given state first.
+      predicted: `[S, P, N, 3]`, predicted positions.
+      bonds: `[B, 2]`, pairs of nodes.
+      target_frames: `[P]`, increasing: which frames of `true` are those predicted.
+      titles: a name for each system; a menu shows one at a time.
+      unit: the unit of length, for the labels.
+      up: the axis that points up, "x", "y" or "z".
+
+    Returns:
+      A plotly figure; `to_html(auto_play=False)` leaves it at the last time.
+
+    Raises:
+      ValueError: shapes do not fit together.
+      ImportError: plotly is not installed.
+    """
+    graph_objects = require("plotly.graph_objects", "experiments")
+    true, predicted = _check_paths(true, predicted)
+    bonds, targets = (
+        _check_bonds(bonds, true.shape[2]),
+        _check_targets(target_frames, true, predicted),
+    )
+    _check_titles(titles, len(true))
+    names = _axis_names(up)
+
+    def moving(frame: int) -> list[Any]:
+        """Returns truth and prediction of each system at one frame."""
+        latest = max(np.searchsorted(targets, frame, side="right") - 1, 0)
+        opacity = 1.0 if frame in targets else 0.25 * (frame > targets[0])
+        return [
+            trace
+            for path, guess in zip(true, predicted, strict=True)
+            for trace in (
+                _bond_trace(path[frame], bonds, names, 1, 1.0),
+                _bond_trace(guess[latest], bonds, names, 2, opacity),
+            )
+        ]
+
+    start = [_bond_trace(path[0], bonds, names, 0, 0.5) for path in true]
+    last = true.shape[1] - 1
+    indices = list(range(len(start), 3 * len(start)))
+    figure = graph_objects.Figure(
+        [graph_objects.Scatter3d(trace) for trace in (*start, *moving(last))],
+        frames=[
+            graph_objects.Frame(
+                data=[graph_objects.Scatter3d(trace) for trace in moving(frame)],
+                traces=indices,
+                name=str(frame),
+            )
+            for frame in range(last + 1)
+        ],
+    )
+    owners = [*range(len(start)), *(index // 2 for index in range(2 * len(start)))]
+    labels = titles or [f"system {index + 1}" for index in range(len(true))]
+    figure.update_traces(visible=False)
+    for trace, owner in zip(figure.data, owners, strict=True):
+        trace.visible = owner == 0
+    figure.update_layout(
+        _layout(names, unit),
+        updatemenus=[_menu(labels, owners)],
+        sliders=[_slider(last)],
+        scene={
+            f"{axis}axis": {"range": limits}
+            for axis, limits in zip("xyz", _limits(true, predicted, names), strict=True)
+        },
+    )
+    return figure
+
+
+def _panels(
+    true: np.ndarray,
+    predicted: np.ndarray,
+    titles: Sequence[str],
+    unit: str,
+    axis_names: str,
+    columns: int,
+) -> tuple[Figure, list[Axes]]:
+    """Returns a figure with an empty panel in 3D for each system, on axes of one scale."""
+    _check_titles(titles, len(true))
+    columns = min(columns, len(true))
+    rows = math.ceil(len(true) / columns)
+    height = 4.4 * rows + 0.6
+    figure = _figure(4.8 * columns, height, layout=None)
+    # Layout engines do not see the labels of 3D axes.
+    figure.subplots_adjust(0.01, 0.05, 0.95, 1 - 0.85 / height, 0.08, 0.12)
+    panels = []
+    for index, (path, guess) in enumerate(zip(true, predicted, strict=True)):
+        axes = figure.add_subplot(rows, columns, index + 1, projection="3d")
+        points = np.concatenate([path, guess]).reshape(-1, 3)
+        _style_3d(axes, _along(points, axis_names), unit, axis_names)
+        if titles:
+            axes.set_title(titles[index], fontsize=11, color=INK)
+        panels.append(axes)
+    return figure, panels
+
+
+def _axis_names(up: str) -> str:
+    """Returns the axes in the order in which they are drawn, turned so that `up` is the last."""
+    if up not in ("x", "y", "z"):
+        raise ValueError(f"up is {up!r}, expected 'x', 'y' or 'z'")
+    return {"x": "yzx", "y": "zxy", "z": "xyz"}[up]
+
+
+def _along(points: np.ndarray, axis_names: str) -> np.ndarray:
+    """Returns the coordinates `[..., 3]` in the order of the axes."""
+    return points[..., ["xyz".index(name) for name in axis_names]]
+
+
+def _bond_lines(points: np.ndarray, bonds: np.ndarray, axis_names: str) -> np.ndarray:
+    """Returns the bonds of one system `[N, 3]` as one line `[3 B, 3]`, with a gap after each."""
+    ends = _along(points, axis_names)[bonds].astype(float)
+    return np.concatenate([ends, np.full((len(bonds), 1, 3), np.nan)], axis=1).reshape(-1, 3)
+
+
+def _draw_skeletons(axes: Axes, lines: Sequence[np.ndarray]) -> list[Any]:
+    """Draws given state, truth and prediction; returns an artist for each of `_LABELS`."""
+    axes.computed_zorder = False
+    styles = (
+        {"color": "#999999", "linewidth": 1.4},
+        {"color": TRUTH_COLOUR, "linewidth": 3.0},
+        {"color": PREDICTION_COLOUR, "linewidth": 1.6, "marker": "o", "markersize": 2.5},
+    )
+    return [axes.plot(*line.T, **style)[0] for line, style in zip(lines, styles, strict=True)]
+
+
+def _bond_trace(
+    points: np.ndarray, bonds: np.ndarray, axis_names: str, kind: int, opacity: float
+) -> dict[str, Any]:
+    """Returns plotly's trace of the bonds of one system; `kind` is an index of `_LABELS`."""
+    colour = ("#999999", TRUTH_COLOUR, PREDICTION_COLOUR)[kind]
+    x, y, z = _bond_lines(points, bonds, axis_names).T.astype(np.float32)
+    return {
+        "x": x,
+        "y": y,
+        "z": z,
+        "name": _LABELS[kind],
+        "mode": "lines+markers",
+        "line": {"color": colour, "width": (3, 7, 4)[kind]},
+        "marker": {"color": colour, "size": (1, 2, 3)[kind]},
+        "opacity": opacity,
+    }
+
+
+def _limits(true: np.ndarray, predicted: np.ndarray, axis_names: str) -> np.ndarray:
+    """Returns least and largest coordinate of all systems along each axis, `[3, 2]`."""
+    points = np.concatenate([_along(x, axis_names).reshape(-1, 3) for x in (true, predicted)])
+    margin = 0.02 * np.ptp(points, axis=0).max()
+    return np.stack([points.min(axis=0) - margin, points.max(axis=0) + margin], axis=-1)
+
+
+def _layout(axis_names: str, unit: str) -> dict[str, Any]:
+    """Returns what interactive figures have in common."""
+    axis = {"backgroundcolor": "white", "gridcolor": GRID, "zerolinecolor": GRID, "color": INK}
+    scene = {
+        f"{place}axis": {**axis, "title": {"text": _with_unit(name, unit)}}
+        for place, name in zip("xyz", axis_names, strict=True)
+    }
+    camera = {"eye": {"x": 1.25, "y": -1.55, "z": 0.65}, "center": {"x": 0, "y": 0, "z": -0.1}}
+    return {
+        "scene": {**scene, "aspectmode": "data", "camera": camera},
+        "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.06},
+        "margin": {"l": 0, "r": 0, "t": 70, "b": 10},
+        "font": {"color": INK, "family": "system-ui, sans-serif", "size": 13},
+        "paper_bgcolor": "white",
+        "height": 560,
+    }
+
+
+def _menu(names: Sequence[str], owners: Sequence[int]) -> dict[str, Any]:
+    """Returns a menu that shows the traces of one system; `owners` says whose each trace is."""
     buttons = [
         {
             "label": name,
             "method": "restyle",
-            "args": [{"visible": [trace // per_system == index for trace in range(len(traces))]}],
+            "args": [{"visible": [owner == index for owner in owners]}],
         }
         for index, name in enumerate(names)
     ]
-    axis = {"backgroundcolor": "white", "gridcolor": GRID, "zerolinecolor": GRID, "color": INK}
-    scene = {name + "axis": {**axis, "title": {"text": _with_unit(name, unit)}} for name in "xyz"}
-    camera = {"eye": {"x": 1.25, "y": -1.55, "z": 0.65}, "center": {"x": 0, "y": 0, "z": -0.1}}
-    return graph_objects.Figure(
-        traces,
-        {
-            "scene": {**scene, "aspectmode": "data", "camera": camera},
-            "updatemenus": [{"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.12}],
-            "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.06},
-            "margin": {"l": 0, "r": 0, "t": 70, "b": 10},
-            "font": {"color": INK, "family": "system-ui, sans-serif", "size": 13},
-            "paper_bgcolor": "white",
-            "height": 560,
-        },
-    )
+    return {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.12}
+
+
+def _slider(last: int) -> dict[str, Any]:
+    """Returns a slider over frames 0 to `last`, which is where it stands."""
+    options = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}}
+    steps = [
+        {"label": str(frame), "method": "animate", "args": [[str(frame)], options]}
+        for frame in range(last + 1)
+    ]
+    label = {"prefix": "frame ", "font": {"color": INK}}
+    return {"steps": steps, "active": last, "currentvalue": label, "pad": {"t": 20}, "len": 0.9}
 
 
 def _draw_paths(axes: Axes, true: np.ndarray, predicted: np.ndarray) -> list[Any]:
@@ -261,16 +540,16 @@ def _traces(true: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
     return traces
 
 
-def _style_3d(axes: Axes, points: np.ndarray, unit: str) -> None:
+def _style_3d(axes: Axes, points: np.ndarray, unit: str, axis_names: str = "xyz") -> None:
     """Gives the axes one scale around the points, light panes and few ticks."""
     low, high = points.min(axis=0), points.max(axis=0)
     sizes = np.maximum(high - low, max(0.7 * (high - low).max(), 1e-9)) * 1.08
     centre = (low + high) / 2
     low, high = centre - sizes / 2, centre + sizes / 2
-    for index, name in enumerate("xyz"):
-        getattr(axes, f"set_{name}lim")(low[index], high[index])
-        getattr(axes, f"set_{name}label")(_with_unit(name, unit), fontsize=9, labelpad=0)
-        axis = getattr(axes, f"{name}axis")
+    for index, (place, name) in enumerate(zip("xyz", axis_names, strict=True)):
+        getattr(axes, f"set_{place}lim")(low[index], high[index])
+        getattr(axes, f"set_{place}label")(_with_unit(name, unit), fontsize=9, labelpad=0)
+        axis = getattr(axes, f"{place}axis")
         axis.set_major_locator(require("matplotlib.ticker", "experiments").MaxNLocator(3))
         axis.set_pane_color((0.97, 0.97, 0.97, 1.0))
         axis.set_tick_params(labelsize=8, pad=-1, labelcolor=INK)
@@ -320,3 +599,26 @@ def _check_paths(true: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray]:
 def _check_titles(titles: Sequence[str], num_systems: int) -> None:
     if titles and len(titles) != num_systems:
         raise ValueError(f"titles: got {len(titles)}, expected {num_systems}, one for each system")
+
+
+def _check_bonds(bonds: Any, num_nodes: int) -> np.ndarray:
+    bonds = np.asarray(bonds)
+    is_pairs = bonds.ndim == 2 and bonds.shape[1] == 2 and np.issubdtype(bonds.dtype, np.integer)
+    if not is_pairs or not bonds.size or bonds.min() < 0 or bonds.max() >= num_nodes:
+        raise ValueError(
+            f"bonds are {bonds.dtype} {list(bonds.shape)}, expected integers [B, 2] from 0 to "
+            f"{num_nodes - 1}, the nodes"
+        )
+    return bonds
+
+
+def _check_targets(frames: Sequence[int], true: np.ndarray, predicted: np.ndarray) -> list[int]:
+    targets = [int(frame) for frame in frames]
+    most = true.shape[1] - 1
+    is_increasing = all(a < b for a, b in itertools.pairwise([-1, *targets]))
+    if len(targets) != predicted.shape[1] or not is_increasing or targets[-1] > most:
+        raise ValueError(
+            f"target_frames are {targets}, expected {predicted.shape[1]} that increase from 0 to "
+            f"{most}, one for each predicted time"
+        )
+    return targets

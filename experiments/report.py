@@ -16,11 +16,13 @@ from egno_jax import training, visualize
 from experiments import run_directory
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 _PERCENTILES = (10, 50, 90, 99)
 _TRAJECTORIES, _ERROR, _CURVES = "trajectories.png", "error_over_time.png", "learning_curves.png"
+_FILM = "trajectories.gif"
+_FRAMES_PER_SECOND = 10
 
 
 class Showcase(NamedTuple):
@@ -35,6 +37,20 @@ class Showcase(NamedTuple):
     true: Float[np.ndarray, "S T N 3"]
     predicted: Float[np.ndarray, "S P N 3"]
     titles: Sequence[str]
+
+
+class Drawing(NamedTuple):
+    """How systems are drawn whose nodes are joined by lines: skeletons, molecules.
+
+    Attributes:
+      bonds: `[B, 2]`, pairs of nodes.
+      target_frames: `[P]`, which of the times of `Showcase.true` the predictions are for.
+      up: the axis that points up, "x", "y" or "z".
+    """
+
+    bonds: Int[np.ndarray, "B 2"]
+    target_frames: Sequence[int]
+    up: str = "z"
 
 
 def showcase(
@@ -62,7 +78,14 @@ def showcase(
     return Showcase(paths[chosen], predicted[chosen], titles)
 
 
-def write(experiment: Any, directory: Path, config: Any, results: Any, systems: Showcase) -> None:
+def write(
+    experiment: Any,
+    directory: Path,
+    config: Any,
+    results: Any,
+    systems: Showcase,
+    drawing: Drawing | None = None,
+) -> None:
     """Writes `pictures/` and `report.html` of a run.
 
     Args:
@@ -71,17 +94,22 @@ def write(experiment: Any, directory: Path, config: Any, results: Any, systems: 
       config: its settings.
       results: what `results.json` holds.
       systems: the systems to show.
+      drawing: how to draw them if their nodes are joined by lines.
     """
     pictures = directory / run_directory.PICTURES
     pictures.mkdir(exist_ok=True)
-    for name, figure in _figures(experiment, directory, results, systems).items():
+    for name, figure in _figures(experiment, directory, results, systems, drawing).items():
         figure.savefig(pictures / name, dpi=150)
+    if drawing is not None:
+        _write_film(pictures / _FILM, experiment, systems, drawing)
     page = string.Template(_TEMPLATE.read_text()).substitute(
         **_words(experiment, config, results),
         comparison=_comparison(experiment, config, results),
         comparison_note=_comparison_note(experiment, config),
         settings=_settings(experiment, config),
-        interactive=_interactive(experiment, systems),
+        interactive=_interactive(experiment, systems, drawing),
+        film="" if drawing is None else _film(pictures / _FILM),
+        caption=_CAPTION_OF_PATHS if drawing is None else _CAPTION_OF_BONDS,
         picture_trajectories=_embedded(pictures / _TRAJECTORIES),
         picture_error=_embedded(pictures / _ERROR),
         picture_curves=_embedded(pictures / _CURVES),
@@ -91,8 +119,16 @@ def write(experiment: Any, directory: Path, config: Any, results: Any, systems: 
     partial.replace(directory / run_directory.REPORT)
 
 
+_CAPTION_OF_PATHS = "Rings stand at the predicted times."
+_CAPTION_OF_BONDS = "They stand at the given state and at the last time, true and predicted."
+
+
 def _figures(
-    experiment: Any, directory: Path, results: Mapping[str, Any], systems: Showcase
+    experiment: Any,
+    directory: Path,
+    results: Mapping[str, Any],
+    systems: Showcase,
+    drawing: Drawing | None,
 ) -> dict[str, Any]:
     """Returns the figures by the name of their file."""
     records = training.read_json_lines(directory / run_directory.METRICS)
@@ -111,10 +147,15 @@ def _figures(
         "x + v t": results["linear_baseline"]["mse_per_time"],
     }
     units = {"time_unit": experiment.time_label, "length_unit": experiment.length_label}
+    words = {"titles": systems.titles, "unit": experiment.length_label}
+    if drawing is None:
+        picture = visualize.plot_trajectories(systems.true, systems.predicted, **words)
+    else:
+        picture = visualize.plot_skeletons(
+            systems.true, systems.predicted, drawing.bonds, up=drawing.up, **words
+        )
     return {
-        _TRAJECTORIES: visualize.plot_trajectories(
-            systems.true, systems.predicted, titles=systems.titles, unit=experiment.length_label
-        ),
+        _TRAJECTORIES: picture,
         _ERROR: visualize.plot_error_over_time(results["times"], errors, **units),
         _CURVES: visualize.plot_learning_curves(
             curves, best_step=results["best_step"], ylabel=f"error ({experiment.length_label}²)"
@@ -122,12 +163,37 @@ def _figures(
     }
 
 
-def _interactive(experiment: Any, systems: Showcase) -> str:
-    figure = visualize.interactive_trajectories(
-        systems.true, systems.predicted, titles=systems.titles, unit=experiment.length_label
-    )
+def _interactive(experiment: Any, systems: Showcase, drawing: Drawing | None) -> str:
+    words = {"titles": systems.titles, "unit": experiment.length_label}
+    if drawing is None:
+        figure = visualize.interactive_trajectories(systems.true, systems.predicted, **words)
+    else:
+        figure = visualize.interactive_skeletons(
+            systems.true, systems.predicted, **drawing._asdict(), **words
+        )
     options = {"displaylogo": False, "responsive": True}
-    return figure.to_html(full_html=False, include_plotlyjs=True, config=options)
+    return figure.to_html(full_html=False, include_plotlyjs=True, config=options, auto_play=False)
+
+
+def _write_film(path: Path, experiment: Any, systems: Showcase, drawing: Drawing) -> None:
+    """Writes a GIF of the median system and of one of the hard ones."""
+    shown = Showcase(systems.true[1:3], systems.predicted[1:3], systems.titles[1:3])
+    film = visualize.animate_skeletons(
+        shown.true,
+        shown.predicted,
+        **drawing._asdict(),
+        titles=shown.titles,
+        unit=experiment.length_label,
+    )
+    film.save(path, writer="pillow", fps=_FRAMES_PER_SECOND, dpi=80)
+
+
+def _film(path: Path) -> str:
+    return (
+        f'<figure class="wide"><img alt="Moving systems" src="{_embedded(path, "gif")}">'
+        "<figcaption>Two of them moving, slowed down: the truth at every known time, and the "
+        "prediction, strong at the predicted times and pale in between.</figcaption></figure>"
+    )
 
 
 def _words(experiment: Any, config: Any, results: Mapping[str, Any]) -> dict[str, str]:
@@ -179,7 +245,11 @@ def _comparison(experiment: Any, config: Any, results: Mapping[str, Any]) -> str
     straight = results["linear_baseline"]
     rows = [ours, ("x + v t", straight["f_mse"], straight["a_mse"], "this run")]
     if not _differences(experiment, config):
-        rows += [(row.method, row.f_mse, row.a_mse, row.source) for row in experiment.published]
+        rows += [
+            (row.method, row.f_mse, row.a_mse, row.source)
+            for row in experiment.published
+            if not _unmet(row, config)
+        ]
     best_first = sorted(rows, key=lambda row: row[1])
     return _table(
         ("", "F-MSE", "A-MSE", "source"),
@@ -201,17 +271,27 @@ def _comparison_note(experiment: Any, config: Any) -> str:
         names = ", ".join(differences)
         text += f"No published figures beside these: the data differ from theirs in {names}."
     else:
-        text += "Published figures are those of the sources, on the same training and test samples."
+        text += (
+            "Published figures are those of the sources, on the same training and test samples "
+            "unless a source says otherwise."
+        )
     return html.escape(text)
 
 
 def _differences(experiment: Any, config: Any) -> list[str]:
     """Returns the settings that make errors incomparable with published ones."""
-    return [
+    differences = [
         name
         for name in experiment.published_fields
         if getattr(config.data, name) != getattr(experiment.published_data, name)
     ]
+    unmet = [_unmet(row, config) for row in experiment.published]
+    return differences + min(unmet, key=len, default=[])
+
+
+def _unmet(row: Any, config: Any) -> list[str]:
+    """Returns the conditions of a published result in which a run differs."""
+    return [name for name, value in row.conditions.items() if getattr(config.data, name) != value]
 
 
 def _settings(experiment: Any, config: Any) -> str:
@@ -219,7 +299,7 @@ def _settings(experiment: Any, config: Any) -> str:
     preset = dict(run_directory.flatten(dataclasses.asdict(experiment.presets[config.preset])))
     groups: dict[str, list[str]] = {}
     for name, value in run_directory.flatten(dataclasses.asdict(config)):
-        if name in ("preset", "data.cache_dir"):
+        if name in ("preset", *run_directory.FOLDERS):
             continue
         group, field = name.rsplit(".", 1)
         mark = ' class="number changed"' if value != preset[name] else ' class="number"'
@@ -269,5 +349,5 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _embedded(picture: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+def _embedded(picture: Path, kind: str = "png") -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(picture.read_bytes()).decode()

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import nbody, run_directory
+from experiments import mocap, nbody, run_directory
 
-EXPERIMENTS = {experiment.name: experiment for experiment in (nbody.EXPERIMENT,)}
+EXPERIMENTS = {experiment.name: experiment for experiment in (nbody.EXPERIMENT, mocap.EXPERIMENT)}
 
 _ROOT = Path(__file__).parent.parent
 _RECORDS = _ROOT / "experiments" / "results"
@@ -73,7 +73,8 @@ def collect(directory: Path) -> Path:
             f"{directory}: the run ended at step {results['steps']} of "
             f"{settings['training']['num_steps']}; only finished runs are published"
         )
-    settings["data"].pop("cache_dir", None)
+    for folder in run_directory.FOLDERS:
+        settings["data"].pop(folder.removeprefix("data."), None)
     _RECORDS.mkdir(exist_ok=True)
     target = _RECORDS / f"{directory.name}.json"
     run_directory.write_json(target, {**results, "settings": settings})
@@ -113,7 +114,10 @@ def comparison(name: str, rows: Sequence[Row]) -> str:
         lines.append(f"| **egno_jax**, {row.name} | {errors} | {len(row.records)} | here |")
     baseline = rows[0].records[0]["linear_baseline"]
     lines.append(f"| x + v t | {baseline['f_mse']:.4f} | {baseline['a_mse']:.4f} | | here |")
+    task = _task(name, rows[0].records[0])
     for other in EXPERIMENTS[name].published:
+        if any(task[key] != value for key, value in other.conditions.items()):
+            continue
         a_mse = "" if other.a_mse is None else f"{other.a_mse:.5f}".rstrip("0")
         f_mse = f"{other.f_mse:.5f}".rstrip("0")
         lines.append(f"| {other.method} | {f_mse} | {a_mse} | | {other.source} |")
@@ -154,7 +158,9 @@ def build() -> None:
         rows = rows_of(name, [record for record in records if record["experiment"] == name])
         if not rows:
             continue
-        table = comparison(name, rows)
+        table = "\n\n".join(
+            title + comparison(name, of_task) for title, of_task in _by_task(name, rows)
+        )
         page += [f"## {experiment.title}\n\n{table}\n\n### Runs\n\n{runs_table(rows)}\n"]
         commands = "\n".join(r["command"] for row in rows for r in row.records)
         page += [f"### Commands\n\n```sh\n{commands}\n```\n"]
@@ -163,11 +169,27 @@ def build() -> None:
     _PAGE.write_text("\n".join(page))
 
 
+def _task(name: str, record: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings in `data` that decide which published results compare with a run."""
+    keys = dict.fromkeys(key for other in EXPERIMENTS[name].published for key in other.conditions)
+    return {key: record["settings"]["data"][key] for key in keys}
+
+
+def _by_task(name: str, rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Returns the rows of each task under a title, which is empty where there is only one task."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        settings = _task(name, row.records[0]).items()
+        title = ", ".join(f"`data.{key}={value}`" for key, value in settings)
+        groups.setdefault(f"With {title}:\n\n" if title else "", []).append(row)
+    return sorted(groups.items())
+
+
 def _row_name(name: str, settings: dict[str, Any]) -> str:
     """Names a row after its preset and the settings in which it differs from it."""
     preset = run_directory.plain(EXPERIMENTS[name].presets[settings["preset"]])
     expected = dict(run_directory.flatten(preset))
-    ignored = ("training.seed", "data.cache_dir", "training.steps_per_call")
+    ignored = ("training.seed", *run_directory.FOLDERS, "training.steps_per_call")
     changes = [
         f"{key}={value}"
         for key, value in run_directory.flatten(settings)

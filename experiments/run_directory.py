@@ -6,7 +6,7 @@
 - `best/`: the model with the least F-MSE on the validation set, for `egno_jax.load`;
 - `tensorboard/`: the curves for TensorBoard;
 - `results.json`: errors on the test set, and what made them;
-- `pictures/`: PNG;
+- `pictures/`: PNG, and a GIF where the experiment's systems have bonds to draw;
 - `report.html`: all of it on one page.
 """
 
@@ -36,8 +36,11 @@ RESULTS = "results.json"
 PICTURES = "pictures"
 REPORT = "report.html"
 
+# Where data lie on this machine, which says nothing about what they are.
+FOLDERS = ("data.cache_dir", "data.data_dir")
+
 # What may change when a run is resumed, because it changes no number.
-_FREE = ("data.cache_dir", "training.steps_per_call")
+_FREE = (*FOLDERS, "training.steps_per_call")
 
 
 def fresh(name: str) -> Path:

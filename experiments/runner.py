@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,28 +37,33 @@ class Splits(NamedTuple):
       test: what its errors are reported on.
       test_paths: `[S, T, N, 3]`, positions from the given state to the last target at all times
         that are known, for pictures.
+      drawing: how to draw systems whose nodes are joined by lines; None draws the paths of nodes.
     """
 
     train: Samples
     valid: Samples
     test: Samples
     test_paths: Float[np.ndarray, "S T N 3"]
+    drawing: report.Drawing | None = None
 
 
 class Published(NamedTuple):
-    """A result from the literature, measured on the same data in the same way.
+    """A result from the literature, measured on the same data in the same way but for `source`.
 
     Attributes:
       method: the method's name.
       f_mse: error at the last time.
       a_mse: error over all times, if reported.
-      source: who reported it.
+      source: who reported it, and what differs.
+      conditions: settings in `data` that it was measured with, where the experiment has several
+        tasks; runs with others are not compared with it.
     """
 
     method: str
     f_mse: float
     a_mse: float | None
     source: str
+    conditions: Mapping[str, Any] = types.MappingProxyType({})
 
 
 class Experiment(NamedTuple):
@@ -209,7 +215,7 @@ def finish(experiment: Experiment, directory: Path, config: Any, splits: Splits)
     run_directory.write_json(directory / run_directory.RESULTS, results)
     predicted = predict(params, splits.test, batch_size=config.training.eval_batch_size)
     systems = report.showcase(splits.test_paths, splits.test.positions, predicted)
-    report.write(experiment, directory, config, results, systems)
+    report.write(experiment, directory, config, results, systems, splits.drawing)
     _print_results(experiment, results)
     print(f"{directory / run_directory.REPORT} shows it all")
 
