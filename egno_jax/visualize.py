@@ -302,6 +302,8 @@ def interactive_skeletons(
 ) -> plotly.graph_objects.Figure:
     """Draws systems whose nodes are joined by lines, to turn and zoom, with a slider for the time.
 
+    Each system is moved sideways, so that its given state stands in the middle.
+
     Args:
       true: `[S, T, N, 3]`, true positions, the given state first.
       predicted: `[S, P, N, 3]`, predicted positions.
@@ -326,6 +328,8 @@ def interactive_skeletons(
     )
     _check_titles(titles, len(true))
     names = _axis_names(up)
+    middle = true[:, :1].mean(axis=2, keepdims=True) * [name != up for name in "xyz"]
+    true, predicted = true - middle, predicted - middle
 
     def moving(frame: int) -> list[Any]:
         """Returns truth and prediction of each system at one frame."""
@@ -363,10 +367,9 @@ def interactive_skeletons(
         _layout(names, unit),
         updatemenus=[_menu(labels, owners)],
         sliders=[_slider(last)],
-        scene={
-            f"{axis}axis": {"range": limits}
-            for axis, limits in zip("xyz", _limits(true, predicted, names), strict=True)
-        },
+        margin={"b": 90},
+        height=660,
+        scene=_fixed_box(true, predicted, names),
     )
     return figure
 
@@ -445,11 +448,18 @@ def _bond_trace(
     }
 
 
-def _limits(true: np.ndarray, predicted: np.ndarray, axis_names: str) -> np.ndarray:
-    """Returns least and largest coordinate of all systems along each axis, `[3, 2]`."""
+def _fixed_box(true: np.ndarray, predicted: np.ndarray, axis_names: str) -> dict[str, Any]:
+    """Returns the part of plotly's scene that keeps all systems in one box of one scale."""
     points = np.concatenate([_along(x, axis_names).reshape(-1, 3) for x in (true, predicted)])
     margin = 0.02 * np.ptp(points, axis=0).max()
-    return np.stack([points.min(axis=0) - margin, points.max(axis=0) + margin], axis=-1)
+    low, high = points.min(axis=0) - margin, points.max(axis=0) + margin
+    ratio = 1.3 * (high - low) / (high - low).max()
+    ranges = {f"{place}axis": {"range": [low[i], high[i]]} for i, place in enumerate("xyz")}
+    return {
+        **ranges,
+        "aspectmode": "manual",
+        "aspectratio": dict(zip("xyz", ratio.tolist(), strict=True)),
+    }
 
 
 def _layout(axis_names: str, unit: str) -> dict[str, Any]:
@@ -491,7 +501,7 @@ def _slider(last: int) -> dict[str, Any]:
         for frame in range(last + 1)
     ]
     label = {"prefix": "frame ", "font": {"color": INK}}
-    return {"steps": steps, "active": last, "currentvalue": label, "pad": {"t": 20}, "len": 0.9}
+    return {"steps": steps, "active": last, "currentvalue": label, "pad": {"t": 10}, "len": 0.95}
 
 
 def _draw_paths(axes: Axes, true: np.ndarray, predicted: np.ndarray) -> list[Any]:
@@ -554,7 +564,8 @@ def _style_3d(axes: Axes, points: np.ndarray, unit: str, axis_names: str = "xyz"
         axis.set_pane_color((0.97, 0.97, 0.97, 1.0))
         axis.set_tick_params(labelsize=8, pad=-1, labelcolor=INK)
         axis._axinfo["grid"].update(color=GRID, linewidth=0.6)
-    axes.set_box_aspect(sizes, zoom=1.02)
+    is_tall = sizes[2] > 1.2 * sizes[:2].max()
+    axes.set_box_aspect(sizes, zoom=0.93 if is_tall else 1.02)  # the labels of a tall box lie lower
     axes.view_init(elev=22, azim=-58)
 
 
