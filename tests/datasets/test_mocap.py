@@ -1,0 +1,645 @@
+"""Motion capture: the reader of Acclaim files, kinematics, windows, and the two subjects."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from egno_jax import datasets
+from egno_jax.datasets import mocap
+from tests import mocap_files
+from tests.mocap_files import AMC, ASF, random_motion, random_skeleton, write
+
+seeds = st.integers(0, 2**32 - 1)
+few = settings(deadline=None, max_examples=20)
+SPLITS = ("train", "valid", "test")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A data folder with both subjects, made up."""
+    path = tmp_path_factory.mktemp("data")
+    mocap_files.write_walk(path)
+    mocap_files.write_run(path)
+    return path
+
+
+def lengths(positions, skeleton):
+    ends = positions[..., skeleton.bonds, :]
+    return np.linalg.norm(ends[..., 0, :] - ends[..., 1, :], axis=-1)
+
+
+# Reading
+
+
+@few
+@given(seed=seeds, num_bones=st.integers(1, 8), unit=st.sampled_from(["deg", "rad"]))
+def test_what_is_written_is_read(seed, num_bones, unit, tmp_path_factory):
+    rng = np.random.default_rng(seed)
+    folder = tmp_path_factory.mktemp("files")
+    skeleton = random_skeleton(rng, num_bones)
+    motion = random_motion(rng, skeleton, num_frames=3, first_frame=int(rng.integers(1000)))
+    asf = write(folder / "a.asf", mocap_files.asf_text(skeleton, unit))
+    amc = write(folder / "a.amc", mocap_files.amc_text(skeleton, motion, unit))
+    found = mocap.read_skeleton(asf)
+    for bone, expected in zip(found.bones, skeleton.bones, strict=True):
+        for name, value, wanted in zip(bone._fields, bone, expected, strict=True):
+            if name in ("axis", "limits"):
+                np.testing.assert_allclose(value, wanted, rtol=1e-14)
+            else:
+                assert value == wanted, name
+    assert found.root[:3] == skeleton.root[:3]
+    np.testing.assert_allclose(found.root.orientation, skeleton.root.orientation, rtol=1e-14)
+    assert found.length_unit == skeleton.length_unit
+
+    moved = mocap.read_motion(amc, found)
+    assert moved.first_frame == motion.first_frame
+    np.testing.assert_array_equal(moved.translations, motion.translations)
+    assert moved.rotations.keys() == motion.rotations.keys()
+    for name, angles in motion.rotations.items():
+        np.testing.assert_allclose(moved.rotations[name], angles, rtol=1e-14)
+
+
+def test_values_are_those_of_the_files_own_order(tmp_path):
+    text = ASF.replace("order TX TY TZ RX RY RZ", "order RZ TY RX TX TZ RY")
+    skeleton = mocap.read_skeleton(write(tmp_path / "a.asf", text))
+    motion = mocap.read_motion(write(tmp_path / "a.amc", AMC), skeleton)
+    assert skeleton.joint_names == ("root", "hip", "leg", "foot", "spine")
+    assert skeleton.bonds.tolist() == [[1, 0], [2, 1], [3, 2], [4, 0]]
+    assert skeleton.bones[2].dofs == ("rz", "rx") and skeleton.bones[0].dofs == ()
+    assert motion.first_frame == 7
+    np.testing.assert_array_equal(motion.translations, [[10, 2, 20], [11, 2.5, 21]])
+    degrees = {
+        name: np.rad2deg(angles).round(9).tolist() for name, angles in motion.rotations.items()
+    }
+    assert degrees == {
+        "root": [[1, 3, 30], [1.5, 3.5, 31]],
+        "leg": [[1, 2, 3], [-1, -2, -3]],
+        "foot": [[4, 5], [-4, 5]],
+        "spine": [[6], [0.6]],
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "   # note\n"),
+        lambda text: text.replace("    ", "\t"),
+        lambda text: text.replace("\n", "\n\n"),
+    ],
+)
+def test_white_space_and_comments_say_nothing(change, tmp_path):
+    paths = [tmp_path / name for name in ("a.asf", "a.amc", "b.asf", "b.amc")]
+    for path, text in zip(paths, (ASF, AMC, change(ASF), change(AMC)), strict=True):
+        path.write_bytes(text.encode())
+    plain, other = mocap.read_skeleton(paths[0]), mocap.read_skeleton(paths[2])
+    assert plain == other
+    positions = [
+        mocap.joint_positions(plain, mocap.read_motion(path, plain)) for path in paths[1::2]
+    ]
+    np.testing.assert_array_equal(*positions)
+
+
+def line_of(text, word):
+    """The number of the line that holds a word."""
+    return next(n for n, line in enumerate(text.split("\n"), 1) if word in line)
+
+
+ASF_END = ASF.count("\n")
+AMC_END = AMC.count("\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        (":version 1.10", ":version 1.20", 2, r"came version '1.20', expected '1.10'"),
+        (":version 1.10\n", "", ASF_END - 1, "expected a section :version"),
+        (":version 1.10", "version 1.10", 2, "came 'version', expected a section"),
+        (":name test", ":nam test", 3, "came section ':nam', expected one of :version"),
+        (":name test", ":version 1.10", 3, "came section ':version' again, after line 2"),
+        ("angle deg", "angle grad", 7, "came angle 'grad', expected deg or rad"),
+        ("  angle deg\n", "", 7, "came the end of the section, expected 'angle'"),
+        ("length 0.45", "length 0", 6, "came 0 for the unit of length, expected above 0"),
+        ("length 0.45", "length 0.45 inch", 6, r"came 2 value\(s\) for the unit of length"),
+        ("RX RY RZ", "RX RY RY", 11, "expected TX, TY, TZ, RX, RY and RZ, each once"),
+        ("axis XYZ\n", "axis XYX\n", 12, "came axis order 'XYX', expected X, Y and Z"),
+        ("position 0 0 0", "position 0 0", 13, r"came 2 value\(s\) for position, expected 3"),
+        ("orientation 0 0 0", "orientation 0 nan 0", 14, "came 'nan', expected a finite number"),
+        ("orientation 0 0 0", "tilt 0 0 0", 14, "came 'tilt', expected one of order, axis"),
+        ("id 2", "id 1", 23, "came id '1' again, after the bone of line 16"),
+        ("name leg", "name hip", 23, "came bone 'hip' again, after the bone of line 16"),
+        ("name leg", "name root", 25, "came a bone named 'root'"),
+        ("name leg", "name left leg", 25, "came 2 words, expected one name"),
+        ("name leg", "id leg", 25, "came 'id' again, after line 24"),
+        ("     name leg\n", "", 32, "came the end of the section, expected 'name' before it"),
+        ("direction 0.6 -0.8 0", "direction 0.6 -0.9 0", 26, "came a direction of length 1.08"),
+        ("direction 0.6 -0.8 0", "direction 0.6 -0.8", 26, r"2 value\(s\) for direction"),
+        ("length 2.5", "length -2.5", 27, "came length -2.5, expected 0 or more"),
+        ("length 2.5", "length 2,5", 27, r"came 2 value\(s\) for length"),
+        ("length 2.5", "length 2_5", 27, "came '2_5', expected a finite number"),
+        ("length 2.5", "length inf", 27, "came 'inf', expected a finite number"),
+        ("axis 0 0 20  XYZ", "axis 0 0  XYZ", 28, "came 'XYZ', expected a finite number for axis"),
+        ("axis 0 0 20  XYZ", "axis 0 0 20", 28, "came axis order '', expected X, Y and Z"),
+        ("dof rx ry rz", "dof rx ry rq", 29, "came dof 'rq', expected rx, ry or rz"),
+        ("dof rx ry rz", "dof rx ry tx", 29, "came dof 'tx'"),
+        ("dof rx ry rz", "dof rx ry ry", 29, "came dof 'rx ry ry', expected some of"),
+        ("           (-inf inf)\n", "", 31, r"came limits of 4 value\(s\), expected 2 for each of"),
+        ("(-70.0 70.0)", "(70.0 -70.0)", 31, "came the limit 70.0 above the one behind it"),
+        ("(-70.0 70.0)", "(-70.0 nan)", 31, "came 'nan', expected a finite number for a limit"),
+        ("     direction 0 0 1\n", "     begin\n", 37, "came 'begin' inside of a bone"),
+        ("root hip spine", "root hip spin", 53, "came the unknown bone 'spin'"),
+        (
+            "    leg foot\n",
+            "    leg foot leg\n",
+            55,
+            "'leg' again, after line 54, expected one par",
+        ),
+        ("    leg foot\n", "    leg root\n", 55, "came the root as a child"),
+        ("    leg foot\n", "    leg\n", 55, "came 'leg' alone, expected a bone and its children"),
+        ("    leg foot\n", "", 34, "came bone 'foot', which the hierarchy leaves out"),
+        ("hip leg\n    leg foot", "leg foot\n    foot leg", 54, "came 'foot' in a cycle"),
+        ("  begin\n    root", "    root", 52, "came 'root hip spine', expected 'begin'"),
+        ("leg foot\n  end\n", "leg foot\n", 55, "came 'leg foot' and nothing more, expected 'end'"),
+        (
+            "leg foot\n  end\n",
+            "leg foot\n  end\n  leg\n",
+            57,
+            "came 'leg', expected nothing behind",
+        ),
+    ],
+)
+def test_wrong_skeletons_are_refused_with_file_and_line(old, new, line, message, tmp_path):
+    assert ASF.count(old) >= 1
+    path = write(tmp_path / "wrong.asf", ASF.replace(old, new, 1))
+    with pytest.raises(ValueError, match=message) as caught:
+        mocap.read_skeleton(path)
+    assert str(caught.value).startswith(f"{path}, line {line}: came "), caught.value
+    assert ", expected " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        (":DEGREES\n", "", 3, "came a header without a unit of angles"),
+        (":DEGREES\n", ":DEGREES\n:RADIANS\n", 5, "came :DEGREES and :RADIANS, expected either"),
+        (":DEGREES\n", ":DEGREES\n:DEGREES\n", 4, "came ':DEGREES' again, after line 3"),
+        (":DEGREES", ":GRADS", 3, "came the flag ':GRADS', expected one of :FULLY-SPECIFIED"),
+        (":FULLY-SPECIFIED\n", "", 3, "expected :FULLY-SPECIFIED"),
+        ("\n8\n", "\n9\n", 9, "came frame 9, expected frame 8, the next one"),
+        ("\n8\n", "\n7\n", 9, "came frame 7, expected frame 8"),
+        ("\n7\n", "\n", 4, "came 'root', expected the number of the first frame"),
+        ("\n7\n", "\n-7\n", 4, "came '-7', expected the number of the first frame"),
+        ("leg 1 2 3", "leg 1 2", 6, r"came 2 value\(s\) for 'leg', expected 3"),
+        ("leg 1 2 3", "leg 1 2 3 4", 6, r"came 4 value\(s\) for 'leg', expected 3"),
+        ("root 1 2 3 10 20 30", "root 1 2 3", 5, r"came 3 value\(s\) for 'root', expected 6"),
+        ("leg -1 -2 -3", "leg -1 nan -3", 11, "came nan for 'leg', expected finite numbers"),
+        ("leg -1 -2 -3", "leg -1 1e999 -3", 11, "came inf for 'leg', expected finite numbers"),
+        ("leg 1 2 3", "leg 1 2 x3", 6, "came 'x3', expected a finite number for 'leg'"),
+        ("leg 1 2 3", "arm 1 2 3", 6, "came the unknown bone 'arm'"),
+        ("leg 1 2 3", "hip 1 2 3", 6, "came the unknown bone 'hip', expected the root or a bone"),
+        ("leg 1 2 3", "spine 1", 8, "came 'spine' again, expected it once in frame 7"),
+        ("foot 4 5\n", "", 8, "came the end of a frame without foot, expected all bones"),
+        ("foot -4 5\n", "", AMC_END - 1, "came the end of a frame without foot"),
+        ("foot -4 5\n", "foot -4 5", AMC_END, "came the end of the file in the middle of a line"),
+        ("foot -4 5\n", "foot -4 5\n9\n", AMC_END + 1, r"leg, foot \(4 of 4 are missing\)"),
+    ],
+)
+def test_wrong_motions_are_refused_with_file_and_line(old, new, line, message, tmp_path):
+    assert AMC.count(old) >= 1
+    skeleton = mocap.read_skeleton(write(tmp_path / "right.asf", ASF))
+    path = write(tmp_path / "wrong.amc", AMC.replace(old, new, 1))
+    with pytest.raises(ValueError, match=message) as caught:
+        mocap.read_motion(path, skeleton)
+    assert str(caught.value).startswith(f"{path}, line {line}: came "), caught.value
+    assert ", expected " in str(caught.value)
+
+
+def read(path, skeleton):
+    return mocap.read_skeleton(path) if skeleton is None else mocap.read_motion(path, skeleton)
+
+
+@pytest.mark.parametrize("kind", ["asf", "amc"])
+def test_empty_binary_and_missing_files_are_refused(kind, tmp_path):
+    skeleton = mocap.read_skeleton(write(tmp_path / "right.asf", ASF)) if kind == "amc" else None
+    path = tmp_path / f"wrong.{kind}"
+    text = (ASF if kind == "asf" else AMC).encode()
+    for data, message in (
+        (b"", r", line 1: came (the end of the file|a header without it), expected"),
+        (b"\n\n# nothing\n", r", line 3: came"),
+        (bytes(range(256)), r", line 2: came the byte 0x80, which is not UTF-8"),
+        (text.replace(b"root", b"r\xf6ot", 1), r"line \d+: came the byte 0xf6, which is not UTF-8"),
+        (text.decode().encode("utf-16"), "line 1: came the byte 0xff, which is not UTF-8"),
+        (text.replace(b"0", b"\0"), r"line \d+: came"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=message) as caught:
+            read(path, skeleton)
+        assert str(path) in str(caught.value)
+    for missing in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(ValueError, match="cannot be read") as caught:
+            read(missing, skeleton)
+        assert str(missing) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["asf", "amc"])
+def test_a_file_cut_short_anywhere_is_refused(kind, tmp_path):
+    skeleton = mocap.read_skeleton(write(tmp_path / "right.asf", ASF)) if kind == "amc" else None
+    text = ASF if kind == "asf" else AMC
+    # A skeleton ends with a word, after which nothing is lost; a motion may end after any frame.
+    whole = {len(text)} if kind == "amc" else {len(text), len(text) - 1}
+    whole |= {text.index("8\nroot 1.5")} if kind == "amc" else set()
+    for size in set(range(len(text))) - whole:
+        path = write(tmp_path / f"cut.{kind}", text[:size])
+        with pytest.raises(ValueError, match=rf"cut.{kind}, line \d+: came .*, expected"):
+            read(path, skeleton)
+
+
+@few
+@given(seed=seeds)
+def test_damaged_lines_never_raise_anything_else(seed, tmp_path_factory):
+    rng = np.random.default_rng(seed)
+    folder = tmp_path_factory.mktemp("damaged")
+    right = mocap.read_skeleton(write(folder / "right.asf", ASF))
+    for kind, text in (("asf", ASF), ("amc", AMC)):
+        lines = text.split("\n")
+        for _ in range(10):
+            damaged = list(lines)
+            words = damaged[line := rng.integers(len(lines))].split() or [""]
+            word = rng.choice([":root", "begin", "end", "1", "-", "leg", "root", "", "nan", ":"])
+            words[rng.integers(len(words))] = str(word)
+            damaged[line] = " ".join(words)
+            path = write(folder / f"damaged.{kind}", "\n".join(damaged))
+            try:
+                read(path, None if kind == "asf" else right)
+            except ValueError as error:
+                assert re.search(rf"damaged.{kind}, line \d+: came", str(error)), error
+
+
+# Kinematics
+
+
+def positions_joint_by_joint(skeleton, motion, frame):
+    """The same by recursion in one frame, with the rotations of SciPy."""
+
+    def rotation(order, angles):
+        return Rotation.from_euler(order, np.asarray(angles)).as_matrix()  # lower case: fixed axes
+
+    def axes(order, angles):
+        return rotation(order, [angles["xyz".index(letter)] for letter in order])
+
+    root = skeleton.root
+    order = "".join(name[1] for name in root.order if name[0] == "r")
+    frames = [rotation(order, motion.rotations["root"][frame])]
+    frames[0] = frames[0] @ axes(root.axis_order, root.orientation)
+    places = [np.array(root.position) + motion.translations[frame]]
+    for bone in skeleton.bones:
+        local = np.eye(3)
+        if bone.dofs:
+            turn = rotation("".join(d[1] for d in bone.dofs), motion.rotations[bone.name][frame])
+            rest = axes(bone.axis_order, bone.axis)
+            local = rest @ turn @ np.linalg.inv(rest)
+        frames.append(frames[bone.parent] @ local)
+        along = frames[-1] @ np.array(bone.direction)
+        places.append(places[bone.parent] + bone.length * along)
+    return np.stack(places)
+
+
+@few
+@given(seed=seeds, num_bones=st.integers(1, 8))
+def test_kinematics_are_those_of_one_joint_after_the_other(seed, num_bones):
+    rng = np.random.default_rng(seed)
+    skeleton = random_skeleton(rng, num_bones)
+    motion = random_motion(rng, skeleton, num_frames=4)
+    found = mocap.joint_positions(skeleton, motion)
+    expected = [positions_joint_by_joint(skeleton, motion, frame) for frame in range(4)]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@few
+@given(seed=seeds, num_bones=st.integers(1, 8))
+def test_bones_keep_their_lengths_whatever_the_angles(seed, num_bones):
+    rng = np.random.default_rng(seed)
+    skeleton = random_skeleton(rng, num_bones)
+    found = mocap.joint_positions(skeleton, random_motion(rng, skeleton, num_frames=5))
+    expected = [bone.length for bone in skeleton.bones]
+    np.testing.assert_allclose(lengths(found, skeleton), np.tile(expected, (5, 1)), rtol=1e-12)
+
+
+@few
+@given(seed=seeds)
+def test_the_root_turns_and_moves_everything(seed):
+    rng = np.random.default_rng(seed)
+    skeleton = random_skeleton(rng, 6)
+    skeleton = skeleton._replace(
+        root=skeleton.root._replace(order=("tx", "ty", "tz", "rx", "ry", "rz"))
+    )
+    motion = random_motion(rng, skeleton, num_frames=3)
+    rest = {**motion.rotations, "root": np.zeros((3, 3))}
+    at_rest = mocap.joint_positions(skeleton, motion._replace(rotations=rest))
+    found = mocap.joint_positions(skeleton, motion)
+    turns = Rotation.from_euler("xyz", motion.rotations["root"]).as_matrix()
+    np.testing.assert_allclose(
+        found - found[:, :1], (at_rest - at_rest[:, :1]) @ turns.swapaxes(1, 2), atol=1e-12
+    )
+    shift = rng.normal(size=(3, 3))
+    moved = motion._replace(translations=motion.translations + shift)
+    np.testing.assert_allclose(
+        mocap.joint_positions(skeleton, moved), found + shift[:, None], atol=1e-12
+    )
+
+
+def test_without_any_angle_bones_lie_along_their_directions():
+    skeleton = random_skeleton(np.random.default_rng(0), 6)
+    skeleton = skeleton._replace(root=skeleton.root._replace(orientation=(0.0, 0.0, 0.0)))
+    motion = random_motion(np.random.default_rng(1), skeleton, num_frames=2)
+    still = {name: np.zeros_like(angles) for name, angles in motion.rotations.items()}
+    found = mocap.joint_positions(skeleton, motion._replace(rotations=still))
+    for joint, bone in enumerate(skeleton.bones, 1):
+        offset = bone.length * np.array(bone.direction)
+        np.testing.assert_allclose(found[:, joint], found[:, bone.parent] + offset, atol=1e-12)
+
+
+def test_the_order_of_the_degrees_of_freedom_matters(tmp_path):
+    results = []
+    for order in ("rz rx", "rx rz"):
+        path = write(tmp_path / "a.asf", ASF.replace("dof rz rx", f"dof {order}"))
+        skeleton = mocap.read_skeleton(path)
+        values = "foot 40 50" if order == "rz rx" else "foot 50 40"  # the same angles by name
+        motion = mocap.read_motion(
+            write(tmp_path / "a.amc", AMC.replace("foot 4 5", values)), skeleton
+        )
+        results.append(mocap.joint_positions(skeleton, motion)[0])
+    moved = np.abs(results[0] - results[1]).max(axis=1)
+    assert moved[3] > 0.1 and (np.delete(moved, 3) == 0).all()
+
+
+def test_a_motion_of_another_skeleton_is_refused():
+    rng = np.random.default_rng(0)
+    skeleton, other = random_skeleton(rng, 5), random_skeleton(rng, 7)
+    with pytest.raises(ValueError, match=r"motion.rotations\['bone\d'\] has shape"):
+        mocap.joint_positions(skeleton, random_motion(rng, other, num_frames=2))
+
+
+@pytest.mark.skipif("EGNO_DATA_DIR" not in os.environ, reason="EGNO_DATA_DIR is not set")
+def test_positions_of_subject_35():
+    folder = pathlib.Path(os.environ["EGNO_DATA_DIR"]) / "cmu"
+    with np.load(folder / "check_subject35.npz") as file:
+        check = dict(file)
+    skeleton = mocap.read_skeleton(folder / "subject35" / "35.asf")
+    assert skeleton.joint_names == tuple(check["joint_names"].tolist())
+    np.testing.assert_array_equal(skeleton.bonds, check["edges"])
+    for trial in ("35_01", "35_29"):
+        motion = mocap.read_motion(folder / "subject35" / f"{trial}.amc", skeleton)
+        found = mocap.joint_positions(skeleton, motion)[:12]
+        np.testing.assert_allclose(found, check[f"positions_{trial}"], rtol=0, atol=1e-6)
+
+
+# Windows and samples
+
+
+@few
+@given(seed=seeds, frames=st.sets(st.integers(1, 30), min_size=1), height=st.booleans())
+def test_samples_hold_the_state_and_the_targets(seed, frames, height):
+    rng = np.random.default_rng(seed)
+    trial = rng.normal(size=(50, 4, 3))
+    starts = rng.integers(0, 19, size=3)
+    bonds = np.array([[1, 0], [2, 1], [3, 2]])
+    windows = mocap.Windows(mocap.cut(trial, starts), bonds, np.zeros(3), starts)
+    frames = sorted(frames)
+    found = mocap.samples(windows, target_frames=frames, height=height, dtype=np.float64)
+    nodes = found.graph.nodes
+    for index, start in enumerate(starts):
+        x, v = trial[start], trial[start + 1] - trial[start]
+        np.testing.assert_array_equal(nodes["positions"][index], x)
+        np.testing.assert_array_equal(nodes["velocities"][index], v)
+        np.testing.assert_allclose(nodes["features"][index, :, 0], np.linalg.norm(v, axis=-1))
+        if height:
+            np.testing.assert_allclose(nodes["features"][index, :, 1], x[:, 1] / 30)
+        after = trial[start + np.array(frames) + 1]
+        np.testing.assert_array_equal(found.positions[index], trial[start + np.array(frames)])
+        np.testing.assert_allclose(found.positions[index] + found.velocities[index], after)
+        graph = found.graph
+        for sender, receiver, (hops, square) in zip(
+            graph.senders[index],
+            graph.receivers[index],
+            graph.edges["features"][index],
+            strict=True,
+        ):
+            assert hops == abs(int(sender) - int(receiver))
+            np.testing.assert_allclose(square, ((x[sender] - x[receiver]) ** 2).sum())
+    assert nodes["features"].shape == (3, 4, 2 if height else 1)
+    assert found.graph.senders.shape == (3, 10)  # 3 bonds and 2 pairs two bonds apart, both ways
+    np.testing.assert_array_equal(found.times, frames)
+    datasets.validate(found)
+
+
+def test_features_do_not_depend_on_the_rest_of_the_batch(folder):
+    windows = mocap.load_windows("run", "test", num_samples=6, data_dir=folder)
+    alone = windows._replace(positions=windows.positions[2:3])
+    together, single = (mocap.samples(w, height=True) for w in (windows, alone))
+    for name, array in single.graph.nodes.items():
+        np.testing.assert_array_equal(array[0], together.graph.nodes[name][2], err_msg=name)
+
+
+def test_height_is_invariant_under_turns_about_the_vertical_alone(folder):
+    windows = mocap.load_windows("run", "test", num_samples=3, data_dir=folder)
+
+    def features(turn, shift, height):
+        moved = windows._replace(positions=windows.positions @ turn.T + shift)
+        found = mocap.samples(moved, height=height, dtype=np.float64)
+        return np.concatenate(
+            [found.graph.nodes["features"].ravel(), found.graph.edges["features"].ravel()]
+        )
+
+    anything, about_y = (Rotation.from_rotvec(v).as_matrix() for v in ([1, 2, 3], [0, 2, 0]))
+    shift, level = np.array([1.0, 2.0, 3.0]), np.array([1.0, 0.0, 3.0])
+    for height, turn, by, is_invariant in (
+        (False, anything, shift, True),
+        (True, about_y, level, True),
+        (True, anything, 0 * shift, False),
+        (True, np.eye(3), shift, False),
+    ):
+        plain, moved = features(np.eye(3), 0, height), features(turn, by, height)
+        assert np.allclose(plain, moved, atol=1e-9) == is_invariant
+
+
+def test_protocols_are_those_of_the_paper():
+    assert mocap.PROTOCOLS == {"last": (26, 27, 28, 29, 30), "uniform": (6, 12, 18, 24, 30)}
+    assert mocap.PUBLISHED_SIZES["run"] == {"train": 200, "valid": 240, "test": 240}
+    assert mocap.PUBLISHED_SIZES["walk"] == {"train": 200, "valid": 600, "test": 600}
+
+
+@pytest.mark.parametrize("starts", [[-1], [19], [0.5], [[1]]])
+def test_windows_outside_of_a_trial_are_refused(starts):
+    with pytest.raises(ValueError, match=r"expected integers \[S\] from 0 to 18"):
+        mocap.cut(np.zeros((50, 4, 3)), starts)
+
+
+@pytest.mark.parametrize("frames", [[], [0, 5], [31], [5, 5], [6, 5], [1.5]])
+def test_frames_outside_of_a_window_are_refused(frames):
+    windows = mocap.Windows(np.zeros((2, 32, 2, 3)), np.array([[1, 0]]), *np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="expected integers that increase from 1 or more to 30"):
+        mocap.samples(windows, target_frames=frames)
+    with pytest.raises(ValueError, match=r"windows.positions has shape \(2, 31, 2, 3\)"):
+        mocap.samples(windows._replace(positions=windows.positions[:, 1:]))
+
+
+# The two subjects
+
+
+def test_the_split_of_walks_is_the_shuffle_of_its_trials():
+    split = mocap.WALK_SPLIT
+    order = [trial for name in SPLITS for trial in split[name]]
+    expected = [1, 2, 5, *range(7, 17), *range(28, 35)]
+    assert order == np.random.RandomState(0).permutation(expected).tolist()
+    assert [len(split[name]) for name in SPLITS] == [10, 5, 5]
+
+
+@pytest.mark.parametrize("motion", ["run", "walk"])
+def test_windows_of_both_subjects(motion, folder):
+    seen = set()
+    for split in SPLITS:
+        windows = mocap.load_windows(motion, split, num_samples=30, data_dir=folder)
+        again = mocap.load_windows(motion, split, num_samples=30, data_dir=folder)
+        for a, b in zip(windows, again, strict=True):
+            np.testing.assert_array_equal(a, b)
+        trials, counts = np.unique(windows.trials, return_counts=True)
+        assert len(set(counts)) == 1 and len(windows.positions) == 30
+        assert not seen & set(trials.tolist())
+        seen |= set(trials.tolist())
+        pairs = set(zip(windows.trials.tolist(), windows.starts.tolist(), strict=True))
+        assert len(pairs) == 30
+        fewer = mocap.load_windows(
+            motion, split, num_samples=15 if motion == "run" else 10, data_dir=folder
+        )
+        assert set(zip(fewer.trials.tolist(), fewer.starts.tolist(), strict=True)) < pairs
+        samples = mocap.load(motion, split, num_samples=30, data_dir=folder)
+        np.testing.assert_array_equal(samples.times, [26, 27, 28, 29, 30])
+        datasets.validate(samples)
+    expected = range(11) if motion == "run" else sum(mocap.WALK_SPLIT.values(), ())
+    assert seen == set(expected)
+
+
+def test_runs_start_where_their_file_says(folder):
+    arrays = mocap_files.run_arrays()
+    windows = mocap.load_windows("run", "valid", num_samples=9, data_dir=folder)
+    np.testing.assert_array_equal(windows.trials, [0, 0, 0, 4, 4, 4, 9, 9, 9])
+    expected = [arrays[f"val_start_{trial}"][:3] for trial in (0, 4, 9)]
+    np.testing.assert_array_equal(windows.starts, np.concatenate(expected))
+    for positions, trial, start in zip(*windows[:1], windows.trials, windows.starts, strict=True):
+        np.testing.assert_array_equal(positions, arrays[f"trial_{trial}"][start : start + 32])
+
+
+def test_walks_are_the_kinematics_of_their_files(folder):
+    windows = mocap.load_windows("walk", "test", num_samples=10, data_dir=folder)
+    skeleton = mocap.read_skeleton(folder / "cmu/subject35/35.asf")
+    np.testing.assert_array_equal(windows.bonds, skeleton.bonds)
+    trial, start = windows.trials[2], windows.starts[2]
+    motion = mocap.read_motion(folder / f"cmu/subject35/35_{trial:02d}.amc", skeleton)
+    expected = mocap.joint_positions(skeleton, motion)[start : start + 32]
+    np.testing.assert_array_equal(windows.positions[2], expected)
+
+
+def test_the_folder_comes_from_the_environment(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("EGNO_DATA_DIR", str(folder))
+    assert len(mocap.load_windows("run", "test", num_samples=3).positions) == 3
+    monkeypatch.delenv("EGNO_DATA_DIR")
+    for motion in ("run", "walk"):
+        with pytest.raises(ValueError, match=r"set EGNO_DATA_DIR.*mocap\.cs\.cmu\.edu"):
+            mocap.load_windows(motion, "test")
+        with pytest.raises(ValueError, match=rf"{tmp_path}.* is missing.*mocap.cs.cmu.edu"):
+            mocap.load_windows(motion, "test", data_dir=tmp_path)
+
+
+def test_a_missing_or_short_trial_is_named(tmp_path):
+    rng = np.random.default_rng(0)
+    skeleton = mocap_files.write_walk(tmp_path, num_frames=33, num_bones=2)
+    path = tmp_path / "cmu/subject35/35_29.amc"
+    path.unlink()
+    with pytest.raises(ValueError, match=r"35_29.amc is missing.*mocap.cs.cmu.edu"):
+        mocap.load_windows("walk", "valid", num_samples=5, data_dir=tmp_path)
+    write(path, mocap_files.amc_text(skeleton, random_motion(rng, skeleton, num_frames=31)))
+    with pytest.raises(ValueError, match=r"35_29.amc holds 31 frames, expected 32 or more"):
+        mocap.load_windows("walk", "valid", num_samples=5, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("jump", "test", 3), "motion is 'jump'"),
+        (("run", "val", 3), "split is 'val', expected one of"),
+        (("run", "test", 4), "number of samples is 4, expected a multiple of 3"),
+        (("run", "test", 39), "is 39, expected a multiple of 3.*up to 36"),
+        (("walk", "train", 0), "is 0, expected a multiple of 10"),
+        (("walk", "train", 10.0), r"is 10\.0, expected"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message, folder):
+    motion, split, num_samples = arguments
+    with pytest.raises(ValueError, match=message):
+        mocap.load_windows(motion, split, num_samples=num_samples, data_dir=folder)
+
+
+def with_nan(array):
+    array = array.copy()
+    array[4, 2, 1] = np.nan
+    return array
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"edges": None}, "edges: came no such array, expected integer"),
+        ({"edges": np.ones((5, 3), int)}, r"edges: came int64 \[5, 3\], expected integer"),
+        ({"edges": np.full((5, 2), 7)}, "edges: came joints up to 7, expected those of 6 joints"),
+        ({"test_trials": None}, "test_trials: came no such array"),
+        ({"test_trials": np.array([3, 3])}, r"test_trials: came \[3, 3\], expected at least one"),
+        ({"test_trials": np.array([0, 3])}, r"test_trials: came \[0\] of val_trials, expected"),
+        ({"trial_3": None}, "trial_3: came no such array, expected floating"),
+        ({"trial_3": np.zeros((50, 7, 3))}, r"trial_3: came float64 \[50, 7, 3\], expected"),
+        ({"trial_3": with_nan(np.zeros((50, 6, 3)))}, r"trial_3\[4, 2, 1\]: came nan, expected"),
+        ({"test_start_7": None}, "test_start_7: came no such array"),
+        ({"test_start_7": np.arange(12.0)}, "test_start_7: came float64"),
+        ({"test_start_7": np.array([3, 40])}, r"test_start_7\[1\]: came 40, expected 0 to 23"),
+        ({"test_start_7": np.array([-1])}, r"test_start_7\[0\]: came -1"),
+        ({"test_start_7": np.array([3, 3])}, "test_start_7: came 2 starts, not all different"),
+        ({"trial_3": np.array([{}])}, "trial_3: cannot be read.*allow_pickle=False"),
+    ],
+)
+def test_wrong_files_of_runs_are_refused_with_file_and_place(changes, message, tmp_path):
+    path = mocap_files.write_run(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        mocap.load_windows("run", "test", num_samples=3, data_dir=tmp_path)
+    assert str(caught.value).startswith(f"{path}, ")
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "half", "bytes"])
+def test_damaged_files_of_runs_are_refused(damage, tmp_path):
+    path = mocap_files.write_run(tmp_path)
+    data = bytearray(path.read_bytes())
+    if damage == "bytes":
+        data[len(data) // 2 : len(data) // 2 + 4000] = bytes(4000)
+    else:
+        data = {"empty": b"", "text": b"motion", "half": data[: len(data) // 2]}[damage]
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"cannot be read.*the file is damaged") as caught:
+        mocap.load_windows("run", "test", num_samples=3, data_dir=tmp_path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.skipif("EGNO_DATA_DIR" not in os.environ, reason="EGNO_DATA_DIR is not set")
+@pytest.mark.parametrize("motion", ["run", "walk"])
+def test_the_real_subjects_are_as_published(motion):
+    for split in SPLITS:
+        samples = mocap.load(motion, split)
+        assert datasets.num_samples(samples) == mocap.PUBLISHED_SIZES[motion][split]
+        assert samples.graph.senders.shape[1] == 130 and samples.positions.shape[2] == 31
+        datasets.validate(samples)
