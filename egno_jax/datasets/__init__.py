@@ -1,6 +1,16 @@
 """Data sets: each gives `Samples`, and `take` makes batches of them."""
 
-from egno_jax.datasets import mocap, nbody
+from egno_jax.datasets import md17, mocap, nbody
 from egno_jax.datasets.base import Batch, Samples, concatenate, num_samples, take, validate
 
-__all__ = ["Batch", "Samples", "concatenate", "mocap", "nbody", "num_samples", "take", "validate"]
+__all__ = [
+    "Batch",
+    "Samples",
+    "concatenate",
+    "md17",
+    "mocap",
+    "nbody",
+    "num_samples",
+    "take",
+    "validate",
+]

@@ -131,11 +131,20 @@ def write(
         "settings": _as_json(settings),
         "sha256": _sha256(arrays),
     }
+    save_npz(path, {_HEADER: np.array(json.dumps(header)), **arrays})
+
+
+def save_npz(path: pathlib.Path, members: Mapping[str, np.ndarray]) -> None:
+    """Writes an `.npz` archive, whole or not at all; makes its folder if it is missing.
+
+    Raises:
+      OSError: if the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with partial.open("xb") as file:
-            np.savez(file, **{_HEADER: np.array(json.dumps(header))}, **arrays)
+            np.savez(file, **members)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

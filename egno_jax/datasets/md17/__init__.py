@@ -1,0 +1,95 @@
+"""Molecules in motion: MD17, trajectories like it, and a generator of more.
+
+A sample is one frame of a molecular dynamics trajectory at 500 K, and the task is to predict the
+next 1.5 ps of it, at eight times:
+
+    trajectory = md17.heavy_atoms(md17.read("aspirin.npz"))
+    starts = md17.block_starts(len(trajectory.positions))
+    train = md17.samples(trajectory, starts.train, md17.bond_graph(trajectory))
+
+or `md17.load("aspirin", "train")` for files where `path_of` says. The command line,
+`python -m egno_jax.datasets.md17`, downloads the original and makes trajectories of any molecule.
+
+Sources: Chmiela et al., "Machine learning of accurate energy-conserving molecular force fields",
+Science Advances 3 (2017), for MD17; Huang et al., "Equivariant Graph Mechanics Networks with
+Constraints" (ICLR 2022) for the graph; Xu et al., "Equivariant Graph Neural Operator for Modeling
+3D Dynamics" (ICML 2024) for the task.
+"""
+
+from egno_jax.datasets.md17.archives import BASE_URL, data_directory, download, path_of
+from egno_jax.datasets.md17.dataset import PUBLISHED_SIZES, load, load_trajectory
+from egno_jax.datasets.md17.generator import Settings, generate, start_atoms, xtb
+from egno_jax.datasets.md17.graphs import BOND_CUTOFF, bond_graph, bonds, default_sticks
+from egno_jax.datasets.md17.molecules import MOLECULES, Molecule
+from egno_jax.datasets.md17.splits import (
+    BLOCK_FRACTIONS,
+    MARGIN,
+    SEED,
+    SIZES,
+    WINDOW,
+    Starts,
+    block_starts,
+    random_starts,
+)
+from egno_jax.datasets.md17.trajectory import (
+    ORIGINAL,
+    UNKNOWN,
+    Trajectory,
+    check,
+    heavy_atoms,
+    read,
+    select,
+    write,
+)
+from egno_jax.datasets.md17.windows import (
+    NUM_TARGETS,
+    RADIUS,
+    paths,
+    radius_samples,
+    reverse_time,
+    samples,
+    target_offsets,
+)
+
+__all__ = [
+    "BASE_URL",
+    "BLOCK_FRACTIONS",
+    "BOND_CUTOFF",
+    "MARGIN",
+    "MOLECULES",
+    "NUM_TARGETS",
+    "ORIGINAL",
+    "PUBLISHED_SIZES",
+    "RADIUS",
+    "SEED",
+    "SIZES",
+    "UNKNOWN",
+    "WINDOW",
+    "Molecule",
+    "Settings",
+    "Starts",
+    "Trajectory",
+    "block_starts",
+    "bond_graph",
+    "bonds",
+    "check",
+    "data_directory",
+    "default_sticks",
+    "download",
+    "generate",
+    "heavy_atoms",
+    "load",
+    "load_trajectory",
+    "path_of",
+    "paths",
+    "radius_samples",
+    "random_starts",
+    "read",
+    "reverse_time",
+    "samples",
+    "select",
+    "start_atoms",
+    "target_offsets",
+    "write",
+    "xtb",
+]

@@ -1,0 +1,133 @@
+"""The command line: makes and downloads trajectories.
+
+python -m egno_jax.datasets.md17 generate --molecule aspirin
+python -m egno_jax.datasets.md17 generate --smiles "CCOC" --out ether.npz --seed 1
+python -m egno_jax.datasets.md17 download --molecule aspirin
+
+A generation that was interrupted goes on when it is called again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PROGRAM = "python -m egno_jax.datasets.md17"
+
+_HELP = {
+    "num_steps": "frames to store, one each time step",
+    "time_step": "in femtoseconds",
+    "temperature": "of the vibrations, in kelvin",
+    "relaxation_time": "of the Nose-Hoover chain, in femtoseconds",
+    "equilibration_steps": "steps of Langevin dynamics before the first frame",
+    "friction": "of the Langevin dynamics, in 1 / fs",
+    "seed": "of the start geometry, the first momenta and the Langevin dynamics",
+    "chunk_steps": "steps between two savings of the state",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+      arguments: the words behind the program's name; those of the process if None.
+
+    Returns:
+      The exit code: 0, or 2 behind a message.
+    """
+    # Small molecules are fastest on one thread, and the same bits come only from that.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from egno_jax.datasets.md17.generator import Settings
+    from egno_jax.datasets.md17.molecules import MOLECULES
+
+    parser = argparse.ArgumentParser(prog=_PROGRAM, description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    names = ", ".join(MOLECULES)
+
+    make = commands.add_parser(
+        "generate",
+        help="simulate a molecule with GFN2-xTB",
+        description="Simulate a molecule with GFN2-xTB in a Nose-Hoover chain, as MD17 was made "
+        "with DFT. An interrupted run goes on when it is called again. Needs the extra `generate`.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    which = make.add_mutually_exclusive_group(required=True)
+    which.add_argument("--molecule", choices=MOLECULES, metavar="NAME", help=f"one of {names}")
+    which.add_argument("--smiles", help="any molecule, as SMILES")
+    make.add_argument("--name", help="name of the file md/NAME.npz, for --smiles")
+    make.add_argument("--out", type=pathlib.Path, help="the file, instead of DATA_DIR/md/NAME.npz")
+    make.add_argument("--data-dir", type=pathlib.Path, help="else $EGNO_DATA_DIR, else the cache")
+    for field in dataclasses.fields(Settings):
+        flag = f"--{field.name.replace('_', '-')}"
+        kind = int if isinstance(field.default, int) else float
+        make.add_argument(flag, type=kind, default=field.default, help=_HELP[field.name])
+    make.set_defaults(run=_generate)
+
+    get = commands.add_parser(
+        "download",
+        help="fetch an original archive of MD17",
+        description="Download an original archive of MD17 (200 to 400 MB) and verify it.",
+    )
+    get.add_argument("--molecule", choices=MOLECULES, metavar="NAME", required=True, help=names)
+    get.add_argument("--data-dir", type=pathlib.Path, help="else $EGNO_DATA_DIR, else the cache")
+    get.add_argument("--sha256", help="the checksum, if you know it")
+    get.set_defaults(run=_download)
+    return parser
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from egno_jax.datasets.md17 import archives, generator
+    from egno_jax.datasets.md17.molecules import find
+
+    fields = dataclasses.fields(generator.Settings)
+    settings = generator.Settings(**{f.name: getattr(options, f.name) for f in fields})
+    name = options.molecule or options.name
+    if not (options.out or name):
+        raise ValueError("--smiles needs --name or --out, to name the file")
+    smiles = options.smiles or find(options.molecule).smiles
+    path = options.out or archives.path_of(name, data_dir=options.data_dir)
+    if path.exists():
+        raise ValueError(f"{path} is there already; remove it, or choose another file with --out")
+    about = {"molecule": name, "smiles": smiles}
+    atoms = generator.start_atoms(smiles, seed=settings.seed)
+    result = generator.generate(
+        path,
+        atoms,
+        settings,
+        about={key: value for key, value in about.items() if value},
+        report=lambda line: print(line, flush=True),
+    )
+    frames, atoms_per_frame, _ = result.positions.shape
+    print(f"{path}: {frames} frames of {atoms_per_frame} atoms")
+
+
+def _download(options: argparse.Namespace) -> None:
+    from egno_jax.datasets.md17.archives import download
+
+    print(f"{options.molecule}: downloading, 200 to 400 MB, unless it is there", flush=True)
+    path = download(options.molecule, data_dir=options.data_dir, known_hash=options.sha256)
+    print(f"{path}: verified")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Downloads the original MD17 archives, once, and holds them to what was downloaded first."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import re
+from typing import TYPE_CHECKING
+
+from egno_jax.datasets import cache
+from egno_jax.datasets.md17.molecules import find
+from egno_jax.datasets.md17.trajectory import ORIGINAL, read
+from egno_jax.extras import require
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from egno_jax.datasets.md17.trajectory import Trajectory
+
+BASE_URL = "http://www.quantum-machine.org/gdml/data/npz/"
+
+
+def data_directory(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
+    """Returns the folder of the data: the one given, `$EGNO_DATA_DIR`, or the cache's."""
+    chosen = data_dir or os.environ.get("EGNO_DATA_DIR")
+    return pathlib.Path(chosen).expanduser() if chosen else cache.default_directory()
+
+
+def path_of(
+    molecule: str,
+    *,
+    archive: Literal["md", "md17"] = "md",
+    data_dir: str | os.PathLike[str] | None = None,
+) -> pathlib.Path:
+    """Returns where a trajectory is kept.
+
+    Args:
+      molecule: its name; for "md17" one of `MOLECULES`, for "md" any.
+      archive: "md": `md/<molecule>.npz`, trajectories of one's own; "md17": `md17/<archive>`,
+        the original.
+      data_dir: the folder of both, see `data_directory`.
+
+    Raises:
+      ValueError: an argument is none of those, or the name is not one of a file.
+    """
+    if archive not in ("md", "md17"):
+        raise ValueError(f"archive: got {archive!r}, expected 'md' or 'md17'")
+    if archive == "md17":
+        return data_directory(data_dir) / "md17" / find(molecule).archive
+    if not re.fullmatch(r"[\w+-][\w.+-]*", molecule):
+        raise ValueError(
+            f"molecule: got {molecule!r}, expected a name of letters, digits and _ . + -"
+        )
+    return data_directory(data_dir) / "md" / f"{molecule}.npz"
+
+
+def download(
+    molecule: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    base_url: str = BASE_URL,
+    known_hash: str | None = None,
+    progress: bool = False,
+) -> pathlib.Path:
+    """Downloads an original archive (200 to 400 MB) unless it is there, and verifies it.
+
+    The publisher gives no checksums. So the first download is checked for what the archive must
+    hold (its fields, atoms and number of frames), and its SHA-256 is written beside it, to
+    `<archive>.sha256`; from then on the file is held to that. Delete both to start again.
+
+    Args:
+      molecule: one of `MOLECULES`.
+      data_dir: where `md17/` is, see `data_directory`.
+      base_url: the folder at the publisher, or at a mirror.
+      known_hash: the SHA-256 in hexadecimal, if you know it from elsewhere.
+      progress: whether to draw a progress bar (needs tqdm).
+
+    Returns:
+      The file.
+
+    Raises:
+      ValueError: the file is not the archive, or not the one that was downloaded first.
+      OSError: the publisher cannot be reached or has no such file.
+      ImportError: pooch, of the extra `data`, is not installed.
+    """
+    pooch = require("pooch", "data")
+    path = path_of(molecule, archive="md17", data_dir=data_dir)
+    record = path.with_name(f"{path.name}.sha256")
+    expected = known_hash or _read_record(record)
+    is_new = not path.exists()
+    if not is_new and expected:
+        _check_hash(path, expected)
+    if is_new:
+        url = f"{base_url.rstrip('/')}/{path.name}"
+        known = f"sha256:{expected}" if expected else None
+        pooch.retrieve(url, known, path.name, str(path.parent), progressbar=progress)
+    if not record.exists():
+        try:
+            check_original(path, read(path), molecule)
+        except ValueError:
+            if is_new:
+                path.unlink()
+            raise
+        _write_record(record, _sha256(path))
+    return path
+
+
+def check_original(path: pathlib.Path, trajectory: Trajectory, molecule: str) -> None:
+    """Raises a ValueError unless the trajectory is that of MD17's archive of the molecule."""
+    if trajectory.source == ORIGINAL and trajectory.provenance["molecule"] == molecule:
+        return
+    expected = find(molecule)
+    raise ValueError(
+        f"{path}: {len(trajectory.positions)} frames of {len(trajectory.numbers)} atoms, which is "
+        f"not MD17's {molecule}: {expected.num_frames} frames of {sum(expected.counts.values())} "
+        "atoms, with energies E and forces F"
+    )
+
+
+def _check_hash(path: pathlib.Path, expected: str) -> None:
+    found = _sha256(path)
+    if found != expected.lower():
+        raise ValueError(
+            f"{path}: its SHA-256 is {found}, expected {expected}; it has changed since it was "
+            "downloaded: delete it to download it again"
+        )
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_record(record: pathlib.Path) -> str | None:
+    if not record.exists():
+        return None
+    words = record.read_text(errors="replace").split()
+    if not words or not re.fullmatch(r"[0-9a-f]{64}", words[0]):
+        raise ValueError(f"{record}: got {' '.join(words)[:80]!r}, expected a SHA-256; delete it")
+    return words[0]
+
+
+def _write_record(record: pathlib.Path, digest: str) -> None:
+    """Writes what `sha256sum -c` reads."""
+    partial = record.with_name(f".{record.name}.partial")
+    partial.write_text(f"{digest}  {record.name.removesuffix('.sha256')}\n")
+    partial.replace(record)

@@ -1,0 +1,110 @@
+"""The molecules' data sets as the experiments use them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from egno_jax.datasets.md17 import archives
+from egno_jax.datasets.md17 import trajectory as trajectory_lib
+from egno_jax.datasets.md17.graphs import bond_graph
+from egno_jax.datasets.md17.splits import (
+    PARTITIONS,
+    SIZES,
+    WINDOW,
+    block_starts,
+    random_starts,
+)
+from egno_jax.datasets.md17.windows import NUM_TARGETS, samples
+
+if TYPE_CHECKING:
+    import os
+    from typing import Literal
+
+    from egno_jax.datasets.base import Samples
+    from egno_jax.datasets.md17.trajectory import Trajectory
+
+PUBLISHED_SIZES = dict(zip(PARTITIONS, SIZES, strict=True))
+
+
+def load(
+    molecule: str,
+    partition: str,
+    *,
+    split: Literal["blocks", "random"] = "blocks",
+    num_samples: int | None = None,
+    window: int = WINDOW,
+    num_targets: int = NUM_TARGETS,
+    archive: Literal["md", "md17"] = "md",
+    dtype: np.typing.DTypeLike = np.float32,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Samples:
+    """Loads one partition of a molecule's samples: heavy atoms, the original's graph and sizes.
+
+    For other choices call what this calls: `load_trajectory`, `heavy_atoms`, `block_starts` or
+    `random_starts`, `bond_graph` and `samples`, or `radius_samples`.
+
+    Args:
+      molecule: its name.
+      partition: "train", "valid" or "test".
+      split: "blocks", which share no time, or "random", the original's, which leaks.
+      num_samples: the first so many of 500, 2000 and 2000.
+      window: frames from the given state to the last target.
+      num_targets: P targets, uniform over the window.
+      archive: "md" for `md/<molecule>.npz`, "md17" for the original archive.
+      dtype: the dtype of all real numbers.
+      data_dir: the folder of both; `$EGNO_DATA_DIR`, else the cache, if None.
+
+    Returns:
+      Samples of NumPy arrays; set the model's `time_scale` to `window / num_targets`, 375.
+
+    Raises:
+      ValueError: an argument is none of those, the file is not there or not sound, or the
+        trajectory is too short.
+      ImportError: vesin, of the extra `data`, is not installed.
+    """
+    if partition not in PARTITIONS:
+        raise ValueError(f"partition: got {partition!r}, expected one of {PARTITIONS}")
+    if split not in ("blocks", "random"):
+        raise ValueError(f"split: got {split!r}, expected 'blocks' or 'random'")
+    most = PUBLISHED_SIZES[partition]
+    if num_samples is not None and not 1 <= num_samples <= most:
+        raise ValueError(f"num_samples: got {num_samples}, expected 1 to {most}")
+    trajectory = load_trajectory(molecule, archive=archive, data_dir=data_dir)
+    trajectory = trajectory_lib.heavy_atoms(trajectory)
+    draw = block_starts if split == "blocks" else random_starts
+    starts = getattr(draw(len(trajectory.positions), window=window), partition)[:num_samples]
+    edges = bond_graph(trajectory)
+    return samples(trajectory, starts, edges, window=window, num_targets=num_targets, dtype=dtype)
+
+
+def load_trajectory(
+    molecule: str,
+    *,
+    archive: Literal["md", "md17"] = "md",
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Trajectory:
+    """Loads a molecule's trajectory, all atoms of it.
+
+    Args:
+      molecule: its name.
+      archive: "md" for `md/<molecule>.npz`, "md17" for the original archive, which is checked to
+        be that of the molecule.
+      data_dir: the folder of both; `$EGNO_DATA_DIR`, else the cache, if None.
+
+    Raises:
+      ValueError: the file is not there, not sound, or not the archive asked for.
+    """
+    path = archives.path_of(molecule, archive=archive, data_dir=data_dir)
+    try:
+        trajectory = trajectory_lib.read(path)
+    except FileNotFoundError as error:
+        verb = "generate" if archive == "md" else "download"
+        raise ValueError(
+            f"{path} is not there; make it with `python -m egno_jax.datasets.md17 {verb} "
+            f"--molecule {molecule}`, or name another folder with data_dir or EGNO_DATA_DIR"
+        ) from error
+    if archive == "md17":
+        archives.check_original(path, trajectory, molecule)
+    return trajectory

@@ -1,0 +1,284 @@
+"""Trajectories of one molecule: the files they come in, and what is checked when they are read."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from egno_jax.datasets import cache
+from egno_jax.datasets.md17.molecules import MOLECULES
+from egno_jax.extras import require
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping
+
+    import ase
+    from jaxtyping import Float, Int
+    from numpy.typing import ArrayLike
+
+FORMAT_VERSION = 1
+ORIGINAL = "MD17"
+UNKNOWN = "unknown"
+
+_SUFFIXES = (".npz", ".xyz", ".extxyz", ".traj")
+_LARGEST_NUMBER = 118
+
+
+class Trajectory(NamedTuple):
+    """Equally spaced frames of one molecule, unwrapped.
+
+    Attributes:
+      positions: `[T, N, 3]` in Angstrom.
+      numbers: `[N]`, atomic numbers.
+      source: what made it: "MD17" for an original archive, the method where the file says so
+        (as the generator's do), otherwise "unknown".
+      provenance: what else the file says of its origin.
+    """
+
+    positions: Float[np.ndarray, "T N 3"]
+    numbers: Int[np.ndarray, "N"]
+    source: str = UNKNOWN
+    provenance: Mapping[str, Any] | None = None
+
+
+def read(path: str | os.PathLike[str]) -> Trajectory:
+    """Reads a trajectory; the suffix says of which kind.
+
+    - `.npz`: the original MD17 archives, and files of the same fields `R` and `z`;
+    - `.xyz`, `.extxyz`: (extended) XYZ; `.traj`: trajectories of ASE. Both need the extra `data`.
+
+    Velocities, forces and energies in the file are not used. No pickle is ever loaded.
+
+    Args:
+      path: the file.
+
+    Returns:
+      The trajectory, checked: at least two frames, finite, the same atoms in every frame.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is empty, damaged, of another kind or version, or holds no trajectory
+        of one molecule; names the file and the place in it.
+      ImportError: ASE is not installed, and the file needs it.
+    """
+    path = pathlib.Path(path)
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(f"{path}: the suffix is {path.suffix!r}, expected one of {_SUFFIXES}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, expected a file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty")
+    return _read_npz(path) if path.suffix == ".npz" else _read_frames(path)
+
+
+def write(path: str | os.PathLike[str], trajectory: Trajectory) -> None:
+    """Writes `.npz` that `read` reads and that other readers of MD17 take too, whole or not at all.
+
+    Fields: `R` `[T, N, 3]`, `z` `[N]`, and `provenance`, JSON with the format version, the source
+    and whatever else is known.
+
+    Args:
+      path: the file, its folder made if missing; replaced if it is there.
+      trajectory: what to write; positions keep their dtype.
+
+    Raises:
+      ValueError: the suffix is not `.npz`, or the trajectory is none.
+      OSError: the file cannot be written.
+    """
+    path = pathlib.Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"{path}: the suffix is {path.suffix!r}, expected '.npz'")
+    trajectory = check(trajectory)
+    provenance = {
+        "format_version": FORMAT_VERSION,
+        "source": trajectory.source,
+        **(trajectory.provenance or {}),
+    }
+    members = {
+        "R": trajectory.positions,
+        "z": trajectory.numbers,
+        "provenance": np.array(json.dumps(provenance)),
+    }
+    cache.save_npz(path, members)
+
+
+def check(trajectory: Trajectory, names: tuple[str, str] = ("positions", "numbers")) -> Trajectory:
+    """Returns the trajectory as arrays, or says what is wrong with it and where.
+
+    Args:
+      trajectory: any arrays.
+      names: what to call its positions and numbers.
+
+    Raises:
+      ValueError: wrong shapes or dtypes, fewer than two frames, numbers that are none of atoms,
+        or a position that is not finite.
+    """
+    positions, numbers = np.asarray(trajectory.positions), np.asarray(trajectory.numbers)
+    shape = positions.shape
+    if not np.issubdtype(positions.dtype, np.floating) or positions.ndim != 3 or shape[2] != 3:
+        raise ValueError(
+            f"{names[0]} is {positions.dtype} {list(shape)}, expected floating [T, N, 3]"
+        )
+    if not np.issubdtype(numbers.dtype, np.integer) or numbers.shape != (shape[1],):
+        raise ValueError(
+            f"{names[1]} is {numbers.dtype} {list(numbers.shape)}, expected integer [{shape[1]}], "
+            f"an atomic number for each atom of {names[0]}"
+        )
+    if shape[0] < 2 or shape[1] < 1:
+        raise ValueError(
+            f"{names[0]} holds {shape[0]} frames of {shape[1]} atoms, expected at least two frames "
+            "of at least one atom"
+        )
+    strange = np.flatnonzero((numbers < 1) | (numbers > _LARGEST_NUMBER))
+    if strange.size:
+        atom = strange[0]
+        raise ValueError(
+            f"{names[1]}[{atom}] is {numbers[atom]}, expected an atomic number, 1 to "
+            f"{_LARGEST_NUMBER}"
+        )
+    if not np.isfinite(positions).all():
+        frame, atom, axis = np.argwhere(~np.isfinite(positions))[0]
+        raise ValueError(
+            f"{names[0]}[{frame}, {atom}, {axis}] is {positions[frame, atom, axis]}, expected a "
+            "finite number"
+        )
+    return trajectory._replace(positions=positions, numbers=numbers.astype(np.int32))
+
+
+def select(trajectory: Trajectory, atoms: ArrayLike) -> Trajectory:
+    """Returns some atoms of a trajectory.
+
+    Args:
+      trajectory: T frames of N atoms.
+      atoms: what NumPy takes as an index of `[N]`: a mask, indices or a slice.
+
+    Raises:
+      ValueError: no atom is left.
+    """
+    numbers = trajectory.numbers[atoms]
+    if not numbers.size:
+        raise ValueError(f"atoms: none of the {len(trajectory.numbers)} is selected")
+    return trajectory._replace(positions=trajectory.positions[:, atoms], numbers=numbers)
+
+
+def heavy_atoms(trajectory: Trajectory) -> Trajectory:
+    """Returns the trajectory without hydrogen, as the original experiments use it."""
+    return select(trajectory, trajectory.numbers > 1)
+
+
+def original_molecule(trajectory: Trajectory) -> str | None:
+    """Returns the name of the MD17 molecule with these atoms and this number of frames, or None."""
+    counts = Counter(trajectory.numbers.tolist())
+    for name, molecule in MOLECULES.items():
+        if len(trajectory.positions) == molecule.num_frames and counts == molecule.counts:
+            return name
+    return None
+
+
+def _read_npz(path: pathlib.Path) -> Trajectory:
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            raise ValueError(f"{path}: not an .npz archive, its first bytes are those of no zip")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            fields = set(file.files)
+            _check_fields(fields)
+            trajectory = Trajectory(file["R"], file["z"])
+            text = str(file["provenance"]) if "provenance" in fields else None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except Exception as error:  # Damaged bytes make the zip and npy readers raise anything.
+        raise ValueError(
+            f"{path}: damaged, or not a whole .npz archive ({type(error).__name__}: {error})"
+        ) from error
+    try:
+        trajectory = check(trajectory, ("R", "z"))
+        if text is not None:
+            provenance = _parse_provenance(text)
+            source = provenance.pop("source")
+            return trajectory._replace(source=source, provenance=provenance)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    # The archives do not say what they are; nothing else has energies, forces and these sizes.
+    if {"E", "F"} <= fields and (molecule := original_molecule(trajectory)):
+        return trajectory._replace(source=ORIGINAL, provenance={"molecule": molecule})
+    return trajectory
+
+
+def _check_fields(fields: set[str]) -> None:
+    if {"coords", "nuclear_charges"} <= fields:
+        raise ValueError(
+            "this is an archive of rMD17, whose frames are not in the order of time; trajectories "
+            "need the original MD17"
+        )
+    missing = {"R", "z"} - fields
+    if missing:
+        raise ValueError(f"no field {min(missing)!r}; found {sorted(fields)}, expected R and z")
+
+
+def _parse_provenance(text: str) -> dict[str, Any]:
+    """Returns the provenance that `write` wrote, after checking its version."""
+    try:
+        provenance = json.loads(text)
+        version = provenance.pop("format_version")
+        is_valid = isinstance(provenance["source"], str)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"provenance is not what egno_jax writes ({error!r})") from error
+    if version != FORMAT_VERSION:
+        raise ValueError(f"provenance has format version {version}, expected {FORMAT_VERSION}")
+    if not is_valid:
+        raise ValueError(f"provenance has source {provenance['source']!r}, expected a text")
+    return provenance
+
+
+def _read_frames(path: pathlib.Path) -> Trajectory:
+    """Reads what ASE reads, frame by frame."""
+    frames = _traj_frames(path) if path.suffix == ".traj" else _xyz_frames(path)
+    positions: list[np.ndarray] = []
+    numbers = None
+    while True:
+        place = f"{path}: frame {len(positions)}"
+        try:
+            atoms = next(frames, None)
+        except Exception as error:  # Damaged bytes make the readers raise anything.
+            raise ValueError(f"{place} cannot be read ({type(error).__name__}: {error})") from error
+        if atoms is None:
+            break
+        if atoms.pbc.any():
+            raise ValueError(
+                f"{place} is periodic (pbc is {atoms.pbc.tolist()}), and the model knows no cell; "
+                "unwrap the positions, set atoms.pbc = False and write the file again"
+            )
+        numbers = atoms.numbers if numbers is None else numbers
+        if not np.array_equal(atoms.numbers, numbers):
+            raise ValueError(
+                f"{place} has atoms {atoms.symbols}, expected the same as in frame 0 in the same "
+                "order"
+            )
+        positions.append(atoms.positions)
+    if numbers is None:
+        raise ValueError(f"{path} holds no frames")
+    try:
+        return check(Trajectory(np.stack(positions), numbers))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _xyz_frames(path: pathlib.Path) -> Iterator[ase.Atoms]:
+    extxyz = require("ase.io.extxyz", "data")
+    with path.open(encoding="utf-8") as file:
+        yield from extxyz.read_xyz(file, slice(None))
+        # The reader takes an empty line for the end.
+        if rest := file.read().strip():
+            raise ValueError(f"an empty line, and then {rest[:20]!r}; expected the end of the file")
+
+
+def _traj_frames(path: pathlib.Path) -> Iterator[ase.Atoms]:
+    trajectory = require("ase.io.trajectory", "data")
+    with trajectory.TrajectoryReader(str(path)) as file:
+        yield from file
