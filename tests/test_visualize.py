@@ -60,6 +60,104 @@ def test_interactive_trajectories_show_one_system_at_a_time(paths):
     assert np.isnan(drawn[:, :, -1]).all()
 
 
+BONDS = np.array([[1, 0], [2, 1], [3, 1], [4, 3]])
+
+
+def drawn_bonds(line, order="xyz"):
+    """The ends of the bonds that a line with gaps draws, `[B, 2, 3]`, in the order x, y, z."""
+    points = np.reshape(np.transpose(line), (len(BONDS), 3, 3))
+    assert np.isnan(points[:, 2]).all()
+    return points[:, :2][..., [order.index(name) for name in "xyz"]]
+
+
+@pytest.mark.parametrize(("up", "order"), [("z", "xyz"), ("y", "zxy"), ("x", "yzx")])
+def test_skeletons_stand_upright_at_the_given_state_and_the_last_time(paths, up, order):
+    true, predicted = paths
+    figure = visualize.plot_skeletons(true, predicted, BONDS, up=up, titles=["a", "b", "c"])
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b", "c"]
+    for axes, path, guess in zip(figure.axes, true, predicted, strict=True):
+        assert [axes.get_xlabel(), axes.get_ylabel(), axes.get_zlabel()] == list(order)
+        for line, points in zip(axes.get_lines(), (path[0], path[-1], guess[-1]), strict=True):
+            np.testing.assert_array_equal(drawn_bonds(line.get_data_3d(), order), points[BONDS])
+
+
+def test_films_show_the_latest_prediction_and_slow_down_at_it(paths, tmp_path):
+    true, predicted = paths
+    targets = (2, 4, 5, 8, 10)
+    film = visualize.animate_skeletons(true, predicted, BONDS, target_frames=targets)
+    film._draw_was_started = True  # it is never saved, and says so otherwise
+    order = list(film.new_frame_seq())
+    assert sorted(set(order)) == list(range(11)) and order == sorted(order)
+    assert all(order.count(frame) == 3 for frame in targets[:-1]) and order.count(3) == 1
+    (axes, *_) = film._fig.axes
+    start, truth, prediction = axes.get_lines()
+    for frame, latest, is_new in ((0, None, False), (4, 1, True), (7, 2, False), (10, 4, True)):
+        film._func(frame)
+        np.testing.assert_array_equal(drawn_bonds(truth.get_data_3d()), true[0, frame][BONDS])
+        np.testing.assert_array_equal(drawn_bonds(start.get_data_3d()), true[0, 0][BONDS])
+        assert prediction.get_visible() == (latest is not None)
+        if latest is not None:
+            found = drawn_bonds(prediction.get_data_3d())
+            np.testing.assert_array_equal(found, predicted[0, latest][BONDS])
+            assert (prediction.get_alpha() == 1) == is_new
+    short = visualize.animate_skeletons(true[:1, :2], predicted[:1, :1], BONDS, target_frames=[1])
+    short.save(tmp_path / "film.gif", writer="pillow", fps=10, dpi=30)
+    assert (tmp_path / "film.gif").read_bytes().startswith(b"GIF")
+
+
+def test_interactive_skeletons_hold_every_frame_and_show_one_system(paths):
+    true, predicted = paths
+    targets = (2, 4, 5, 8, 10)
+    figure = visualize.interactive_skeletons(
+        true, predicted, BONDS, target_frames=targets, titles=["a", "b", "c"], up="y"
+    )
+    assert [trace.visible for trace in figure.data] == [True, False, False, True, True] + [
+        False
+    ] * 4
+    menu = figure.layout.updatemenus[0].buttons
+    assert menu[1].args[0]["visible"] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert [frame.name for frame in figure.frames] == [str(frame) for frame in range(11)]
+    assert figure.layout.sliders[0].active == 10
+    # Moved sideways alone.
+    middle = true[:, 0].mean(axis=1) * [1, 0, 1]
+    truth, guess = (figure.frames[7].data[index] for index in (2, 3))
+    for trace, points in ((truth, true[1, 7]), (guess, predicted[1, 2])):
+        found = drawn_bonds([trace.x, trace.y, trace.z], "zxy")
+        np.testing.assert_allclose(found, (points - middle[1])[BONDS], atol=1e-5)
+    assert truth.opacity == 1 and 0 < guess.opacity < 1
+    assert figure.frames[8].data[3].opacity == 1 and figure.frames[1].data[3].opacity == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bonds": BONDS + 1}, r"bonds are int64 \[4, 2\], expected integers \[B, 2\] from 0 to 4"),
+        ({"bonds": BONDS * 0.5}, "bonds are float64"),
+        ({"bonds": BONDS[:0]}, r"bonds are int64 \[0, 2\]"),
+        ({"up": "w"}, "up is 'w', expected 'x', 'y' or 'z'"),
+        ({"target_frames": (2, 4, 5, 8)}, "expected 5 that increase from 0 to 10"),
+        ({"target_frames": (2, 4, 5, 8, 11)}, "expected 5 that increase from 0 to 10"),
+        ({"target_frames": (2, 4, 4, 8, 10)}, "expected 5 that increase from 0 to 10"),
+        ({"titles": ["a"]}, "titles: got 1, expected 3"),
+    ],
+)
+@pytest.mark.parametrize("draw", [visualize.animate_skeletons, visualize.interactive_skeletons])
+def test_wrong_skeletons_are_named(paths, draw, change, message):
+    arguments = {"bonds": BONDS, "target_frames": (2, 4, 5, 8, 10), **change}
+    with pytest.raises(ValueError, match=message):
+        draw(*paths, **arguments)
+
+
 def test_error_over_time_draws_each_method():
     figure = visualize.plot_error_over_time(
         [2, 4, 6], {"model": [0.1, 0.2, 0.3], "baseline": [1, 2, 3]}, length_unit="nm"
