@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 
@@ -17,12 +18,16 @@ def require(module: str, extra: str) -> ModuleType:
       The module.
 
     Raises:
-      ImportError: it is not installed; says how to install it.
+      ImportError: it is not installed, and how to install it; or why it cannot be imported.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
+        if importlib.util.find_spec(package) is not None:
+            raise ImportError(
+                f"this needs {module}, which is there but cannot be imported: {error}"
+            ) from error
         raise ImportError(
             f'this needs {package}, which is not installed: pip install "egno_jax[{extra}]"'
         ) from error

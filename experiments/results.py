@@ -20,9 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import mocap, nbody, run_directory
+from experiments import md17, mocap, nbody, run_directory
 
-EXPERIMENTS = {experiment.name: experiment for experiment in (nbody.EXPERIMENT, mocap.EXPERIMENT)}
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (nbody.EXPERIMENT, mocap.EXPERIMENT, md17.EXPERIMENT)
+}
 
 _ROOT = Path(__file__).parent.parent
 _RECORDS = _ROOT / "experiments" / "results"

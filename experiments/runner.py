@@ -214,7 +214,10 @@ def finish(experiment: Experiment, directory: Path, config: Any, splits: Splits)
     results = evaluate(experiment, directory, config, params, splits.test)
     run_directory.write_json(directory / run_directory.RESULTS, results)
     predicted = predict(params, splits.test, batch_size=config.training.eval_batch_size)
-    systems = report.showcase(splits.test_paths, splits.test.positions, predicted)
+    real = slice(splits.test_paths.shape[2])  # nodes that only pad stand behind the others
+    systems = report.showcase(
+        splits.test_paths, splits.test.positions[:, :, real], predicted[:, :, real]
+    )
     report.write(experiment, directory, config, results, systems, splits.drawing)
     _print_results(experiment, results)
     print(f"{directory / run_directory.REPORT} shows it all")
@@ -237,7 +240,8 @@ def evaluate(
       test: the test set.
     """
     errors = training.evaluate(params, test, batch_size=config.training.eval_batch_size)
-    baseline = metrics.squared_errors(*linear_baseline(test, experiment.time_unit)).finalize()
+    straight = linear_baseline(test, experiment.time_unit)
+    baseline = metrics.squared_errors(*straight, test.node_mask.reshape(-1)).finalize()
     made_with = run_directory.check_settings(directory, config)["made_with"]
     return {
         "experiment": experiment.name,
@@ -330,7 +334,8 @@ def _print_results(experiment: Experiment, results: dict[str, Any]) -> None:
         errors = (row["f_mse"], row["a_mse"], *row["mse_per_time"])
         table.add_row(name, *(f"{error:.5f}" for error in errors))
     # Where there is no terminal, rich takes it for a narrow one.
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
+    width = None if sys.stdout.isatty() else 40 + 14 * len(results["times"])
+    Console(width=width).print(table)
 
 
 class _Lines:

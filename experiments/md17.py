@@ -1,0 +1,308 @@
+"""Molecules: from one frame of a molecular dynamics trajectory, predict the next 1.5 picoseconds.
+
+    python -m experiments.md17 --preset quick --data.molecule ethanol --data.data-dir data
+    python -m experiments.md17 --preset paper --data.molecule aspirin --data.split blocks
+    python -m experiments.md17 --preset original --data.molecule aspirin --data.archive md17
+    python -m experiments.md17 --resume runs/md17-paper-seed0
+    python -m experiments.md17 --evaluate runs/md17-paper-seed0
+
+The data are read from `--data.data-dir` or `$EGNO_DATA_DIR`; docs/md17.md says how to get them.
+
+Source: Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics", ICML 2024, section
+5.3; MD17 of Chmiela et al., Science Advances 3 (2017).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from egno_jax import EGNOConfig, datasets
+from egno_jax.datasets import md17
+from egno_jax.training import OptimizerConfig, TrainingConfig
+from experiments.report import Drawing
+from experiments.runner import Experiment, Published, Splits, main
+
+if TYPE_CHECKING:
+    from egno_jax.datasets import Samples
+    from egno_jax.datasets.md17 import Trajectory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which samples of which molecule a run sees.
+
+    Attributes:
+      molecule: aspirin, benzene, ethanol, malonaldehyde, naphthalene, salicylic, toluene or uracil;
+        with the archive `md` any other name that has a file.
+      archive: `md`: the file `md/<molecule>.npz`, a trajectory like those of MD17; `md17`: the
+        original archive in `md17/`, beside which published figures may stand.
+      split: `random`: frames of the whole trajectory, as in the original, which leaks; `blocks`:
+        blocks of time with a gap of one window between them.
+      atoms: `heavy`: without hydrogen, as in the original; `all`.
+      graph: `bonds`: bonds of frame 0 and pairs two bonds apart, as in the original; `radius`: the
+        pairs within `radius` of each given state.
+      bond_cutoff: atoms closer than this in frame 0 are bound, in Angstrom.
+      radius: in Angstrom; read with the graph `radius` alone.
+      num_train: windows to train on.
+      num_valid: windows to select the model on.
+      num_test: windows to report errors on.
+      window: frames of 0.5 fs from the given state to the last target.
+      num_targets: targets, uniform over the window; set `model.time_scale` to their spacing.
+      margin: frames that the split `random` leaves out at either end.
+      time_reversal: whether each training window is also shown run backwards, which doubles the
+        training set.
+      data_dir: the folder that holds `md/` and `md17/`; `$EGNO_DATA_DIR`, else the cache, if None.
+
+    Raises:
+      ValueError: a field is out of range; names it.
+    """
+
+    molecule: str = "aspirin"
+    archive: Literal["md", "md17"] = "md"
+    split: Literal["random", "blocks"] = "random"
+    atoms: Literal["heavy", "all"] = "heavy"
+    graph: Literal["bonds", "radius"] = "bonds"
+    bond_cutoff: float = md17.BOND_CUTOFF
+    radius: float = md17.RADIUS
+    num_train: int = md17.PUBLISHED_SIZES["train"]
+    num_valid: int = md17.PUBLISHED_SIZES["valid"]
+    num_test: int = md17.PUBLISHED_SIZES["test"]
+    window: int = md17.WINDOW
+    num_targets: int = md17.NUM_TARGETS
+    margin: int = md17.MARGIN
+    time_reversal: bool = False
+    data_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("archive", ("md", "md17")),
+            ("split", ("random", "blocks")),
+            ("atoms", ("heavy", "all")),
+            ("graph", ("bonds", "radius")),
+        ):
+            self._check(name, getattr(self, name) in choices, f"one of {choices}")
+        if self.archive == "md17":
+            self._check("molecule", self.molecule in md17.MOLECULES, f"one of {[*md17.MOLECULES]}")
+        for name in ("num_train", "num_valid", "num_test", "window"):
+            self._check(name, getattr(self, name) >= 1, "1 or more")
+        for name in ("bond_cutoff", "radius"):
+            self._check(name, 0 < getattr(self, name) < np.inf, "a number above 0")
+        self._check("margin", self.margin >= 0, "0 or more")
+        in_window = 1 <= self.num_targets <= self.window
+        self._check("num_targets", in_window, f"1 to {self.window}, the frames of the window")
+
+    def _check(self, name: str, is_valid: bool, expected: str) -> None:
+        if not is_valid:
+            raise ValueError(f"DataConfig.{name}: got {getattr(self, name)!r}, expected {expected}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MD17Config:
+    """All settings of a run.
+
+    Attributes:
+      preset: the settings to start from; whatever else is given changes them.
+      model: the model; `time_scale` is in frames.
+      training: the training loop.
+      data: the data set.
+    """
+
+    preset: Literal["quick", "paper", "original"] = "quick"
+    model: EGNOConfig
+    training: TrainingConfig
+    data: DataConfig
+
+
+# The original's model. Times are frames after the given state, the unit is the spacing of the grid.
+_MODEL = EGNOConfig(
+    num_layers=5,
+    hidden_dim=64,
+    num_modes=2,
+    time_embed_dim=32,
+    time_scale=md17.WINDOW / md17.NUM_TARGETS,
+)
+
+_OPTIMIZER = OptimizerConfig(
+    learning_rate=1e-3,
+    schedule="cosine",
+    warmup_steps=100,
+    weight_decay=1e-2,
+    decay="decoupled",
+    clip_norm=1.0,
+)
+
+PRESETS = {
+    "quick": MD17Config(
+        preset="quick",
+        model=_MODEL,
+        training=TrainingConfig(
+            num_steps=600, batch_size=100, ema_decay=0.99, eval_every=60, optimizer=_OPTIMIZER
+        ),
+        data=DataConfig(),
+    ),
+    "paper": MD17Config(
+        preset="paper",
+        model=_MODEL,
+        training=TrainingConfig(
+            num_steps=4000, batch_size=100, ema_decay=0.995, eval_every=100, optimizer=_OPTIMIZER
+        ),
+        data=DataConfig(),
+    ),
+    "original": MD17Config(
+        preset="original",
+        model=_MODEL,
+        training=TrainingConfig(
+            num_steps=25_000,
+            batch_size=100,
+            ema_decay=0.0,
+            eval_every=25,
+            checkpoint_every=500,
+            optimizer=OptimizerConfig(
+                learning_rate=1e-4,
+                schedule="halving",
+                halve_every=12_500,
+                warmup_steps=0,
+                weight_decay=1e-15,
+                decay="l2",
+                clip_norm=0.0,
+            ),
+        ),
+        data=DataConfig(),
+    ),
+}
+
+DESCRIPTIONS = {
+    "quick": "a short run of the preset paper, a first look",
+    "paper": "the original's model, graph and split, with our own optimisation; the one to report",
+    "original": "the original's optimisation too: 5000 epochs of Adam at 1e-4, hours on a CPU",
+}
+
+_EGNO = "Xu et al., ICML 2024, arXiv:2401.11037"
+_ATOM = "ATOM, ICLR 2026"
+
+# F-MSE and A-MSE in units of 1e-2, of the original MD17.
+_TABLE = {
+    "aspirin": ((14.41, None), (14.51, 12.07), (9.50, 9.49), (9.18, 7.37), (6.52, 5.45)),
+    "benzene": ((62.40, None), (62.61, 23.73), (66.45, 29.99), (48.85, 18.78), (18.78, 8.47)),
+    "ethanol": ((4.64, None), (4.94, 3.44), (4.63, 3.29), (4.62, 3.28), (3.47, 2.69)),
+    "malonaldehyde": (
+        (13.64, None),
+        (17.25, 13.38),
+        (12.88, 11.21),
+        (12.80, 10.67),
+        (13.51, 11.62),
+    ),
+    "naphthalene": ((0.47, None), (0.82, 0.63), (0.45, 0.43), (0.37, 0.32), (0.40, 0.37)),
+    "salicylic": ((1.02, None), (1.35, 1.15), (1.00, 1.36), (0.86, 0.77), (0.83, 0.71)),
+    "toluene": ((11.78, None), (11.59, 5.04), (10.78, 4.85), (10.21, 4.58), (4.68, 2.26)),
+    "uracil": ((0.64, None), (1.11, 0.89), (0.60, 0.68), (0.52, 0.47), (0.55, 0.54)),
+}
+_METHODS = (
+    ("EGNN", f"as reported by {_EGNO}"),
+    ("EGNN-R", f"as reported by {_EGNO}"),
+    ("EGNN-S", f"as reported by {_EGNO}"),
+    ("EGNO", _EGNO),
+    ("ATOM", _ATOM),
+)
+
+PUBLISHED = tuple(
+    Published(
+        method,
+        round(f_mse / 100, 6),
+        None if a_mse is None else round(a_mse / 100, 6),
+        source,
+        {"molecule": molecule, "archive": "md17", "split": "random"},
+    )
+    for molecule, rows in _TABLE.items()
+    for (method, source), (f_mse, a_mse) in zip(_METHODS, rows, strict=True)
+)
+
+
+def load_splits(config: DataConfig) -> Splits:
+    """Loads the data of a run.
+
+    Args:
+      config: which samples.
+
+    Returns:
+      Training, validation and test samples, frames of the test windows, and the bonds.
+
+    Raises:
+      ValueError: the file is missing, damaged, or holds too few frames.
+    """
+    trajectory = md17.load_trajectory(
+        config.molecule, archive=config.archive, data_dir=config.data_dir
+    )
+    if config.atoms == "heavy":
+        trajectory = md17.heavy_atoms(trajectory)
+    starts = _starts(config, len(trajectory.positions))
+    train = _samples(config, trajectory, starts.train)
+    if config.time_reversal:
+        backwards = md17.reverse_time(trajectory, starts.train, window=config.window)
+        train = datasets.concatenate(train, _samples(config, *backwards))
+    targets = {"window": config.window, "num_targets": config.num_targets}
+    paths = md17.paths(trajectory, starts.test, **targets)
+    spacing = (paths.shape[1] - 1) // config.num_targets
+    return Splits(
+        train=train,
+        valid=_samples(config, trajectory, starts.valid),
+        test=_samples(config, trajectory, starts.test),
+        test_paths=paths,
+        drawing=Drawing(
+            bonds=md17.bonds(trajectory, cutoff=config.bond_cutoff),
+            target_frames=range(spacing, paths.shape[1], spacing),
+        ),
+    )
+
+
+def _starts(config: DataConfig, num_frames: int) -> md17.Starts:
+    sizes = (config.num_train, config.num_valid, config.num_test)
+    if config.split == "blocks":
+        return md17.block_starts(num_frames, sizes, window=config.window)
+    return md17.random_starts(num_frames, sizes, window=config.window, margin=config.margin)
+
+
+def _samples(config: DataConfig, trajectory: Trajectory, starts: np.ndarray) -> Samples:
+    targets = {"window": config.window, "num_targets": config.num_targets}
+    if config.graph == "radius":
+        return md17.radius_samples(trajectory, starts, radius=config.radius, **targets)
+    edges = md17.bond_graph(trajectory, cutoff=config.bond_cutoff)
+    return md17.samples(trajectory, starts, edges, **targets)
+
+
+EXPERIMENT = Experiment(
+    name="md17",
+    title="Molecules",
+    summary=(
+        "A small molecule at 500 K, simulated in steps of half a femtosecond. From positions and "
+        "velocities at one frame the model predicts eight later ones, up to 1.5 picoseconds ahead, "
+        "all in one pass. Papers print these errors times 100, for the original MD17."
+    ),
+    config_class=MD17Config,
+    presets=PRESETS,
+    descriptions=DESCRIPTIONS,
+    load_splits=load_splits,
+    published=PUBLISHED,
+    published_data=DataConfig(),
+    published_fields=(
+        "atoms",
+        "graph",
+        "bond_cutoff",
+        "num_train",
+        "num_test",
+        "window",
+        "num_targets",
+    ),
+    time_unit=1.0,
+    time_label="frames of 0.5 fs",
+    length_label="Å",
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main(EXPERIMENT, sys.argv[1:]))
