@@ -1,0 +1,356 @@
+"""The sizes that are measured: the paper's four experiments, and curves along one size each.
+
+A case is data; `make` draws its inputs from a seed, so that every peer computes on the same
+numbers. The inputs are plausible in shape and scale, not in physics: nothing that is timed here
+depends on what the numbers are.
+
+Source of the sizes: Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics", ICML
+2024, and its public code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import jraph
+import numpy as np
+
+from egno_jax import graph as graph_lib
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+# Each joint's parent in the 31-joint skeleton of the CMU motion capture data: the pelvis, two legs
+# of five joints, the spine up to the head, two arms of seven joints.
+SKELETON = (
+    *(-1, 0, 1, 2, 3, 4, 0, 6, 7, 8, 9),
+    *(0, 11, 12, 13, 14, 15),
+    *(13, 17, 18, 19, 20, 21, 20, 13, 24, 25, 26, 27, 28, 27),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """A model and the batch that it is given.
+
+    Attributes:
+      name: the case's name on the command line and in the results.
+      edges: which nodes are joined, a key of `EDGES`.
+      num_graphs: number G of graphs in the batch.
+      num_nodes: least and greatest number of nodes of a graph; sizes go round through the range.
+      num_neighbours: mean number of edges that a node receives; read by `"contacts"` alone.
+      num_times: P.
+      width: C.
+      num_layers: L.
+      num_modes: M.
+      time_embed_dim: size of the time embedding.
+      num_node_features: F.
+      num_edge_features: D.
+      seed: of the inputs.
+    """
+
+    name: str
+    edges: str
+    num_graphs: int
+    num_nodes: tuple[int, int]
+    num_neighbours: int = 0
+    num_times: int
+    width: int
+    num_layers: int
+    num_modes: int = 2
+    time_embed_dim: int = 32
+    num_node_features: int
+    num_edge_features: int
+    seed: int = 0
+
+
+class Problem(NamedTuple):
+    """The inputs of a case, and the positions that its loss compares with; NumPy arrays.
+
+    Attributes:
+      case: the case.
+      graph: the batch, not padded.
+      times: `[P]`, 1 to P.
+      positions: `[P, N, 3]`, the targets.
+    """
+
+    case: Case
+    graph: jraph.GraphsTuple
+    times: Float[np.ndarray, "P"]
+    positions: Float[np.ndarray, "P N 3"]
+
+
+_NBODY = Case(
+    name="nbody-p5",
+    edges="complete",
+    num_graphs=100,
+    num_nodes=(5, 5),
+    num_times=5,
+    width=64,
+    num_layers=4,
+    num_node_features=1,
+    num_edge_features=2,
+)
+
+CASES = {
+    case.name: case
+    for case in (
+        _NBODY,
+        dataclasses.replace(_NBODY, name="nbody-p8", num_times=8),
+        Case(
+            name="mocap",
+            edges="skeleton",
+            num_graphs=12,
+            num_nodes=(31, 31),
+            num_times=5,
+            width=128,
+            num_layers=6,
+            num_node_features=2,
+            num_edge_features=2,
+        ),
+        Case(
+            name="molecules",
+            edges="bonds",
+            num_graphs=100,
+            num_nodes=(9, 13),
+            num_times=8,
+            width=64,
+            num_layers=5,
+            num_node_features=2,
+            num_edge_features=5,
+        ),
+        Case(
+            name="protein",
+            edges="contacts",
+            num_graphs=8,
+            num_nodes=(855, 855),
+            num_neighbours=20,
+            num_times=4,
+            width=128,
+            num_layers=4,
+            num_node_features=2,
+            num_edge_features=2,
+        ),
+    )
+}
+
+# One small case, for smoke runs and tests.
+TINY = dataclasses.replace(
+    _NBODY, name="tiny", num_graphs=4, num_nodes=(4, 5), width=16, num_layers=1
+)
+
+_CONTACTS = Case(
+    name="contacts",
+    edges="contacts",
+    num_graphs=1,
+    num_nodes=(500, 500),
+    num_neighbours=16,
+    num_times=4,
+    width=64,
+    num_layers=2,
+    num_node_features=1,
+    num_edge_features=2,
+)
+
+
+class Curve(NamedTuple):
+    """Cases that differ in one size.
+
+    Attributes:
+      size: what the size is, with its letter.
+      values: the sizes.
+      cases: a case for each.
+      limit: the greatest log-log exponent of time over size that the goals allow; None: none.
+    """
+
+    size: str
+    values: tuple[int, ...]
+    cases: tuple[Case, ...]
+    limit: float | None
+
+
+def _curve(
+    base: Case,
+    name: str,
+    size: str,
+    values: tuple[int, ...],
+    change: Callable[[int], dict],
+    limit: float | None = None,
+) -> Curve:
+    cases = (dataclasses.replace(base, name=f"{name}-{value}", **change(value)) for value in values)
+    return Curve(size, values, tuple(cases), limit)
+
+
+CURVES = {
+    "nodes": _curve(
+        _CONTACTS,
+        "nodes",
+        "N, nodes of one graph with 16 neighbours each",
+        (125, 250, 500, 1000, 2000),
+        lambda n: {"num_nodes": (n, n)},
+        limit=1.05,
+    ),
+    "edges": _curve(
+        _CONTACTS,
+        "edges",
+        "E / N, neighbours of each of 500 nodes",
+        (4, 8, 16, 32, 64),
+        lambda k: {"num_neighbours": k},
+        limit=1.05,
+    ),
+    "times": _curve(
+        _NBODY, "times", "P, times", (4, 8, 16, 32, 64), lambda p: {"num_times": p}, limit=1.05
+    ),
+    "batch": _curve(
+        _NBODY,
+        "batch",
+        "G, graphs of 5 nodes",
+        (25, 50, 100, 200, 400),
+        lambda g: {"num_graphs": g},
+        limit=1.05,
+    ),
+    "width": _curve(
+        _NBODY, "width", "C, width", (16, 32, 64, 128, 256), lambda c: {"width": c}, limit=None
+    ),
+    "modes": _curve(
+        dataclasses.replace(_NBODY, num_times=64),
+        "modes",
+        "M, modes at P = 64",
+        (2, 4, 8, 16, 32),
+        lambda m: {"num_modes": m},
+        limit=None,
+    ),
+}
+
+
+def one_graph(case: Case) -> Case:
+    """Returns the case with one graph, the smallest, in its batch: what a process warms up on."""
+    least = case.num_nodes[0]
+    return dataclasses.replace(case, num_graphs=1, num_nodes=(least, least))
+
+
+def make(case: Case) -> Problem:
+    """Draws the inputs of a case.
+
+    Args:
+      case: the sizes.
+
+    Returns:
+      The batch; the same seed gives the same numbers.
+    """
+    rng = np.random.default_rng(case.seed)
+    least, most = case.num_nodes
+    sizes = least + np.arange(case.num_graphs) % (most - least + 1)
+    graph = graph_lib.batch([_one_graph(case, int(size), rng) for size in sizes])
+    times = np.arange(1, case.num_times + 1, dtype=np.float32)
+    start, velocity = graph.nodes["positions"], graph.nodes["velocities"]
+    targets = start + 0.1 * times[:, None, None] * velocity
+    targets = targets + 0.1 * rng.normal(size=targets.shape)
+    return Problem(case, graph, times, targets.astype(np.float32))
+
+
+def _one_graph(case: Case, num_nodes: int, rng: np.random.Generator) -> jraph.GraphsTuple:
+    """Draws one graph, nodes about one unit of length from their neighbours."""
+    positions = rng.normal(size=(num_nodes, 3)) * num_nodes ** (1 / 3)
+    velocities = rng.normal(size=(num_nodes, 3))
+    edges = EDGES[case.edges](case, positions, rng)
+    speed = np.linalg.norm(velocities, axis=1, keepdims=True)
+    others = rng.normal(size=(num_nodes, case.num_node_features - 1))
+    known = 1 + (0 if edges.features is None else edges.features.shape[1])
+    drawn = rng.normal(size=(len(edges.senders), case.num_edge_features - known))
+    edges = graph_lib.with_features(edges, drawn, graph_lib.squared_distances(positions, edges))
+    arrays = (positions, velocities, np.concatenate([speed, others], axis=1))
+    return graph_lib.build(*(array.astype(np.float32) for array in arrays), _as_float32(edges))
+
+
+def _as_float32(edges: graph_lib.Edges) -> graph_lib.Edges:
+    return edges._replace(features=np.asarray(edges.features, np.float32))
+
+
+def _complete(case: Case, positions: np.ndarray, rng: np.random.Generator) -> graph_lib.Edges:
+    """Joins all pairs."""
+    return graph_lib.fully_connected_edges(len(positions))
+
+
+def _skeleton(case: Case, positions: np.ndarray, rng: np.random.Generator) -> graph_lib.Edges:
+    """Joins the joints of a body one and two bones apart."""
+    bonds = [(parent, joint) for joint, parent in enumerate(SKELETON) if parent >= 0]
+    return graph_lib.bond_edges(bonds, len(positions))
+
+
+def _bonds(case: Case, positions: np.ndarray, rng: np.random.Generator) -> graph_lib.Edges:
+    """Joins the atoms of a ring of six with side chains, one and two bonds apart."""
+    num_atoms = len(positions)
+    ring = [(atom, (atom + 1) % 6) for atom in range(6)]
+    chains = [(int(rng.integers(max(0, atom - 5), atom)), atom) for atom in range(6, num_atoms)]
+    return graph_lib.bond_edges(ring + chains, num_atoms)
+
+
+def _contacts(case: Case, positions: np.ndarray, rng: np.random.Generator) -> graph_lib.Edges:
+    """Joins the closest pairs, as many as give each node its neighbours on average."""
+    num_nodes = len(positions)
+    first, second = np.triu_indices(num_nodes, k=1)
+    distances = np.sum((positions[first] - positions[second]) ** 2, axis=-1)
+    num_pairs = min(num_nodes * case.num_neighbours // 2, len(distances))
+    nearest = np.argpartition(distances, num_pairs - 1)[:num_pairs]
+    pairs = np.stack([first[nearest], second[nearest]])
+    receivers, senders = np.concatenate([pairs, pairs[::-1]], axis=1)
+    order = np.lexsort((senders, receivers))
+    return graph_lib.Edges(senders[order].astype(np.int32), receivers[order].astype(np.int32))
+
+
+EDGES: dict[str, Callable[[Case, np.ndarray, np.random.Generator], graph_lib.Edges]] = {
+    "complete": _complete,
+    "skeleton": _skeleton,
+    "bonds": _bonds,
+    "contacts": _contacts,
+}
+
+
+# The way of a problem to a worker, which may be another interpreter.
+
+
+def save(problem: Problem, path: Path) -> None:
+    """Writes a problem as one `.npz` file that needs nothing but NumPy to be read."""
+    graph = problem.graph
+    np.savez(
+        path,
+        **{name: getattr(graph, name) for name in ("senders", "receivers", "n_node", "n_edge")},
+        **graph.nodes,
+        edge_features=graph.edges["features"],
+        times=problem.times,
+        targets=problem.positions,
+        **{f"case_{key}": value for key, value in dataclasses.asdict(problem.case).items()},
+    )
+
+
+def load(path: Path) -> Problem:
+    """Reads what `save` wrote."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    graph = jraph.GraphsTuple(
+        nodes={name: arrays[name] for name in ("positions", "velocities", "features")},
+        edges={"features": arrays["edge_features"]},
+        globals=None,
+        **{name: arrays[name] for name in ("senders", "receivers", "n_node", "n_edge")},
+    )
+    fields = {
+        field.name: arrays[f"case_{field.name}"].tolist() for field in dataclasses.fields(Case)
+    }
+    case = Case(**{**fields, "num_nodes": tuple(fields["num_nodes"])})
+    return Problem(case, graph, arrays["times"], arrays["targets"])
+
+
+def num_nodes_and_edges(problem: Problem) -> tuple[int, int]:
+    """Returns N and E of the whole batch."""
+    return len(problem.graph.nodes["positions"]), len(problem.graph.senders)
+
+
+def neighbours(problem: Problem) -> Int[np.ndarray, "N"]:
+    """Returns the number of edges that each node receives."""
+    return np.bincount(
+        problem.graph.receivers, minlength=len(problem.graph.nodes["positions"])
+    ).astype(np.int32)

@@ -1,0 +1,161 @@
+"""PINA's `EquivariantGraphNeuralOperator` as a peer, on PyTorch; needs torch and pina-mathlab.
+
+    pip install "egno_jax[bench]"
+
+Where the two models do not match is listed in `NOTES`, which the results print.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pina.model import EquivariantGraphNeuralOperator
+from torch_geometric.data import Data
+
+from benchmarks.worker import Loaded, timed
+
+_VERSIONS = ("torch", "pina-mathlab", "torch-geometric", "numpy")
+
+NOTES = (
+    "PINA's messages have 3 channels (its `pos_dim`), ours have C; so do the inputs of its "
+    "coordinate MLP and half of those of its feature MLP",
+    "PINA's MLPs have three linear layers (its `n_layers=2`, the default) and ours two: with that "
+    "both do the same number of C x C products an edge when the first layer is not split; PINA "
+    "evaluates 4 C SiLU an edge, we 3 C",
+    "PINA's first layer takes C node features; the F given ones are padded with zeros",
+    "PINA centres on the mean of the whole batch, has no LeakyReLU in its temporal convolution, "
+    "updates velocities, and limits no step",
+    "PINA's step clips the gradient's norm and updates by `torch.optim.AdamW(fused=True)`",
+)
+
+
+def make(name: str) -> PinaPeer:
+    """Returns the peer."""
+    return PinaPeer()
+
+
+class PinaPeer:
+    """PINA's model on the first accelerator, or the CPU; see `benchmarks.worker.Peer`."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def info(self) -> dict[str, Any]:
+        """Returns device, versions and threads."""
+        is_cuda = self._device.type == "cuda"
+        return {
+            "platform": "gpu" if is_cuda else "cpu",
+            "device": torch.cuda.get_device_name() if is_cuda else "cpu",
+            "threads": torch.get_num_threads(),
+            "versions": {name: metadata.version(name) for name in _VERSIONS},
+        }
+
+    def load(self, path: Path, workload: str) -> Loaded:
+        """Makes a training step or a forward pass of a problem."""
+        with np.load(path) as file:
+            arrays = dict(file)
+        torch.manual_seed(0)
+        sizes = {key[5:]: value.tolist() for key, value in arrays.items() if key[:5] == "case_"}
+        model = model_of(sizes).to(self._device)
+        graph = graph_of(arrays, sizes["width"]).to(self._device)
+        targets = torch.from_numpy(arrays["targets"]).to(self._device)
+        if workload == "step":
+            repeat = self._training_step(model, graph, targets)
+        else:
+            repeat = self._inference(model, graph)
+        size = sum(parameter.numel() for parameter in model.parameters())
+        return Loaded(None, timed(repeat), size, NOTES)
+
+    def device_memory(self, *, reset: bool) -> dict[str, int] | None:
+        """Returns the bytes used on an accelerator."""
+        if self._device.type == "cpu":
+            return None
+        if reset:
+            torch.cuda.reset_peak_memory_stats()
+        return {
+            "used": torch.cuda.memory_allocated(),
+            "peak": torch.cuda.max_memory_allocated(),
+        }
+
+    def _inference(self, model: torch.nn.Module, graph: Data) -> Callable[[int], None]:
+        """Returns the forward pass; every call waits for its result."""
+        model.eval()
+
+        def repeat(times: int) -> None:
+            with torch.no_grad():
+                for _ in range(times):
+                    model(graph)
+                    self._wait()
+
+        return repeat
+
+    def _training_step(
+        self, model: torch.nn.Module, graph: Data, targets: torch.Tensor
+    ) -> Callable[[int], None]:
+        """Returns loss, gradient, clipping and AdamW update."""
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+
+        def repeat(times: int) -> None:
+            for _ in range(times):
+                update(model, optimizer, graph, targets)
+            self._wait()
+
+        return repeat
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def update(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    graph: Data,
+    targets: torch.Tensor,
+) -> None:
+    """Takes one training step."""
+    optimizer.zero_grad(set_to_none=True)
+    loss = torch.nn.functional.mse_loss(model(graph).pos, targets)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
+def model_of(sizes: dict[str, Any]) -> torch.nn.Module:
+    """Returns PINA's model at the sizes of a case.
+
+    Args:
+      sizes: the fields of `benchmarks.cases.Case`.
+    """
+    width = sizes["width"]
+    return EquivariantGraphNeuralOperator(
+        n_egno_layers=sizes["num_layers"],
+        node_feature_dim=width,
+        edge_feature_dim=sizes["num_edge_features"],
+        pos_dim=3,
+        modes=sizes["num_modes"],
+        time_steps=sizes["num_times"],
+        hidden_dim=width,
+        time_emb_dim=sizes["time_embed_dim"],
+    )
+
+
+def graph_of(arrays: dict[str, np.ndarray], width: int) -> Data:
+    """Returns the batch as PINA takes it: one graph of all nodes, features padded to the width."""
+    features = arrays["features"]
+    padding = [(0, 0), (0, width - features.shape[1])]
+    edges = np.stack([arrays["senders"], arrays["receivers"]]).astype(np.int64)
+    return Data(
+        x=torch.from_numpy(np.pad(features, padding)),
+        pos=torch.from_numpy(arrays["positions"]),
+        vel=torch.from_numpy(arrays["velocities"]),
+        edge_index=torch.from_numpy(edges),
+        edge_attr=torch.from_numpy(arrays["edge_features"]),
+    )

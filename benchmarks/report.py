@@ -1,0 +1,270 @@
+"""The page of results: `python -m benchmarks.report` makes `benchmarks/RESULTS.md` of the records.
+
+Every figure comes from `benchmarks/results/run-*.json`; none is typed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results
+
+OURS = "egno_jax"
+# The goals: at least so many times as fast as PINA, at most so many times the floor and its memory.
+SPEED_GOALS = {"step": 2.0, "inference": 2.5}
+FLOOR_GOALS = {"step": 2.0, "inference": 1.5}
+MEMORY_GOAL = 0.5
+MODES_GOAL = 1.25
+WORKLOADS = {"step": "Training step", "inference": "Inference"}
+
+_INTRODUCTION = """# Speed
+
+Made by `python -m benchmarks.report` from the files in `benchmarks/results/`. What is measured, and
+how, stands in [README.md](README.md).
+
+Times are medians over rounds in which the peers run in turn, each in its own process; a ratio is
+the median of the ratios within the rounds, its quartiles in brackets. `naive` is the plain
+segment-sum version of the same model with the same weights, `pina` is PINA's
+`EquivariantGraphNeuralOperator` on PyTorch at matched sizes (differences are listed at the end).
+"""
+
+Entry = dict[str, Any]
+
+
+def write(directory: Path) -> None:
+    """Writes `RESULTS.md` and its pictures from the records in `directory/results`."""
+    records = directory / "results"
+    sections = [
+        page(path.stem, results.read(path), pictures(records, path.stem, results.read(path)))
+        for path in sorted(records.glob("run-*.json"))
+    ]
+    others = [
+        f"- [{path.stem}](results/{path.name})" for path in sorted(records.glob("spectral-*.md"))
+    ]
+    if others:
+        sections.append("\n".join(["## Other measurements", "", *others, ""]))
+    (directory / "RESULTS.md").write_text("\n".join([_INTRODUCTION, *sections]))
+
+
+def page(name: str, record: dict[str, Any], images: Sequence[str] = ()) -> str:
+    """Returns the section of one device.
+
+    Args:
+      name: of the record.
+      record: as `benchmarks.results.read` gives it.
+      images: file names of its pictures.
+    """
+    entries = record["entries"]
+    runs = record["runs"]
+    newest = runs[max(runs, key=int)]
+    parts = [f"## {newest['device']}\n"]
+    for workload, title in WORKLOADS.items():
+        parts += _section(title, comparison(entries, workload))
+        parts += _section(f"Peak memory, {title.lower()}", memory(entries, workload))
+    parts += _section("Compile time, seconds", compile_times(entries))
+    parts += [f"![]({Path('results') / image})\n" for image in images]
+    parts += _section("Scaling", scaling(entries))
+    parts += _section("Where the peers differ", notes(entries))
+    parts += _section("What made these results", provenance(record))
+    return "\n".join(parts)
+
+
+def _section(title: str, body: str) -> list[str]:
+    return [f"### {title}\n", f"{body}\n"] if body else []
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Returns a Markdown table, or nothing where there are no rows."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    if not lines:
+        return ""
+    head = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    return "\n".join(head + lines)
+
+
+def of_kind(entries: dict[str, Entry], kind: str) -> dict[str, Entry]:
+    """Returns the entries `kind/name` by their names."""
+    found = (name.partition("/") for name in entries)
+    return {name: entries[f"{prefix}/{name}"] for prefix, _, name in found if prefix == kind}
+
+
+def seconds(value: float) -> str:
+    """Formats a time with a unit that fits."""
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+
+
+def megabytes(value: float) -> str:
+    """Formats a size in units of 1e6 bytes."""
+    return f"{value / 1e6:.3g} MB" if value < 1e9 else f"{value / 1e9:.2f} GB"
+
+
+def spread(value: dict[str, float], form: Callable[[float], str] = "{:.2f}".format) -> str:
+    """Formats a median with its quartiles."""
+    return f"{form(value['median'])} [{form(value['q1'])}, {form(value['q3'])}]"
+
+
+def verdict(is_met: bool) -> str:
+    """Says whether a goal is met."""
+    return "yes" if is_met else "**no**"
+
+
+# Tables
+
+
+def comparison(entries: dict[str, Entry], workload: str) -> str:
+    """Returns the times of all peers, their ratios to ours and, where measured, the floor."""
+    goal, floor_goal = SPEED_GOALS[workload], FLOOR_GOALS[workload]
+    rows = []
+    for case, entry in of_kind(entries, workload).items():
+        times, ratios = entry["seconds"], entry["ratio"]
+        row = [f"{case} ({_sizes(entry)})"]
+        row += [seconds(times[peer]["median"]) if peer in times else "" for peer in _peers(entries)]
+        row += [spread(ratios["naive"]) if "naive" in ratios else ""]
+        row += [spread(ratios["pina"]) if "pina" in ratios else "not measured"]
+        row += [verdict(ratios["pina"]["median"] >= goal) if "pina" in ratios else ""]
+        row += _over_floor(entries.get(f"floor/{case}"), entry, workload, floor_goal)
+        rows.append(row)
+    titles = ["case", *_peers(entries), "naive / ours", "pina / ours", f"at least {goal:g}"]
+    return table([*titles, "floor", "ours / floor", f"at most {floor_goal:g}"], rows)
+
+
+def _over_floor(floor: Entry | None, entry: Entry, workload: str, goal: float) -> list[str]:
+    if floor is None or OURS not in entry["seconds"]:
+        return ["", "", ""]
+    least = floor[workload]["seconds"]
+    over = entry["seconds"][OURS]["median"] / least
+    return [seconds(least), f"{over:.2f}", verdict(over <= goal)]
+
+
+def _peers(entries: dict[str, Entry]) -> list[str]:
+    """Returns the peers that were timed, ours first, those of the goals after it."""
+    found = {peer for entry in entries.values() for peer in entry.get("seconds", ())}
+    order = [OURS, "naive", "pina"]
+    return [p for p in order if p in found] + sorted(found.difference(order))
+
+
+def _sizes(entry: Entry) -> str:
+    sizes = entry["sizes"]
+    return ", ".join(f"{letter} {sizes[letter]}" for letter in "NEPCL")
+
+
+def memory(entries: dict[str, Entry], workload: str) -> str:
+    """Returns the peak memory of all peers and its ratio to PINA's."""
+    rows = []
+    for case, entry in of_kind(entries, f"memory-{workload}").items():
+        found = entry["memory"]
+        ours, theirs = found.get(OURS), found.get("pina")
+        row = [f"{case}, on the {next(iter(found.values()))['of']}"]
+        for peer in (OURS, "naive", "pina"):
+            known = found.get(peer)
+            row += [megabytes(known["run"]) if known else ""]
+            row += [megabytes(known["peak"]) if known else ""]
+        if ours and theirs:
+            run, peak = (ours[key] / theirs[key] for key in ("run", "peak"))
+            row += [f"{run:.2f}", verdict(run <= MEMORY_GOAL), f"{peak:.2f}"]
+            row += [verdict(peak <= MEMORY_GOAL)]
+        else:
+            row += [""] * 4
+        rows.append(row)
+    titles = [f"{p}{w}" for p in (OURS, "naive", "pina") for w in ("", ", with compiling")]
+    least = f"at most {MEMORY_GOAL:g}"
+    return table(["case", *titles, "ours / pina", least, "with compiling", least], rows)
+
+
+def compile_times(entries: dict[str, Entry]) -> str:
+    """Returns the seconds of tracing and compiling."""
+    rows = []
+    for workload, title in WORKLOADS.items():
+        for case, entry in of_kind(entries, workload).items():
+            fresh = entries.get(f"compile/{case}", {}).get(workload, {})
+            known = {**entry["compile"], **{k: v for k, v in fresh.items() if v is not None}}
+            cells = [f"{known[peer]:.1f}" if peer in known else "" for peer in (OURS, "naive")]
+            rows.append([f"{case}, {title.lower()}", *cells])
+    return table(["", OURS, "naive"], rows)
+
+
+def scaling(entries: dict[str, Entry]) -> str:
+    """Returns the exponents of all curves."""
+    rows = []
+    for name, entry in of_kind(entries, "scaling").items():
+        for workload, title in WORKLOADS.items():
+            found = entry[workload]
+            times = ", ".join(seconds(point["median"]) for point in found["seconds"])
+            row = [f"{name}: {entry['size']}", title, ", ".join(map(str, entry["values"])), times]
+            row += [f"{found['exponent']:.2f}", f"{found['last_over_first']:.2f}"]
+            rows.append([*row, *_scaling_goal(name, entry, found)])
+    titles = ["curve", "", "sizes", "times", "exponent", "last / first", "goal", "met"]
+    return table(titles, rows)
+
+
+def _scaling_goal(name: str, entry: Entry, found: dict[str, Any]) -> tuple[str, str]:
+    if name == "modes":
+        is_met = found["last_over_first"] <= MODES_GOAL
+        return f"last / first at most {MODES_GOAL:g}", verdict(is_met)
+    if entry["limit"] is None:
+        return "", ""
+    return f"exponent at most {entry['limit']:g}", verdict(found["exponent"] <= entry["limit"])
+
+
+def notes(entries: dict[str, Entry]) -> str:
+    """Returns where the peers' models differ, and their numbers of parameters."""
+    timed = [entry for entry in entries.values() if "notes" in entry]
+    lines = {note: None for entry in timed for found in entry["notes"].values() for note in found}
+    if not lines:
+        return ""
+    rows = [
+        [case, *(entry["parameters"].get(peer, "") for peer in (OURS, "pina"))]
+        for case, entry in of_kind(entries, "step").items()
+    ]
+    counts = table(["parameters", OURS, "pina"], rows)
+    return "\n".join(f"- {note}." for note in lines) + f"\n\n{counts}"
+
+
+def provenance(record: dict[str, Any]) -> str:
+    """Returns what made which entries."""
+    rows = []
+    for number, run in record["runs"].items():
+        names = [name for name, entry in record["entries"].items() if entry["run"] == number]
+        versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+        threads = ", ".join(f"{name} {count}" for name, count in run["threads"].items())
+        cells = [f"`{run['command']}`", run["commit"], run["date"], threads]
+        rows.append([number, *cells, f"Python {run['python']}, {versions}", ", ".join(names)])
+    return table(["run", "command", "commit", "date", "threads", "versions", "entries"], rows)
+
+
+def line(name: str, entry: Entry) -> str:
+    """Returns an entry in one line, for the terminal."""
+    if "seconds" in entry:
+        times = ", ".join(f"{p} {seconds(t['median'])}" for p, t in entry["seconds"].items())
+        ratios = ", ".join(f"{p} / ours {spread(r)}" for p, r in entry["ratio"].items())
+        return f"{name}: {times}; {ratios}"
+    if "memory" in entry:
+        sizes = (
+            f"{peer} {megabytes(found['run'])} ({megabytes(found['peak'])} with compiling)"
+            for peer, found in entry["memory"].items()
+        )
+        return f"{name}: {', '.join(sizes)}"
+    if "size" in entry:
+        found = (f"{w} exponent {entry[w]['exponent']:.2f}" for w in WORKLOADS)
+        return f"{name}: {', '.join(found)}"
+    return f"{name}: {entry}"
+
+
+# Pictures
+
+
+def pictures(directory: Path, name: str, record: dict[str, Any]) -> list[str]:
+    """Draws the pictures of a record and returns their file names; none without matplotlib."""
+    return []
+
+
+def main() -> None:
+    """Writes the page of the records in the repository."""
+    write(Path(__file__).parent)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

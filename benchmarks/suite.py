@@ -1,0 +1,283 @@
+"""What is measured: each function takes workers and a case and returns an entry of the results.
+
+An entry is a JSON object; `benchmarks.report` says how it is read.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import cases
+from benchmarks.cases import Case
+from benchmarks.timing import Worker, exponent, interleave, ratio, summary, workers
+
+OURS = "egno_jax"
+WORKLOADS = ("step", "inference")
+
+
+class Files:
+    """Problems on disk, each made once, for workers to read.
+
+    Args:
+      directory: where they are kept.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.sizes: dict[str, tuple[int, int]] = {}
+
+    def path(self, case: Case, suffix: str = "") -> str:
+        """Returns the file of a case."""
+        path = self._directory / f"{case.name}{suffix}.npz"
+        if not path.exists():
+            problem = cases.make(case)
+            self.sizes[path.name] = cases.num_nodes_and_edges(problem)
+            cases.save(problem, path)
+        return str(path)
+
+    def warm_up(self, case: Case) -> str:
+        """Returns the file of the case with one graph."""
+        return self.path(cases.one_graph(case), "-one-graph")
+
+    def sizes_of(self, case: Case) -> dict[str, int]:
+        """Returns the sizes of a case, under the letters of the docstrings."""
+        num_nodes, num_edges = self.sizes[Path(self.path(case)).name]
+        return {
+            "G": case.num_graphs,
+            "N": num_nodes,
+            "E": num_edges,
+            "P": case.num_times,
+            "C": case.width,
+            "L": case.num_layers,
+            "M": case.num_modes,
+        }
+
+
+def temporary_files() -> tempfile.TemporaryDirectory:
+    """Returns a directory for `Files` that is removed when it is left."""
+    return tempfile.TemporaryDirectory(prefix="benchmarks-")
+
+
+def compare(
+    peers: Mapping[str, Worker], files: Files, case: Case, workload: str, budget: float
+) -> dict[str, Any]:
+    """Times one workload of a case on all peers in turn.
+
+    Args:
+      peers: workers, by peer.
+      files: where problems are.
+      case: the case.
+      workload: `step` or `inference`.
+      budget: seconds for all rounds.
+
+    Returns:
+      Seconds by peer, their ratios to ours, the seconds of compiling, and parameter counts.
+    """
+    path = files.path(case)
+    loaded = {
+        name: worker.request("load", slot="a", path=path, workload=workload)
+        for name, worker in peers.items()
+    }
+    turns = interleave({name: _turn(w) for name, w in peers.items()}, budget=budget)
+    for worker in peers.values():
+        worker.request("drop")
+    seconds = turns.seconds
+    return {
+        "sizes": files.sizes_of(case),
+        "seconds": {
+            name: {**summary(values), "calls": turns.calls[name]}
+            for name, values in seconds.items()
+        },
+        "ratio": {
+            name: ratio(values, seconds[OURS])
+            for name, values in seconds.items()
+            if name != OURS and OURS in seconds
+        },
+        "compile": {
+            name: answer["compile_seconds"]
+            for name, answer in loaded.items()
+            if answer["compile_seconds"] is not None
+        },
+        "parameters": {name: answer["num_parameters"] for name, answer in loaded.items()},
+        "notes": {name: answer["notes"] for name, answer in loaded.items() if answer["notes"]},
+    }
+
+
+def _turn(worker: Worker, slot: str = "a") -> Any:
+    return lambda calls: worker.request("time", slot=slot, calls=calls)["seconds"]
+
+
+def memory(pythons: Mapping[str, str], files: Files, case: Case, workload: str) -> dict[str, Any]:
+    """Measures the peak memory of one workload on every peer, each in a fresh process.
+
+    Args:
+      pythons: the interpreter of each peer.
+      files: where problems are.
+      case: the case.
+      workload: `step` or `inference`.
+
+    Returns:
+      Bytes by peer; see `benchmarks.worker.peak_memory`.
+    """
+    arguments = {
+        "path": files.path(case),
+        "warm_up": files.warm_up(case),
+        "workload": workload,
+    }
+    found = {}
+    for name, python in pythons.items():
+        with workers({name: python}) as fresh:
+            found |= {peer: w.request("memory", **arguments) for peer, w in fresh.items()}
+    return {"sizes": files.sizes_of(case), "memory": found}
+
+
+def scaling(worker: Worker, files: Files, curve: cases.Curve, budget: float) -> dict[str, Any]:
+    """Times all points of a curve in turn, and fits the exponent of time over size.
+
+    Args:
+      worker: the worker of one peer.
+      files: where problems are.
+      curve: the cases.
+      budget: seconds for all rounds of both workloads.
+
+    Returns:
+      By workload, the seconds of every point and the exponent.
+    """
+    entry: dict[str, Any] = {
+        "size": curve.size,
+        "values": list(curve.values),
+        "limit": curve.limit,
+        "points": [files.sizes_of(case) for case in curve.cases],
+    }
+    for workload in WORKLOADS:
+        for case in curve.cases:
+            worker.request("load", slot=case.name, path=files.path(case), workload=workload)
+        turns = interleave(
+            {case.name: _turn(worker, case.name) for case in curve.cases},
+            budget=budget / len(WORKLOADS),
+        )
+        worker.request("drop")
+        points = [summary(turns.seconds[case.name]) for case in curve.cases]
+        medians = [point["median"] for point in points]
+        entry[workload] = {
+            "seconds": points,
+            "exponent": exponent(curve.values, medians),
+            "last_over_first": medians[-1] / medians[0],
+        }
+    return entry
+
+
+def compile_time(pythons: Mapping[str, str], files: Files, case: Case) -> dict[str, Any]:
+    """Measures the seconds of compiling each workload, the first thing that a process does.
+
+    Args:
+      pythons: the interpreter of each peer.
+      files: where problems are.
+      case: the case.
+
+    Returns:
+      By workload and peer, the seconds of tracing and compiling.
+    """
+    entry: dict[str, Any] = {"sizes": files.sizes_of(case)}
+    for workload in WORKLOADS:
+        entry[workload] = {}
+        for name, python in pythons.items():
+            with workers({name: python}) as fresh:
+                for peer, worker in fresh.items():
+                    answer = worker.request(
+                        "load", slot="a", path=files.path(case), workload=workload
+                    )
+                    entry[workload][peer] = answer["compile_seconds"]
+    return entry
+
+
+# What the command line selects
+
+
+class Plan(NamedTuple):
+    """What a run measures, and with what.
+
+    Attributes:
+      cases: the cases.
+      curves: the curves, by name.
+      files: where problems are.
+      pythons: the interpreter of each peer.
+      peers: the workers.
+      budget: seconds of the rounds of one workload of one case.
+    """
+
+    cases: Sequence[Case]
+    curves: Mapping[str, cases.Curve]
+    files: Files
+    pythons: Mapping[str, str]
+    peers: Mapping[str, Worker]
+    budget: float
+
+
+Entries = Iterator[tuple[str, dict[str, Any]]]
+
+
+def plan(
+    only: Sequence[str] | None,
+    files: Files,
+    pythons: Mapping[str, str],
+    peers: Mapping[str, Worker],
+    budget: float,
+) -> Plan:
+    """Returns the plan of a run of the cases and curves named, or of all."""
+    all_cases = cases.CASES if only is None else {**cases.CASES, cases.TINY.name: cases.TINY}
+    return Plan(
+        [case for name, case in all_cases.items() if only is None or name in only],
+        {name: c for name, c in cases.CURVES.items() if only is None or name in only},
+        files,
+        {name: python for name, python in pythons.items() if name in peers},
+        peers,
+        budget,
+    )
+
+
+def measure(plan: Plan, what: Sequence[str]) -> Entries:
+    """Measures what was selected, in the order of `WHAT`; yields each entry as it is there."""
+    for word, measure_it in WHAT.items():
+        if word in what:
+            yield from measure_it(plan)
+
+
+def _compare_all(workload: str, plan: Plan) -> Entries:
+    for case in plan.cases:
+        if "naive" in plan.peers:
+            plan.peers["naive"].request("check", path=plan.files.warm_up(case))
+        yield (
+            f"{workload}/{case.name}",
+            compare(plan.peers, plan.files, case, workload, plan.budget),
+        )
+
+
+def _memory_all(plan: Plan) -> Entries:
+    for case in plan.cases:
+        for workload in WORKLOADS:
+            entry = memory(plan.pythons, plan.files, case, workload)
+            yield f"memory-{workload}/{case.name}", entry
+
+
+def _compile_all(plan: Plan) -> Entries:
+    for case in plan.cases:
+        yield f"compile/{case.name}", compile_time(plan.pythons, plan.files, case)
+
+
+def _scaling_all(plan: Plan) -> Entries:
+    for name, curve in plan.curves.items():
+        yield f"scaling/{name}", scaling(plan.peers[OURS], plan.files, curve, plan.budget)
+
+
+WHAT: dict[str, Callable[[Plan], Entries]] = {
+    "step": functools.partial(_compare_all, "step"),
+    "inference": functools.partial(_compare_all, "inference"),
+    "memory": _memory_all,
+    "compile": _compile_all,
+    "scaling": _scaling_all,
+}
