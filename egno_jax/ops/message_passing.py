@@ -5,12 +5,15 @@ Layout: time first, `[P, N, channels]`. All times share one set of edges, so ind
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
+from egno_jax.ops import kernels
+from egno_jax.ops.accelerated import accelerate
 from egno_jax.ops.linear import linear, matmul, mlp
 from egno_jax.ops.numerics import limit_norm, squared_norm
 
@@ -55,10 +58,90 @@ def egnn_layer(
     Source: Satorras et al., "E(n) Equivariant Graph Neural Networks", 2021, equations 3 to 7; the
     variant of the EGNO code: mean over neighbours, a limit on the step, no residual of features.
     """
+    message_sum, step_sum = message_sums(
+        weights["message_mlp"],
+        weights["position_mlp"],
+        positions,
+        features,
+        edge_features,
+        senders,
+        receivers,
+        precision=precision,
+    )
+    count = jnp.zeros((positions.shape[1], 1), positions.dtype).at[receivers].add(1, mode="drop")
+    step = limit_norm(step_sum / jnp.maximum(count, 1), MAX_STEP)
+    new_features, speed = node_update(
+        weights["feature_mlp"], weights["velocity_mlp"], features, message_sum, precision=precision
+    )
+    return positions + speed.astype(positions.dtype) * velocities + step, velocities, new_features
+
+
+def message_sums(
+    message_mlp: Mapping[str, Mapping[str, Array]],
+    position_mlp: Mapping[str, Mapping[str, Array]],
+    positions: Float[Array, "P N 3"],
+    features: Float[Array, "P N A"],
+    edge_features: Float[Array, "E D"] | None,
+    senders: Int[Array, "E"],
+    receivers: Int[Array, "E"],
+    *,
+    precision: str = "highest",
+) -> tuple[Float[Array, "P N C"], Float[Array, "P N 3"]]:
+    """Sums over each node's incoming edges: its messages, and the steps that they ask for.
+
+        m_ij = SiLU(phi_m([|r_ij|^2, h_i, h_j, e_ij])),    r_ij = x_i - x_j
+        M_i = sum_j m_ij,    S_i = sum_j r_ij phi_x(m_ij)
+
+    This is most of a layer's work. On a CPU, in float32 and for widths that are multiples of 16, it
+    is one kernel (`egno_jax.ops.kernels`) that keeps what belongs to an edge in the cache and
+    computes it again for the gradient; elsewhere it is `message_sums_reference`.
+
+    Args:
+      message_mlp: phi_m, as `egno_jax.ops.mlp` takes it; its first kernel has `1 + 2 A + D` rows.
+      position_mlp: phi_x.
+      positions: `[P, N, 3]`.
+      features: `[P, N, A]`.
+      edge_features: `[E, D]` or None.
+      senders: `[E]`.
+      receivers: `[E]`.
+      precision: precision of products over channels; sums of coordinates are always exact.
+
+    Returns:
+      M `[P, N, C]` and S `[P, N, 3]`; zero where no edge comes in.
+    """
+    if edge_features is None:
+        edge_features = jnp.zeros((senders.shape[0], 0), features.dtype)
+    arrays = (features, positions, edge_features.astype(features.dtype))
+    layers = _flat(message_mlp, position_mlp)
+    return tuple(_message_sums(precision)(*arrays, *layers, senders, receivers))
+
+
+def message_sums_reference(
+    features: Float[Array, "P N A"],
+    positions: Float[Array, "P N 3"],
+    edge_features: Float[Array, "E D"],
+    *layers_senders_receivers: Array,
+    precision: str = "highest",
+) -> tuple[Float[Array, "P N C"], Float[Array, "P N 3"]]:
+    """Computes `message_sums` as its formula says, one array after the other: the specification.
+
+    Args:
+      features: `[P, N, A]`.
+      positions: `[P, N, 3]`.
+      edge_features: `[E, D]`.
+      *layers_senders_receivers: kernel and bias of the two layers of phi_m and of the two of phi_x;
+        senders; receivers.
+      precision: precision of products over channels.
+
+    Returns:
+      M `[P, N, C]` and S `[P, N, 3]`.
+    """
+    *layers, senders, receivers = layers_senders_receivers
+    message_mlp, position_mlp = _nested(layers)
     num_nodes = positions.shape[1]
     difference = _gather(positions, receivers) - _gather(positions, senders)
     messages = edge_messages(
-        weights["message_mlp"],
+        message_mlp,
         squared_norm(difference),
         features,
         edge_features,
@@ -66,14 +149,100 @@ def egnn_layer(
         receivers,
         precision=precision,
     )
-    coefficients = mlp(weights["position_mlp"], messages, precision).astype(positions.dtype)
-    step = limit_norm(segment_mean(difference * coefficients, receivers, num_nodes), MAX_STEP)
-    speed = mlp(weights["velocity_mlp"], features, precision).astype(positions.dtype)
-    received = segment_sum(messages, receivers, num_nodes)
-    new_features = mlp(
-        weights["feature_mlp"], jnp.concatenate([features, received], axis=-1), precision
+    coefficients = mlp(position_mlp, messages, precision).astype(positions.dtype)
+    return (
+        segment_sum(messages, receivers, num_nodes),
+        segment_sum(difference * coefficients, receivers, num_nodes),
     )
-    return positions + speed * velocities + step, velocities, new_features
+
+
+def node_update(
+    feature_mlp: Mapping[str, Mapping[str, Array]],
+    velocity_mlp: Mapping[str, Mapping[str, Array]],
+    features: Float[Array, "P N A"],
+    messages: Float[Array, "P N B"],
+    *,
+    precision: str = "highest",
+) -> tuple[Float[Array, "P N C"], Float[Array, "P N 1"]]:
+    """Computes each node's new features, and the factor that its velocity moves it by.
+
+        h_i <- phi_h([h_i, M_i]),    f_i = phi_v(h_i) with h_i as it was
+
+    As `message_sums` one kernel where there is one; elsewhere `node_update_reference`.
+
+    Args:
+      feature_mlp: phi_h, as `egno_jax.ops.mlp` takes it.
+      velocity_mlp: phi_v.
+      features: `[P, N, A]`.
+      messages: `[P, N, B]`, M.
+      precision: precision of products over channels.
+
+    Returns:
+      The new features `[P, N, C]` and the factors `[P, N, 1]`.
+    """
+    layers = _flat(feature_mlp, velocity_mlp)
+    return tuple(_node_update(precision)(features, messages, *layers))
+
+
+def node_update_reference(
+    features: Float[Array, "P N A"],
+    messages: Float[Array, "P N B"],
+    *layers: Array,
+    precision: str = "highest",
+) -> tuple[Float[Array, "P N C"], Float[Array, "P N 1"]]:
+    """Computes `node_update` as its formula says: the specification.
+
+    Args:
+      features: `[P, N, A]`.
+      messages: `[P, N, B]`.
+      *layers: kernel and bias of the two layers of phi_h and of the two of phi_v.
+      precision: precision of products over channels.
+
+    Returns:
+      The new features `[P, N, C]` and the factors `[P, N, 1]`.
+    """
+    feature_mlp, velocity_mlp = _nested(layers)
+    return (
+        mlp(feature_mlp, jnp.concatenate([features, messages], axis=-1), precision),
+        mlp(velocity_mlp, features, precision),
+    )
+
+
+@functools.cache
+def _message_sums(precision: str) -> Callable[..., Sequence[Array]]:
+    reference = functools.partial(message_sums_reference, precision=precision)
+
+    def node_terms(features: Array, positions: Array, edge_features: Array, *rest: Array) -> tuple:
+        return _node_terms({"kernel": rest[0], "bias": rest[1]}, features, precision)
+
+    return accelerate("message_sums", reference, 11, {"cpu": kernels.MESSAGE_SUMS}, node_terms)
+
+
+@functools.cache
+def _node_update(precision: str) -> Callable[..., Sequence[Array]]:
+    reference = functools.partial(node_update_reference, precision=precision)
+
+    def hidden(features: Array, messages: Array, *layers: Array) -> list[Array]:
+        inputs = jnp.concatenate([features, messages], axis=-1), features
+        mlps = _nested(layers)
+        return [linear(mlp["linear_0"], x, precision) for mlp, x in zip(mlps, inputs, strict=True)]
+
+    return accelerate("node_update", reference, 10, {"cpu": kernels.NODE_UPDATE}, hidden)
+
+
+def _flat(*mlps: Mapping[str, Mapping[str, Array]]) -> list[Array]:
+    """Returns kernel and bias of every layer of some perceptrons, in order."""
+    layers = [mlp[name] for mlp in mlps for name in ("linear_0", "linear_1")]
+    return [layer[name] for layer in layers for name in ("kernel", "bias")]
+
+
+def _nested(arrays: Sequence[Array]) -> list[dict[str, dict[str, Array]]]:
+    """Returns the perceptrons that `_flat` took apart."""
+    layers = [
+        {"kernel": kernel, "bias": bias}
+        for kernel, bias in zip(arrays[::2], arrays[1::2], strict=True)
+    ]
+    return [{"linear_0": a, "linear_1": b} for a, b in zip(layers[::2], layers[1::2], strict=True)]
 
 
 def edge_messages(
@@ -103,19 +272,28 @@ def edge_messages(
     Returns:
       `[P, E, C_out]`.
     """
-    width = features.shape[-1]
-    kernel, bias = weights["linear_0"]["kernel"], weights["linear_0"]["bias"]
-    of_distance, of_receiver, of_sender, of_edge = jnp.split(
-        kernel, [1, 1 + width, 1 + 2 * width], axis=0
-    )
-    hidden = _gather(matmul(features, of_receiver, precision) + bias, receivers)
-    hidden = hidden + _gather(matmul(features, of_sender, precision), senders)
+    kernel = weights["linear_0"]["kernel"]
+    of_receiver, of_sender = _node_terms(weights["linear_0"], features, precision)
+    hidden = _gather(of_receiver, receivers) + _gather(of_sender, senders)
     # A squared distance is geometry: its product is rounded to the dtype of the features, not it.
-    wide = squared_distances * of_distance.astype(squared_distances.dtype)
+    wide = squared_distances * kernel[0].astype(squared_distances.dtype)
     hidden = hidden + wide.astype(hidden.dtype)
-    if edge_features is not None:
+    if edge_features is not None and edge_features.shape[-1]:
+        of_edge = kernel[1 + 2 * features.shape[-1] :]
         hidden = hidden + matmul(edge_features.astype(features.dtype), of_edge, precision)
     return jax.nn.silu(linear(weights["linear_1"], jax.nn.silu(hidden), precision))
+
+
+def _node_terms(
+    layer: Mapping[str, Array], features: Float[Array, "P N A"], precision: str
+) -> tuple[Float[Array, "P N C"], Float[Array, "P N C"]]:
+    """Returns what phi_m's first layer makes of h_i, its bias included, and of h_j."""
+    kernel, width = layer["kernel"], features.shape[-1]
+    of_receiver, of_sender = kernel[1 : 1 + width], kernel[1 + width : 1 + 2 * width]
+    return (
+        matmul(features, of_receiver, precision) + layer["bias"],
+        matmul(features, of_sender, precision),
+    )
 
 
 def segment_sum(

@@ -1,0 +1,448 @@
+// The message sums of an E(n)-equivariant layer, and their reverse-mode derivative.
+//
+// For every time p and every edge from node j to node i, with r = x_i - x_j:
+//
+//   u = h K_i + b_1,  v = h K_j                                          of every node
+//   a = u_i + v_j + |r|^2 k + sum_d e_d K_d,      s = silu(a),
+//   b = s K_2 + b_2,                              m = silu(b),
+//   c = m K_3 + b_3,                              q = silu(c),     f = q . k_4 + b_4,
+//
+//   M_i = sum of m,  S_i = sum of r f  over the edges into i.
+//
+// Edges are taken in blocks of a few rows, so that all that belongs to an edge stays in the cache;
+// only sums over nodes reach memory. The derivative keeps u and v and computes s, m and q again. Sums are taken in an order that depends on the number of threads alone.
+//
+// All widths are multiples of 16. Indices are clamped where values are read, and edges out of range
+// are dropped where sums are written, as in the specification in JAX.
+
+#ifndef EGNO_JAX_OPS_KERNELS_MESSAGE_SUMS_H_
+#define EGNO_JAX_OPS_KERNELS_MESSAGE_SUMS_H_
+
+#include "base.h"
+
+namespace egno::message_sums {
+
+struct Arguments {
+  Buffer features, positions, edge_features;
+  Buffer kernel_1, bias_1, kernel_2, bias_2, kernel_3, bias_3, kernel_4, bias_4;
+  Indices senders, receivers;
+};
+
+// Sizes and addresses. kernel_1 [1 + 2 A + D, C] holds k, K_i, K_j and K_d, in this order.
+struct Layer {
+  int64_t times, nodes, edges, depth, width, edge_dim;
+  const float *features, *positions, *edge_features;
+  const float *of_distance, *of_receiver, *of_sender, *of_edge, *bias_1;
+  const float *kernel_2, *bias_2, *kernel_3, *bias_3, *kernel_4, *bias_4;
+  const int32_t *senders, *receivers;
+
+  explicit Layer(const Arguments& args)
+      : times(args.features.dimensions()[0]),
+        nodes(args.features.dimensions()[1]),
+        edges(args.edge_features.dimensions()[0]),
+        depth(args.features.dimensions()[2]),
+        width(args.kernel_1.dimensions()[1]),
+        edge_dim(args.edge_features.dimensions()[1]),
+        features(args.features.typed_data()),
+        positions(args.positions.typed_data()),
+        edge_features(args.edge_features.typed_data()),
+        of_distance(args.kernel_1.typed_data()),
+        of_receiver(of_distance + width),
+        of_sender(of_receiver + depth * width),
+        of_edge(of_sender + depth * width),
+        bias_1(args.bias_1.typed_data()),
+        kernel_2(args.kernel_2.typed_data()),
+        bias_2(args.bias_2.typed_data()),
+        kernel_3(args.kernel_3.typed_data()),
+        bias_3(args.bias_3.typed_data()),
+        kernel_4(args.kernel_4.typed_data()),
+        bias_4(args.bias_4.typed_data()),
+        senders(args.senders.typed_data()),
+        receivers(args.receivers.typed_data()) {}
+
+  int64_t blocks() const { return NumBlocks(edges); }
+  int64_t node_rows() const { return times * nodes; }
+};
+
+inline int64_t Clamped(int64_t index, int64_t size) {
+  return std::min(std::max<int64_t>(index, 0), size - 1);
+}
+
+// Where a sum goes: negative indices count from the end, and -1 is nowhere.
+inline int64_t Target(int64_t index, int64_t size) {
+  if (index < 0) index += size;
+  return index < 0 || index >= size ? -1 : index;
+}
+
+// u and v of all nodes at all times, `[P, N, C]` each.
+template <typename Float>
+struct NodeTerms {
+  Float *u, *v;
+};
+
+inline void ComputeNodeTerms(ffi::ThreadPool& pool, const Layer& layer, const float* zeros,
+                             NodeTerms<float> terms) {
+  const int64_t depth = layer.depth, width = layer.width;
+  const int64_t count = NumTasks(pool, NumBlocks(layer.node_rows()));
+  ParallelRows(pool, count, layer.node_rows(), [&](int64_t, int64_t first, int64_t rows) {
+    const float* h = layer.features + first * depth;
+    Linear(h, layer.of_receiver, layer.bias_1, rows, depth, width, terms.u + first * width);
+    Multiply(h, layer.of_sender, rows, depth, width, zeros, terms.v + first * width);
+  });
+}
+
+// One block of edges at one time.
+struct Block {
+  int64_t time, first, rows;
+  int64_t sender[kBlock], receiver[kBlock], target[kBlock];
+  float difference[kBlock][3], distance[kBlock];
+
+  Block(const Layer& layer, int64_t index)
+      : time(index / layer.blocks()),
+        first(index % layer.blocks() * kBlock),
+        rows(std::min(kBlock, layer.edges - first)) {
+    const float* x = layer.positions + time * layer.nodes * 3;
+    for (int64_t row = 0; row < rows; ++row) {
+      sender[row] = Clamped(layer.senders[first + row], layer.nodes);
+      receiver[row] = Clamped(layer.receivers[first + row], layer.nodes);
+      target[row] = Target(layer.receivers[first + row], layer.nodes);
+      distance[row] = 0;
+      for (int axis = 0; axis < 3; ++axis) {
+        const float r = x[3 * receiver[row] + axis] - x[3 * sender[row] + axis];
+        difference[row][axis] = r;
+        distance[row] += r * r;
+      }
+    }
+  }
+};
+
+// The rows of a block on their way through the layer, and the slopes of the activations.
+struct Rows {
+  float *s, *m, *q, *slope_s, *slope_m, *slope_q;
+
+  Rows(Scratch& scratch, int64_t size, bool with_slopes)
+      : s(scratch.take(size)),
+        m(scratch.take(size)),
+        q(scratch.take(size)),
+        slope_s(with_slopes ? scratch.take(size) : nullptr),
+        slope_m(with_slopes ? scratch.take(size) : nullptr),
+        slope_q(with_slopes ? scratch.take(size) : nullptr) {}
+};
+
+template <bool kWithSlopes>
+void Forward(const Layer& layer, const NodeTerms<const float>& terms, const Block& block, const Rows& rows) {
+  const int64_t width = layer.width, first_node = block.time * layer.nodes;
+  for (int64_t row = 0; row < block.rows; ++row) {
+    const float* u = terms.u + (first_node + block.receiver[row]) * width;
+    const float* v = terms.v + (first_node + block.sender[row]) * width;
+    const float* e = layer.edge_features + (block.first + row) * layer.edge_dim;
+    for (int64_t k = 0; k < width; k += kLanes) {
+      Vector a = Load(u + k) + Load(v + k) + block.distance[row] * Load(layer.of_distance + k);
+      for (int64_t d = 0; d < layer.edge_dim; ++d) a += e[d] * Load(layer.of_edge + d * width + k);
+      Store(rows.s + row * width + k, a);
+    }
+  }
+  Activate<kWithSlopes>(rows.s, rows.slope_s, block.rows * width);
+  Linear(rows.s, layer.kernel_2, layer.bias_2, block.rows, width, width, rows.m);
+  Activate<kWithSlopes>(rows.m, rows.slope_m, block.rows * width);
+  Linear(rows.m, layer.kernel_3, layer.bias_3, block.rows, width, width, rows.q);
+  Activate<kWithSlopes>(rows.q, rows.slope_q, block.rows * width);
+}
+
+inline float Coefficient(const Layer& layer, const float* q) {
+  return Dot(q, layer.kernel_4, layer.width) + layer.bias_4[0];
+}
+
+// Sums over the nodes of one time: M [N, C] and S [N, 3]; or the gradients of u and v [N, C] and of
+// x [N, 3].
+struct NodeSums {
+  float *first, *second, *vectors;
+};
+
+// Sums over the nodes of all times: lets each task add its blocks of edges. A time that two tasks
+// share is summed by the first of them into the result and by the others into places of their own,
+// which are added at the end.
+template <typename AddBlock>
+void SumOverNodes(ffi::ThreadPool& pool, const Layer& layer, int64_t count, NodeSums result,
+                  const AddBlock& add_block) {
+  const int64_t wide_size = layer.nodes * layer.width, vector_size = layer.nodes * 3;
+  const bool has_second = result.second != nullptr;
+  auto at_time = [&](int64_t time) -> NodeSums {
+    return {result.first + time * wide_size,
+            has_second ? result.second + time * wide_size : nullptr,
+            result.vectors + time * vector_size};
+  };
+  std::memset(result.first, 0, sizeof(float) * layer.times * wide_size);
+  if (has_second) std::memset(result.second, 0, sizeof(float) * layer.times * wide_size);
+  std::memset(result.vectors, 0, sizeof(float) * layer.times * vector_size);
+
+  std::vector<std::unique_ptr<Scratch>> places(count);
+  std::vector<NodeSums> aside(count);
+  auto blocks_of = [&](int64_t task) { return RangeOf(layer.times * layer.blocks(), task, count); };
+  Parallel(pool, count, [&](int64_t task) {
+    const Range blocks = blocks_of(task);
+    const int64_t first_time = blocks.begin / layer.blocks();
+    const bool shares_time = blocks.begin % layer.blocks() != 0;
+    if (shares_time) {
+      places[task] = std::make_unique<Scratch>(2 * wide_size + vector_size);
+      aside[task] = {places[task]->take_zeros(wide_size),
+                     has_second ? places[task]->take_zeros(wide_size) : nullptr,
+                     places[task]->take_zeros(vector_size)};
+    }
+    for (int64_t index = blocks.begin; index < blocks.end; ++index) {
+      const Block block(layer, index);
+      const bool is_aside = shares_time && block.time == first_time;
+      add_block(task, block, is_aside ? aside[task] : at_time(block.time));
+    }
+  });
+  for (int64_t task = 0; task < count; ++task) {
+    if (!places[task]) continue;
+    const NodeSums sums = at_time(blocks_of(task).begin / layer.blocks());
+    AddAll(sums.first, aside[task].first, wide_size);
+    if (has_second) AddAll(sums.second, aside[task].second, wide_size);
+    AddAll(sums.vectors, aside[task].vectors, vector_size);
+  }
+}
+
+inline void AddMessages(const Layer& layer, const Block& block, const Rows& rows, NodeSums sums) {
+  const int64_t width = layer.width;
+  for (int64_t row = 0; row < block.rows; ++row) {
+    const int64_t i = block.target[row];
+    if (i < 0) continue;
+    const float* m = rows.m + row * width;
+    for (int64_t k = 0; k < width; k += kLanes) Add(sums.first + i * width + k, Load(m + k));
+    const float f = Coefficient(layer, rows.q + row * width);
+    for (int axis = 0; axis < 3; ++axis)
+      sums.vectors[3 * i + axis] += block.difference[row][axis] * f;
+  }
+}
+
+inline ffi::Error Compute(ffi::ThreadPool pool, const Arguments& args, Result messages,
+                          Result steps, Result u, Result v) {
+  const Layer layer(args);
+  const int64_t size = kBlock * layer.width;
+  Scratch shared(layer.width);
+  const NodeTerms<const float> terms = {u->typed_data(), v->typed_data()};
+  ComputeNodeTerms(pool, layer, shared.take_zeros(layer.width), {u->typed_data(), v->typed_data()});
+
+  const int64_t count = NumTasks(pool, layer.times * layer.blocks());
+  std::vector<std::unique_ptr<Scratch>> scratch(count);
+  std::vector<Rows> rows;
+  for (auto& own : scratch) {
+    own = std::make_unique<Scratch>(3 * size);
+    rows.emplace_back(*own, size, false);
+  }
+  SumOverNodes(pool, layer, count, {messages->typed_data(), nullptr, steps->typed_data()},
+               [&](int64_t task, const Block& block, NodeSums sums) {
+                 Forward<false>(layer, terms, block, rows[task]);
+                 AddMessages(layer, block, rows[task], sums);
+               });
+  return ffi::Error::Success();
+}
+
+// ---- The derivative ----
+
+// The gradients with respect to the weights, as far as one task has summed them.
+struct WeightSums {
+  float *kernel_1, *bias_1, *kernel_2, *bias_2, *kernel_3, *bias_3, *kernel_4, *bias_4;
+
+  static int64_t size(const Layer& layer) {
+    const int64_t rows_1 = 1 + 2 * layer.depth + layer.edge_dim;
+    return (rows_1 + 2 * layer.width + 4) * layer.width + 1;
+  }
+  WeightSums(const Layer& layer, Scratch& scratch)
+      : kernel_1(scratch.take_zeros((1 + 2 * layer.depth + layer.edge_dim) * layer.width)),
+        bias_1(scratch.take_zeros(layer.width)),
+        kernel_2(scratch.take_zeros(layer.width * layer.width)),
+        bias_2(scratch.take_zeros(layer.width)),
+        kernel_3(scratch.take_zeros(layer.width * layer.width)),
+        bias_3(scratch.take_zeros(layer.width)),
+        kernel_4(scratch.take_zeros(layer.width)),
+        bias_4(scratch.take_zeros(1)) {}
+};
+
+// What all tasks read: the cotangents of M and S, and what carries them down.
+struct Shared {
+  const float *d_messages, *d_steps, *zeros;
+  float *kernel_2_transposed, *kernel_3_transposed;
+  float *of_receiver_transposed, *of_sender_transposed;
+};
+
+// d_c, over slope_q; returns the coefficients f.
+inline void DescendCoefficients(const Layer& layer, const float* d_steps, const Block& block,
+                                const Rows& rows, WeightSums& weights, float* coefficients) {
+  const int64_t width = layer.width;
+  float d_f[kBlock];
+  for (int64_t row = 0; row < block.rows; ++row) {
+    coefficients[row] = Coefficient(layer, rows.q + row * width);
+    const int64_t i = block.target[row];
+    d_f[row] = 0;
+    for (int axis = 0; axis < 3 && i >= 0; ++axis)
+      d_f[row] += block.difference[row][axis] * d_steps[3 * i + axis];
+    weights.bias_4[0] += d_f[row];
+  }
+  for (int64_t k = 0; k < width; k += kLanes) {
+    const Vector kernel = Load(layer.kernel_4 + k);
+    Vector d_kernel{}, d_bias{};
+    for (int64_t row = 0; row < block.rows; ++row) {
+      float* slope = rows.slope_q + row * width + k;
+      const Vector d_c = d_f[row] * kernel * Load(slope);
+      d_kernel += d_f[row] * Load(rows.q + row * width + k);
+      d_bias += d_c;
+      Store(slope, d_c);
+    }
+    Add(weights.kernel_4 + k, d_kernel);
+    Add(weights.bias_3 + k, d_bias);
+  }
+}
+
+// d_b, over slope_m, from what comes down to m from the coefficients and from the sum.
+inline void DescendMessages(const Layer& layer, const Shared& shared, const Block& block,
+                            const Rows& rows, const float* d_m, WeightSums& weights) {
+  const int64_t width = layer.width;
+  const float* d_messages = shared.d_messages + block.time * layer.nodes * width;
+  for (int64_t row = 0; row < block.rows; ++row) {
+    const int64_t i = block.target[row];
+    const float* d_sum = i < 0 ? shared.zeros : d_messages + i * width;
+    float* slope = rows.slope_m + row * width;
+    for (int64_t k = 0; k < width; k += kLanes)
+      Store(slope + k, (Load(d_m + row * width + k) + Load(d_sum + k)) * Load(slope + k));
+  }
+  AddColumns(weights.bias_2, rows.slope_m, block.rows, width);
+}
+
+// d_a, over d_s: from there to nodes, distances, and edge features.
+inline void DescendInputs(const Layer& layer, const float* d_steps, const Block& block,
+                          const Rows& rows, float* d_s, const float* coefficients,
+                          WeightSums& weights, NodeSums sums, float* d_edge_features) {
+  const int64_t width = layer.width;
+  for (int64_t row = 0; row < block.rows; ++row) {
+    float *d_a = d_s + row * width, *slope = rows.slope_s + row * width;
+    float* d_u = sums.first + block.receiver[row] * width;
+    float* d_v = sums.second + block.sender[row] * width;
+    Vector along_distance{};
+    for (int64_t k = 0; k < width; k += kLanes) {
+      const Vector d = Load(d_a + k) * Load(slope + k);
+      Store(d_a + k, d);
+      Add(d_u + k, d);
+      Add(d_v + k, d);
+      along_distance += d * Load(layer.of_distance + k);
+    }
+    const float d_distance = 2 * Sum(along_distance);
+    const int64_t i = block.target[row];
+    for (int axis = 0; axis < 3; ++axis) {
+      float d_r = d_distance * block.difference[row][axis];
+      if (i >= 0) d_r += coefficients[row] * d_steps[3 * i + axis];
+      sums.vectors[3 * block.receiver[row] + axis] += d_r;
+      sums.vectors[3 * block.sender[row] + axis] -= d_r;
+    }
+    for (int64_t d = 0; d_edge_features && d < layer.edge_dim; ++d)
+      d_edge_features[(block.first + row) * layer.edge_dim + d] =
+          Dot(d_a, layer.of_edge + d * width, width);
+  }
+  // The rows of kernel_1 for distance and edge features.
+  for (int64_t d = -1; d < layer.edge_dim; ++d) {
+    float* to = weights.kernel_1 + (d < 0 ? 0 : 1 + 2 * layer.depth + d) * width;
+    const float* e = layer.edge_features + block.first * layer.edge_dim + d;
+    for (int64_t k = 0; k < width; k += kLanes) {
+      Vector sum{};
+      for (int64_t row = 0; row < block.rows; ++row)
+        sum += (d < 0 ? block.distance[row] : e[row * layer.edge_dim]) * Load(d_s + row * width + k);
+      Add(to + k, sum);
+    }
+  }
+}
+
+inline void Backward(const Layer& layer, const Shared& shared, const Block& block, const Rows& rows,
+                     WeightSums& weights, NodeSums sums, float* d_edge_features) {
+  const int64_t width = layer.width;
+  const float* d_steps = shared.d_steps + block.time * layer.nodes * 3;
+  float coefficients[kBlock];
+  DescendCoefficients(layer, d_steps, block, rows, weights, coefficients);
+  const float* d_c = rows.slope_q;
+  AddOuter(rows.m, d_c, block.rows, width, width, weights.kernel_3);
+  float* d_m = rows.q;
+  Multiply(d_c, shared.kernel_3_transposed, block.rows, width, width, shared.zeros, d_m);
+  DescendMessages(layer, shared, block, rows, d_m, weights);
+  const float* d_b = rows.slope_m;
+  AddOuter(rows.s, d_b, block.rows, width, width, weights.kernel_2);
+  float* d_s = rows.q;
+  Multiply(d_b, shared.kernel_2_transposed, block.rows, width, width, shared.zeros, d_s);
+  DescendInputs(layer, d_steps, block, rows, d_s, coefficients, weights, sums, d_edge_features);
+}
+
+// From the gradients of u and v to those of the features, K_i, K_j and b_1.
+inline void DescendNodeTerms(ffi::ThreadPool& pool, const Layer& layer, int64_t count,
+                             const Shared& shared, NodeTerms<const float> d_terms,
+                             std::vector<WeightSums>& weights, float* d_features) {
+  const int64_t depth = layer.depth, width = layer.width;
+  ParallelRows(pool, count, layer.node_rows(), [&](int64_t task, int64_t first, int64_t rows) {
+    const float *h = layer.features + first * depth, *d_u = d_terms.u + first * width,
+                *d_v = d_terms.v + first * width;
+    float *d_h = d_features + first * depth, *d_kernel = weights[task].kernel_1 + width;
+    Multiply(d_u, shared.of_receiver_transposed, rows, width, depth, shared.zeros, d_h);
+    MultiplyAdd(d_v, shared.of_sender_transposed, rows, width, depth, d_h);
+    AddOuter(h, d_u, rows, depth, width, d_kernel);
+    AddOuter(h, d_v, rows, depth, width, d_kernel + depth * width);
+    AddColumns(weights[task].bias_1, d_u, rows, width);
+  });
+}
+
+struct Gradients {
+  Result features, positions, edge_features;
+  Result kernel_1, bias_1, kernel_2, bias_2, kernel_3, bias_3, kernel_4, bias_4;
+};
+
+// The gradient of edge features is `[P, E, D]`, or empty where nobody asks for it.
+inline ffi::Error ComputeVjp(ffi::ThreadPool pool, const Arguments& args, Buffer u, Buffer v,
+                             Buffer d_messages, Buffer d_steps, Gradients out) {
+  const Layer layer(args);
+  const int64_t depth = layer.depth, width = layer.width, size = kBlock * width;
+  const int64_t node_size = layer.node_rows() * width, square = width * width;
+  Scratch scratch(2 * node_size + 2 * square + 2 * depth * width + std::max(width, depth));
+  const NodeTerms<const float> terms = {u.typed_data(), v.typed_data()};
+  const NodeTerms<float> d_terms = {scratch.take(node_size), scratch.take(node_size)};
+  const Shared shared = {d_messages.typed_data(),
+                         d_steps.typed_data(),
+                         scratch.take_zeros(std::max(width, depth)),
+                         scratch.take(square),
+                         scratch.take(square),
+                         scratch.take(depth * width),
+                         scratch.take(depth * width)};
+  Transpose(layer.kernel_2, width, width, shared.kernel_2_transposed);
+  Transpose(layer.kernel_3, width, width, shared.kernel_3_transposed);
+  Transpose(layer.of_receiver, depth, width, shared.of_receiver_transposed);
+  Transpose(layer.of_sender, depth, width, shared.of_sender_transposed);
+
+  const int64_t count = NumTasks(pool, layer.times * layer.blocks());
+  std::vector<std::unique_ptr<Scratch>> own(count);
+  std::vector<WeightSums> weights;
+  std::vector<Rows> rows;
+  for (auto& place : own) {
+    place = std::make_unique<Scratch>(WeightSums::size(layer) + 6 * size);
+    weights.emplace_back(layer, *place);
+    rows.emplace_back(*place, size, true);
+  }
+  const bool wants_edges = out.edge_features->element_count() > 0;
+  SumOverNodes(pool, layer, count, {d_terms.u, d_terms.v, out.positions->typed_data()},
+               [&](int64_t task, const Block& block, NodeSums sums) {
+                 const int64_t offset = block.time * layer.edges * layer.edge_dim;
+                 float* d_edges = wants_edges ? out.edge_features->typed_data() + offset : nullptr;
+                 Forward<true>(layer, terms, block, rows[task]);
+                 Backward(layer, shared, block, rows[task], weights[task], sums, d_edges);
+               });
+  DescendNodeTerms(pool, layer, count, shared, {d_terms.u, d_terms.v}, weights, out.features->typed_data());
+  Gather(weights, &WeightSums::kernel_1, out.kernel_1);
+  Gather(weights, &WeightSums::bias_1, out.bias_1);
+  Gather(weights, &WeightSums::kernel_2, out.kernel_2);
+  Gather(weights, &WeightSums::bias_2, out.bias_2);
+  Gather(weights, &WeightSums::kernel_3, out.kernel_3);
+  Gather(weights, &WeightSums::bias_3, out.bias_3);
+  Gather(weights, &WeightSums::kernel_4, out.kernel_4);
+  Gather(weights, &WeightSums::bias_4, out.bias_4);
+  return ffi::Error::Success();
+}
+
+}  // namespace egno::message_sums
+
+#endif  // EGNO_JAX_OPS_KERNELS_MESSAGE_SUMS_H_
