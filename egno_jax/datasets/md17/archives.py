@@ -14,6 +14,7 @@ from egno_jax.datasets.md17.trajectory import ORIGINAL, read
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Literal
 
     from egno_jax.datasets.md17.trajectory import Trajectory
@@ -112,10 +113,15 @@ def check_original(path: pathlib.Path, trajectory: Trajectory, molecule: str) ->
         return
     expected = find(molecule)
     raise ValueError(
-        f"{path}: {len(trajectory.positions)} frames of {len(trajectory.numbers)} atoms, which is "
-        f"not MD17's {molecule}: {expected.num_frames} frames of {sum(expected.counts.values())} "
-        "atoms, with energies E and forces F"
+        f"{path}: {len(trajectory.positions)} frames of z = {trajectory.numbers.tolist()}, which "
+        f"is not MD17's {molecule}: {expected.num_frames} frames, {_formula(expected.counts)}, "
+        "with energies E and forces F"
     )
+
+
+def _formula(counts: Mapping[int, int]) -> str:
+    """Returns numbers of atoms as text, heaviest first."""
+    return ", ".join(f"{counts[z]} of Z = {z}" for z in sorted(counts, reverse=True))
 
 
 def _check_hash(path: pathlib.Path, expected: str) -> None:

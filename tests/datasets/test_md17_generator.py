@@ -1,0 +1,433 @@
+"""The generator: its dynamics on toy forces, and that a run goes on to the same bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from egno_jax.datasets import md17
+from egno_jax.datasets.md17 import __main__ as command_line
+from egno_jax.datasets.md17 import dynamics, generator
+
+few = settings(deadline=None, max_examples=20)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def toy_molecule(seed=0, num_atoms=5):
+    """Atoms joined by stiff springs, each to each, at rest where they are."""
+    rng = np.random.default_rng(seed)
+    positions = rng.normal(scale=1.5, size=(num_atoms, 3))
+    return positions, rng.uniform(1.0, 16.0, size=num_atoms)
+
+
+def springs(positions):
+    """Returns energy and forces of springs of strength 2 between all pairs."""
+    lengths = np.linalg.norm(positions[:, None] - positions, axis=-1)
+
+    def energy(x):
+        stretched = np.linalg.norm(x[:, None] - x, axis=-1) - lengths
+        return 0.5 * np.sum(stretched**2)
+
+    def forces(x):
+        vectors = x[:, None] - x
+        distances = np.linalg.norm(vectors, axis=-1) + np.eye(len(x))
+        return np.sum((-2 * (1 - (lengths + np.eye(len(x))) / distances))[..., None] * vectors, 1)
+
+    return energy, forces
+
+
+def run(state, forces, masses, thermostat, num_steps, time_step):
+    force = forces(state.positions)
+    for _ in range(num_steps):
+        state, force = dynamics.step(state, force, forces, masses, thermostat, time_step)
+        yield state
+
+
+# The dynamics
+
+
+def started(seed, kt=0.05):
+    positions, masses = toy_molecule(seed)
+    rng = np.random.default_rng(seed)
+    momenta = np.sqrt(kt * masses)[:, None] * rng.normal(size=positions.shape)
+    state = dynamics.at_rest(positions, momenta, masses)
+    thermostat = dynamics.Thermostat(dynamics.degrees_of_freedom(positions), kt, 2.0)
+    return state, masses, thermostat
+
+
+def test_the_springs_pull_as_their_energy_says():
+    positions, _ = toy_molecule()
+    energy, forces = springs(positions)
+    x = positions + 0.1
+    x[0] += 0.3
+    for atom, axis in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[atom, axis] = 1e-6
+        slope = (energy(x + step) - energy(x - step)) / 2e-6
+        np.testing.assert_allclose(forces(x)[atom, axis], -slope, atol=1e-6)
+
+
+@few
+@given(seed=seeds)
+def test_at_rest_a_molecule_neither_moves_nor_turns(seed):
+    state, masses, _ = started(seed)
+    weights = masses[:, None]
+    np.testing.assert_allclose(np.sum(weights * state.positions, axis=0), 0, atol=1e-10)
+    np.testing.assert_allclose(np.sum(state.momenta, axis=0), 0, atol=1e-10)
+    turning = np.sum(np.cross(state.positions, state.momenta), axis=0)
+    np.testing.assert_allclose(turning, 0, atol=1e-10)
+
+
+def test_at_rest_leaves_vibrations_and_takes_linear_molecules():
+    line = np.outer([0.0, 1.2, 2.4], [0.0, 0.0, 1.0])
+    masses = np.array([16.0, 12.0, 16.0])
+    stretch = np.outer([1.0, 0.0, -1.0], [0.0, 0.0, 1.0])
+    moved = np.outer(masses, [0.3, 0.1, 0.2])
+    spin = masses[:, None] * np.cross([0.5, 0.0, 0.0], line - line.mean(axis=0))
+    state = dynamics.at_rest(line, stretch + moved + spin, masses)
+    np.testing.assert_allclose(state.momenta, stretch, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("positions", "degrees"),
+    [
+        ([[0, 0, 0]], 0),
+        ([[0, 0, 0], [0, 0, 1]], 1),
+        ([[0, 0, 0], [0, 1, 1], [0, 2, 2]], 4),
+        ([[0, 0, 0], [0, 1, 1], [1, 2, 2]], 3),
+        (np.random.default_rng(0).normal(size=(9, 3)), 21),
+    ],
+)
+def test_vibrations_are_counted(positions, degrees):
+    assert dynamics.degrees_of_freedom(np.array(positions, float)) == degrees
+
+
+@few
+@given(seed=seeds)
+def test_the_dynamics_runs_backwards(seed):
+    """With all momenta turned around, those of the chain too, it goes back where it came from."""
+    state, masses, thermostat = started(seed)
+    _, forces = springs(state.positions)
+    *_, last = run(state, forces, masses, thermostat, 50, 0.05)
+    turned = last._replace(momenta=-last.momenta, chain_momenta=-last.chain_momenta)
+    *_, first = run(turned, forces, masses, thermostat, 50, 0.05)
+    np.testing.assert_allclose(first.positions, state.positions, atol=1e-9)
+    np.testing.assert_allclose(-first.momenta, state.momenta, atol=1e-9)
+    np.testing.assert_allclose(first.chain_positions, state.chain_positions, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=5)
+@given(seed=seeds)
+def test_energy_with_the_chains_is_conserved_to_second_order(seed):
+    state, masses, thermostat = started(seed)
+    energy, forces = springs(state.positions)
+
+    def drift(time_step):
+        values = [
+            dynamics.conserved_energy(s, energy(s.positions), masses, thermostat)
+            for s in run(state, forces, masses, thermostat, round(5 / time_step), time_step)
+        ]
+        start = dynamics.conserved_energy(state, energy(state.positions), masses, thermostat)
+        return np.abs(np.array(values) - start).max()
+
+    coarse, fine = drift(0.05), drift(0.025)
+    assert coarse < 0.05 * thermostat.temperature * thermostat.degrees
+    assert fine < 0.4 * coarse
+
+
+def test_the_vibrations_have_the_temperature_and_the_whole_stays_at_rest():
+    state, masses, thermostat = started(3)
+    _, forces = springs(state.positions)
+    kinetic, turned = [], []
+    for s in run(state, forces, masses, thermostat, 6000, 0.1):
+        kinetic.append(dynamics.kinetic_energy(s.momenta, masses))
+        turned.append(np.abs(np.sum(np.cross(s.positions, s.momenta), axis=0)).max())
+    temperature = 2 * np.mean(kinetic) / thermostat.degrees
+    np.testing.assert_allclose(temperature, thermostat.temperature, rtol=0.05)
+    assert max(turned) < 1e-8
+
+
+# The generator, with a calculator of springs
+
+
+class Calls:
+    """Makes spring calculators for ASE, and may fail at the n-th force."""
+
+    def __init__(self, fail_at=None):
+        self.num_forces, self.fail_at = 0, fail_at
+
+    def __call__(self, atoms):
+        calculators = pytest.importorskip("ase.calculators.calculator")
+        calls = self
+
+        class Springs(calculators.Calculator):
+            implemented_properties = ("energy", "forces")
+            lengths = atoms.info["start"]
+
+            def calculate(self, atoms=None, properties=None, system_changes=None):
+                super().calculate(atoms, properties, system_changes)
+                calls.num_forces += 1
+                if calls.num_forces == calls.fail_at:
+                    raise KeyboardInterrupt
+                energy, forces = springs(self.lengths)
+                x = self.atoms.positions
+                self.results = {"energy": 5 * energy(x), "forces": 5 * forces(x)}
+
+        return Springs()
+
+
+WATER = np.array([[0.0, 0.0, 0.0], [0.0, 0.76, 0.59], [0.0, -0.76, 0.59]])
+SHORT = generator.Settings(num_steps=25, equilibration_steps=10, chunk_steps=10, seed=7)
+
+
+def water():
+    atoms = pytest.importorskip("ase").Atoms("OHH", positions=WATER)
+    atoms.info["start"] = WATER
+    return atoms
+
+
+def make(path, settings=SHORT, atoms=None, **options):
+    options = {"make_calculator": Calls(), "source": "springs"} | options
+    return md17.generate(path, atoms or water(), settings, **options)
+
+
+def test_a_generated_file_says_how_it_was_made(tmp_path):
+    lines = []
+    made = make(tmp_path / "w.npz", about={"smiles": "O"}, report=lines.append)
+    found = md17.read(tmp_path / "w.npz")
+    assert found.positions.shape == (25, 3, 3) and found.positions.dtype == np.float32
+    np.testing.assert_array_equal(found.positions, made.positions)
+    np.testing.assert_array_equal(found.numbers, [8, 1, 1])
+    assert found.source == "springs"
+    expected = {"smiles": "O", "seed": 7, "temperature": 500.0, "degrees_of_freedom": 3}
+    assert expected.items() <= found.provenance.items()
+    assert found.provenance["versions"]["numpy"] == np.__version__
+    assert [p.name for p in tmp_path.iterdir()] == ["w.npz"]
+    assert len(lines) == 4 and "step 25 of 25" in lines[-1]
+
+
+def test_frames_are_those_of_the_dynamics(tmp_path):
+    """No net motion, no net rotation, half a femtosecond a frame."""
+    settings = generator.Settings(num_steps=600, equilibration_steps=50, seed=1)
+    positions = make(tmp_path / "w.npz", settings).positions.astype(float)
+    masses = water().get_masses()[:, None]
+    centre = np.sum(masses * positions, axis=1) / masses.sum()
+    np.testing.assert_allclose(centre, 0, atol=1e-6)
+    velocities = (positions[2:] - positions[:-2]) / 2
+    angular = np.sum(np.cross(positions[1:-1], masses * velocities), axis=1)
+    scale = np.sum(masses * np.linalg.norm(velocities, axis=2, keepdims=True), axis=1).mean()
+    assert np.abs(angular).max() < 1e-4 * max(scale, 1)
+    units = pytest.importorskip("ase.units")
+    step = 0.5 * units.fs
+    kinetic = np.sum(masses * (velocities / step) ** 2, axis=(1, 2)) / 2
+    assert 100 < 2 * kinetic.mean() / 3 / units.kB < 1500
+
+
+def test_the_same_arguments_give_the_same_bits_and_another_seed_others(tmp_path):
+    for name in ("a", "b"):
+        make(tmp_path / f"{name}.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    other = make(tmp_path / "c.npz", generator.Settings(**{**vars(SHORT), "seed": 8}))
+    assert not np.allclose(other.positions, md17.read(tmp_path / "a.npz").positions, atol=1e-3)
+
+
+@settings(deadline=None, max_examples=8)
+@given(fail_at=st.integers(1, 39))
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path_factory, fail_at):
+    folder = tmp_path_factory.mktemp("md")
+    make(folder / "whole.npz")
+    with pytest.raises(KeyboardInterrupt):
+        make(folder / "cut.npz", make_calculator=Calls(fail_at))
+    assert not (folder / "cut.npz").exists()
+    calls = Calls()
+    make(folder / "cut.npz", make_calculator=calls)
+    assert (folder / "cut.npz").read_bytes() == (folder / "whole.npz").read_bytes()
+    if fail_at > 22:  # equilibration and one chunk were done
+        assert calls.num_forces < 30
+    assert sorted(p.name for p in folder.iterdir()) == ["cut.npz", "whole.npz"]
+
+
+def interrupted(tmp_path, settings=SHORT):
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "w.npz", settings, make_calculator=Calls(fail_at=35))
+    return tmp_path / "w.npz.parts"
+
+
+def test_a_run_does_not_go_on_with_other_settings_or_damaged_parts(tmp_path):
+    parts = interrupted(tmp_path)
+    with pytest.raises(ValueError, match=r"seed=7, expected 8.*remove .*\.parts to start again"):
+        make(tmp_path / "w.npz", generator.Settings(**{**vars(SHORT), "seed": 8}))
+    frames = parts / "frames_000000000.npz"
+    frames.write_bytes(frames.read_bytes()[:-50])
+    with pytest.raises(ValueError, match=r"frames_000000000\.npz cannot be read.*remove"):
+        make(tmp_path / "w.npz")
+    (parts / "state.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"state\.npz cannot be read.*remove"):
+        make(tmp_path / "w.npz")
+
+
+def test_a_file_that_is_there_is_not_overwritten(tmp_path):
+    make(tmp_path / "w.npz")
+    with pytest.raises(FileExistsError, match=r"w\.npz is there already"):
+        make(tmp_path / "w.npz")
+    with pytest.raises(ValueError, match=r"expected '\.npz'"):
+        make(tmp_path / "w.xyz")
+
+
+def test_a_molecule_that_comes_apart_is_named_with_the_step(tmp_path):
+    class Pushing:
+        def __call__(self, atoms):
+            calculators = pytest.importorskip("ase.calculators.calculator")
+
+            class Push(calculators.Calculator):
+                implemented_properties = ("energy", "forces")
+
+                def calculate(self, atoms=None, properties=None, system_changes=None):
+                    super().calculate(atoms, properties, system_changes)
+                    self.results = {"energy": 0.0, "forces": 3 * np.sign(self.atoms.positions)}
+
+            return Push()
+
+    settings = generator.Settings(num_steps=100, equilibration_steps=0, chunk_steps=100)
+    with pytest.raises(RuntimeError, match=r"came apart \d+ steps after step 0"):
+        make(tmp_path / "w.npz", settings, make_calculator=Pushing())
+
+
+def test_hydrogen_may_move_over_and_heavy_atoms_may_not(tmp_path):
+    ase = pytest.importorskip("ase")
+    atoms = ase.Atoms("OHO", positions=[[0, 0, 0], [1.0, 0, 0], [2.4, 0, 0]])
+    simulation = generator._Simulation(atoms, SHORT, Calls())
+    moved = np.array([[[0, 0, 0], [1.4, 0, 0], [2.4, 0, 0]]], np.float32)
+    simulation._check_whole(moved, "the start")
+    for lost in ([0.0, 9.0, 0.0], [np.nan, 0.0, 0.0]):
+        away = np.array(moved)
+        away[0, 1] = lost
+        with pytest.raises(RuntimeError, match="came apart 1 steps after the start"):
+            simulation._check_whole(away, "the start")
+    peroxide = ase.Atoms("OO", positions=[[0, 0, 0], [1.45, 0, 0]])
+    simulation = generator._Simulation(peroxide, SHORT, Calls())
+    apart = np.array([[[0, 0, 0], [2.5, 0, 0]]], np.float32)
+    with pytest.raises(RuntimeError, match="came apart"):
+        simulation._check_whole(apart, "the start")
+
+
+def test_a_calculator_that_fails_is_named_with_the_step(tmp_path):
+    class Failing(Calls):
+        def __call__(self, atoms):
+            calculator = super().__call__(atoms)
+            calculate = calculator.calculate
+
+            def wrapped(*arguments):
+                if self.num_forces == 15:
+                    raise ValueError("no convergence")
+                calculate(*arguments)
+
+            calculator.calculate = wrapped
+            return calculator
+
+    with pytest.raises(RuntimeError, match=r"step \d+ failed: ValueError: no convergence"):
+        make(tmp_path / "w.npz", make_calculator=Failing())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_steps", 1),
+        ("num_steps", 2.5),
+        ("seed", -1),
+        ("chunk_steps", 0),
+        ("time_step", 0.0),
+        ("temperature", -300.0),
+        ("relaxation_time", float("nan")),
+        ("friction", float("inf")),
+    ],
+)
+def test_impossible_settings_are_refused(field, value):
+    with pytest.raises(ValueError, match=rf"Settings\.{field}: got"):
+        generator.Settings(**{field: value})
+
+
+def test_one_atom_is_no_molecule(tmp_path):
+    with pytest.raises(ValueError, match="got one atom"):
+        make(tmp_path / "w.npz", atoms=pytest.importorskip("ase").Atoms("He"))
+
+
+# The command line, and the real tools where they are installed
+
+
+def test_the_command_line_hands_on_what_is_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(generator, "start_atoms", lambda smiles, seed: water())
+    monkeypatch.setattr(
+        generator,
+        "generate",
+        lambda path, atoms, settings, about, report: make(path, settings, atoms, about=about),
+    )
+    words = "--num-steps 25 --equilibration-steps 10 --chunk-steps 10 --seed 7".split()
+    words += ["--data-dir", str(tmp_path)]
+    assert command_line.main(["generate", "--molecule", "ethanol", *words]) == 0
+    found = md17.read(tmp_path / "md" / "ethanol.npz")
+    assert found.provenance["smiles"] == "CCO" and found.provenance["molecule"] == "ethanol"
+    assert "25 frames of 3 atoms" in capsys.readouterr().out
+    assert command_line.main(["generate", "--smiles", "O", "--name", "water", *words]) == 0
+    assert (tmp_path / "md" / "water.npz").exists()
+    out = str(tmp_path / "w.npz")
+    assert command_line.main(["generate", "--smiles", "O", "--out", out, *words]) == 0
+    capsys.readouterr()
+    for arguments, message in (
+        (["--molecule", "ethanol", *words], "ethanol.npz is there already"),
+        (["--smiles", "O", *words], "--smiles needs --name or --out"),
+        (["--smiles", "O", "--name", "a/b", *words], "expected a name of letters"),
+        (["--molecule", "uracil", *words, "--temperature", "0"], "Settings.temperature"),
+    ):
+        assert command_line.main(["generate", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    for arguments in (["--molecule", "phenol"], [], ["--molecule", "uracil", "--smiles", "O"]):
+        with pytest.raises(SystemExit):
+            command_line.main(["generate", *arguments])
+
+
+def test_what_is_missing_is_named_with_its_extra(tmp_path, capsys):
+    try:
+        import rdkit  # noqa: F401
+    except ImportError:
+        words = ["generate", "--molecule", "ethanol", "--data-dir", str(tmp_path)]
+        assert command_line.main(words) == 2
+        assert 'pip install "egno_jax[generate]"' in capsys.readouterr().err
+    else:
+        pytest.skip("RDKit is installed")
+
+
+@pytest.mark.parametrize("name", md17.MOLECULES)
+def test_geometries_have_the_atoms_of_md17_heavy_ones_first(name):
+    pytest.importorskip("rdkit")
+    molecule = md17.MOLECULES[name]
+    atoms = md17.start_atoms(molecule.smiles)
+    numbers, counts = np.unique(atoms.numbers, return_counts=True)
+    assert dict(zip(numbers.tolist(), counts.tolist(), strict=True)) == molecule.counts
+    assert (np.diff((atoms.numbers == 1).astype(int)) >= 0).all()
+    assert atoms.info["charge"] == 0
+
+
+@pytest.mark.parametrize(
+    ("smiles", "message"),
+    [("C(", "reads no molecule"), ("", "reads no"), ("C.O", "several"), ("[CH3]", "radical")],
+)
+def test_smiles_that_are_no_molecule_are_refused(smiles, message):
+    pytest.importorskip("rdkit")
+    with pytest.raises(ValueError, match=f"smiles: .*{message}"):
+        md17.start_atoms(smiles)
+
+
+def test_xtb_makes_ethanol(tmp_path):
+    pytest.importorskip("rdkit")
+    pytest.importorskip("tblite")
+    words = "--molecule ethanol --num-steps 40 --equilibration-steps 20 --chunk-steps 20".split()
+    for name in ("a", "b"):
+        out = ["--out", str(tmp_path / f"{name}.npz")]
+        assert command_line.main(["generate", *words, *out]) == 0
+    found = md17.read(tmp_path / "a.npz")
+    assert found.source == "GFN2-xTB" and found.positions.shape == (40, 9, 3)
+    assert found.provenance["degrees_of_freedom"] == 21
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
