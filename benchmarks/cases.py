@@ -11,17 +11,20 @@ Source of the sizes: Xu et al., "Equivariant Graph Neural Operator for Modeling 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jraph
 import numpy as np
 
+import egno_jax
 from egno_jax import graph as graph_lib
+from egno_jax.model import weight_shapes
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 # Each joint's parent in the 31-joint skeleton of the CMU motion capture data: the pelvis, two legs
 # of five joints, the spine up to the head, two arms of seven joints.
@@ -349,8 +352,23 @@ def num_nodes_and_edges(problem: Problem) -> tuple[int, int]:
     return len(problem.graph.nodes["positions"]), len(problem.graph.senders)
 
 
-def neighbours(problem: Problem) -> Int[np.ndarray, "N"]:
-    """Returns the number of edges that each node receives."""
-    return np.bincount(
-        problem.graph.receivers, minlength=len(problem.graph.nodes["positions"])
-    ).astype(np.int32)
+def config_of(case: Case, **changes: Any) -> egno_jax.EGNOConfig:
+    """Returns the model of a case.
+
+    Args:
+      case: the sizes.
+      **changes: fields of the configuration that differ.
+    """
+    sizes = {
+        "num_layers": case.num_layers,
+        "hidden_dim": case.width,
+        "num_modes": case.num_modes,
+        "time_embed_dim": case.time_embed_dim,
+    }
+    return egno_jax.EGNOConfig(**{**sizes, **changes})
+
+
+def num_weights(case: Case) -> int:
+    """Returns the number of real parameters of our model of a case."""
+    shapes = weight_shapes(config_of(case), case.num_node_features, case.num_edge_features)
+    return sum(math.prod(shape) for shape in shapes.values())

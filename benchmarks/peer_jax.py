@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import tempfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -15,10 +17,11 @@ import numpy as np
 import optax
 
 import egno_jax
-from benchmarks import cases, naive
+from benchmarks import cases, naive, rates, target, trace
+from benchmarks.history import History, Reached
 from benchmarks.worker import Loaded, timed
-from egno_jax.datasets import Batch
-from egno_jax.training import OptimizerConfig
+from egno_jax.datasets import Batch, take
+from egno_jax.training import OptimizerConfig, fit
 from egno_jax.training.optimizer import make_optimizer
 from egno_jax.training.step import loss_fn
 
@@ -29,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "egno_jax-tf32": {"matmul_precision": "default"},
     "naive": {},
 }
-_VERSIONS = ("egno_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+_VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy")
 # How far the plain version may be from the library, relative to the largest value.
 _TOLERANCE = 1e-5
 _SCHEDULE_STEPS = 10_000
@@ -48,9 +51,8 @@ class JaxPeer:
         self._changes = VARIANTS[name]
         self._apply = egno_jax.apply
         if name == "naive":
-            self._apply = naive.apply
             # The loss and the training loop look `apply` up here.
-            egno_jax.model.apply = naive.apply
+            self._apply = egno_jax.model.apply = _Plain()
 
     def info(self) -> dict[str, Any]:
         """Returns device, versions and threads."""
@@ -65,26 +67,75 @@ class JaxPeer:
     def load(self, path: Path, workload: str) -> Loaded:
         """Makes a training step or a forward pass of a problem."""
         problem = cases.load(path)
-        config = config_of(problem.case, **self._changes)
+        config = cases.config_of(problem.case, **self._changes)
         batch = jax.device_put(batch_of(problem))
         params = egno_jax.init(jax.random.key(0), config, problem.graph, problem.times)
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         if workload == "step":
-            compile_it, repeat = training_step(params, batch)
+            work = TrainingStep(params, batch)
         else:
-            compile_it, repeat = inference(self._apply, params, batch)
-        return Loaded(compile_it, timed(repeat), size)
+            work = Inference(self._apply, params, batch)
+        return Loaded(functools.partial(self._compile, work), timed(work.repeat), size)
+
+    def _compile(self, work: Inference | TrainingStep) -> None:
+        """Compiles a workload; for the plain version, makes sure that this is what was compiled.
+
+        Raises:
+          RuntimeError: it was not.
+        """
+        before = getattr(self._apply, "num_traced", 0)
+        work.compile()
+        if self._name == "naive" and self._apply.num_traced == before:
+            raise RuntimeError(
+                "the training step does not call egno_jax.model.apply any more, so the plain "
+                "version was not measured; mend benchmarks.peer_jax.JaxPeer"
+            )
 
     def extra(self) -> dict[str, Callable[..., dict[str, Any]]]:
         """Returns further operations of the worker."""
-        return {"check": self._check}
+        return {
+            "check": self._check,
+            "fit": self._fit,
+            "profile": self._profile,
+            "matmul": matmul,
+            "throughput": throughput,
+        }
 
     def _check(self, path: str) -> dict[str, Any]:
         problem = cases.load(Path(path))
         params = egno_jax.init(
-            jax.random.key(0), config_of(problem.case), problem.graph, problem.times
+            jax.random.key(0), cases.config_of(problem.case), problem.graph, problem.times
         )
         return {"error_of_naive": check_agreement(params, problem)}
+
+    def _fit(self, path: str, num_steps: int, target_f_mse: float) -> dict[str, Any]:
+        """Trains the 5-body model until it reaches an error; see `benchmarks.target`."""
+        train, valid = target.data()
+        # The grid's spacing is the unit of time, as in the experiment.
+        changes = {"time_scale": float(train.times[0]), **self._changes}
+        config = cases.config_of(cases.CASES["nbody-p5"], **changes)
+        first = take(train, np.arange(1))
+        params = egno_jax.init(jax.random.key(0), config, first.graph, first.times)
+        history = History(target_f_mse)
+        with tempfile.TemporaryDirectory() as directory, contextlib.suppress(Reached):
+            fit(
+                directory,
+                params,
+                train,
+                valid,
+                target.training_config(num_steps),
+                make_callbacks=lambda _: [history],
+            )
+        return history.result()
+
+    def _profile(self, path: str) -> dict[str, Any]:
+        """Traces training steps and returns the time of each kind of operation."""
+        problem = cases.load(Path(path))
+        config = cases.config_of(problem.case, **self._changes)
+        params = egno_jax.init(jax.random.key(0), config, problem.graph, problem.times)
+        step = TrainingStep(params, jax.device_put(batch_of(problem)))
+        step.compile()
+        return trace.profile(step.repeat, step.text())
 
     def device_memory(self, *, reset: bool) -> dict[str, int] | None:
         """Returns the bytes used on an accelerator; its peak cannot be reset."""
@@ -94,15 +145,14 @@ class JaxPeer:
         return {"used": stats["bytes_in_use"], "peak": stats["peak_bytes_in_use"]}
 
 
-def config_of(case: cases.Case, **changes: Any) -> egno_jax.EGNOConfig:
-    """Returns the model of a case."""
-    sizes = {
-        "num_layers": case.num_layers,
-        "hidden_dim": case.width,
-        "num_modes": case.num_modes,
-        "time_embed_dim": case.time_embed_dim,
-    }
-    return egno_jax.EGNOConfig(**{**sizes, **changes})
+class _Plain:
+    """The plain version, and how often it was traced."""
+
+    num_traced = 0
+
+    def __call__(self, *args: Any) -> egno_jax.Trajectory:
+        self.num_traced += 1
+        return naive.apply(*args)
 
 
 def batch_of(problem: cases.Problem) -> Batch:
@@ -136,52 +186,117 @@ def check_agreement(params: egno_jax.Params, problem: cases.Problem) -> float:
     return error
 
 
-def inference(
-    apply: Callable[..., egno_jax.Trajectory], params: egno_jax.Params, batch: Batch
-) -> tuple[Callable[[], None], Callable[[int], None]]:
-    """Returns what compiles the forward pass, and what repeats it; every call waits."""
-    inputs = (params, batch.graph, batch.times)
-    forward = None
+class Inference:
+    """The compiled forward pass; every call waits for its result.
 
-    def compile_it() -> None:
-        nonlocal forward
-        forward = jax.jit(apply).lower(*inputs).compile()
+    Args:
+      apply: the model.
+      params: its parameters.
+      batch: what it is applied to.
+    """
 
-    def repeat(times: int) -> None:
+    def __init__(
+        self,
+        apply: Callable[..., egno_jax.Trajectory],
+        params: egno_jax.Params,
+        batch: Batch,
+    ) -> None:
+        self._apply = apply
+        self._inputs = (params, batch.graph, batch.times)
+
+    def compile(self) -> None:
+        """Compiles it."""
+        self._forward = jax.jit(self._apply).lower(*self._inputs).compile()
+
+    def repeat(self, times: int) -> None:
+        """Does it so many times."""
         for _ in range(times):
-            jax.block_until_ready(forward(*inputs))
-
-    return compile_it, repeat
+            jax.block_until_ready(self._forward(*self._inputs))
 
 
-def training_step(
-    params: egno_jax.Params, batch: Batch
-) -> tuple[Callable[[], None], Callable[[int], None]]:
-    """Returns what compiles a training step, and what repeats it.
+class TrainingStep:
+    """The compiled training step, each from the weights of the last.
 
     Loss, gradient, clipping and AdamW update as `egno_jax.training.step` does them, without the
-    sampler and the average of the weights, which the peers do not have. Each step starts from the
-    weights of the last.
-    """
-    optimizer = make_optimizer(OptimizerConfig(), _SCHEDULE_STEPS)
-    state = (jax.tree.map(jnp.copy, params), optimizer.init(params))
-    step = None
+    sampler and the average of the weights, which the peers do not have.
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: tuple[Any, Any], batch: Batch) -> tuple[tuple[Any, Any], jax.Array]:
+    Args:
+      params: the first weights.
+      batch: what all steps are taken on.
+    """
+
+    def __init__(self, params: egno_jax.Params, batch: Batch) -> None:
+        self._optimizer = make_optimizer(OptimizerConfig(), _SCHEDULE_STEPS)
+        self._state = (jax.tree.map(jnp.copy, params), self._optimizer.init(params))
+        self._batch = batch
+
+    def compile(self) -> None:
+        """Compiles it."""
+        update = jax.jit(self._update, donate_argnums=0)
+        self._step = update.lower(self._state, self._batch).compile()
+
+    def repeat(self, times: int) -> None:
+        """Takes so many steps and waits for the last."""
+        for _ in range(times):
+            self._state, loss = self._step(self._state, self._batch)
+        jax.block_until_ready((self._state, loss))
+
+    def text(self) -> str:
+        """Returns the compiled program."""
+        return self._step.as_text()
+
+    def _update(self, state: tuple[Any, Any], batch: Batch) -> tuple[tuple[Any, Any], jax.Array]:
         params, opt_state = state
         loss, grads = jax.value_and_grad(loss_fn)(params, batch)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
+        updates, opt_state = self._optimizer.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), loss
 
-    def compile_it() -> None:
-        nonlocal step
-        step = update.lower(state, batch).compile()
 
-    def repeat(times: int) -> None:
-        nonlocal state
-        for _ in range(times):
-            state, loss = step(state, batch)
-        jax.block_until_ready((state, loss))
+# Rates for the floor
 
-    return compile_it, repeat
+
+def matmul(shapes: list[list[Any]]) -> dict[str, Any]:
+    """Returns the least seconds of matrix products by XLA, and on a CPU by NumPy."""
+    makers = {"XLA": _xla_matmul}
+    if jax.default_backend() == "cpu":
+        makers["NumPy"] = rates.numpy_matmul
+    return {
+        name: [rates.matmul_seconds(shape, make) for shape in shapes]
+        for name, make in makers.items()
+    }
+
+
+def _xla_matmul(
+    a: np.ndarray, b: np.ndarray, is_a_transposed: bool, is_b_transposed: bool
+) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    contracted = ((0 if is_a_transposed else 1,), (1 if is_b_transposed else 0,))
+
+    @jax.jit
+    def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jax.lax.dot_general(a, b, (contracted, ((), ())), precision="highest")
+
+    factors = jax.device_put((a, b))
+    return lambda: multiply(*factors), jax.block_until_ready
+
+
+def throughput(num_bytes: int) -> dict[str, Any]:
+    """Returns bytes copied a second, and evaluations of SiLU and its derivative a second."""
+
+    def rate(function: Callable[[jax.Array], jax.Array], size: int) -> float:
+        x = jnp.linspace(-3.0, 3.0, size, dtype=jnp.float32)
+        call = functools.partial(jax.jit(function), x)
+        return size / rates.best_seconds(call, jax.block_until_ready)
+
+    copied = [8 * rate(jnp.negative, max(num_bytes // 8, 1))]
+    if jax.default_backend() == "cpu":
+        copied.append(rates.numpy_copy_rate(num_bytes))
+    return {
+        "copy": max(copied),
+        "silu": max(rate(jax.nn.silu, size) for size in rates.SILU_SIZES),
+        "derivative": max(rate(_silu_derivative, size) for size in rates.SILU_SIZES),
+    }
+
+
+def _silu_derivative(x: jax.Array) -> jax.Array:
+    sigmoid = jax.nn.sigmoid(x)
+    return sigmoid * (1 + x * (1 - sigmoid))

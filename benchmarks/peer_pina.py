@@ -7,7 +7,9 @@ Where the two models do not match is listed in `NOTES`, which the results print.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +20,8 @@ import torch
 from pina.model import EquivariantGraphNeuralOperator
 from torch_geometric.data import Data
 
+from benchmarks import rates
+from benchmarks.history import History, Reached
 from benchmarks.worker import Loaded, timed
 
 _VERSIONS = ("torch", "pina-mathlab", "torch-geometric", "numpy")
@@ -84,6 +88,51 @@ class PinaPeer:
             "peak": torch.cuda.max_memory_allocated(),
         }
 
+    def extra(self) -> dict[str, Callable[..., dict[str, Any]]]:
+        """Returns further operations of the worker."""
+        return {"matmul": self._matmul, "throughput": self._throughput, "fit": self._fit}
+
+    def _fit(self, path: str, num_steps: int, target_f_mse: float) -> dict[str, Any]:
+        """Trains the 5-body model until it reaches an error; see `benchmarks.target`."""
+        with np.load(path) as file:
+            task = {key: torch.from_numpy(np.asarray(value)) for key, value in file.items()}
+        torch.manual_seed(0)
+        history = History(target_f_mse)
+        with contextlib.suppress(Reached):
+            train({key: value.to(self._device) for key, value in task.items()}, history)
+        return history.result()
+
+    def _matmul(self, shapes: list[list[Any]]) -> dict[str, Any]:
+        """Returns the least seconds of matrix products by PyTorch."""
+
+        def make(
+            a: np.ndarray, b: np.ndarray, is_a_transposed: bool, is_b_transposed: bool
+        ) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+            first, second = (torch.from_numpy(x).to(self._device) for x in (a, b))
+            first, second = (
+                x.T if is_transposed else x
+                for x, is_transposed in ((first, is_a_transposed), (second, is_b_transposed))
+            )
+            return lambda: torch.matmul(first, second), lambda _: self._wait()
+
+        return {"PyTorch": [rates.matmul_seconds(shape, make) for shape in shapes]}
+
+    def _throughput(self, num_bytes: int) -> dict[str, Any]:
+        """Returns bytes copied a second, and evaluations of SiLU and its derivative a second."""
+
+        def rate(function: Callable[[torch.Tensor], Any], size: int) -> float:
+            x = torch.linspace(-3.0, 3.0, size, device=self._device)
+            return size / rates.best_seconds(lambda: function(x), lambda _: self._wait())
+
+        def derivative(x: torch.Tensor) -> torch.Tensor:
+            return torch.ops.aten.silu_backward(x, x)
+
+        return {
+            "copy": 8 * rate(torch.clone, max(num_bytes // 8, 1)),
+            "silu": max(rate(torch.nn.functional.silu, size) for size in rates.SILU_SIZES),
+            "derivative": max(rate(derivative, size) for size in rates.SILU_SIZES),
+        }
+
     def _inference(self, model: torch.nn.Module, graph: Data) -> Callable[[int], None]:
         """Returns the forward pass; every call waits for its result."""
         model.eval()
@@ -126,6 +175,69 @@ def update(
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
+
+
+def train(task: dict[str, torch.Tensor], history: History) -> None:
+    """Trains as `egno_jax.training.fit` does: same batches, learning rates, decay and clipping.
+
+    Args:
+      task: the arrays that `benchmarks.target.save_task` wrote.
+      history: is told the errors; ends the run.
+    """
+    width = 64
+    sizes = {"num_layers": 4, "width": width, "num_modes": 2, "time_embed_dim": 32}
+    sizes |= {"num_times": task["train_targets"].shape[1], "num_edge_features": 2}
+    model = model_of(sizes).to(task["indices"].device)
+    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    decay = float(task["weight_decay"])
+    groups = [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    betas = tuple(task["betas"].tolist())
+    optimizer = torch.optim.AdamW(groups, betas=betas, fused=True)
+    every = torch.arange(len(task["valid_targets"]), device=task["indices"].device)
+    valid = batch_of(task, "valid", every, width)
+    seconds = 0.0
+    for step, rate in enumerate(task["learning_rates"].tolist()):
+        started = time.perf_counter()
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        update(model, optimizer, *batch_of(task, "train", task["indices"][step], width))
+        if (step + 1) % int(task["eval_every"]) == 0:
+            f_mse = last_error(model, *valid)
+            seconds += time.perf_counter() - started
+            record = {"step": step + 1, "seconds": seconds, "f_mse": f_mse}
+            history.on_evaluation(record)
+        else:
+            seconds += time.perf_counter() - started
+
+
+def last_error(model: torch.nn.Module, graph: Data, targets: torch.Tensor) -> float:
+    """Returns the F-MSE."""
+    with torch.no_grad():
+        return float(torch.nn.functional.mse_loss(model(graph).pos[-1], targets[-1]))
+
+
+def batch_of(
+    task: dict[str, torch.Tensor], split: str, indices: torch.Tensor, width: int
+) -> tuple[Data, torch.Tensor]:
+    """Returns the samples of a split at `indices` as one graph, and their targets `[P, N, 3]`."""
+    taken = {
+        key.removeprefix(f"{split}_"): value[indices]
+        for key, value in task.items()
+        if key.startswith(f"{split}_")
+    }
+    num_nodes = taken["positions"].shape[1]
+    offsets = num_nodes * torch.arange(len(indices), device=indices.device)[:, None]
+    edges = torch.stack([(taken[k] + offsets).flatten() for k in ("senders", "receivers")])
+    features = taken["features"].flatten(0, 1)
+    graph = Data(
+        x=torch.nn.functional.pad(features, (0, width - features.shape[1])),
+        pos=taken["positions"].flatten(0, 1),
+        vel=taken["velocities"].flatten(0, 1),
+        edge_index=edges,
+        edge_attr=taken["edge_features"].flatten(0, 1),
+    )
+    return graph, taken["targets"].movedim(1, 0).flatten(1, 2)
 
 
 def model_of(sizes: dict[str, Any]) -> torch.nn.Module:

@@ -65,6 +65,9 @@ def page(name: str, record: dict[str, Any], images: Sequence[str] = ()) -> str:
         parts += _section(title, comparison(entries, workload))
         parts += _section(f"Peak memory, {title.lower()}", memory(entries, workload))
     parts += _section("Compile time, seconds", compile_times(entries))
+    parts += _section("Time to an error, 5-body problem", targets(entries))
+    parts += _section("The floor, by parts", floors(entries))
+    parts += _section("Where a training step's time goes", profiles(entries))
     parts += [f"![]({Path('results') / image})\n" for image in images]
     parts += _section("Scaling", scaling(entries))
     parts += _section("Where the peers differ", notes(entries))
@@ -209,6 +212,67 @@ def _scaling_goal(name: str, entry: Entry, found: dict[str, Any]) -> tuple[str, 
     return f"exponent at most {entry['limit']:g}", verdict(found["exponent"] <= entry["limit"])
 
 
+def targets(entries: dict[str, Entry]) -> str:
+    """Returns how long each peer trained until it reached the target."""
+    rows = []
+    for entry in of_kind(entries, "target").values():
+        ours = entry["fits"].get(OURS)
+        for peer, found in entry["fits"].items():
+            reached = "yes" if found["is_reached"] else f"no, best {found['best_f_mse']:.4f}"
+            over = f"{found['seconds'] / ours['seconds']:.2f}" if ours else ""
+            row = [peer, f"{entry['target']:g}", reached, found["step"]]
+            rows.append([*row, f"{found['seconds']:.1f} s", over])
+    titles = ["peer", "target F-MSE", "reached", "steps", "training and evaluation", "over ours"]
+    return table(titles, rows)
+
+
+def floors(entries: dict[str, Entry]) -> str:
+    """Returns the parts of every floor: operations, evaluations or bytes, and seconds."""
+    tables = []
+    for case, entry in of_kind(entries, "floor").items():
+        rows = []
+        step = entry["step"]["parts"]
+        for part in step:
+            found = [entry[workload]["parts"].get(part) for workload in ("inference", "step")]
+            cells = [
+                [f"{known['count']:.3g}", seconds(known["seconds"])] if known else ["", ""]
+                for known in found
+            ]
+            rows.append([part, *cells[0], *cells[1]])
+        totals = [seconds(entry[workload]["seconds"]) for workload in ("inference", "step")]
+        rows.append(["**sum**", "", totals[0], "", totals[1]])
+        rates = entry["rates"]
+        products = [known["rate"] for known in rates["products"].values()]
+        about = (
+            f"Matrix products up to {max(products) / 1e9:.3g} GFLOP/s, copies "
+            f"{rates['copy'] / 1e9:.3g} GB/s, SiLU {rates['silu'] / 1e9:.3g} and its derivative "
+            f"{rates['derivative'] / 1e9:.3g} billion a second."
+        )
+        titles = [case, "inference", "least time", "training step", "least time"]
+        tables.append(f"{table(titles, rows)}\n\n{about}")
+    return "\n\n".join(tables)
+
+
+def profiles(entries: dict[str, Entry]) -> str:
+    """Returns the seconds of a training step by kind of operation, and its slowest operations."""
+    tables = []
+    for case, entry in of_kind(entries, "profile").items():
+        total = sum(kind["seconds"] for kind in entry["kinds"].values())
+        rows = [
+            [
+                kind,
+                f"{found['count']:.0f}",
+                seconds(found["seconds"]),
+                f"{found['seconds'] / total:.0%}",
+            ]
+            for kind, found in entry["kinds"].items()
+        ]
+        by_kind = table([case, "operations", "own time, all threads", "share"], rows)
+        rows = [[op["name"], op["kind"], seconds(op["seconds"])] for op in entry["ops"][:8]]
+        tables += [by_kind, table([f"{case}, slowest", "kind", "own time"], rows)]
+    return "\n\n".join(tables)
+
+
 def notes(entries: dict[str, Entry]) -> str:
     """Returns where the peers' models differ, and their numbers of parameters."""
     timed = [entry for entry in entries.values() if "notes" in entry]
@@ -250,15 +314,95 @@ def line(name: str, entry: Entry) -> str:
     if "size" in entry:
         found = (f"{w} exponent {entry[w]['exponent']:.2f}" for w in WORKLOADS)
         return f"{name}: {', '.join(found)}"
-    return f"{name}: {entry}"
+    if "rates" in entry:
+        found = (f"{w} at least {seconds(entry[w]['seconds'])}" for w in WORKLOADS)
+        return f"{name}: {', '.join(found)}"
+    if "kinds" in entry:
+        found = (f"{kind} {seconds(each['seconds'])}" for kind, each in entry["kinds"].items())
+        return f"{name}: step {seconds(entry['step_seconds'])}; {', '.join(found)}"
+    if "fits" in entry:
+        found = (f"{peer} {each['seconds']:.1f} s" for peer, each in entry["fits"].items())
+        return f"{name}: {', '.join(found)}"
+    found = (f"{w} {peer} {s:.1f} s" for w in WORKLOADS for peer, s in entry[w].items() if s)
+    return f"{name}: {', '.join(found)}"
 
 
 # Pictures
 
 
 def pictures(directory: Path, name: str, record: dict[str, Any]) -> list[str]:
-    """Draws the pictures of a record and returns their file names; none without matplotlib."""
-    return []
+    """Draws the pictures of a record into a directory and returns their file names.
+
+    None without matplotlib, and none of what was not measured.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        return []
+    matplotlib.use("agg")
+    drawn = []
+    for kind, draw in (("times", _draw_times), ("scaling", _draw_scaling)):
+        figure = draw(record["entries"])
+        if figure is not None:
+            path = directory / f"{name}-{kind}.png"
+            figure.savefig(path, dpi=90, metadata={"Software": None})
+            drawn.append(path.name)
+    return drawn
+
+
+def _draw_times(entries: dict[str, Entry]) -> Any:
+    """Draws the times of all peers over ours, and the floor's."""
+    from matplotlib.figure import Figure
+
+    found = {workload: of_kind(entries, workload) for workload in WORKLOADS}
+    if not any(found.values()):
+        return None
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, (workload, cases) in zip(figure.subplots(1, 2), found.items(), strict=True):
+        peers = [peer for peer in _peers(cases)]
+        for index, peer in enumerate(peers):
+            heights = [_over_ours(entry, peer) for entry in cases.values()]
+            places = [place + 0.8 * index / len(peers) for place in range(len(cases))]
+            axes.bar(places, heights, width=0.8 / len(peers), label=peer)
+        for place, (case, entry) in enumerate(cases.items()):
+            floor = entries.get(f"floor/{case}")
+            if floor is not None and OURS in entry["seconds"]:
+                least = floor[workload]["seconds"] / entry["seconds"][OURS]["median"]
+                label = "floor" if place == 0 else None
+                axes.hlines(least, place - 0.15, place + 0.7, color="black", label=label)
+        axes.set_xticks([place + 0.25 for place in range(len(cases))], list(cases), rotation=20)
+        axes.set_title(f"{WORKLOADS[workload]}, time over ours")
+        if cases:
+            axes.legend(fontsize="small")
+    return figure
+
+
+def _over_ours(entry: Entry, peer: str) -> float:
+    if peer == OURS:
+        return 1.0
+    return entry["ratio"].get(peer, {"median": 0.0})["median"]
+
+
+def _draw_scaling(entries: dict[str, Entry]) -> Any:
+    """Draws time over size for every curve, both axes logarithmic."""
+    from matplotlib.figure import Figure
+
+    curves = of_kind(entries, "scaling")
+    if not curves:
+        return None
+    rows = -(-len(curves) // 3)
+    figure = Figure(figsize=(9, 3 * rows), layout="constrained")
+    grid = figure.subplots(rows, 3, squeeze=False).flatten()
+    for axes, (name, entry) in zip(grid, curves.items(), strict=False):
+        for workload, title in WORKLOADS.items():
+            medians = [point["median"] for point in entry[workload]["seconds"]]
+            label = f"{title}, {entry[workload]['exponent']:.2f}"
+            axes.loglog(entry["values"], medians, "o-", label=label)
+        axes.set(title=name, xlabel=entry["size"], ylabel="seconds")
+        axes.legend(fontsize="small")
+    for axes in grid[len(curves) :]:
+        axes.set_axis_off()
+    return figure
 
 
 def main() -> None:

@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from benchmarks import cases, report, results, suite
 from benchmarks.timing import Worker, workers
 from benchmarks.worker import MODULES
@@ -69,6 +71,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SECONDS",
         help="what the rounds of one workload of one case should take (default: 12)",
     )
+    parser.add_argument(
+        "--target",
+        type=float,
+        default=0.02,
+        metavar="F-MSE",
+        help="the error that --what target trains to (default: 0.02)",
+    )
+    parser.add_argument(
+        "--target-steps",
+        type=int,
+        default=900,
+        metavar="STEPS",
+        help="the steps that it takes at most, over which the learning rate falls (default: 900)",
+    )
     parser.add_argument("--quick", action="store_true", help="a smoke run: one tiny case")
     parser.add_argument(
         "--out",
@@ -102,13 +118,20 @@ def _words(known: Sequence[str]) -> Any:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures what the command line asks for, writes it as it comes, and reports."""
     options = parse(arguments)
+    jax.config.update("jax_platforms", "cpu")  # of this process: the device is the peers'
     pythons = {
         peer: options.pina_python if peer == "pina" else sys.executable for peer in options.peers
     }
     with suite.temporary_files() as directory, workers(pythons) as peers:
         run = provenance(options, peers)
-        plan = suite.plan(
-            options.only, suite.Files(Path(directory)), pythons, peers, options.budget
+        plan = suite.Plan(
+            *suite.choose(options.only),
+            files=suite.Files(Path(directory)),
+            pythons={name: pythons[name] for name in peers},
+            peers=peers,
+            budget=options.budget,
+            target_f_mse=options.target,
+            target_steps=options.target_steps,
         )
         path = None if options.out is None else options.out / "results" / f"{run['name']}.json"
         before = results.EMPTY if path is None else results.read(path)
@@ -155,6 +178,8 @@ def _command(options: argparse.Namespace) -> str:
         words += ["--only", ",".join(options.only)]
     words += ["--what", ",".join(options.what), "--peers", ",".join(options.peers)]
     words += ["--budget", f"{options.budget:g}"]
+    if "target" in options.what:
+        words += ["--target", f"{options.target:g}", "--target-steps", f"{options.target_steps}"]
     return shlex.join(words)
 
 

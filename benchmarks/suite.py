@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import cases
+from benchmarks import cases, floor, target
 from benchmarks.cases import Case
 from benchmarks.timing import Worker, exponent, interleave, ratio, summary, workers
 
@@ -27,12 +27,12 @@ class Files:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
         self.sizes: dict[str, tuple[int, int]] = {}
 
     def path(self, case: Case, suffix: str = "") -> str:
         """Returns the file of a case."""
-        path = self._directory / f"{case.name}{suffix}.npz"
+        path = self.directory / f"{case.name}{suffix}.npz"
         if not path.exists():
             problem = cases.make(case)
             self.sizes[path.name] = cases.num_nodes_and_edges(problem)
@@ -195,6 +195,51 @@ def compile_time(pythons: Mapping[str, str], files: Files, case: Case) -> dict[s
     return entry
 
 
+def least_time(peers: Mapping[str, Worker], files: Files, case: Case) -> dict[str, Any]:
+    """Measures what the machine can do at the shapes of a case, and returns the case's floor.
+
+    Args:
+      peers: workers; those that measure rates are asked, the best rate counts.
+      files: where problems are.
+      case: the case.
+
+    Returns:
+      The floor by workload and part (`benchmarks.floor.entry`), and the rates.
+    """
+    sizes = files.sizes_of(case)
+    found = floor.products(case, sizes["N"], sizes["E"])
+    shapes = floor.shapes(found)
+    state = case.num_times * sizes["N"] * (floor.VECTORS + case.width) * floor.BYTES
+    askable = [peers[name] for name in (OURS, "pina") if name in peers]
+    by: dict[str, list[float]] = {}
+    throughputs = []
+    for worker in askable:
+        by |= worker.request("matmul", shapes=shapes)
+        throughputs.append(worker.request("throughput", num_bytes=2 * state))
+    best = {
+        shape: min((by[name][index], name) for name in by) for index, shape in enumerate(shapes)
+    }
+    rates = floor.Rates(
+        {shape: seconds for shape, (seconds, _) in best.items()},
+        *(max(found[key] for found in throughputs) for key in ("copy", "silu", "derivative")),
+    )
+    num_weights = cases.num_weights(case)
+    return {
+        "sizes": sizes,
+        **floor.entry(case, sizes["N"], sizes["E"], num_weights, rates),
+        "rates": {
+            **{key: getattr(rates, key) for key in ("copy", "silu", "derivative")},
+            "products": {
+                f"{kind} {rows}x{inner}x{columns}": {
+                    "rate": 2 * rows * inner * columns / seconds,
+                    "by": name,
+                }
+                for (kind, rows, inner, columns), (seconds, name) in best.items()
+            },
+        },
+    }
+
+
 # What the command line selects
 
 
@@ -208,6 +253,8 @@ class Plan(NamedTuple):
       pythons: the interpreter of each peer.
       peers: the workers.
       budget: seconds of the rounds of one workload of one case.
+      target_f_mse: the error to train to.
+      target_steps: the steps of that training at most.
     """
 
     cases: Sequence[Case]
@@ -216,27 +263,21 @@ class Plan(NamedTuple):
     pythons: Mapping[str, str]
     peers: Mapping[str, Worker]
     budget: float
+    target_f_mse: float
+    target_steps: int
 
 
 Entries = Iterator[tuple[str, dict[str, Any]]]
 
 
-def plan(
+def choose(
     only: Sequence[str] | None,
-    files: Files,
-    pythons: Mapping[str, str],
-    peers: Mapping[str, Worker],
-    budget: float,
-) -> Plan:
-    """Returns the plan of a run of the cases and curves named, or of all."""
-    all_cases = cases.CASES if only is None else {**cases.CASES, cases.TINY.name: cases.TINY}
-    return Plan(
-        [case for name, case in all_cases.items() if only is None or name in only],
+) -> tuple[list[Case], dict[str, cases.Curve]]:
+    """Returns the cases and curves that are named, or all but the tiny one."""
+    known = cases.CASES if only is None else {**cases.CASES, cases.TINY.name: cases.TINY}
+    return (
+        [case for name, case in known.items() if only is None or name in only],
         {name: c for name, c in cases.CURVES.items() if only is None or name in only},
-        files,
-        {name: python for name, python in pythons.items() if name in peers},
-        peers,
-        budget,
     )
 
 
@@ -274,10 +315,46 @@ def _scaling_all(plan: Plan) -> Entries:
         yield f"scaling/{name}", scaling(plan.peers[OURS], plan.files, curve, plan.budget)
 
 
+def _floor_all(plan: Plan) -> Entries:
+    for case in plan.cases:
+        yield f"floor/{case.name}", least_time(plan.peers, plan.files, case)
+
+
+def _profile_all(plan: Plan) -> Entries:
+    for case in plan.cases:
+        answer = plan.peers[OURS].request("profile", path=plan.files.path(case))
+        yield f"profile/{case.name}", {"sizes": plan.files.sizes_of(case), **answer}
+
+
+def _target_all(plan: Plan) -> Entries:
+    """Trains every peer, one after the other; the 5-body problem alone."""
+    path = plan.files.directory / "target.npz"
+    target.save_task(path, plan.target_steps)
+    found = {}
+    for name, worker in plan.peers.items():
+        found[name] = worker.request(
+            "fit", path=str(path), num_steps=plan.target_steps, target_f_mse=plan.target_f_mse
+        )
+        print(f"target: {name} {report_target(found[name])}", flush=True)
+    yield (
+        "target/nbody-p5",
+        {"target": plan.target_f_mse, "num_steps": plan.target_steps, "fits": found},
+    )
+
+
+def report_target(found: dict[str, Any]) -> str:
+    """Returns the outcome of a training run in words."""
+    reached = "reached" if found["is_reached"] else f"not reached, best {found['best_f_mse']:.4f},"
+    return f"{reached} after {found['step']} steps, {found['seconds']:.1f} s"
+
+
 WHAT: dict[str, Callable[[Plan], Entries]] = {
     "step": functools.partial(_compare_all, "step"),
     "inference": functools.partial(_compare_all, "inference"),
     "memory": _memory_all,
     "compile": _compile_all,
     "scaling": _scaling_all,
+    "floor": _floor_all,
+    "profile": _profile_all,
+    "target": _target_all,
 }

@@ -16,9 +16,7 @@ from benchmarks import cases, naive, peer_jax
 def test_naive_equals_egno_jax():
     case = dataclasses.replace(cases.TINY, edges="bonds", num_nodes=(8, 11), num_edge_features=3)
     problem = cases.make(case)
-    params = egno_jax.init(
-        jax.random.key(1), peer_jax.config_of(case), problem.graph, problem.times
-    )
+    params = egno_jax.init(jax.random.key(1), cases.config_of(case), problem.graph, problem.times)
 
     @jax.jit
     def outputs_and_gradients(params):
@@ -39,7 +37,7 @@ def test_naive_equals_egno_jax():
 
 def test_a_difference_is_noticed(monkeypatch):
     problem = cases.make(cases.TINY)
-    config = peer_jax.config_of(problem.case)
+    config = cases.config_of(problem.case)
     params = egno_jax.init(jax.random.key(1), config, problem.graph, problem.times)
     plain = naive.apply
 

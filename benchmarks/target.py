@@ -1,0 +1,81 @@
+"""Time to an error: the 5-body problem trained until the F-MSE on validation data is low enough.
+
+All peers see the same samples in the same batches, and the same optimizer: AdamW with clipping, a
+warm-up and a cosine, no average of the weights. The library trains with `egno_jax.training.fit`;
+PINA, in a loop of its own, reads data, batches and learning rates from a file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from egno_jax.datasets import nbody
+from egno_jax.training import OptimizerConfig, TrainingConfig
+from egno_jax.training.optimizer import make_schedule
+from egno_jax.training.sampler import batch_indices
+
+if TYPE_CHECKING:
+    from egno_jax.datasets import Samples
+
+NUM_VALID = 500
+EVAL_EVERY = 30
+
+
+def training_config(num_steps: int, eval_every: int = EVAL_EVERY) -> TrainingConfig:
+    """Returns the settings of all peers."""
+    return TrainingConfig(
+        num_steps=num_steps,
+        ema_decay=0.0,
+        steps_per_call=eval_every,
+        eval_every=eval_every,
+        checkpoint_every=num_steps,
+        optimizer=OptimizerConfig(warmup_steps=min(100, num_steps // 4)),
+    )
+
+
+def data() -> tuple[Samples, Samples]:
+    """Returns the published training set, and a part of the validation set."""
+    return nbody.load("train"), nbody.load("valid", num_samples=NUM_VALID)
+
+
+def save_task(path: Path, num_steps: int) -> None:
+    """Writes what a peer without JAX needs to train alike.
+
+    Args:
+      path: the `.npz` file.
+      num_steps: number of steps.
+    """
+    config = training_config(num_steps)
+    train, valid = data()
+    # As `egno_jax.training.init_state` makes the sampler's key.
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    indices = jax.vmap(
+        lambda step: batch_indices(key, step, len(train.positions), config.batch_size)
+    )(np.arange(num_steps))
+    schedule = make_schedule(config.optimizer, num_steps)
+    np.savez(
+        path,
+        **{f"train_{name}": array for name, array in _arrays(train).items()},
+        **{f"valid_{name}": array for name, array in _arrays(valid).items()},
+        indices=np.asarray(indices),
+        learning_rates=np.asarray([schedule(step) for step in range(num_steps)], np.float64),
+        eval_every=config.eval_every,
+        weight_decay=config.optimizer.weight_decay,
+        clip_norm=config.optimizer.clip_norm,
+        betas=(config.optimizer.b1, config.optimizer.b2),
+    )
+
+
+def _arrays(samples: Samples) -> dict[str, Any]:
+    graph = samples.graph
+    return {
+        **graph.nodes,
+        "edge_features": graph.edges["features"],
+        "senders": graph.senders,
+        "receivers": graph.receivers,
+        "targets": samples.positions,
+    }
