@@ -89,7 +89,7 @@ _MODEL = EGNOConfig(
 )
 
 _TRAINING = TrainingConfig(
-    num_steps=6400,
+    num_steps=9600,
     batch_size=12,
     ema_decay=0.999,
     eval_every=160,
@@ -144,7 +144,7 @@ PRESETS = {
     "quick": MocapConfig(
         preset="quick",
         model=dataclasses.replace(_MODEL, num_layers=4, hidden_dim=64),
-        training=dataclasses.replace(_TRAINING, num_steps=800, eval_every=80, ema_decay=0.99),
+        training=dataclasses.replace(_TRAINING, num_steps=1600, ema_decay=0.99),
         data=DataConfig(),
     ),
 }
