@@ -192,7 +192,7 @@ CURVES = {
         _CONTACTS,
         "nodes",
         "N, nodes of one graph with 16 neighbours each",
-        (125, 250, 500, 1000, 2000),
+        (125, 300, 700, 1500),
         lambda n: {"num_nodes": (n, n)},
         limit=1.05,
     ),
@@ -200,29 +200,29 @@ CURVES = {
         _CONTACTS,
         "edges",
         "E / N, neighbours of each of 500 nodes",
-        (4, 8, 16, 32, 64),
+        (4, 12, 28, 64),
         lambda k: {"num_neighbours": k},
         limit=1.05,
     ),
     "times": _curve(
-        _NBODY, "times", "P, times", (4, 8, 16, 32, 64), lambda p: {"num_times": p}, limit=1.05
+        _NBODY, "times", "P, times", (4, 12, 28, 64), lambda p: {"num_times": p}, limit=1.05
     ),
     "batch": _curve(
         _NBODY,
         "batch",
         "G, graphs of 5 nodes",
-        (25, 50, 100, 200, 400),
+        (25, 70, 160, 400),
         lambda g: {"num_graphs": g},
         limit=1.05,
     ),
     "width": _curve(
-        _NBODY, "width", "C, width", (16, 32, 64, 128, 256), lambda c: {"width": c}, limit=None
+        _NBODY, "width", "C, width", (16, 48, 96, 192), lambda c: {"width": c}, limit=None
     ),
     "modes": _curve(
         dataclasses.replace(_NBODY, num_times=64),
         "modes",
         "M, modes at P = 64",
-        (2, 4, 8, 16, 32),
+        (2, 8, 16, 32),
         lambda m: {"num_modes": m},
         limit=None,
     ),

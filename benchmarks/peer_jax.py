@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import tempfile
 from collections.abc import Callable
 from importlib import metadata
@@ -19,7 +18,7 @@ import optax
 import egno_jax
 from benchmarks import cases, naive, rates, target, trace
 from benchmarks.history import History, Reached
-from benchmarks.worker import Loaded, timed
+from benchmarks.worker import Loaded, num_threads, timed
 from egno_jax.datasets import Batch, take
 from egno_jax.training import OptimizerConfig, fit
 from egno_jax.training.optimizer import make_optimizer
@@ -60,7 +59,7 @@ class JaxPeer:
         return {
             "platform": device.platform,
             "device": device.device_kind,
-            "threads": len(os.sched_getaffinity(0)),
+            "threads": num_threads(),
             "versions": {name: metadata.version(name) for name in _VERSIONS},
         }
 

@@ -8,7 +8,6 @@ Where the two models do not match is listed in `NOTES`, which the results print.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -22,7 +21,7 @@ from torch_geometric.data import Data
 
 from benchmarks import rates
 from benchmarks.history import History, Reached
-from benchmarks.worker import Loaded, timed
+from benchmarks.worker import Loaded, num_threads, timed
 
 _VERSIONS = ("torch", "pina-mathlab", "torch-geometric", "numpy")
 
@@ -48,7 +47,7 @@ class PinaPeer:
     """PINA's model on the first accelerator, or the CPU; see `benchmarks.worker.Peer`."""
 
     def __init__(self) -> None:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(num_threads())
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def info(self) -> dict[str, Any]:

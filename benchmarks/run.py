@@ -67,9 +67,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--budget",
         type=float,
-        default=12.0,
+        default=8.0,
         metavar="SECONDS",
-        help="what the rounds of one workload of one case should take (default: 12)",
+        help="what the rounds of one workload of one case should take (default: 8)",
     )
     parser.add_argument(
         "--target",
@@ -94,6 +94,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="where results go (default: benchmarks/; with --quick nowhere)",
     )
     options = parser.parse_args(arguments)
+    if suite.OURS not in options.peers:
+        parser.error(f"--peers: got {options.peers}, expected {suite.OURS} among them")
     if options.quick:
         options.only = options.only or (cases.TINY.name,)
         options.budget = min(options.budget, 1.0)
@@ -136,13 +138,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path = None if options.out is None else options.out / "results" / f"{run['name']}.json"
         before = results.EMPTY if path is None else results.read(path)
         entries: dict[str, Any] = {}
-        for name, entry in suite.measure(plan, options.what):
-            print(report.line(name, entry), flush=True)
-            entries[name] = entry
-            if path is not None:
-                results.write(path, results.merge(before, run, entries))
-    if options.out is not None:
-        report.write(options.out)
+        try:
+            for name, entry in suite.measure(plan, options.what):
+                print(report.line(name, entry), flush=True)
+                entries[name] = entry
+                if path is not None:
+                    results.write(path, results.merge(before, run, entries))
+        finally:
+            # Also of a run that is interrupted.
+            if options.out is not None:
+                report.write(options.out)
     return 0
 
 
@@ -154,7 +159,7 @@ def provenance(options: argparse.Namespace, peers: Mapping[str, Worker]) -> dict
       peers: the workers, which know their device and versions.
     """
     infos = {name: worker.request("info") for name, worker in peers.items()}
-    info = infos.get(suite.OURS) or next(iter(infos.values()))
+    info = infos[suite.OURS]
     kind = _processor() if info["platform"] == "cpu" else info["device"]
     name = "cpu" if info["platform"] == "cpu" else f"{info['platform']}-{info['device']}"
     versions = {k: v for each in infos.values() for k, v in each["versions"].items()}

@@ -107,6 +107,13 @@ def compiled(loaded: Loaded) -> float | None:
     return time.perf_counter() - started
 
 
+def num_threads() -> int:
+    """Returns how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def timed(repeat: Callable[[int], None]) -> Callable[[int], float]:
     """Returns a function that repeats something so many times and returns the seconds of one."""
 
