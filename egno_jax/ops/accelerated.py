@@ -3,7 +3,8 @@
 `accelerate` makes of a plain function one that computes the same, and lets a platform replace the
 function and its reverse-mode derivative by kernels of its own. Which is taken is decided when a
 program is lowered for its platform; all else that JAX does to a function (forward mode, `vmap`,
-higher derivatives, other platforms, dtypes and shapes) goes through the specification.
+higher derivatives, other platforms, dtypes and shapes) goes through the specification, and so does
+`jax.export`, whose programs must run where the kernels are not.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -89,9 +89,10 @@ def accelerate(
     function_p = _primitive(f"egno_{name}", function)
     jvp_p = _primitive(f"egno_{name}_jvp", jvp)
     vjp_p = _primitive(f"egno_{name}_vjp", vjp)
+    traced = jax.jit(lambda *args: list(specification(*args)))
 
     def num_results(*args: Array) -> int:
-        return len(jax.eval_shape(specification, *args))
+        return len(jax.eval_shape(traced, *args))
 
     def function_jvp(args: Sequence[Array], tangents: Sequence[Array]) -> tuple[list, list]:
         outputs = function_p.bind(*args)
@@ -102,7 +103,7 @@ def accelerate(
         sizes = (len(args), len(kept), len(directions))
         derivatives = jvp_p.bind(*args, *kept, *directions, sizes=sizes, wanted=wanted)
         # Nobody but the derivative sees the intermediates.
-        return outputs, [*derivatives, *(jnp.zeros_like(x) for x in kept)]
+        return outputs, [*derivatives, *(ad.Zero(jax.typeof(x)) for x in kept)]
 
     def jvp_transpose(
         cotangents: Sequence[Array], *operands: Array, sizes: tuple[int, int, int], wanted: Wanted
@@ -132,11 +133,18 @@ def accelerate(
                 return list(kernel.vjp(args, kept, cotangents, wanted))
             return vjp(*operands, sizes=sizes, wanted=wanted)
 
-        for primitive, rule in ((function_p, fast_function), (vjp_p, fast_vjp)):
-            lowering = mlir.lower_fun(rule, multiple_results=True)
-            mlir.register_lowering(primitive, lowering, platform=platform)
+        for primitive, slow, fast in (
+            (function_p, function, fast_function),
+            (vjp_p, vjp, fast_vjp),
+        ):
+            mlir.register_lowering(primitive, _lowering(slow, fast), platform=platform)
 
-    return jax.jit(lambda *args: function_p.bind(*args)[: num_results(*args)])
+    def accelerated(*args: Array) -> list[Array]:
+        args = _varying_together(args)
+        return function_p.bind(*args)[: num_results(*args)]
+
+    accelerated.__name__ = name
+    return jax.jit(accelerated)
 
 
 def _split(
@@ -147,19 +155,51 @@ def _split(
     return operands[:first], operands[first:second], operands[second:]
 
 
+def _varying_together(args: Sequence[Array]) -> list[Array]:
+    """Makes all arguments differ over the same axes of a mesh, those of `shard_map`.
+
+    JAX's own operations do so by themselves. It is what sums over the devices the gradient of an
+    argument that is the same everywhere.
+    """
+    own = [jax.typeof(x).manual_axis_type.varying for x in args]
+    missing = [tuple(frozenset().union(*own) - axes) for axes in own]
+    return [
+        jax.lax.pcast(x, names, to="varying") if names else x
+        for x, names in zip(args, missing, strict=True)
+    ]
+
+
+def _lowering(slow: Callable[..., list[Array]], fast: Callable[..., list[Array]]) -> Callable:
+    """Returns a rule that takes `fast` but for programs that leave this process."""
+    slow_rule, fast_rule = (mlir.lower_fun(f, multiple_results=True) for f in (slow, fast))
+
+    def rule(context: mlir.LoweringRuleContext, *operands: object, **params: object) -> object:
+        is_exported = context.module_context.lowering_parameters.for_export
+        return (slow_rule if is_exported else fast_rule)(context, *operands, **params)
+
+    return rule
+
+
 def _primitive(name: str, function: Callable[..., list[Array]]) -> Primitive:
     """Returns a primitive that computes `function`, and is differentiated and mapped as it is."""
     primitive = Primitive(name)
     primitive.multiple_results = True
 
+    # One object for each choice of parameters, so that JAX traces and compiles it once.
+    @functools.cache
+    def traced(**params: object) -> Callable[..., list[Array]]:
+        return jax.jit(functools.partial(function, **params))
+
     @functools.cache
     def compiled(**params: object) -> Callable[..., list[Array]]:
         return jax.jit(functools.partial(primitive.bind, **params))
 
-    def abstract(*avals: object, **params: object) -> list[object]:
-        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in avals]
-        results = jax.eval_shape(functools.partial(function, **params), *shapes)
-        return [jax.core.ShapedArray(x.shape, x.dtype) for x in results]
+    def evaluate(*operands: Array, **params: object) -> list[Array]:
+        with jax.disable_jit(False):  # otherwise `compiled` would come back here
+            return compiled(**params)(*operands)
+
+    def abstract(*avals: object, **params: object) -> Sequence[object]:
+        return traced(**params).trace(*avals).jaxpr.out_avals
 
     def jvp(
         primals: Sequence[Array], tangents: Sequence[Array], **params: object
@@ -173,7 +213,7 @@ def _primitive(name: str, function: Callable[..., list[Array]]) -> Primitive:
         results = jax.vmap(functools.partial(function, **params), in_axes=tuple(axes))(*operands)
         return results, [0] * len(results)
 
-    primitive.def_impl(lambda *operands, **params: compiled(**params)(*operands))
+    primitive.def_impl(evaluate)
     primitive.def_abstract_eval(abstract)
     ad.primitive_jvps[primitive] = jvp
     batching.primitive_batchers[primitive] = batch
