@@ -70,8 +70,9 @@ def egnn_layer(
     )
     count = jnp.zeros((positions.shape[1], 1), positions.dtype).at[receivers].add(1, mode="drop")
     step = limit_norm(step_sum / jnp.maximum(count, 1), MAX_STEP)
-    new_features, speed = node_update(
-        weights["feature_mlp"], weights["velocity_mlp"], features, message_sum, precision=precision
+    speed = velocity_factor(weights["velocity_mlp"], features, precision=precision)
+    new_features = feature_update(
+        weights["feature_mlp"], features, message_sum, precision=precision
     )
     return positions + speed.astype(positions.dtype) * velocities + step, velocities, new_features
 
@@ -156,56 +157,88 @@ def message_sums_reference(
     )
 
 
-def node_update(
+def feature_update(
     feature_mlp: Mapping[str, Mapping[str, Array]],
-    velocity_mlp: Mapping[str, Mapping[str, Array]],
     features: Float[Array, "P N A"],
     messages: Float[Array, "P N B"],
     *,
     precision: str = "highest",
-) -> tuple[Float[Array, "P N C"], Float[Array, "P N 1"]]:
-    """Computes each node's new features, and the factor that its velocity moves it by.
+) -> Float[Array, "P N C"]:
+    """Computes each node's new features, `h_i <- phi_h([h_i, M_i])`.
 
-        h_i <- phi_h([h_i, M_i]),    f_i = phi_v(h_i) with h_i as it was
-
-    As `message_sums` one kernel where there is one; elsewhere `node_update_reference`.
+    As `message_sums` one kernel where there is one; elsewhere `feature_update_reference`.
 
     Args:
       feature_mlp: phi_h, as `egno_jax.ops.mlp` takes it.
-      velocity_mlp: phi_v.
       features: `[P, N, A]`.
       messages: `[P, N, B]`, M.
       precision: precision of products over channels.
 
     Returns:
-      The new features `[P, N, C]` and the factors `[P, N, 1]`.
+      `[P, N, C]`.
     """
-    layers = _flat(feature_mlp, velocity_mlp)
-    return tuple(_node_update(precision)(features, messages, *layers))
+    (result,) = _feature_update(precision)(features, messages, *_flat(feature_mlp))
+    return result
 
 
-def node_update_reference(
+def feature_update_reference(
     features: Float[Array, "P N A"],
     messages: Float[Array, "P N B"],
     *layers: Array,
     precision: str = "highest",
-) -> tuple[Float[Array, "P N C"], Float[Array, "P N 1"]]:
-    """Computes `node_update` as its formula says: the specification.
+) -> tuple[Float[Array, "P N C"]]:
+    """Computes `feature_update` as its formula says: the specification.
 
     Args:
       features: `[P, N, A]`.
       messages: `[P, N, B]`.
-      *layers: kernel and bias of the two layers of phi_h and of the two of phi_v.
+      *layers: kernel and bias of the two layers of phi_h.
       precision: precision of products over channels.
 
     Returns:
-      The new features `[P, N, C]` and the factors `[P, N, 1]`.
+      The new features `[P, N, C]`, alone in a tuple.
     """
-    feature_mlp, velocity_mlp = _nested(layers)
-    return (
-        mlp(feature_mlp, jnp.concatenate([features, messages], axis=-1), precision),
-        mlp(velocity_mlp, features, precision),
-    )
+    (feature_mlp,) = _nested(layers)
+    return (mlp(feature_mlp, jnp.concatenate([features, messages], axis=-1), precision),)
+
+
+def velocity_factor(
+    velocity_mlp: Mapping[str, Mapping[str, Array]],
+    features: Float[Array, "P N A"],
+    *,
+    precision: str = "highest",
+) -> Float[Array, "P N 1"]:
+    """Computes the factor that each node's velocity moves it by, `f_i = phi_v(h_i)`.
+
+    As `message_sums` one kernel where there is one; elsewhere `velocity_factor_reference`.
+
+    Args:
+      velocity_mlp: phi_v, as `egno_jax.ops.mlp` takes it.
+      features: `[P, N, A]`, before their update.
+      precision: precision of products over channels.
+
+    Returns:
+      `[P, N, 1]`.
+    """
+    (result,) = _velocity_factor(precision)(features, *_flat(velocity_mlp))
+    return result
+
+
+def velocity_factor_reference(
+    features: Float[Array, "P N A"], *layers: Array, precision: str = "highest"
+) -> tuple[Float[Array, "P N 1"]]:
+    """Computes `velocity_factor` as its formula says: the specification.
+
+    Args:
+      features: `[P, N, A]`.
+      *layers: kernel and bias of the two layers of phi_v.
+      precision: precision of products over channels.
+
+    Returns:
+      The factors `[P, N, 1]`, alone in a tuple.
+    """
+    (velocity_mlp,) = _nested(layers)
+    return (mlp(velocity_mlp, features, precision),)
 
 
 @functools.cache
@@ -219,15 +252,26 @@ def _message_sums(precision: str) -> Callable[..., Sequence[Array]]:
 
 
 @functools.cache
-def _node_update(precision: str) -> Callable[..., Sequence[Array]]:
-    reference = functools.partial(node_update_reference, precision=precision)
+def _feature_update(precision: str) -> Callable[..., Sequence[Array]]:
+    reference = functools.partial(feature_update_reference, precision=precision)
 
     def hidden(features: Array, messages: Array, *layers: Array) -> list[Array]:
-        inputs = jnp.concatenate([features, messages], axis=-1), features
-        mlps = _nested(layers)
-        return [linear(mlp["linear_0"], x, precision) for mlp, x in zip(mlps, inputs, strict=True)]
+        (feature_mlp,) = _nested(layers)
+        inputs = jnp.concatenate([features, messages], axis=-1)
+        return [linear(feature_mlp["linear_0"], inputs, precision)]
 
-    return accelerate("node_update", reference, 10, {"cpu": kernels.NODE_UPDATE}, hidden)
+    return accelerate("feature_update", reference, 6, {"cpu": kernels.FEATURE_UPDATE}, hidden)
+
+
+@functools.cache
+def _velocity_factor(precision: str) -> Callable[..., Sequence[Array]]:
+    reference = functools.partial(velocity_factor_reference, precision=precision)
+
+    def hidden(features: Array, *layers: Array) -> list[Array]:
+        (velocity_mlp,) = _nested(layers)
+        return [linear(velocity_mlp["linear_0"], features, precision)]
+
+    return accelerate("velocity_factor", reference, 5, {"cpu": kernels.VELOCITY_FACTOR}, hidden)
 
 
 def _flat(*mlps: Mapping[str, Mapping[str, Array]]) -> list[Array]:

@@ -15,16 +15,25 @@ Neural Operator", 2024, section 4.1, for its use along time.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+
+from egno_jax.ops import kernels
+from egno_jax.ops.accelerated import accelerate
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 # Up to so many modes the DFT is the faster: benchmarks/results/spectral-cpu.md.
 _MAX_DFT_MODES = 32
+
+# Slope of the nonlinearity at negative values.
+NEGATIVE_SLOPE = 0.01
 
 
 class Context(NamedTuple):
@@ -128,6 +137,84 @@ def spectral_conv_at(
     basis = jnp.stack([amplitude * jnp.cos(angles), -amplitude * jnp.sin(angles)])
     product = "zmr,zm...->r..." if context.turns.ndim == 1 else "zmrn,zmn...->rn..."
     return jnp.einsum(product, basis, mixed, precision="highest").astype(x.dtype)
+
+
+def temporal_conv(
+    features: Float[Array, "P N C"], kernel: Float[Array, "2 M C C"], precision: str = "highest"
+) -> Float[Array, "P N C"]:
+    """Convolves scalar features over time: `h <- h + LeakyReLU_0.01(spectral_conv(h, R))`.
+
+    On a CPU, in float32, for widths that are multiples of 16 and not too many modes it is one
+    kernel (`egno_jax.ops.kernels`); elsewhere `temporal_conv_reference`.
+
+    Args:
+      features: `[P, N, C]`, at P equally spaced times.
+      kernel: `[2, M, C, C]`, real and imaginary parts for each mode.
+      precision: precision of the product over channels.
+
+    Returns:
+      `[P, N, C]`.
+
+    Source: Xu et al., "Equivariant Graph Neural Operator", 2024, equation 7.
+    """
+    num_times = features.shape[0]
+    modes = num_live_modes(num_times, kernel.shape[1])
+    if modes > _MAX_DFT_MODES or features.ndim != 3 or kernel.ndim != 4:
+        return temporal_conv_reference(features, kernel, precision=precision)[0]
+    forward, inverse, mode_of = _real_basis(num_times, modes)
+    (result,) = _temporal_conv(precision)(
+        features,
+        kernel,
+        jnp.asarray(forward, features.dtype),
+        jnp.asarray(inverse, features.dtype),
+        jnp.asarray(mode_of),
+    )
+    return result
+
+
+def temporal_conv_reference(
+    features: Float[Array, "P *rest C"],
+    kernel: Float[Array, "2 M C C"],
+    *basis: Array,
+    precision: str = "highest",
+) -> tuple[Float[Array, "P *rest C"]]:
+    """Computes `temporal_conv` as its formula says: the specification.
+
+    Args:
+      features: `[P, ..., C]`.
+      kernel: `[2, M, C, C]`.
+      *basis: not read.
+      precision: precision of the product over channels.
+
+    Returns:
+      `[P, ..., C]`, alone in a tuple.
+    """
+    response = spectral_conv(features, kernel, precision)
+    return (features + jax.nn.leaky_relu(response, NEGATIVE_SLOPE),)
+
+
+@functools.cache
+def _temporal_conv(precision: str) -> Callable[..., Sequence[Array]]:
+    reference = functools.partial(temporal_conv_reference, precision=precision)
+    return accelerate("temporal_conv", reference, 2, {"cpu": kernels.TEMPORAL_CONV})
+
+
+def _real_basis(num_times: int, num_modes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the transforms between P times and the B real coefficients of M modes.
+
+    Real parts and, of modes that are not their own mirror, imaginary parts in turn: `[B, P]` to the
+    coefficients, `[P, B]` back, and `[B]`, the mode of each.
+    """
+    cosines, sines = _fourier_basis(num_times, num_modes)
+    amplitudes = _amplitudes(num_times, num_modes)
+    rows = [
+        (mode, row)
+        for mode in range(num_modes)
+        for row in ((cosines[mode], -sines[mode]) if 0 < 2 * mode < num_times else (cosines[mode],))
+    ]
+    mode_of = np.array([mode for mode, _ in rows], np.int32)
+    forward = np.stack([row for _, row in rows])
+    return forward, (amplitudes[mode_of, None] * forward).T, mode_of
 
 
 def dft(x: Float[Array, "P *rest C"], num_modes: int) -> Float[Array, "2 M *rest C"]:

@@ -1,6 +1,19 @@
 """Kernels for the operations that XLA leaves far from the machine's limit."""
 
 from egno_jax.ops.kernels.library import KernelError, Status, load
-from egno_jax.ops.kernels.message_passing import MESSAGE_SUMS, NODE_UPDATE
+from egno_jax.ops.kernels.message_passing import (
+    FEATURE_UPDATE,
+    MESSAGE_SUMS,
+    TEMPORAL_CONV,
+    VELOCITY_FACTOR,
+)
 
-__all__ = ["MESSAGE_SUMS", "NODE_UPDATE", "KernelError", "Status", "load"]
+__all__ = [
+    "FEATURE_UPDATE",
+    "MESSAGE_SUMS",
+    "TEMPORAL_CONV",
+    "VELOCITY_FACTOR",
+    "KernelError",
+    "Status",
+    "load",
+]

@@ -304,12 +304,31 @@ void ParallelRows(ffi::ThreadPool& pool, int64_t count, int64_t rows, const Body
 }
 
 using Buffer = ffi::Buffer<ffi::F32>;
-using Indices = ffi::Buffer<ffi::S32>;
 using Result = ffi::ResultBuffer<ffi::F32>;
+
+// The operands of a call by their place; the calls in Python and the kernels agree on types.
+inline Buffer In(const ffi::RemainingArgs& args, size_t index) {
+  return args.get<Buffer>(index).value();
+}
+inline const int32_t* Indices(const ffi::RemainingArgs& args, size_t index) {
+  return args.get<ffi::Buffer<ffi::S32>>(index).value().typed_data();
+}
+inline Result Out(const ffi::RemainingRets& rets, size_t index) {
+  return rets.get<Buffer>(index).value();
+}
+inline float* OutData(const ffi::RemainingRets& rets, size_t index) {
+  return Out(rets, index)->typed_data();
+}
+inline const float* InData(const ffi::RemainingArgs& args, size_t index) {
+  return In(args, index).typed_data();
+}
+inline int64_t Size(const ffi::RemainingArgs& args, size_t index, size_t axis) {
+  return In(args, index).dimensions()[axis];
+}
 
 // result = the sum over all tasks of one of their fields.
 template <typename Sums>
-void Gather(const std::vector<Sums>& all, float* Sums::*field, Result& result) {
+void Gather(const std::vector<Sums>& all, float* Sums::*field, Result result) {
   std::memset(result->typed_data(), 0, result->size_bytes());
   for (const Sums& sums : all)
     AddAll(result->typed_data(), sums.*field, static_cast<int64_t>(result->element_count()));

@@ -3,7 +3,8 @@
 The library is built by the C++ compiler that is found (`$CXX`, else `c++`, `g++` or `clang++`)
 against the headers that jaxlib ships, for the instruction set of this processor, and kept in
 `$EGNO_CACHE_DIR/kernels` or `~/.cache/egno_jax/kernels` under a name made of all that decides what
-is in it. Without a compiler everything runs on JAX's own operations, slower.
+is in it, with its checksum beside it. Where that folder cannot be written, every process compiles
+for itself. Without a compiler everything runs on JAX's own operations, slower.
 
 `EGNO_JAX_KERNELS` in the environment: `auto` (the default), `off`, or `require`, which makes an
 error of what otherwise is a warning.
@@ -11,6 +12,7 @@ error of what otherwise is a warning.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -22,19 +24,18 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jaxlib
 
 _FOLDER = Path(__file__).parent
 _SOURCES = [*sorted(_FOLDER.glob("*.h")), _FOLDER / "kernels.cc"]
-_SYMBOLS = (
-    "egno_message_sums",
-    "egno_message_sums_vjp",
-    "egno_node_update",
-    "egno_node_update_vjp",
+_SYMBOLS = tuple(
+    f"egno_{name}{suffix}"
+    for name in ("message_sums", "feature_update", "velocity_factor", "temporal_conv")
+    for suffix in ("", "_vjp")
 )
 _TIMEOUT = 300.0
 
@@ -74,74 +75,99 @@ def load() -> Status:
 
 @functools.cache
 def _load() -> Status:
-    wanted = os.environ.get("EGNO_JAX_KERNELS", "auto")
+    wanted = os.environ.get("EGNO_JAX_KERNELS") or "auto"
     if wanted not in ("auto", "off", "require"):
         raise ValueError(f"EGNO_JAX_KERNELS: got {wanted!r}, expected auto, off or require")
     if wanted == "off":
         return Status(False, "EGNO_JAX_KERNELS is off")
     try:
-        path = _build()
-        library = ctypes.CDLL(str(path))
-        for symbol in _SYMBOLS:
-            handler = jax.ffi.pycapsule(getattr(library, symbol))
-            jax.ffi.register_ffi_target(symbol, handler, platform="cpu")
-    except (OSError, subprocess.SubprocessError, AttributeError, KernelError) as error:
+        return Status(True, _register())
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         if wanted == "require":
             raise KernelError(f"EGNO_JAX_KERNELS is require, and {error}") from error
         logger.warning(
-            "message passing runs without its CPU kernels, several times slower in training: %s "
+            "EGNO runs without its CPU kernels, several times slower in training: %s "
             "(EGNO_JAX_KERNELS=off silences this)",
             error,
         )
         return Status(False, str(error))
-    return Status(True, str(path))
 
 
-def _build() -> Path:
-    """Returns the compiled library, from the cache if it is there."""
-    command = [*_compiler(), *_flags(), "-I", jax.ffi.include_dir()]
-    folder = _folder()
-    path = folder / f"kernels-{_fingerprint(command)}.so"
-    if path.exists():
-        return path
-    descriptor, unfinished = tempfile.mkstemp(suffix=".so", dir=folder)
-    os.close(descriptor)
-    try:
+def _register() -> str:
+    """Opens the compiled library and names its kernels to XLA; returns where it came from."""
+    if os.name != "posix":
+        raise KernelError("the kernels are for Linux and macOS")
+    compiler = _compiler()
+    command = [*compiler, *_flags(), "-I", jax.ffi.include_dir()]
+    name = f"kernels-{_fingerprint(compiler, command)}.so"
+    with contextlib.ExitStack() as stack:
+        folder = _cache()
+        if folder is None or not (_is_whole(folder / name) or os.access(folder, os.W_OK)):
+            # What is open stays open when its file is gone.
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="egno_jax-")))
+        path = folder / name
+        if not _is_whole(path):
+            _build(command, path)
+        library = ctypes.CDLL(str(path))
+    for symbol in _SYMBOLS:
+        handler = jax.ffi.pycapsule(getattr(library, symbol))
+        jax.ffi.register_ffi_target(symbol, handler, platform="cpu")
+    return str(path)
+
+
+def _build(command: list[str], path: Path) -> None:
+    """Compiles the library to `path`, with its checksum beside it; others may do the same."""
+    with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as folder:
+        built, checksum = Path(folder, "kernels.so"), Path(folder, "checksum")
         result = subprocess.run(
-            [*command, "-o", unfinished, str(_SOURCES[-1])],
+            [*command, "-o", str(built), str(_SOURCES[-1])],
             capture_output=True,
-            text=True,
             timeout=_TIMEOUT,
             check=False,
             stdin=subprocess.DEVNULL,
+            env=os.environ | {"LC_ALL": "C"},
         )
-        if result.returncode:
-            errors = [line for line in result.stderr.splitlines() if "error" in line]
+        if result.returncode or not built.is_file():
+            lines = result.stderr.decode(errors="replace").splitlines()
+            errors = [line for line in lines if "error" in line] or lines[-1:]
             raise KernelError(f"{shlex.join(command)} failed: {'; '.join(errors[:3])}")
-        os.replace(unfinished, path)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
-    return path
+        checksum.write_text(_checksum(built))
+        os.replace(built, path)
+        os.replace(checksum, path.with_suffix(".sha256"))
 
 
-def _folder() -> Path:
-    """Returns a folder for the library that nobody else can write to."""
-    configured = os.environ.get("EGNO_CACHE_DIR") or "~/.cache/egno_jax"
-    folder = Path(configured).expanduser() / "kernels"
+def _is_whole(path: Path) -> bool:
+    """Says whether a library is there as it was built; opening a cut one kills the process."""
     try:
+        return _checksum(path) == path.with_suffix(".sha256").read_text()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _cache() -> Path | None:
+    """Returns the folder that keeps the library; None where there is none that is ours alone."""
+    try:
+        folder = Path(os.environ.get("EGNO_CACHE_DIR") or "~/.cache/egno_jax").expanduser()
+        folder /= "kernels"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        is_private = folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o022
-        if is_private and os.access(folder, os.W_OK | os.X_OK):
-            return folder
-    except OSError:
-        pass
-    # Read-only homes and shared caches: compiled again by every process.
-    return Path(tempfile.mkdtemp(prefix="egno_jax-"))
+        status = folder.stat()
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        return None
+    is_private = status.st_uid == os.getuid() and not status.st_mode & 0o022
+    return folder if is_private else None
 
 
 def _compiler() -> list[str]:
-    if configured := os.environ.get("CXX"):
-        return shlex.split(configured)
+    try:
+        configured = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise KernelError(f"CXX is {os.environ['CXX']!r}: {error}") from error
+    if configured:
+        return configured
     for name in ("c++", "g++", "clang++"):
         if found := shutil.which(name):
             return [found]
@@ -154,14 +180,18 @@ def _flags() -> list[str]:
     return ["-std=c++17", "-O3", native, "-fPIC", "-shared", "-w"]
 
 
-def _fingerprint(command: list[str]) -> str:
+def _fingerprint(compiler: list[str], command: list[str]) -> str:
     """Returns a name for what the command makes of the source on this machine."""
     version = subprocess.run(
-        [command[0], "--version"], capture_output=True, timeout=_TIMEOUT, check=True
+        [*compiler, "--version"],
+        capture_output=True,
+        timeout=_TIMEOUT,
+        check=True,
+        stdin=subprocess.DEVNULL,
     )
     parts = (
         *(source.read_bytes() for source in _SOURCES),
-        jaxlib.__version__.encode(),
+        metadata.version("jaxlib").encode(),
         shlex.join(command).encode(),
         version.stdout,
         platform.machine().encode(),

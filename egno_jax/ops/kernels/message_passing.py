@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 # A kernel's vectors have at most so many numbers, and it has no tails.
 _LANES = 16
+# Other integers go through the specification.
+_INDICES = {jnp.dtype("int32"), jnp.dtype("int64")}
 
 
-def _fits(arrays: Sequence[Array], widths: Sequence[int]) -> bool:
-    """Says whether there is something to do, in float32 and in whole vectors."""
+def _fits(arrays: Sequence[Array], shapes: Sequence[Sequence[int]], widths: Sequence[int]) -> bool:
+    """Says whether the kernels have something to do: float32, whole vectors, no broadcasting."""
     return (
         all(array.dtype == jnp.float32 for array in arrays)
+        and [array.shape for array in arrays] == [tuple(shape) for shape in shapes]
         and all(width > 0 and width % _LANES == 0 for width in widths)
         and all(size > 0 for size in arrays[0].shape)
         and library.load().is_loaded
@@ -33,8 +36,16 @@ def _floats(*shapes: Sequence[int]) -> list[jax.ShapeDtypeStruct]:
 
 
 def _with_int32(args: Sequence[Array]) -> list[Array]:
+    """Returns the arguments with narrow indices; what is out of range stays so, on its side."""
     *floats, senders, receivers = args
-    return [*floats, senders.astype(jnp.int32), receivers.astype(jnp.int32)]
+    num_nodes = args[0].shape[1]
+
+    def narrow(indices: Array) -> Array:
+        if indices.dtype == jnp.int32:
+            return indices
+        return jnp.clip(indices, -num_nodes - 1, num_nodes).astype(jnp.int32)
+
+    return [*floats, narrow(senders), narrow(receivers)]
 
 
 class _MessageSums:
@@ -45,15 +56,23 @@ class _MessageSums:
 
     @staticmethod
     def is_usable(*args: Array) -> bool:
-        features, positions, _, kernel_1, _, kernel_2, *_, senders, _ = args
-        depth, width = features.shape[-1], kernel_1.shape[-1]
-        square = (width, width)
+        features, _, edge_features, kernel_1, *_, senders, receivers = args
+        if features.ndim != 3 or edge_features.ndim != 2:
+            return False
+        times, nodes, depth = features.shape
+        edges, edge_dim = edge_features.shape
+        width = kernel_1.shape[-1]
+        square, row = (width, width), (width,)
+        shapes = [
+            *(features.shape, (times, nodes, 3), edge_features.shape),
+            *((1 + 2 * depth + edge_dim, width), row, square, row),
+            *(square, row, (width, 1), (1,)),
+        ]
         return (
-            senders.shape[0] > 0
-            and positions.shape == (*features.shape[:2], 3)
-            and [x.shape for x in args[5:-2:2]] == [square, square, (width, 1)]
-            and kernel_2.shape == square
-            and _fits(args[:-2], (depth, width))
+            edges > 0
+            and senders.shape == receivers.shape == (edges,)
+            and {senders.dtype, receivers.dtype} <= _INDICES
+            and _fits(args[:-2], shapes, (depth, width))
         )
 
     @staticmethod
@@ -81,22 +100,74 @@ class _MessageSums:
         return _pick(gradients, wanted)
 
 
-class _NodeUpdate:
-    """Calls for `egno_jax.ops.node_update`; the arguments are those of its reference."""
+class _TwoLayers:
+    """Calls for `egno_jax.ops.feature_update` and `velocity_factor`, two layers at every node.
+
+    Attributes:
+      name: of the kernel.
+      num_inputs: how many arrays of node features come before the layers.
+    """
+
+    def __init__(self, name: str, num_inputs: int):
+        self.name = name
+        self.num_inputs = num_inputs
+
+    def is_usable(self, *args: Array) -> bool:
+        *inputs, kernel_1, _, kernel_2, _ = args
+        if any(x.ndim != 3 for x in inputs):
+            return False
+        depths = [x.shape[-1] for x in inputs]
+        width, out_width = kernel_1.shape[-1], kernel_2.shape[-1]
+        shapes = [
+            *((*inputs[0].shape[:2], depth) for depth in depths),
+            *((sum(depths), width), (width,), (width, out_width), (out_width,)),
+        ]
+        # With one input the result is one number a node.
+        is_one_number = len(inputs) == 1 and out_width == 1
+        widths = [*depths, width] if is_one_number else [*depths, width, out_width]
+        return _fits(args, shapes, widths)
+
+    def function(self, *args: Array) -> Sequence[Array]:
+        times_and_nodes = args[0].shape[:2]
+        kernel_1, kernel_2 = args[self.num_inputs], args[self.num_inputs + 2]
+        widths = (kernel_2.shape[-1], kernel_1.shape[-1])
+        results = _floats(*((*times_and_nodes, width) for width in widths))
+        return jax.ffi.ffi_call(self.name, results)(*args)
+
+    def vjp(
+        self,
+        args: Sequence[Array],
+        intermediates: Sequence[Array],
+        cotangents: Sequence[Array],
+        wanted: tuple[bool, ...],
+    ) -> Sequence[Array]:
+        results = _floats(*(x.shape for x in args))
+        call = jax.ffi.ffi_call(f"{self.name}_vjp", results)
+        return _pick(call(*args, *intermediates, *cotangents), wanted)
+
+    def kernel(self) -> Kernel:
+        return Kernel(self.is_usable, self.function, self.vjp)
+
+
+class _TemporalConv:
+    """Calls for `egno_jax.ops.temporal_conv`; its arguments, then basis and modes."""
 
     @staticmethod
     def is_usable(*args: Array) -> bool:
-        features, messages, *layers = args
-        widths = [features.shape[-1], messages.shape[-1], *(x.shape[-1] for x in layers[:-2])]
-        return layers[-2].shape[-1] == 1 and _fits(args, widths)
+        features, kernel, _, _, mode_of = args
+        if features.ndim != 3 or kernel.ndim != 4:
+            return False
+        times, _, width = features.shape
+        (coefficients,) = mode_of.shape
+        shapes = [
+            *(features.shape, (2, kernel.shape[1], width, width)),
+            *((coefficients, times), (times, coefficients)),
+        ]
+        return _fits(args[:-1], shapes, (width,))
 
     @staticmethod
     def function(*args: Array) -> Sequence[Array]:
-        times_and_nodes = args[0].shape[:2]
-        _, _, kernel_1, _, kernel_2, _, kernel_3, *_ = args
-        widths = (kernel_2.shape[1], 1, kernel_1.shape[1], kernel_3.shape[1])
-        results = _floats(*((*times_and_nodes, width) for width in widths))
-        return jax.ffi.ffi_call("egno_node_update", results)(*args)
+        return jax.ffi.ffi_call("egno_temporal_conv", _floats(args[0].shape))(*args)
 
     @staticmethod
     def vjp(
@@ -105,9 +176,9 @@ class _NodeUpdate:
         cotangents: Sequence[Array],
         wanted: tuple[bool, ...],
     ) -> Sequence[Array]:
-        results = _floats(*(x.shape for x in args))
-        call = jax.ffi.ffi_call("egno_node_update_vjp", results)
-        return _pick(call(*args, *intermediates, *cotangents), wanted)
+        results = _floats(args[0].shape, args[1].shape)
+        gradients = jax.ffi.ffi_call("egno_temporal_conv_vjp", results)(*args, *cotangents)
+        return _pick(gradients, wanted)
 
 
 def _pick(gradients: Sequence[Array], wanted: tuple[bool, ...]) -> list[Array]:
@@ -115,4 +186,6 @@ def _pick(gradients: Sequence[Array], wanted: tuple[bool, ...]) -> list[Array]:
 
 
 MESSAGE_SUMS = Kernel(_MessageSums.is_usable, _MessageSums.function, _MessageSums.vjp)
-NODE_UPDATE = Kernel(_NodeUpdate.is_usable, _NodeUpdate.function, _NodeUpdate.vjp)
+FEATURE_UPDATE = _TwoLayers("egno_feature_update", num_inputs=2).kernel()
+VELOCITY_FACTOR = _TwoLayers("egno_velocity_factor", num_inputs=1).kernel()
+TEMPORAL_CONV = Kernel(_TemporalConv.is_usable, _TemporalConv.function, _TemporalConv.vjp)

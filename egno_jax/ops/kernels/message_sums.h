@@ -22,13 +22,8 @@
 
 namespace egno::message_sums {
 
-struct Arguments {
-  Buffer features, positions, edge_features;
-  Buffer kernel_1, bias_1, kernel_2, bias_2, kernel_3, bias_3, kernel_4, bias_4;
-  Indices senders, receivers;
-};
-
-// Sizes and addresses. kernel_1 [1 + 2 A + D, C] holds k, K_i, K_j and K_d, in this order.
+// Sizes and addresses. The operands: h [P, N, A], x [P, N, 3], e [E, D], kernel_1 [1 + 2 A + D, C]
+// with the rows k, K_i, K_j and K_d, b_1, K_2, b_2, K_3, b_3, k_4, b_4, senders and receivers [E].
 struct Layer {
   int64_t times, nodes, edges, depth, width, edge_dim;
   const float *features, *positions, *edge_features;
@@ -36,29 +31,31 @@ struct Layer {
   const float *kernel_2, *bias_2, *kernel_3, *bias_3, *kernel_4, *bias_4;
   const int32_t *senders, *receivers;
 
-  explicit Layer(const Arguments& args)
-      : times(args.features.dimensions()[0]),
-        nodes(args.features.dimensions()[1]),
-        edges(args.edge_features.dimensions()[0]),
-        depth(args.features.dimensions()[2]),
-        width(args.kernel_1.dimensions()[1]),
-        edge_dim(args.edge_features.dimensions()[1]),
-        features(args.features.typed_data()),
-        positions(args.positions.typed_data()),
-        edge_features(args.edge_features.typed_data()),
-        of_distance(args.kernel_1.typed_data()),
+  static constexpr size_t kOperands = 13;
+
+  explicit Layer(const ffi::RemainingArgs& args)
+      : times(Size(args, 0, 0)),
+        nodes(Size(args, 0, 1)),
+        edges(Size(args, 2, 0)),
+        depth(Size(args, 0, 2)),
+        width(Size(args, 3, 1)),
+        edge_dim(Size(args, 2, 1)),
+        features(InData(args, 0)),
+        positions(InData(args, 1)),
+        edge_features(InData(args, 2)),
+        of_distance(InData(args, 3)),
         of_receiver(of_distance + width),
         of_sender(of_receiver + depth * width),
         of_edge(of_sender + depth * width),
-        bias_1(args.bias_1.typed_data()),
-        kernel_2(args.kernel_2.typed_data()),
-        bias_2(args.bias_2.typed_data()),
-        kernel_3(args.kernel_3.typed_data()),
-        bias_3(args.bias_3.typed_data()),
-        kernel_4(args.kernel_4.typed_data()),
-        bias_4(args.bias_4.typed_data()),
-        senders(args.senders.typed_data()),
-        receivers(args.receivers.typed_data()) {}
+        bias_1(InData(args, 4)),
+        kernel_2(InData(args, 5)),
+        bias_2(InData(args, 6)),
+        kernel_3(InData(args, 7)),
+        bias_3(InData(args, 8)),
+        kernel_4(InData(args, 9)),
+        bias_4(InData(args, 10)),
+        senders(Indices(args, 11)),
+        receivers(Indices(args, 12)) {}
 
   int64_t blocks() const { return NumBlocks(edges); }
   int64_t node_rows() const { return times * nodes; }
@@ -179,19 +176,20 @@ void SumOverNodes(ffi::ThreadPool& pool, const Layer& layer, int64_t count, Node
   std::vector<std::unique_ptr<Scratch>> places(count);
   std::vector<NodeSums> aside(count);
   auto blocks_of = [&](int64_t task) { return RangeOf(layer.times * layer.blocks(), task, count); };
+  auto shares_time = [&](int64_t task) { return blocks_of(task).begin % layer.blocks() != 0; };
+  for (int64_t task = 0; task < count; ++task) {
+    if (!shares_time(task)) continue;
+    places[task] = std::make_unique<Scratch>(2 * wide_size + vector_size);
+    aside[task] = {places[task]->take_zeros(wide_size),
+                   has_second ? places[task]->take_zeros(wide_size) : nullptr,
+                   places[task]->take_zeros(vector_size)};
+  }
   Parallel(pool, count, [&](int64_t task) {
     const Range blocks = blocks_of(task);
     const int64_t first_time = blocks.begin / layer.blocks();
-    const bool shares_time = blocks.begin % layer.blocks() != 0;
-    if (shares_time) {
-      places[task] = std::make_unique<Scratch>(2 * wide_size + vector_size);
-      aside[task] = {places[task]->take_zeros(wide_size),
-                     has_second ? places[task]->take_zeros(wide_size) : nullptr,
-                     places[task]->take_zeros(vector_size)};
-    }
     for (int64_t index = blocks.begin; index < blocks.end; ++index) {
       const Block block(layer, index);
-      const bool is_aside = shares_time && block.time == first_time;
+      const bool is_aside = shares_time(task) && block.time == first_time;
       add_block(task, block, is_aside ? aside[task] : at_time(block.time));
     }
   });
@@ -217,13 +215,14 @@ inline void AddMessages(const Layer& layer, const Block& block, const Rows& rows
   }
 }
 
-inline ffi::Error Compute(ffi::ThreadPool pool, const Arguments& args, Result messages,
-                          Result steps, Result u, Result v) {
+// Results: M, S, and for the derivative u and v.
+inline void Compute(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
   const Layer layer(args);
   const int64_t size = kBlock * layer.width;
   Scratch shared(layer.width);
-  const NodeTerms<const float> terms = {u->typed_data(), v->typed_data()};
-  ComputeNodeTerms(pool, layer, shared.take_zeros(layer.width), {u->typed_data(), v->typed_data()});
+  const NodeTerms<const float> terms = {OutData(rets, 2), OutData(rets, 3)};
+  ComputeNodeTerms(pool, layer, shared.take_zeros(layer.width),
+                   {OutData(rets, 2), OutData(rets, 3)});
 
   const int64_t count = NumTasks(pool, layer.times * layer.blocks());
   std::vector<std::unique_ptr<Scratch>> scratch(count);
@@ -232,12 +231,11 @@ inline ffi::Error Compute(ffi::ThreadPool pool, const Arguments& args, Result me
     own = std::make_unique<Scratch>(3 * size);
     rows.emplace_back(*own, size, false);
   }
-  SumOverNodes(pool, layer, count, {messages->typed_data(), nullptr, steps->typed_data()},
+  SumOverNodes(pool, layer, count, {OutData(rets, 0), nullptr, OutData(rets, 1)},
                [&](int64_t task, const Block& block, NodeSums sums) {
                  Forward<false>(layer, terms, block, rows[task]);
                  AddMessages(layer, block, rows[task], sums);
                });
-  return ffi::Error::Success();
 }
 
 // ---- The derivative ----
@@ -388,22 +386,17 @@ inline void DescendNodeTerms(ffi::ThreadPool& pool, const Layer& layer, int64_t 
   });
 }
 
-struct Gradients {
-  Result features, positions, edge_features;
-  Result kernel_1, bias_1, kernel_2, bias_2, kernel_3, bias_3, kernel_4, bias_4;
-};
-
-// The gradient of edge features is `[P, E, D]`, or empty where nobody asks for it.
-inline ffi::Error ComputeVjp(ffi::ThreadPool pool, const Arguments& args, Buffer u, Buffer v,
-                             Buffer d_messages, Buffer d_steps, Gradients out) {
+// Further operands: u, v, and the cotangents of M and S. Results: the gradients of the floating
+// operands of `Compute` in their order; that of e is [P, E, D], or empty where nobody asks for it.
+inline void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
   const Layer layer(args);
   const int64_t depth = layer.depth, width = layer.width, size = kBlock * width;
   const int64_t node_size = layer.node_rows() * width, square = width * width;
   Scratch scratch(2 * node_size + 2 * square + 2 * depth * width + std::max(width, depth));
-  const NodeTerms<const float> terms = {u.typed_data(), v.typed_data()};
+  const NodeTerms<const float> terms = {InData(args, Layer::kOperands), InData(args, Layer::kOperands + 1)};
   const NodeTerms<float> d_terms = {scratch.take(node_size), scratch.take(node_size)};
-  const Shared shared = {d_messages.typed_data(),
-                         d_steps.typed_data(),
+  const Shared shared = {InData(args, Layer::kOperands + 2),
+                         InData(args, Layer::kOperands + 3),
                          scratch.take_zeros(std::max(width, depth)),
                          scratch.take(square),
                          scratch.take(square),
@@ -423,24 +416,23 @@ inline ffi::Error ComputeVjp(ffi::ThreadPool pool, const Arguments& args, Buffer
     weights.emplace_back(layer, *place);
     rows.emplace_back(*place, size, true);
   }
-  const bool wants_edges = out.edge_features->element_count() > 0;
-  SumOverNodes(pool, layer, count, {d_terms.u, d_terms.v, out.positions->typed_data()},
+  const bool wants_edges = Out(rets, 2)->element_count() > 0;
+  SumOverNodes(pool, layer, count, {d_terms.u, d_terms.v, OutData(rets, 1)},
                [&](int64_t task, const Block& block, NodeSums sums) {
                  const int64_t offset = block.time * layer.edges * layer.edge_dim;
-                 float* d_edges = wants_edges ? out.edge_features->typed_data() + offset : nullptr;
+                 float* d_edges = wants_edges ? OutData(rets, 2) + offset : nullptr;
                  Forward<true>(layer, terms, block, rows[task]);
                  Backward(layer, shared, block, rows[task], weights[task], sums, d_edges);
                });
-  DescendNodeTerms(pool, layer, count, shared, {d_terms.u, d_terms.v}, weights, out.features->typed_data());
-  Gather(weights, &WeightSums::kernel_1, out.kernel_1);
-  Gather(weights, &WeightSums::bias_1, out.bias_1);
-  Gather(weights, &WeightSums::kernel_2, out.kernel_2);
-  Gather(weights, &WeightSums::bias_2, out.bias_2);
-  Gather(weights, &WeightSums::kernel_3, out.kernel_3);
-  Gather(weights, &WeightSums::bias_3, out.bias_3);
-  Gather(weights, &WeightSums::kernel_4, out.kernel_4);
-  Gather(weights, &WeightSums::bias_4, out.bias_4);
-  return ffi::Error::Success();
+  DescendNodeTerms(pool, layer, count, shared, {d_terms.u, d_terms.v}, weights, OutData(rets, 0));
+  Gather(weights, &WeightSums::kernel_1, Out(rets, 3));
+  Gather(weights, &WeightSums::bias_1, Out(rets, 4));
+  Gather(weights, &WeightSums::kernel_2, Out(rets, 5));
+  Gather(weights, &WeightSums::bias_2, Out(rets, 6));
+  Gather(weights, &WeightSums::kernel_3, Out(rets, 7));
+  Gather(weights, &WeightSums::bias_3, Out(rets, 8));
+  Gather(weights, &WeightSums::kernel_4, Out(rets, 9));
+  Gather(weights, &WeightSums::bias_4, Out(rets, 10));
 }
 
 }  // namespace egno::message_sums
