@@ -19,9 +19,6 @@ from egno_jax.nn.linear import compute_dtype
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-# Slope of the nonlinearity at negative values.
-_NEGATIVE_SLOPE = 0.01
-
 
 class TemporalConv(nn.Module):
     """Convolves scalar features over time: `h <- h + LeakyReLU(irfft(R_k rfft(h)_k))`.
@@ -59,7 +56,11 @@ class TemporalConv(nn.Module):
         kernel = self.param("kernel", init, (2, self.num_modes, width, width), self.param_dtype)
         dtype = compute_dtype(self.dtype, features, kernel)
         features = features.astype(dtype)
-        return features + _leaky_relu(_convolve(features, kernel, context, self.precision))
+        if context is None:
+            return ops.temporal_conv(features, kernel, self.precision)
+        return features + _leaky_relu(
+            ops.spectral_conv_at(features, kernel, context, self.precision)
+        )
 
 
 class VectorTemporalConv(nn.Module):
@@ -186,4 +187,4 @@ def _convolve(
 
 
 def _leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    return jax.nn.leaky_relu(x, _NEGATIVE_SLOPE)
+    return jax.nn.leaky_relu(x, ops.NEGATIVE_SLOPE)
