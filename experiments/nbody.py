@@ -105,7 +105,7 @@ PRESETS = {
         preset="quick",
         model=_MODEL,
         training=TrainingConfig(
-            num_steps=1200, batch_size=100, ema_decay=0.99, eval_every=120, optimizer=_OPTIMIZER
+            num_steps=2400, batch_size=25, ema_decay=0.99, eval_every=240, optimizer=_OPTIMIZER
         ),
         data=DataConfig(time_reversal=True),
     ),
@@ -113,7 +113,7 @@ PRESETS = {
         preset="paper",
         model=_MODEL,
         training=TrainingConfig(
-            num_steps=6000, batch_size=100, ema_decay=0.999, eval_every=300, optimizer=_OPTIMIZER
+            num_steps=12_000, batch_size=50, ema_decay=0.999, eval_every=600, optimizer=_OPTIMIZER
         ),
         data=DataConfig(time_reversal=True),
     ),

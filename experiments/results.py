@@ -166,7 +166,8 @@ def build() -> None:
         )
         page += [f"## {experiment.title}\n\n{table}\n\n### Runs\n\n{runs_table(rows)}\n"]
         commands = "\n".join(r["command"] for row in rows for r in row.records)
-        page += [f"### Commands\n\n```sh\n{commands}\n```\n"]
+        note = "Each at the commit of its run, whose presets may have been others."
+        page += [f"### Commands\n\n{note}\n\n```sh\n{commands}\n```\n"]
         if name == nbody.EXPERIMENT.name:
             _write_between_marks(_README, table)
     _PAGE.write_text("\n".join(page))

@@ -74,7 +74,8 @@ def test_the_table_in_the_readme_is_replaced_and_nothing_else(published):
 
 def test_only_finished_runs_are_published(published, capsys):
     assert results.main([str(make_run(published / "a", finished=False))]) == 2
-    assert "ended at step 300 of 6000; only finished runs" in capsys.readouterr().err
+    num_steps = nbody.PRESETS["paper"].training.num_steps
+    assert f"ended at step 300 of {num_steps}; only finished runs" in capsys.readouterr().err
     assert results.main([str(published)]) == 2
     assert "there is no results.json" in capsys.readouterr().err
     assert not (published / "results").exists()
