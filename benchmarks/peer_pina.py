@@ -26,8 +26,8 @@ from benchmarks.worker import Loaded, num_threads, timed
 _VERSIONS = ("torch", "pina-mathlab", "torch-geometric", "numpy")
 
 NOTES = (
-    "PINA's messages have 3 channels (its `pos_dim`), ours have C; so do the inputs of its "
-    "coordinate MLP and half of those of its feature MLP",
+    "PINA's messages have 3 channels (its `pos_dim`), ours have C: its coordinate MLP reads 3 "
+    "channels where ours reads C, and its feature MLP C + 3 where ours reads 2 C",
     "PINA's MLPs have three linear layers (its `n_layers=2`, the default) and ours two: with that "
     "both do the same number of C x C products an edge when the first layer is not split; PINA "
     "evaluates 4 C SiLU an edge, we 3 C",

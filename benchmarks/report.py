@@ -38,7 +38,7 @@ def write(directory: Path) -> None:
     """Writes `RESULTS.md` and its pictures from the records in `directory/results`."""
     records = directory / "results"
     sections = [
-        page(path.stem, results.read(path), pictures(records, path.stem, results.read(path)))
+        page(results.read(path), pictures(records, path.stem, results.read(path)))
         for path in sorted(records.glob("run-*.json"))
     ]
     others = [
@@ -49,11 +49,10 @@ def write(directory: Path) -> None:
     (directory / "RESULTS.md").write_text("\n".join([_INTRODUCTION, *sections]))
 
 
-def page(name: str, record: dict[str, Any], images: Sequence[str] = ()) -> str:
+def page(record: dict[str, Any], images: Sequence[str] = ()) -> str:
     """Returns the section of one device.
 
     Args:
-      name: of the record.
       record: as `benchmarks.results.read` gives it.
       images: file names of its pictures.
     """
@@ -68,7 +67,7 @@ def page(name: str, record: dict[str, Any], images: Sequence[str] = ()) -> str:
     parts += _section("Time to an error, 5-body problem", targets(entries))
     parts += _section("The floor, by parts", floors(entries))
     parts += _section("Where a training step's time goes", profiles(entries))
-    parts += [f"![]({Path('results') / image})\n" for image in images]
+    parts += [f"![{image}]({Path('results') / image})\n" for image in images]
     parts += _section("Scaling", scaling(entries))
     parts += _section("Where the peers differ", notes(entries))
     parts += _section("What made these results", provenance(record))
@@ -178,38 +177,17 @@ def memory(entries: dict[str, Entry], workload: str) -> str:
 
 
 def compile_times(entries: dict[str, Entry]) -> str:
-    """Returns the seconds of tracing and compiling."""
+    """Returns the seconds of tracing and compiling: first thing in a process where known."""
     rows = []
+    fresh = of_kind(entries, "compile")
     for workload, title in WORKLOADS.items():
-        for case, entry in of_kind(entries, workload).items():
-            fresh = entries.get(f"compile/{case}", {}).get(workload, {})
-            known = {**entry["compile"], **{k: v for k, v in fresh.items() if v is not None}}
+        later = of_kind(entries, workload)
+        for case in sorted({*later, *fresh}):
+            known = dict(later[case]["compile"]) if case in later else {}
+            known |= {k: v for k, v in fresh.get(case, {}).get(workload, {}).items() if v}
             cells = [f"{known[peer]:.1f}" if peer in known else "" for peer in (OURS, "naive")]
             rows.append([f"{case}, {title.lower()}", *cells])
     return table(["", OURS, "naive"], rows)
-
-
-def scaling(entries: dict[str, Entry]) -> str:
-    """Returns the exponents of all curves."""
-    rows = []
-    for name, entry in of_kind(entries, "scaling").items():
-        for workload, title in WORKLOADS.items():
-            found = entry[workload]
-            times = ", ".join(seconds(point["median"]) for point in found["seconds"])
-            row = [f"{name}: {entry['size']}", title, ", ".join(map(str, entry["values"])), times]
-            row += [f"{found['exponent']:.2f}", f"{found['last_over_first']:.2f}"]
-            rows.append([*row, *_scaling_goal(name, entry, found)])
-    titles = ["curve", "", "sizes", "times", "exponent", "last / first", "goal", "met"]
-    return table(titles, rows)
-
-
-def _scaling_goal(name: str, entry: Entry, found: dict[str, Any]) -> tuple[str, str]:
-    if name == "modes":
-        is_met = found["last_over_first"] <= MODES_GOAL
-        return f"last / first at most {MODES_GOAL:g}", verdict(is_met)
-    if entry["limit"] is None:
-        return "", ""
-    return f"exponent at most {entry['limit']:g}", verdict(found["exponent"] <= entry["limit"])
 
 
 def targets(entries: dict[str, Entry]) -> str:
@@ -399,6 +377,8 @@ def _draw_scaling(entries: dict[str, Entry]) -> Any:
             label = f"{title}, {entry[workload]['exponent']:.2f}"
             axes.loglog(entry["values"], medians, "o-", label=label)
         axes.set(title=name, xlabel=entry["size"], ylabel="seconds")
+        axes.set_xticks(entry["values"], list(map(str, entry["values"])))
+        axes.set_xticks([], minor=True)
         axes.legend(fontsize="small")
     for axes in grid[len(curves) :]:
         axes.set_axis_off()

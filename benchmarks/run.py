@@ -74,16 +74,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--target",
         type=float,
-        default=0.02,
+        default=0.0135,
         metavar="F-MSE",
-        help="the error that --what target trains to (default: 0.02)",
+        help="the error that --what target trains to (default: 0.0135)",
     )
     parser.add_argument(
         "--target-steps",
         type=int,
-        default=900,
+        default=450,
         metavar="STEPS",
-        help="the steps that it takes at most, over which the learning rate falls (default: 900)",
+        help="the steps that it takes at most, over which the learning rate falls (default: 450)",
     )
     parser.add_argument("--quick", action="store_true", help="a smoke run: one tiny case")
     parser.add_argument(

@@ -73,7 +73,7 @@ ENTRIES = {
 
 def page(entries):
     record = results.merge(results.EMPTY, RUN, entries)
-    return report.page("run-cpu", json.loads(json.dumps(record)))
+    return report.page(json.loads(json.dumps(record)))
 
 
 def row(text, *beginnings):
