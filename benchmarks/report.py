@@ -190,6 +190,29 @@ def compile_times(entries: dict[str, Entry]) -> str:
     return table(["", OURS, "naive"], rows)
 
 
+def scaling(entries: dict[str, Entry]) -> str:
+    """Returns the exponents of all curves."""
+    rows = []
+    for name, entry in of_kind(entries, "scaling").items():
+        for workload, title in WORKLOADS.items():
+            found = entry[workload]
+            times = ", ".join(seconds(point["median"]) for point in found["seconds"])
+            row = [f"{name}: {entry['size']}", title, ", ".join(map(str, entry["values"])), times]
+            row += [f"{found['exponent']:.2f}", f"{found['last_over_first']:.2f}"]
+            rows.append([*row, *_scaling_goal(name, entry, found)])
+    titles = ["curve", "", "sizes", "times", "exponent", "last / first", "goal", "met"]
+    return table(titles, rows)
+
+
+def _scaling_goal(name: str, entry: Entry, found: dict[str, Any]) -> tuple[str, str]:
+    if name == "modes":
+        is_met = found["last_over_first"] <= MODES_GOAL
+        return f"last / first at most {MODES_GOAL:g}", verdict(is_met)
+    if entry["limit"] is None:
+        return "", ""
+    return f"exponent at most {entry['limit']:g}", verdict(found["exponent"] <= entry["limit"])
+
+
 def targets(entries: dict[str, Entry]) -> str:
     """Returns how long each peer trained until it reached the target."""
     rows = []
