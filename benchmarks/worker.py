@@ -5,7 +5,7 @@
 reads requests from standard input and answers on standard output, a JSON object a line:
 
     {"op": "load", "slot": "a", "path": "nbody-p5.npz", "workload": "step"}
-    {"compile_seconds": 3.1, "first_seconds": 0.09, "num_parameters": 145832, "notes": []}
+    {"compile_seconds": 3.1, "num_parameters": 145832, "notes": []}
     {"op": "time", "slot": "a", "calls": 10}
     {"seconds": 0.0831}
 
@@ -78,7 +78,6 @@ def operations(peer: Peer) -> dict[str, Callable[..., dict[str, Any]]]:
         loaded = slots[slot] = peer.load(Path(path), workload)
         return {
             "compile_seconds": compiled(loaded),
-            "first_seconds": loaded.call(1),
             "num_parameters": loaded.num_parameters,
             "notes": list(loaded.notes),
         }
