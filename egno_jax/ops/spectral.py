@@ -159,7 +159,7 @@ def temporal_conv(
     """
     num_times = features.shape[0]
     modes = num_live_modes(num_times, kernel.shape[1])
-    if modes > _MAX_DFT_MODES or features.ndim != 3 or kernel.ndim != 4:
+    if not 0 < modes <= _MAX_DFT_MODES or features.ndim != 3 or kernel.ndim != 4:
         return temporal_conv_reference(features, kernel, precision=precision)[0]
     forward, inverse, mode_of = _real_basis(num_times, modes)
     (result,) = _temporal_conv(precision)(

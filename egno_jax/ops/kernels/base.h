@@ -53,10 +53,10 @@ inline float Sum(Vector v) {
   return sum;
 }
 
-// exp(x), within 2 units in the last place, for |x| < 87; beyond that clamped, NaN for NaN.
+// exp(x), within 2 units in the last place; infinite from 88.4 on, clamped below -87, NaN for NaN.
 // 2^n exp(f): n = round(x / log 2), f by the Taylor series to the sixth power, |f| < 0.35.
 inline Vector Exp(Vector x) {
-  x = x > 87.0f ? Splat(87.0f) : x;
+  x = x > 89.0f ? Splat(89.0f) : x;  // n = 128, which gives the bits of infinity
   x = x < -87.0f ? Splat(-87.0f) : x;
   const float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   Vector shifted = x * 1.44269504f + kRound;
@@ -72,9 +72,10 @@ inline Vector Exp(Vector x) {
   return series * (Vector)exponent;
 }
 
+// Zero, not only small, for large negative x: x Sigmoid(x) vanishes however large x is.
 inline Vector Sigmoid(Vector x) { return 1.0f / (1.0f + Exp(-x)); }
 
-// ---- Products of small matrices ------------------------------------------------------------------
+// ---- Products of small matrices -----------------------------------------------------------------
 
 // A view of a matrix by two strides.
 struct Matrix {
@@ -189,8 +190,8 @@ inline void AddAll(float* to, const float* from, int64_t size) {
 
 constexpr int64_t kBlock = 48;  // rows that are worked on together: a multiple of kTileRows
 
-// Memory that is kept from one call to the next, because pages that the system has to find and clear
-// again cost more than the work on them.
+// Memory that is kept from one call to the next, because pages that the system has to find and
+// clear again cost more than the work on them. What is kept is bounded, and the oldest goes first.
 class Reserve {
  public:
   struct Piece {
@@ -212,21 +213,29 @@ class Reserve {
       return {static_cast<float*>(::operator new(size * sizeof(float), kAlignment)), size};
     const Piece piece = *best;
     free_.erase(best);
+    kept_ -= piece.size;
     return piece;
   }
   void Return(Piece piece) {
     std::lock_guard<std::mutex> lock(mutex_);
     free_.push_back(piece);
-    if (free_.size() <= kMostPieces) return;
-    ::operator delete(free_.front().data, kAlignment);
-    free_.erase(free_.begin());
+    kept_ += piece.size;
+    while (kept_ > kMostKept || free_.size() > kMostPieces) {
+      kept_ -= free_.front().size;
+      ::operator delete(free_.front().data, kAlignment);
+      free_.erase(free_.begin());
+    }
   }
 
  private:
+  Reserve() { free_.reserve(kMostPieces + 1); }  // so that Return cannot fail
+
   static constexpr std::align_val_t kAlignment{64};
   static constexpr size_t kMostPieces = 64;
+  static constexpr int64_t kMostKept = int64_t{1} << 26;  // numbers: 256 MiB
   std::mutex mutex_;
   std::vector<Piece> free_;
+  int64_t kept_ = 0;
 };
 
 // Memory for one call, handed out piece by piece, and returned at the end.
@@ -256,8 +265,10 @@ class Scratch {
   int64_t used_ = 0, end_;
 };
 
-// Runs task(0) ... task(count - 1) on the pool's threads and on this one. This thread waits only for
-// tasks that have begun, so pool threads that are themselves waiting here cannot block one another.
+// Runs task(0) ... task(count - 1) on the pool's threads and on this one. This thread waits only
+// for tasks that have begun, so pool threads that are themselves waiting here cannot block one
+// another. A helper that comes late finds nothing to do and does not touch `task`, which may be
+// gone. Tasks must not throw: nobody on the pool's threads would catch it.
 template <typename Task>
 void Parallel(ffi::ThreadPool& pool, int64_t count, const Task& task) {
   struct State {
@@ -272,7 +283,11 @@ void Parallel(ffi::ThreadPool& pool, int64_t count, const Task& task) {
   };
   for (int64_t helper = 1; helper < count; ++helper) {
     auto copy = work;
-    pool.Schedule(std::move(copy));
+    try {
+      pool.Schedule(std::move(copy));
+    } catch (const std::bad_alloc&) {
+      break;  // fewer helpers; those that are at work still read `task`
+    }
   }
   work();
   while (state->done.load(std::memory_order_acquire) < count) std::this_thread::yield();
@@ -326,12 +341,52 @@ inline int64_t Size(const ffi::RemainingArgs& args, size_t index, size_t axis) {
   return In(args, index).dimensions()[axis];
 }
 
+// What a task sums over its blocks. A large sum loses digits of what is added to it in float32,
+// so a few blocks are summed by themselves before they are added to the rest. The fields of `Sums`
+// are taken from its scratch one after the other.
+template <typename Sums>
+class Carried {
+ public:
+  template <typename Layer>
+  static int64_t size(const Layer& layer) {
+    return 2 * Sums::size(layer);
+  }
+  template <typename Layer>
+  Carried(const Layer& layer, Scratch& scratch)
+      : size_(Sums::size(layer)),
+        recent_begin_(scratch.take(0)),
+        recent_(layer, scratch),
+        total_begin_(scratch.take(0)),
+        total_(layer, scratch) {}
+
+  // Where the next block is added.
+  Sums& next() {
+    if (++blocks_ % kBlocks == 0) Carry();
+    return recent_;
+  }
+  // The sums over all blocks, once they are carried.
+  const Sums& total() const { return total_; }
+  void Carry() {
+    AddAll(total_begin_, recent_begin_, size_);
+    std::memset(recent_begin_, 0, size_ * sizeof(float));
+  }
+
+ private:
+  static constexpr int64_t kBlocks = 32;
+  int64_t size_, blocks_ = 0;
+  float* recent_begin_;
+  Sums recent_;
+  float* total_begin_;
+  Sums total_;
+};
+
 // result = the sum over all tasks of one of their fields.
 template <typename Sums>
-void Gather(const std::vector<Sums>& all, float* Sums::*field, Result result) {
-  std::memset(result->typed_data(), 0, result->size_bytes());
-  for (const Sums& sums : all)
-    AddAll(result->typed_data(), sums.*field, static_cast<int64_t>(result->element_count()));
+void Gather(const std::vector<Carried<Sums>>& all, float* Sums::*field, Result result) {
+  float* to = result->typed_data();
+  std::memset(to, 0, result->size_bytes());
+  for (const Carried<Sums>& sums : all)
+    AddAll(to, sums.total().*field, static_cast<int64_t>(result->element_count()));
 }
 
 }  // namespace egno

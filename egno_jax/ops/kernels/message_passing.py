@@ -122,10 +122,9 @@ class _TwoLayers:
             *((*inputs[0].shape[:2], depth) for depth in depths),
             *((sum(depths), width), (width,), (width, out_width), (out_width,)),
         ]
-        # With one input the result is one number a node.
-        is_one_number = len(inputs) == 1 and out_width == 1
-        widths = [*depths, width] if is_one_number else [*depths, width, out_width]
-        return _fits(args, shapes, widths)
+        if len(inputs) == 1:  # one number a node
+            return out_width == 1 and _fits(args, shapes, [*depths, width])
+        return _fits(args, shapes, [*depths, width, out_width])
 
     def function(self, *args: Array) -> Sequence[Array]:
         times_and_nodes = args[0].shape[:2]

@@ -10,7 +10,8 @@
 //   M_i = sum of m,  S_i = sum of r f  over the edges into i.
 //
 // Edges are taken in blocks of a few rows, so that all that belongs to an edge stays in the cache;
-// only sums over nodes reach memory. The derivative keeps u and v and computes s, m and q again. Sums are taken in an order that depends on the number of threads alone.
+// only sums over nodes reach memory. The derivative keeps u and v and computes s, m and q again.
+// Sums are taken in an order that depends on the number of threads alone.
 //
 // All widths are multiples of 16. Indices are clamped where values are read, and edges out of range
 // are dropped where sums are written, as in the specification in JAX.
@@ -127,7 +128,8 @@ struct Rows {
 };
 
 template <bool kWithSlopes>
-void Forward(const Layer& layer, const NodeTerms<const float>& terms, const Block& block, const Rows& rows) {
+void Forward(const Layer& layer, const NodeTerms<const float>& terms, const Block& block,
+             const Rows& rows) {
   const int64_t width = layer.width, first_node = block.time * layer.nodes;
   for (int64_t row = 0; row < block.rows; ++row) {
     const float* u = terms.u + (first_node + block.receiver[row]) * width;
@@ -341,11 +343,12 @@ inline void DescendInputs(const Layer& layer, const float* d_steps, const Block&
   // The rows of kernel_1 for distance and edge features.
   for (int64_t d = -1; d < layer.edge_dim; ++d) {
     float* to = weights.kernel_1 + (d < 0 ? 0 : 1 + 2 * layer.depth + d) * width;
-    const float* e = layer.edge_features + block.first * layer.edge_dim + d;
+    const float* e = layer.edge_features + block.first * layer.edge_dim;
     for (int64_t k = 0; k < width; k += kLanes) {
       Vector sum{};
       for (int64_t row = 0; row < block.rows; ++row)
-        sum += (d < 0 ? block.distance[row] : e[row * layer.edge_dim]) * Load(d_s + row * width + k);
+        sum += (d < 0 ? block.distance[row] : e[row * layer.edge_dim + d]) *
+               Load(d_s + row * width + k);
       Add(to + k, sum);
     }
   }
@@ -372,17 +375,18 @@ inline void Backward(const Layer& layer, const Shared& shared, const Block& bloc
 // From the gradients of u and v to those of the features, K_i, K_j and b_1.
 inline void DescendNodeTerms(ffi::ThreadPool& pool, const Layer& layer, int64_t count,
                              const Shared& shared, NodeTerms<const float> d_terms,
-                             std::vector<WeightSums>& weights, float* d_features) {
+                             std::vector<Carried<WeightSums>>& weights, float* d_features) {
   const int64_t depth = layer.depth, width = layer.width;
   ParallelRows(pool, count, layer.node_rows(), [&](int64_t task, int64_t first, int64_t rows) {
     const float *h = layer.features + first * depth, *d_u = d_terms.u + first * width,
                 *d_v = d_terms.v + first * width;
-    float *d_h = d_features + first * depth, *d_kernel = weights[task].kernel_1 + width;
+    WeightSums& sums = weights[task].next();
+    float *d_h = d_features + first * depth, *d_kernel = sums.kernel_1 + width;
     Multiply(d_u, shared.of_receiver_transposed, rows, width, depth, shared.zeros, d_h);
     MultiplyAdd(d_v, shared.of_sender_transposed, rows, width, depth, d_h);
     AddOuter(h, d_u, rows, depth, width, d_kernel);
     AddOuter(h, d_v, rows, depth, width, d_kernel + depth * width);
-    AddColumns(weights[task].bias_1, d_u, rows, width);
+    AddColumns(sums.bias_1, d_u, rows, width);
   });
 }
 
@@ -393,7 +397,8 @@ inline void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
   const int64_t depth = layer.depth, width = layer.width, size = kBlock * width;
   const int64_t node_size = layer.node_rows() * width, square = width * width;
   Scratch scratch(2 * node_size + 2 * square + 2 * depth * width + std::max(width, depth));
-  const NodeTerms<const float> terms = {InData(args, Layer::kOperands), InData(args, Layer::kOperands + 1)};
+  const NodeTerms<const float> terms = {InData(args, Layer::kOperands),
+                                        InData(args, Layer::kOperands + 1)};
   const NodeTerms<float> d_terms = {scratch.take(node_size), scratch.take(node_size)};
   const Shared shared = {InData(args, Layer::kOperands + 2),
                          InData(args, Layer::kOperands + 3),
@@ -409,10 +414,10 @@ inline void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
 
   const int64_t count = NumTasks(pool, layer.times * layer.blocks());
   std::vector<std::unique_ptr<Scratch>> own(count);
-  std::vector<WeightSums> weights;
+  std::vector<Carried<WeightSums>> weights;
   std::vector<Rows> rows;
   for (auto& place : own) {
-    place = std::make_unique<Scratch>(WeightSums::size(layer) + 6 * size);
+    place = std::make_unique<Scratch>(Carried<WeightSums>::size(layer) + 6 * size);
     weights.emplace_back(layer, *place);
     rows.emplace_back(*place, size, true);
   }
@@ -422,9 +427,10 @@ inline void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
                  const int64_t offset = block.time * layer.edges * layer.edge_dim;
                  float* d_edges = wants_edges ? OutData(rets, 2) + offset : nullptr;
                  Forward<true>(layer, terms, block, rows[task]);
-                 Backward(layer, shared, block, rows[task], weights[task], sums, d_edges);
+                 Backward(layer, shared, block, rows[task], weights[task].next(), sums, d_edges);
                });
   DescendNodeTerms(pool, layer, count, shared, {d_terms.u, d_terms.v}, weights, OutData(rets, 0));
+  for (auto& sums : weights) sums.Carry();
   Gather(weights, &WeightSums::kernel_1, Out(rets, 3));
   Gather(weights, &WeightSums::bias_1, Out(rets, 4));
   Gather(weights, &WeightSums::kernel_2, Out(rets, 5));

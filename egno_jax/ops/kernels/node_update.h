@@ -157,16 +157,16 @@ void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRet
   const Transposed transposed(layer, shared);
   const int64_t count = NumTasks(pool, NumBlocks(layer.rows));
   std::vector<std::unique_ptr<Scratch>> own(count);
-  std::vector<WeightSums> weights;
+  std::vector<Carried<WeightSums>> weights;
   std::vector<Rows> blocks;
   for (auto& place : own) {
-    place = std::make_unique<Scratch>(WeightSums::size(layer) + Rows::size(layer));
+    place = std::make_unique<Scratch>(Carried<WeightSums>::size(layer) + Rows::size(layer));
     weights.emplace_back(layer, *place);
     blocks.emplace_back(layer, *place);
   }
   ParallelRows(pool, count, layer.rows, [&](int64_t task, int64_t first, int64_t rows) {
     const Rows& block = blocks[task];
-    WeightSums& sums = weights[task];
+    WeightSums& sums = weights[task].next();
     std::memcpy(block.s, kept + first * width, sizeof(float) * rows * width);
     Activate<true>(block.s, block.slope, rows * width);
     const float* own_d_out = d_out + first * layer.out_width;
@@ -184,6 +184,7 @@ void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRet
     Multiply(block.d_a, transposed.of_messages, rows, width, message_depth, transposed.zeros,
              d_messages + first * message_depth);
   });
+  for (auto& sums : weights) sums.Carry();
   const size_t first_weight = kHasMessages ? 2 : 1;
   Gather(weights, &WeightSums::kernel_1, Out(rets, first_weight));
   Gather(weights, &WeightSums::bias_1, Out(rets, first_weight + 1));

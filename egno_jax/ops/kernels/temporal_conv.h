@@ -1,13 +1,13 @@
-// The temporal convolution of scalar features, and its reverse-mode derivative. For every node, with
-// B real Fourier coefficients X_b (the real modes first, then real and imaginary parts in turn):
+// The temporal convolution of scalar features, and its reverse-mode derivative. For every node,
+// with B real Fourier coefficients X_b (the real modes first, then real and imaginary parts in turn):
 //
 //   X_b = sum_p F_bp h_p
 //   Y_b = X_b R_b                                                   of a real mode
 //   Y_re = X_re R_re - X_im R_im,   Y_im = X_re R_im + X_im R_re    of a complex one
 //   y_p = sum_b G_pb Y_b,           out_p = h_p + LeakyReLU(y_p)
 //
-// Nodes are taken in blocks that stay in the cache; the derivative computes X and Y again. The width
-// is a multiple of 16.
+// Nodes are taken in blocks that stay in the cache; the derivative computes X and Y again. The
+// width is a multiple of 16.
 
 #ifndef EGNO_JAX_OPS_KERNELS_TEMPORAL_CONV_H_
 #define EGNO_JAX_OPS_KERNELS_TEMPORAL_CONV_H_
@@ -20,8 +20,8 @@ constexpr float kNegativeSlope = 0.01f;
 // Fewer nodes than rows elsewhere: a block holds all their times.
 constexpr int64_t kNodes = 24;
 
-// Sizes and addresses. The operands: h [P, N, C], kernel [2, M, C, C], F [B, P], G [P, B], and modes
-// [B], the mode of each coefficient. A real mode has one coefficient, others two.
+// Sizes and addresses. The operands: h [P, N, C], kernel [2, M, C, C], F [B, P], G [P, B], and
+// modes [B], the mode of each coefficient. A real mode has one coefficient, others two.
 struct Layer {
   int64_t times, nodes, width, modes, coefficients;
   const float *features, *kernel, *forward, *inverse;
@@ -169,6 +169,9 @@ inline void Compute(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
 
 struct KernelSum {
   float* kernel;
+
+  static int64_t size(const Layer& layer) { return 2 * layer.modes * layer.square(); }
+  KernelSum(const Layer& layer, Scratch& scratch) : kernel(scratch.take_zeros(size(layer))) {}
 };
 
 // Down from d_y to d_x, and the gradient of the kernel.
@@ -206,7 +209,7 @@ inline void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
   const Layer layer(args);
   const float* d_out = InData(args, Layer::kOperands);
   const int64_t count = NumTasks(pool, layer.blocks()), width = layer.width;
-  const int64_t kernel_size = 2 * layer.modes * layer.square(), stride = kNodes * width;
+  const int64_t kernel_size = KernelSum::size(layer), stride = kNodes * width;
   Scratch shared(kernel_size + 2 * layer.times * layer.coefficients);
   float* transposed = shared.take(kernel_size);
   for (int64_t at = 0; at < kernel_size; at += layer.square())
@@ -218,10 +221,10 @@ inline void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
 
   std::vector<std::unique_ptr<Scratch>> scratch, sum_scratch;
   const std::vector<Rows> all = MakeRows(layer, count, scratch);
-  std::vector<KernelSum> sums;
+  std::vector<Carried<KernelSum>> sums;
   for (int64_t task = 0; task < count; ++task) {
-    sum_scratch.push_back(std::make_unique<Scratch>(kernel_size));
-    sums.push_back({sum_scratch.back()->take_zeros(kernel_size)});
+    sum_scratch.push_back(std::make_unique<Scratch>(Carried<KernelSum>::size(layer)));
+    sums.emplace_back(layer, *sum_scratch.back());
   }
   float* d_features = OutData(rets, 0);
   ParallelNodes(pool, layer, count, [&](int64_t task, int64_t first, int64_t rows) {
@@ -237,14 +240,16 @@ inline void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
     }
     Combine(inverse_transposed, layer.coefficients, layer.times, block.times, stride, rows * width,
             block.d_y, stride);
-    DescendMix(layer, transposed, block, rows, sums[task].kernel);
+    DescendMix(layer, transposed, block, rows, sums[task].next().kernel);
     Combine(forward_transposed, layer.times, layer.coefficients, block.d_x, stride, rows * width,
             d_features + first * width, layer.nodes * width);
     for (int64_t time = 0; time < layer.times; ++time) {
       const int64_t at = (time * layer.nodes + first) * width;
-      for (int64_t k = 0; k < rows * width; k += kLanes) Add(d_features + at + k, Load(d_out + at + k));
+      for (int64_t k = 0; k < rows * width; k += kLanes)
+        Add(d_features + at + k, Load(d_out + at + k));
     }
   });
+  for (auto& sum : sums) sum.Carry();
   Gather(sums, &KernelSum::kernel, Out(rets, 1));
 }
 
