@@ -72,7 +72,9 @@ def assert_close(found, expected, tolerance=1e-5):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("transform", [lambda f: f, jax.jit, jax.checkpoint], ids=str)
+@pytest.mark.parametrize(
+    "transform", [lambda f: f, jax.jit, jax.checkpoint], ids=["plain", "jit", "checkpoint"]
+)
 def test_the_kernel_is_what_computes_values(transform):
     function, _ = make()
     found = transform(function)(X, Y, INDEX)
@@ -137,7 +139,7 @@ def test_forward_mode_computes_the_specification():
 
 @pytest.mark.parametrize(
     "outer, inner",
-    itertools.product([jax.jacfwd, jax.jacrev], repeat=2),
+    list(itertools.product([jax.jacfwd, jax.jacrev], repeat=2)),
     ids=lambda jac: jac.__name__,
 )
 def test_second_derivatives_are_those_of_the_specification(outer, inner):
