@@ -48,16 +48,31 @@ struct Layer {
   int64_t blocks() const { return (nodes + kNodes - 1) / kNodes; }
 };
 
+// kRows rows of one vector of `Combine`.
+template <int kRows>
+inline void CombineRows(const float* matrix, int64_t columns, const float* in, int64_t in_stride,
+                        float* out, int64_t out_stride) {
+  Vector sum[kRows] = {};
+  for (int64_t j = 0; j < columns; ++j) {
+    const Vector v = Load(in + j * in_stride);
+    for (int i = 0; i < kRows; ++i) sum[i] += matrix[i * columns + j] * v;
+  }
+  for (int i = 0; i < kRows; ++i) Store(out + i * out_stride, sum[i]);
+}
+
 // out_i = sum_j matrix_ij in_j of arrays of `size` numbers each, `stride` apart.
 inline void Combine(const float* matrix, int64_t rows, int64_t columns, const float* in,
                     int64_t in_stride, int64_t size, float* out, int64_t out_stride) {
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t k = 0; k < size; k += kLanes) {
-      Vector sum{};
-      for (int64_t j = 0; j < columns; ++j)
-        sum += matrix[i * columns + j] * Load(in + j * in_stride + k);
-      Store(out + i * out_stride + k, sum);
-    }
+  constexpr int64_t kRows = 8;
+  for (int64_t k = 0; k < size; k += kLanes) {
+    int64_t i = 0;
+    for (; i + kRows <= rows; i += kRows)
+      CombineRows<kRows>(matrix + i * columns, columns, in + k, in_stride, out + i * out_stride + k,
+                         out_stride);
+    for (; i < rows; ++i)
+      CombineRows<1>(matrix + i * columns, columns, in + k, in_stride, out + i * out_stride + k,
+                     out_stride);
+  }
 }
 
 inline void Negate(const float* from, int64_t size, float* to) {
