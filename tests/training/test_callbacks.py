@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 
 import pytest
 
@@ -68,5 +69,6 @@ def test_a_missing_extra_is_named(monkeypatch, callback, argument, package):
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", refuse)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=rf'needs {package}.*pip install "egno_jax\[train\]"'):
         callback(argument)
