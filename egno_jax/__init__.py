@@ -2,7 +2,7 @@
 
 from importlib import metadata as _metadata
 
-from egno_jax import graph, metrics, nn, ops
+from egno_jax import baselines, graph, metrics, nn, ops
 from egno_jax.checkpoint import CheckpointError, load, save
 from egno_jax.config import EGNOConfig
 from egno_jax.convert import from_torch_state_dict, to_torch_state_dict
@@ -15,6 +15,7 @@ __all__ = [
     "Params",
     "Trajectory",
     "apply",
+    "baselines",
     "from_torch_state_dict",
     "graph",
     "init",

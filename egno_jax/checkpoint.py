@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from egno_jax.baselines import BaselineConfig
 from egno_jax.config import EGNOConfig
 from egno_jax.model import Params, check_params
 
@@ -179,7 +180,8 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
 
 def _read_config(directory: Path, manifest: dict[str, Any]) -> EGNOConfig:
     try:
-        return EGNOConfig.from_json(json.dumps(manifest["config"]))
+        config_class = BaselineConfig if "method" in manifest["config"] else EGNOConfig
+        return config_class.from_json(json.dumps(manifest["config"]))
     except ValueError as error:
         raise CheckpointError(f"{directory / _MANIFEST}: {error}") from error
 

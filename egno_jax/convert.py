@@ -74,7 +74,14 @@ def to_torch_state_dict(params: Params) -> dict[str, np.ndarray]:
 
     Returns:
       Names and NumPy arrays for `torch_model.load_state_dict` (after `torch.from_numpy`).
+
+    Raises:
+      ValueError: it is a baseline, for which the original has no names.
     """
+    if type(params.config) is not EGNOConfig:
+        raise ValueError(
+            f"params.config: got a {type(params.config).__name__}, expected an EGNOConfig"
+        )
     return {
         name: _to_torch_layout(np.asarray(_leaf(params.weights, path)))
         for name, path in _torch_names(params.config).items()

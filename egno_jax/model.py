@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -51,6 +52,32 @@ class Params:
     config: EGNOConfig = dataclasses.field(metadata={"static": True})
 
 
+class Kind(NamedTuple):
+    """What `init`, `apply` and the checks must know of a kind of model.
+
+    Attributes:
+      module: makes the Linen module of a config.
+      weight_shapes: takes a config, F and D; returns the shape of every weight under its path.
+      feature_sizes: takes parameters; returns F and D, None where any number will do.
+    """
+
+    module: Callable[[Any], nn.Module]
+    weight_shapes: Callable[[Any, int, int], dict[str, tuple[int, ...]]]
+    feature_sizes: Callable[[Params], tuple[int | None, int | None]]
+
+
+_KINDS: dict[type, Kind] = {}
+
+
+def register(config_class: type[EGNOConfig], kind: Kind) -> None:
+    """Makes `init`, `apply`, `save`, `load` and the training take models of this config's class."""
+    _KINDS[config_class] = kind
+
+
+def _kind(params: Params) -> Kind:
+    return _KINDS[type(params.config)]
+
+
 class EGNO(nn.Module):
     """The Equivariant Graph Neural Operator as a Linen module.
 
@@ -82,8 +109,8 @@ class EGNO(nn.Module):
         }
         num_nodes = graph.nodes["positions"].shape[0]
         graph_ids = graph_lib.graph_ids(graph.n_node, num_nodes)
-        positions, velocities, centre, rest = _centred_state(graph, graph_ids)
-        times = jnp.asarray(times, _time_dtype(times, positions))
+        positions, velocities, centre, rest = centred_state(graph, graph_ids)
+        times = jnp.asarray(times, time_dtype(times, positions))
         if config.temporal_grid == "context":
             times, context = _with_context(times, config, graph_ids)
         else:
@@ -144,7 +171,7 @@ def init(
 
 @functools.partial(jax.jit, static_argnames="config")
 def _init_weights(key: Array, config: EGNOConfig, graph: jraph.GraphsTuple, times: Array) -> Any:
-    return EGNO(config).init(key, graph, times)["params"]
+    return _KINDS[type(config)].module(config).init(key, graph, times)["params"]
 
 
 def apply(
@@ -175,7 +202,8 @@ def apply(
     check_params(params)
     _check_inputs(graph, times)
     _check_feature_sizes(params, graph)
-    return EGNO(params.config).apply({"params": params.weights}, graph, times)
+    module = _kind(params).module(params.config)
+    return module.apply({"params": params.weights}, graph, times)
 
 
 def _check_inputs(graph: jraph.GraphsTuple, times: Array) -> None:
@@ -184,7 +212,7 @@ def _check_inputs(graph: jraph.GraphsTuple, times: Array) -> None:
     graph_lib.check_structure(graph, times)
 
 
-def _centred_state(
+def centred_state(
     graph: jraph.GraphsTuple, graph_ids: Int[Array, "N"]
 ) -> tuple[Float[Array, "N 3"], Float[Array, "N 3"], Float[Array, "N 3"], Float[Array, "N 3"]]:
     """Returns positions relative to their graph's centre, velocities, the centre, and its rest.
@@ -206,7 +234,7 @@ def _centred_state(
     return relative - rest, velocities, centre, rest
 
 
-def _time_dtype(times: Array, positions: Array) -> Any:
+def time_dtype(times: Array, positions: Array) -> Any:
     """Returns the dtype that times are computed in: their own if it is the wider floating one."""
     if jnp.issubdtype(times.dtype, jnp.floating):
         return jnp.result_type(times.dtype, positions.dtype)
@@ -293,11 +321,12 @@ def check_params(params: Params) -> None:
         )
     check_config(params.config)
     try:
-        expected = weight_shapes(params.config, *feature_sizes(params))
+        kind = _kind(params)
+        expected = kind.weight_shapes(params.config, *kind.feature_sizes(params))
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"params.weights: not the weights of an EGNO ({error!r}); expected the tree that "
-            'egno_jax.init makes, variables["params"] of the Linen module'
+            f"params.weights: not those of {type(params.config).__name__} ({error!r}); expected "
+            'the tree that egno_jax.init makes, variables["params"] of the Linen module'
         ) from error
     found = {
         jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
@@ -317,7 +346,7 @@ def check_config(config: EGNOConfig) -> None:
     Raises:
       ValueError: it is not, or a dtype is float64 and JAX's x64 mode is off.
     """
-    if not isinstance(config, EGNOConfig):
+    if type(config) not in _KINDS:
         raise ValueError(f"config: got {type(config).__name__}, expected egno_jax.EGNOConfig")
     for name in ("dtype", "param_dtype"):
         dtype = getattr(config, name)
@@ -334,16 +363,24 @@ def _linear_shapes(path: str, rows: int, columns: int) -> dict[str, tuple[int, .
 
 def _check_feature_sizes(params: Params, graph: jraph.GraphsTuple) -> None:
     """Raises if the graph's feature sizes are not those of the weights."""
-    num_node_features, num_edge_features = feature_sizes(params)
-    found = graph.nodes["features"].shape[-1]
-    if found != num_node_features:
-        raise ValueError(
-            f"graph.nodes['features']: got {found} features a node, expected {num_node_features}, "
-            "the number that the params were made for"
-        )
-    found = 0 if graph.edges is None else graph.edges["features"].shape[-1]
-    if found != num_edge_features:
-        raise ValueError(
-            f"graph.edges['features']: got {found} features an edge, expected "
-            f"{num_edge_features}, the number that the params were made for"
-        )
+    expected_sizes = _kind(params).feature_sizes(params)
+    for (key, each), found, expected in zip(
+        (("nodes", "a node"), ("edges", "an edge")),
+        graph_feature_sizes(graph),
+        expected_sizes,
+        strict=True,
+    ):
+        if expected is not None and found != expected:
+            raise ValueError(
+                f"graph.{key}['features']: got {found} features {each}, expected {expected}, the "
+                "number that the params were made for"
+            )
+
+
+def graph_feature_sizes(graph: jraph.GraphsTuple) -> tuple[int, int]:
+    """Returns F and D of a graph, D = 0 without edge features."""
+    edge_features = 0 if graph.edges is None else graph.edges["features"].shape[-1]
+    return graph.nodes["features"].shape[-1], edge_features
+
+
+register(EGNOConfig, Kind(EGNO, weight_shapes, feature_sizes))

@@ -565,7 +565,7 @@ def test_float64_without_x64_is_refused(field):
         (lambda p: dataclasses.replace(p, config={}), "config: got dict, expected egno_jax.EGNO"),
         (
             lambda p: dataclasses.replace(p, weights={"params": p.weights}),
-            "not the weights of an EGNO",
+            "not those of EGNOConfig",
         ),
         (
             lambda p: dataclasses.replace(p, config=dataclasses.replace(p.config, num_layers=3)),

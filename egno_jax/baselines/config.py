@@ -1,0 +1,62 @@
+"""Which baseline, and how large."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from egno_jax.config import EGNOConfig
+
+# What people call them.
+METHODS = {
+    "linear": "Linear",
+    "mpnn": "MPNN",
+    "egnn": "EGNN",
+    "egnn-r": "EGNN-R",
+    "egnn-s": "EGNN-S",
+    "egno-no-conv": "EGNO without temporal convolutions",
+}
+# These carry a state to one later state.
+_STATE_TO_STATE = ("mpnn", "egnn")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaselineConfig(EGNOConfig):
+    """Hyper-parameters of a baseline: EGNO's, and which method takes its place.
+
+    No method has temporal convolutions, so `num_modes` is read by none and `temporal_grid` must be
+    `"index"`. `time_embed_dim` is read by `egnn-r` and `egno-no-conv` alone.
+
+    Attributes:
+      method: `linear`: x + v t / s, s learned. `mpnn`: message passing that knows no symmetry, to
+        one later state. `egnn`: E(n)-equivariant layers, to one later state. `egnn-r`: one EGNN
+        that takes the step from each time to the next. `egnn-s`: an EGNN whose successive layers
+        are the successive times. `egno-no-conv`: EGNO whose times do not see each other.
+
+    Raises:
+      ValueError: a field is of the wrong type or out of range; names the field.
+    """
+
+    method: str = "egnn"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method not in METHODS:
+            raise ValueError(
+                f"BaselineConfig.method: got {self.method!r}, expected one of {[*METHODS]}"
+            )
+        if self.temporal_grid != "index":
+            raise ValueError(
+                f"BaselineConfig.temporal_grid: got {self.temporal_grid!r}, expected 'index': "
+                "baselines have no temporal convolutions that could read another grid"
+            )
+
+
+def num_times(config: EGNOConfig) -> int | None:
+    """Returns how many times a model can be asked for: 1 if it predicts one state, None for any."""
+    is_baseline = isinstance(config, BaselineConfig)
+    return 1 if is_baseline and config.method in _STATE_TO_STATE else None
+
+
+def title(config: EGNOConfig) -> str:
+    """Returns what people call the model that a config describes."""
+    return METHODS[config.method] if isinstance(config, BaselineConfig) else "EGNO"
