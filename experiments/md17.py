@@ -24,12 +24,18 @@ import numpy as np
 from egno_jax import EGNOConfig, datasets
 from egno_jax.datasets import md17
 from egno_jax.training import OptimizerConfig, TrainingConfig
+from experiments import methods
 from experiments.report import Drawing
 from experiments.runner import Experiment, Published, Splits, main
 
 if TYPE_CHECKING:
     from egno_jax.datasets import Samples
     from egno_jax.datasets.md17 import Trajectory
+
+
+# The presets that baselines are compared with EGNO in.
+_COMPARED = ("quick", "paper")
+_PRESETS = methods.preset_names(("quick", "paper", "original"), compared=_COMPARED)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +118,7 @@ class MD17Config:
       data: the data set.
     """
 
-    preset: Literal["quick", "paper", "original"] = "quick"
+    preset: Literal[_PRESETS] = "quick"
     model: EGNOConfig
     training: TrainingConfig
     data: DataConfig
@@ -136,7 +142,7 @@ _OPTIMIZER = OptimizerConfig(
     clip_norm=1.0,
 )
 
-PRESETS = {
+_EGNO_PRESETS = {
     "quick": MD17Config(
         preset="quick",
         model=_MODEL,
@@ -176,11 +182,15 @@ PRESETS = {
     ),
 }
 
-DESCRIPTIONS = {
+PRESETS = methods.with_baselines(_EGNO_PRESETS, compared=_COMPARED, num_times=8)
+
+_EGNO_DESCRIPTIONS = {
     "quick": "a short run of the preset paper, a first look",
     "paper": "the original's model, graph and split, with our own optimisation; the one to report",
     "original": "the original's optimisation too: 5000 epochs of Adam at 1e-4, hours on a CPU",
 }
+
+DESCRIPTIONS = methods.with_baseline_descriptions(_EGNO_DESCRIPTIONS, compared=_COMPARED)
 
 _EGNO = "Xu et al., ICML 2024, arXiv:2401.11037"
 _ATOM = "ATOM, ICLR 2026"

@@ -21,8 +21,15 @@ from typing import Literal
 from egno_jax import EGNOConfig
 from egno_jax.datasets import mocap
 from egno_jax.training import OptimizerConfig, TrainingConfig
+from experiments import methods
 from experiments.report import Drawing
 from experiments.runner import Experiment, Published, Splits, main
+
+# The presets that baselines are compared with EGNO in.
+_COMPARED = ("run", "walk")
+_PRESETS = methods.preset_names(
+    ("run", "run-original", "walk", "walk-uniform", "quick"), compared=_COMPARED
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +79,7 @@ class MocapConfig:
       data: the data set.
     """
 
-    preset: Literal["run", "run-original", "walk", "walk-uniform", "quick"] = "run"
+    preset: Literal[_PRESETS] = "run"
     model: EGNOConfig
     training: TrainingConfig
     data: DataConfig
@@ -104,6 +111,9 @@ _TRAINING = TrainingConfig(
     ),
 )
 
+# Steps of a walk vary less than those of a run: a third of the time will do.
+_WALK_TRAINING = dataclasses.replace(_TRAINING, num_steps=3200)
+
 _WALK = DataConfig(
     motion="walk",
     num_train=mocap.PUBLISHED_SIZES["walk"]["train"],
@@ -111,7 +121,7 @@ _WALK = DataConfig(
     num_test=mocap.PUBLISHED_SIZES["walk"]["test"],
 )
 
-PRESETS = {
+_EGNO_PRESETS = {
     "run": MocapConfig(preset="run", model=_MODEL, training=_TRAINING, data=DataConfig()),
     "run-original": MocapConfig(
         preset="run-original",
@@ -134,11 +144,11 @@ PRESETS = {
         ),
         data=DataConfig(height=True),
     ),
-    "walk": MocapConfig(preset="walk", model=_MODEL, training=_TRAINING, data=_WALK),
+    "walk": MocapConfig(preset="walk", model=_MODEL, training=_WALK_TRAINING, data=_WALK),
     "walk-uniform": MocapConfig(
         preset="walk-uniform",
         model=dataclasses.replace(_MODEL, time_scale=6.0),
-        training=_TRAINING,
+        training=_WALK_TRAINING,
         data=dataclasses.replace(_WALK, protocol="uniform"),
     ),
     "quick": MocapConfig(
@@ -149,13 +159,17 @@ PRESETS = {
     ),
 }
 
-DESCRIPTIONS = {
+PRESETS = methods.with_baselines(_EGNO_PRESETS, compared=_COMPARED, num_times=5)
+
+_EGNO_DESCRIPTIONS = {
     "run": "subject 9 runs: the original's model, data and split, with our own optimisation",
     "run-original": "the original's optimisation and height feature too: 2000 epochs of Adam",
     "walk": "subject 35 walks, split by trial; the last five frames",
     "walk-uniform": "subject 35 walks, five evenly spaced frames",
     "quick": "a smaller model and a short run of subject 9, a first look",
 }
+
+DESCRIPTIONS = methods.with_baseline_descriptions(_EGNO_DESCRIPTIONS, compared=_COMPARED)
 
 _EGNO = "Xu et al., ICML 2024, arXiv:2401.11037"
 _OTHER_SPLIT = "on another split, of 23 trials"

@@ -21,7 +21,12 @@ from typing import Literal
 from egno_jax import EGNOConfig, datasets
 from egno_jax.datasets import nbody
 from egno_jax.training import OptimizerConfig, TrainingConfig
+from experiments import methods
 from experiments.runner import Experiment, Published, Splits, main
+
+# The presets that baselines are compared with EGNO in.
+_COMPARED = ("paper",)
+_PRESETS = methods.preset_names(("quick", "paper", "original"), compared=_COMPARED)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +81,7 @@ class NBodyConfig:
       data: the data set.
     """
 
-    preset: Literal["quick", "paper", "original"] = "quick"
+    preset: Literal[_PRESETS] = "quick"
     model: EGNOConfig
     training: TrainingConfig
     data: DataConfig
@@ -100,7 +105,7 @@ _OPTIMIZER = OptimizerConfig(
     clip_norm=1.0,
 )
 
-PRESETS = {
+_EGNO_PRESETS = {
     "quick": NBodyConfig(
         preset="quick",
         model=_MODEL,
@@ -139,11 +144,15 @@ PRESETS = {
     ),
 }
 
-DESCRIPTIONS = {
+PRESETS = methods.with_baselines(_EGNO_PRESETS, compared=_COMPARED, num_times=5)
+
+_EGNO_DESCRIPTIONS = {
     "quick": "a short run of the preset paper: under 5 minutes on 2 CPU cores, a first look",
     "paper": "the original's model, data and split, with our own optimisation; the one to report",
     "original": "the original's optimisation too: 5000 epochs of Adam at 1e-4, hours on a CPU",
 }
+
+DESCRIPTIONS = methods.with_baseline_descriptions(_EGNO_DESCRIPTIONS, compared=_COMPARED)
 
 _EGNO = "Xu et al., ICML 2024, arXiv:2401.11037"
 

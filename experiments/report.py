@@ -143,7 +143,7 @@ def _figures(
         "validation A-MSE": curve("valid", "a_mse"),
     }
     errors = {
-        "EGNO": results["mse_per_time"],
+        results["model"]: results["mse_per_time"],
         "x + v t": results["linear_baseline"]["mse_per_time"],
     }
     units = {"time_unit": experiment.time_label, "length_unit": experiment.length_label}
@@ -202,7 +202,7 @@ def _words(experiment: Any, config: Any, results: Mapping[str, Any]) -> dict[str
     steps = f"{results['steps']:,} of {config.training.num_steps:,} steps"
     numbers = (
         (f"{results['f_mse']:.5f}", "F-MSE, last time"),
-        (f"{results['a_mse']:.5f}", "A-MSE, all times"),
+        (_number(a_mse(results)), "A-MSE, all times"),
         (f"{baseline:.1f}", "times less F-MSE than x + v t"),
         (f"{results['num_parameters']:,}", "parameters"),
         (_duration(results["train_seconds"]), f"training, {steps}"),
@@ -241,9 +241,16 @@ def _words(experiment: Any, config: Any, results: Mapping[str, Any]) -> dict[str
 
 def _comparison(experiment: Any, config: Any, results: Mapping[str, Any]) -> str:
     """Returns the table of errors; published ones only where the data are the same."""
-    ours = ("EGNO, this run", results["f_mse"], results["a_mse"], f"seed {results['seed']}")
     straight = results["linear_baseline"]
-    rows = [ours, ("x + v t", straight["f_mse"], straight["a_mse"], "this run")]
+    name = f"{results['model']}, this run"
+    ours, linear = (
+        (name, errors["f_mse"], a_mse(errors), source)
+        for name, errors, source in (
+            (name, results, f"seed {results['seed']}"),
+            ("x + v t", straight, "this run"),
+        )
+    )
+    rows = [ours, linear]
     if not _differences(experiment, config):
         rows += [
             (row.method, row.f_mse, row.a_mse, row.source)
@@ -327,6 +334,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: int | Non
         for index, line in enumerate(lines)
     )
     return f"<table>{body}</table>"
+
+
+def a_mse(errors: Mapping[str, Any]) -> float | None:
+    """Returns the error over all times of a record; None where only the last was predicted."""
+    return errors["a_mse"] if len(errors.get("mse_per_time", "ab")) > 1 else None
 
 
 def _number(error: float | None) -> str:

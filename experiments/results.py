@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import md17, mocap, nbody, run_directory
+from experiments.report import a_mse
 
 EXPERIMENTS = {
     experiment.name: experiment
@@ -52,6 +53,11 @@ class Row(NamedTuple):
 
     name: str
     records: list[dict[str, Any]]
+
+    @property
+    def model(self) -> str:
+        """What people call the model."""
+        return self.records[0].get("model", "EGNO")
 
 
 def collect(directory: Path) -> Path:
@@ -113,17 +119,24 @@ def comparison(name: str, rows: Sequence[Row]) -> str:
     """
     lines = ["| model | F-MSE | A-MSE | runs | source |", "|---|---|---|---|---|"]
     for row in rows:
-        errors = " | ".join(_spread([r[key] for r in row.records]) for key in ("f_mse", "a_mse"))
-        lines.append(f"| **egno_jax**, {row.name} | {errors} | {len(row.records)} | here |")
-    baseline = rows[0].records[0]["linear_baseline"]
+        f_mse = _spread([record["f_mse"] for record in row.records])
+        over_all = [a_mse(record) for record in row.records]
+        over_all = "" if None in over_all else _spread(over_all)
+        lines.append(
+            f"| **{row.model}**, {row.name} | {f_mse} | {over_all} | {len(row.records)} | here |"
+        )
+    baseline = max(
+        (row.records[0]["linear_baseline"] for row in rows),
+        key=lambda errors: len(errors.get("mse_per_time", "")),
+    )
     lines.append(f"| x + v t | {baseline['f_mse']:.4f} | {baseline['a_mse']:.4f} | | here |")
     task = _task(name, rows[0].records[0])
     for other in EXPERIMENTS[name].published:
         if any(task[key] != value for key, value in other.conditions.items()):
             continue
-        a_mse = "" if other.a_mse is None else f"{other.a_mse:.5f}".rstrip("0")
+        over_all = "" if other.a_mse is None else f"{other.a_mse:.5f}".rstrip("0")
         f_mse = f"{other.f_mse:.5f}".rstrip("0")
-        lines.append(f"| {other.method} | {f_mse} | {a_mse} | | {other.source} |")
+        lines.append(f"| {other.method} | {f_mse} | {over_all} | | {other.source} |")
     return "\n".join(lines)
 
 

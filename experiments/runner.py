@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import egno_jax
-from egno_jax import metrics, training
+from egno_jax import baselines, metrics, training
 from egno_jax.datasets import Samples, num_samples, take
 from experiments import report, run_directory
 from experiments.command_line import parse
@@ -139,7 +139,7 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
         run_directory.check_settings(directory, config)
     else:
         run_directory.check_new(directory)
-    splits = experiment.load_splits(config.data)
+    splits = _for_model(config.model, experiment.load_splits(config.data))
     if not options.evaluate:
         result = train(directory, config, splits, command, resume=bool(options.resume))
         if result.interrupted:
@@ -150,6 +150,24 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
             return INTERRUPTED
     finish(experiment, directory, config, splits)
     return SUCCESS
+
+
+def _for_model(model: egno_jax.EGNOConfig, splits: Splits) -> Splits:
+    """Returns the data of a model; one that predicts a single state gets the last time alone."""
+    if baselines.num_times(model) != 1:
+        return splits
+
+    def last(samples: Samples) -> Samples:
+        return samples._replace(
+            times=samples.times[-1:],
+            positions=samples.positions[:, -1:],
+            velocities=samples.velocities[:, -1:],
+        )
+
+    drawing = splits.drawing
+    if drawing is not None:
+        drawing = drawing._replace(target_frames=drawing.target_frames[-1:])
+    return Splits(*map(last, (splits.train, splits.valid, splits.test)), splits.test_paths, drawing)
 
 
 def train(
@@ -246,6 +264,7 @@ def evaluate(
     return {
         "experiment": experiment.name,
         "preset": config.preset,
+        "model": baselines.title(config.model),
         "f_mse": float(errors.f_mse),
         "a_mse": float(errors.a_mse),
         "times": [float(time) for time in test.times],
@@ -330,7 +349,7 @@ def _print_results(experiment: Experiment, results: dict[str, Any]) -> None:
     table = Table(title=f"{experiment.title}: {results['num_test']} test samples")
     for column in ("", "F-MSE", "A-MSE", *(f"t = {time:g}" for time in results["times"])):
         table.add_column(column, justify="right" if column else "left")
-    for name, row in (("EGNO", results), ("x + v t", results["linear_baseline"])):
+    for name, row in ((results["model"], results), ("x + v t", results["linear_baseline"])):
         errors = (row["f_mse"], row["a_mse"], *row["mse_per_time"])
         table.add_row(name, *(f"{error:.5f}" for error in errors))
     # Where there is no terminal, rich takes it for a narrow one.

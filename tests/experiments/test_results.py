@@ -55,7 +55,7 @@ def test_seeds_share_a_row_and_other_settings_have_their_own(published):
     ]
     assert results.main([str(run) for run in runs]) == 0
     page = (published / "RESULTS.md").read_text()
-    assert "| **egno_jax**, preset `paper` | 0.00500 +- 0.00141 | 0.00250 +- 0.00071 | 2 |" in page
+    assert "| **EGNO**, preset `paper` | 0.00500 +- 0.00141 | 0.00250 +- 0.00071 | 2 |" in page
     assert "preset `paper`, `data.time_reversal=False` | 0.00700 | 0.00350 | 1 |" in page
     assert "| EGNO | 0.0054 |" in page
     assert page.count("| `0123456` | 2026-01-02 |") == 3
