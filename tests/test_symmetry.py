@@ -37,6 +37,7 @@ class Example:
       size: of the graphs.
       weight_noise: how far the weights are from those of `init`.
       step_gain: how much longer the coordinate steps are than those of `init`.
+      width: channels of the hidden features.
     """
 
     seed: int
@@ -44,6 +45,7 @@ class Example:
     size: float = 1.0
     weight_noise: float = 0.0
     step_gain: float = 1.0
+    width: int = 8
 
     def make(self, num_times, num_edge_features, dtype):
         """Returns params, a graph and times; rejects what float32 cannot answer."""
@@ -51,7 +53,7 @@ class Example:
         options = {"num_edge_features": num_edge_features, "size": self.size, "dtype": dtype}
         graph = helpers.random_graph(rng, self.n_node, NUM_EDGES, **options)
         times = np.cumsum(rng.uniform(0.5, 2.0, num_times)).astype(dtype)
-        config = EGNOConfig(num_layers=2, hidden_dim=8, num_modes=3, param_dtype=dtype)
+        config = EGNOConfig(num_layers=2, hidden_dim=self.width, num_modes=3, param_dtype=dtype)
         params = helpers.random_params(rng, config, num_edge_features=num_edge_features)
         params = helpers.perturbed(params, rng, self.weight_noise)
         params = jax.tree_util.tree_map_with_path(self._lengthen_step, params)
@@ -97,10 +99,10 @@ def sizes_of_graphs():
     return cuts.map(lambda x: tuple(np.diff([0, *sorted(x), NUM_NODES]).tolist()))
 
 
-def examples(sizes_and_gains):
+def examples(sizes_and_gains, width=8):
     """Draws examples with one of these graph sizes and step gains."""
     return st.builds(
-        lambda seed, n_node, noise, pair: Example(seed, n_node, pair[0], noise, pair[1]),
+        lambda seed, n_node, noise, pair: Example(seed, n_node, pair[0], noise, pair[1], width),
         SEEDS,
         sizes_of_graphs(),
         st.sampled_from([0.0, 0.5]),
@@ -148,13 +150,13 @@ def turned(graph, matrix):
     return with_nodes(graph, **vectors)
 
 
-def check_turn(example, case, matrix):
+def check_turn(example, case, matrix, apply=helpers.apply):
     """Checks that vectors turn along and features stay; returns what was computed from."""
     dtype = case[-1]
     with helpers.using(dtype):
         params, graph, times = example.make(*case)
-        plain = helpers.apply(params, graph, times)
-        found = helpers.apply(params, turned(graph, matrix), times)
+        plain = apply(params, graph, times)
+        found = apply(params, turned(graph, matrix), times)
     for field in ("positions", "velocities"):
         expected = np.asarray(getattr(plain, field), np.float64) @ matrix.T
         helpers.assert_close(getattr(found, field), expected, TOLERANCE[dtype], field)
@@ -217,20 +219,25 @@ def permuted(graph, rng):
     return shuffled, order
 
 
-@CASES
-@settings(max_examples=20)
-@given(example=EXAMPLES, seed=SEEDS)
-def test_permutation_of_graphs_nodes_and_edges(case, example, seed):
+def check_permutation(example, case, seed, apply=helpers.apply):
+    """Checks that what is shuffled comes out in the same order."""
     dtype = case[-1]
     with helpers.using(dtype):
         params, graph, times = example.make(*case)
         shuffled, order = permuted(graph, np.random.default_rng(seed))
         egno_jax.graph.validate(shuffled, times)
-        plain = helpers.apply(params, graph, times)
-        found = helpers.apply(params, shuffled, times)
+        plain = apply(params, graph, times)
+        found = apply(params, shuffled, times)
     for field in helpers.TRAJECTORY_FIELDS:
         expected = np.asarray(getattr(plain, field))[:, order]
         helpers.assert_close(getattr(found, field), expected, TOLERANCE[dtype], field)
+
+
+@CASES
+@settings(max_examples=20)
+@given(example=EXAMPLES, seed=SEEDS)
+def test_permutation_of_graphs_nodes_and_edges(case, example, seed):
+    check_permutation(example, case, seed)
 
 
 def centred_size(graph):
@@ -248,10 +255,8 @@ def rounded_for_shifts(graph, farthest, dtype):
     return with_nodes(graph, positions=np.round(positions.astype(np.float64) / step) * step)
 
 
-@CASES
-@settings(max_examples=40)
-@given(example=EXAMPLES, reach=st.sampled_from([1, 30, 1000]), seed=SEEDS)
-def test_translation_of_each_graph_by_whole_numbers(case, example, reach, seed):
+def check_translation(example, case, reach, seed, apply=helpers.apply):
+    """Checks that each graph's positions move along, and nothing else changes."""
     dtype = case[-1]
     with helpers.using(dtype):
         params, graph, times = example.make(*case)
@@ -264,10 +269,17 @@ def test_translation_of_each_graph_by_whole_numbers(case, example, reach, seed):
         np.testing.assert_array_equal(
             shifted.nodes["positions"].astype(np.float64) - shift, graph.nodes["positions"]
         )
-        plain = helpers.apply(params, graph, times)
-        found = helpers.apply(params, shifted, times)
+        plain = apply(params, graph, times)
+        found = apply(params, shifted, times)
     back = np.asarray(found.positions, np.float64) - shift
     error = np.abs(back - np.asarray(plain.positions)).max() / size
     assert error <= {"float32": 5e-4, "float64": 1e-11}[dtype]
     for field in ("velocities", "features"):
         helpers.assert_close(getattr(found, field), getattr(plain, field), TOLERANCE[dtype], field)
+
+
+@CASES
+@settings(max_examples=40)
+@given(example=EXAMPLES, reach=st.sampled_from([1, 30, 1000]), seed=SEEDS)
+def test_translation_of_each_graph_by_whole_numbers(case, example, reach, seed):
+    check_translation(example, case, reach, seed)
