@@ -25,7 +25,7 @@ from egno_jax import EGNOConfig, datasets
 from egno_jax.datasets import md17
 from egno_jax.training import OptimizerConfig, TrainingConfig
 from experiments import methods
-from experiments.report import Drawing
+from experiments.run_page import Drawing
 from experiments.runner import Experiment, Published, Splits, main
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from egno_jax import EGNOConfig
 from egno_jax.datasets import mocap
 from egno_jax.training import OptimizerConfig, TrainingConfig
 from experiments import methods
-from experiments.report import Drawing
+from experiments.run_page import Drawing
 from experiments.runner import Experiment, Published, Splits, main
 
 # The presets that baselines are compared with EGNO in.
@@ -96,7 +96,7 @@ _MODEL = EGNOConfig(
 )
 
 _TRAINING = TrainingConfig(
-    num_steps=9600,
+    num_steps=4800,
     batch_size=12,
     ema_decay=0.999,
     eval_every=160,
@@ -111,7 +111,6 @@ _TRAINING = TrainingConfig(
     ),
 )
 
-# Steps of a walk vary less than those of a run: a third of the time will do.
 _WALK_TRAINING = dataclasses.replace(_TRAINING, num_steps=3200)
 
 _WALK = DataConfig(

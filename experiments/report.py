@@ -1,365 +1,385 @@
-"""What a run looks like: pictures, and one HTML page that needs no network."""
+"""Results that are published: collects those of runs, and builds the tables from what is collected.
+
+    python -m experiments.report runs/nbody-paper-seed0 runs/nbody-paper-seed1
+    python -m experiments.report
+
+copies the results and settings of finished runs to `experiments/results/<run>.json`, and writes
+`experiments/RESULTS.md` and the table in `README.md` from all files there. Nothing in them is typed
+by hand: the published figures stand in the experiments' scripts. A figure of each experiment comes
+to `experiments/results/<experiment>.png`, if matplotlib is there.
+"""
 
 from __future__ import annotations
 
-import base64
-import dataclasses
-import html
-import string
-from collections.abc import Iterable, Mapping, Sequence
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from egno_jax import training, visualize
-from experiments import run_directory
+from experiments import md17, mocap, nbody, run_directory
+from experiments.run_page import a_mse
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (nbody.EXPERIMENT, mocap.EXPERIMENT, md17.EXPERIMENT)
+}
 
-_TEMPLATE = Path(__file__).with_name("report.html")
-_PERCENTILES = (10, 50, 90, 99)
-_TRAJECTORIES, _ERROR, _CURVES = "trajectories.png", "error_over_time.png", "learning_curves.png"
-_FILM = "trajectories.gif"
-_FRAMES_PER_SECOND = 10
+_ROOT = Path(__file__).parent.parent
+_RECORDS = _ROOT / "experiments" / "results"
+_PAGE = _ROOT / "experiments" / "RESULTS.md"
+_README = _ROOT / "README.md"
+_BEGIN, _END = "<!-- results: python -m experiments.report -->", "<!-- end of results -->"
+
+_INTRODUCTION = """# Results
+
+Made by `python -m experiments.report` from the files in `experiments/results/`; each holds the
+settings, errors and origin of one run. Errors are mean squared errors of positions, averaged over
+samples, nodes and coordinates; F-MSE at the last time, A-MSE at all times. Runs that differ in
+nothing but their seed share a row: mean and, behind +-, the sample standard deviation.
+
+## All experiments
+
+EGNO's settings with the most seeds beside the best baseline that was trained here with the same
+budget, what the paper reports for EGNO, and what an independent run of its public code gave.
+
+"""
+
+# What a row of the summary shows of the literature.
+_PAPER, _REPRODUCTION = "EGNO", "EGNO, its public code run again"
 
 
-class Showcase(NamedTuple):
-    """The systems that pictures show.
+class Row(NamedTuple):
+    """Runs that differ in their seed alone.
 
     Attributes:
-      true: `[S, T, N, 3]`, positions from the given state on.
-      predicted: `[S, P, N, 3]`.
-      titles: what each system is.
+      name: preset, and the settings that differ from it.
+      records: a record a run, as `collect` wrote them.
     """
 
-    true: Float[np.ndarray, "S T N 3"]
-    predicted: Float[np.ndarray, "S P N 3"]
-    titles: Sequence[str]
+    name: str
+    records: list[dict[str, Any]]
+
+    @property
+    def model(self) -> str:
+        """What people call the model."""
+        return self.records[0].get("model", "EGNO")
 
 
-class Drawing(NamedTuple):
-    """How systems are drawn whose nodes are joined by lines: skeletons, molecules.
-
-    Attributes:
-      bonds: `[B, 2]`, pairs of nodes.
-      target_frames: `[P]`, which of the times of `Showcase.true` the predictions are for.
-      up: the axis that points up, "x", "y" or "z".
-    """
-
-    bonds: Int[np.ndarray, "B 2"]
-    target_frames: Sequence[int]
-    up: str = "z"
-
-
-def showcase(
-    paths: Float[np.ndarray, "S T N 3"],
-    targets: Float[np.ndarray, "S P N 3"],
-    predicted: Float[np.ndarray, "S P N 3"],
-) -> Showcase:
-    """Chooses systems at percentiles of the error, so that neither good nor bad ones are hidden.
+def collect(directory: Path) -> Path:
+    """Copies the results and settings of a finished run to the published records.
 
     Args:
-      paths: true positions at all known times.
-      targets: true positions at the predicted times.
-      predicted: predicted positions.
+      directory: the run.
 
     Returns:
-      The systems at the 10th, 50th, 90th and 99th percentile of the error over all times.
+      The file written.
+
+    Raises:
+      ValueError: there are no results of a finished run.
     """
-    errors = np.mean((predicted - targets) ** 2, axis=(1, 2, 3))
-    order = np.argsort(errors)
-    chosen = [order[round(percent / 100 * (len(order) - 1))] for percent in _PERCENTILES]
-    titles = [
-        f"{'median' if percent == 50 else f'{percent}th percentile'}: A-MSE {errors[index]:.2g}"
-        for percent, index in zip(_PERCENTILES, chosen, strict=True)
-    ]
-    return Showcase(paths[chosen], predicted[chosen], titles)
+    try:
+        results = json.loads((directory / run_directory.RESULTS).read_text())
+        settings = json.loads((directory / run_directory.CONFIG).read_text())["settings"]
+    except FileNotFoundError as error:
+        raise ValueError(f"{directory}: there is no {Path(error.filename).name}") from error
+    if not results["finished"]:
+        raise ValueError(
+            f"{directory}: the run ended at step {results['steps']} of "
+            f"{settings['training']['num_steps']}; only finished runs are published"
+        )
+    for folder in run_directory.FOLDERS:
+        settings["data"].pop(folder.removeprefix("data."), None)
+    _RECORDS.mkdir(exist_ok=True)
+    target = _RECORDS / f"{directory.name}.json"
+    run_directory.write_json(target, {**results, "settings": settings})
+    return target
 
 
-def write(
-    experiment: Any,
-    directory: Path,
-    config: Any,
-    results: Any,
-    systems: Showcase,
-    drawing: Drawing | None = None,
-) -> None:
-    """Writes `pictures/` and `report.html` of a run.
+def rows_of(name: str, records: Sequence[dict[str, Any]]) -> list[Row]:
+    """Groups the records of an experiment by their settings, seeds apart; best first.
 
     Args:
-      experiment: the experiment (`runner.Experiment`).
-      directory: where the run lives.
-      config: its settings.
-      results: what `results.json` holds.
-      systems: the systems to show.
-      drawing: how to draw them if their nodes are joined by lines.
+      name: the experiment.
+      records: its records.
     """
-    pictures = directory / run_directory.PICTURES
-    pictures.mkdir(exist_ok=True)
-    for name, figure in _figures(experiment, directory, results, systems, drawing).items():
-        figure.savefig(pictures / name, dpi=150)
-    if drawing is not None:
-        _write_film(pictures / _FILM, experiment, systems, drawing)
-    page = string.Template(_TEMPLATE.read_text()).substitute(
-        **_words(experiment, config, results),
-        comparison=_comparison(experiment, config, results),
-        comparison_note=_comparison_note(experiment, config),
-        settings=_settings(experiment, config),
-        interactive=_interactive(experiment, systems, drawing),
-        film="" if drawing is None else _film(pictures / _FILM),
-        caption=_CAPTION_OF_PATHS if drawing is None else _CAPTION_OF_BONDS,
-        picture_trajectories=_embedded(pictures / _TRAJECTORIES),
-        picture_error=_embedded(pictures / _ERROR),
-        picture_curves=_embedded(pictures / _CURVES),
-    )
-    partial = directory / f".{run_directory.REPORT}.partial"
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(directory / run_directory.REPORT)
 
+    def settings(record: dict[str, Any]) -> str:
+        flat = dict(run_directory.flatten(record["settings"]))
+        return json.dumps({k: v for k, v in flat.items() if k != "training.seed"}, sort_keys=True)
 
-_CAPTION_OF_PATHS = "Rings stand at the predicted times."
-_CAPTION_OF_BONDS = "They stand at the given state and at the last time, true and predicted."
-
-
-def _figures(
-    experiment: Any,
-    directory: Path,
-    results: Mapping[str, Any],
-    systems: Showcase,
-    drawing: Drawing | None,
-) -> dict[str, Any]:
-    """Returns the figures by the name of their file."""
-    records = training.read_json_lines(directory / run_directory.METRICS)
-
-    def curve(kind: str, key: str) -> tuple[list[float], list[float]]:
-        chosen = [record for record in records if record["kind"] == kind]
-        return [record["step"] for record in chosen], [record[key] for record in chosen]
-
-    curves = {
-        "training loss": curve("train", "loss"),
-        "validation F-MSE": curve("valid", "f_mse"),
-        "validation A-MSE": curve("valid", "a_mse"),
-    }
-    errors = {
-        results["model"]: results["mse_per_time"],
-        "x + v t": results["linear_baseline"]["mse_per_time"],
-    }
-    units = {"time_unit": experiment.time_label, "length_unit": experiment.length_label}
-    words = {"titles": systems.titles, "unit": experiment.length_label}
-    if drawing is None:
-        picture = visualize.plot_trajectories(systems.true, systems.predicted, **words)
-    else:
-        picture = visualize.plot_skeletons(
-            systems.true, systems.predicted, drawing.bonds, up=drawing.up, **words
-        )
-    return {
-        _TRAJECTORIES: picture,
-        _ERROR: visualize.plot_error_over_time(results["times"], errors, **units),
-        _CURVES: visualize.plot_learning_curves(
-            curves, best_step=results["best_step"], ylabel=f"error ({experiment.length_label}²)"
-        ),
-    }
-
-
-def _interactive(experiment: Any, systems: Showcase, drawing: Drawing | None) -> str:
-    words = {"titles": systems.titles, "unit": experiment.length_label}
-    if drawing is None:
-        figure = visualize.interactive_trajectories(systems.true, systems.predicted, **words)
-    else:
-        figure = visualize.interactive_skeletons(
-            systems.true, systems.predicted, **drawing._asdict(), **words
-        )
-    options = {"displaylogo": False, "responsive": True}
-    return figure.to_html(full_html=False, include_plotlyjs=True, config=options, auto_play=False)
-
-
-def _write_film(path: Path, experiment: Any, systems: Showcase, drawing: Drawing) -> None:
-    """Writes a GIF of the median system and of one of the hard ones."""
-    shown = Showcase(systems.true[1:3], systems.predicted[1:3], systems.titles[1:3])
-    film = visualize.animate_skeletons(
-        shown.true,
-        shown.predicted,
-        **drawing._asdict(),
-        titles=shown.titles,
-        unit=experiment.length_label,
-    )
-    film.save(path, writer="pillow", fps=_FRAMES_PER_SECOND, dpi=80)
-
-
-def _film(path: Path) -> str:
-    return (
-        f'<figure class="wide"><img alt="Moving systems" src="{_embedded(path, "gif")}">'
-        "<figcaption>Two of them moving, slowed down: the truth at every known time, and the "
-        "prediction, strong at the predicted times and pale in between.</figcaption></figure>"
-    )
-
-
-def _words(experiment: Any, config: Any, results: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the page's plain texts, escaped or made of numbers alone."""
-    baseline = results["linear_baseline"]["f_mse"] / results["f_mse"]
-    steps = f"{results['steps']:,} of {config.training.num_steps:,} steps"
-    numbers = (
-        (f"{results['f_mse']:.5f}", "F-MSE, last time"),
-        (_number(a_mse(results)), "A-MSE, all times"),
-        (f"{baseline:.1f}", "times less F-MSE than x + v t"),
-        (f"{results['num_parameters']:,}", "parameters"),
-        (_duration(results["train_seconds"]), f"training, {steps}"),
-        (f"{results['best_step']:,}", "step of the kept model, best on the validation set"),
-    )
-    commands = [results["command"], *(origin["command"] for origin in results["resumed"])]
-    commit, *changed = (results["git_commit"] or "unknown").split("-")
-    commit = f"commit {commit[:12]}{' with changes' if changed else ''}"
-    made = (results["date"], results["device"], commit)
-    velocity = " and the weighted error of the velocities" if config.model.velocity_weight else ""
-    origin = {
-        "commit": results["git_commit"] or "unknown",
-        "date": results["date"],
-        "device": results["device"],
-        "seed": results["seed"],
-        **results["versions"],
-    }
-    title = f"{experiment.title}: preset {config.preset}, seed {config.training.seed}"
-    description = experiment.descriptions[config.preset]
-    return {
-        "title": html.escape(title),
-        "summary": html.escape(experiment.summary),
-        "made": html.escape(" · ".join(made)),
-        "numbers": "".join(
-            f"<div><b>{n}</b><span>{html.escape(t)}</span></div>" for n, t in numbers
-        ),
-        "num_test": f"{results['num_test']:,}",
-        "curves_caption": f"Training loss (error of the positions over all times{velocity}), and "
-        "the errors on the validation set, by which the model was selected.",
-        "settings_note": f"Preset {config.preset}: {html.escape(description)}. "
-        'What differs from it is <span class="changed">marked</span>.',
-        "commands": html.escape("\n".join(commands)),
-        "origin": _table((), ((name, str(value)) for name, value in origin.items())),
-    }
-
-
-def _comparison(experiment: Any, config: Any, results: Mapping[str, Any]) -> str:
-    """Returns the table of errors; published ones only where the data are the same."""
-    straight = results["linear_baseline"]
-    name = f"{results['model']}, this run"
-    ours, linear = (
-        (name, errors["f_mse"], a_mse(errors), source)
-        for name, errors, source in (
-            (name, results, f"seed {results['seed']}"),
-            ("x + v t", straight, "this run"),
-        )
-    )
-    rows = [ours, linear]
-    if not _differences(experiment, config):
-        rows += [
-            (row.method, row.f_mse, row.a_mse, row.source)
-            for row in experiment.published
-            if not _unmet(row, config)
-        ]
-    best_first = sorted(rows, key=lambda row: row[1])
-    return _table(
-        ("", "F-MSE", "A-MSE", "source"),
-        (
-            (name, _number(f_mse), _number(a_mse), source)
-            for name, f_mse, a_mse, source in best_first
-        ),
-        marked=best_first.index(ours),
-    )
-
-
-def _comparison_note(experiment: Any, config: Any) -> str:
-    differences = _differences(experiment, config)
-    text = (
-        f"Mean squared error per coordinate, in {experiment.length_label}²: F-MSE at the last "
-        "time, A-MSE over all times. "
-    )
-    if differences:
-        names = ", ".join(differences)
-        text += f"No published figures beside these: the data differ from theirs in {names}."
-    else:
-        text += (
-            "Published figures are those of the sources, on the same training and test samples "
-            "unless a source says otherwise."
-        )
-    return html.escape(text)
-
-
-def _differences(experiment: Any, config: Any) -> list[str]:
-    """Returns the settings that make errors incomparable with published ones."""
-    differences = [
-        name
-        for name in experiment.published_fields
-        if getattr(config.data, name) != getattr(experiment.published_data, name)
+    groups = itertools.groupby(sorted(records, key=settings), key=settings)
+    rows = [
+        Row(_row_name(name, group[0]["settings"]), group)
+        for group in (sorted(members, key=lambda r: r["seed"]) for _, members in groups)
     ]
-    unmet = [_unmet(row, config) for row in experiment.published]
-    return differences + min(unmet, key=len, default=[])
+    return sorted(rows, key=lambda row: np.mean([record["f_mse"] for record in row.records]))
 
 
-def _unmet(row: Any, config: Any) -> list[str]:
-    """Returns the conditions of a published result in which a run differs."""
-    return [name for name, value in row.conditions.items() if getattr(config.data, name) != value]
+def comparison(name: str, rows: Sequence[Row]) -> str:
+    """Returns the table of our errors beside the published ones.
 
-
-def _settings(experiment: Any, config: Any) -> str:
-    """Returns a card for each group of settings; those changed from the preset are marked."""
-    preset = dict(run_directory.flatten(dataclasses.asdict(experiment.presets[config.preset])))
-    groups: dict[str, list[str]] = {}
-    for name, value in run_directory.flatten(dataclasses.asdict(config)):
-        if name in ("preset", *run_directory.FOLDERS):
-            continue
-        group, field = name.rsplit(".", 1)
-        mark = ' class="number changed"' if value != preset[name] else ' class="number"'
-        cell = f"<tr><td>{field}</td><td{mark}>{html.escape(_setting(value))}</td></tr>"
-        groups.setdefault(group, []).append(cell)
-    return "".join(
-        f'<div class="card"><h3>{group}</h3><table>{"".join(rows)}</table></div>'
-        for group, rows in groups.items()
-    )
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: int | None = None) -> str:
-    """Returns an HTML table of texts; in columns that `head` names with MSE they are numbers."""
-    kinds = [' class="number"' if "MSE" in name else "" for name in head] or ["", ""]
-    lines = []
-    if head:
-        cells = zip(kinds, head, strict=True)
-        lines.append("".join(f"<th{kind}>{html.escape(text)}</th>" for kind, text in cells))
+    Args:
+      name: the experiment.
+      rows: our runs.
+    """
+    lines = ["| model | F-MSE | A-MSE | runs | source |", "|---|---|---|---|---|"]
     for row in rows:
-        cells = zip(kinds, row, strict=True)
-        lines.append("".join(f"<td{kind}>{html.escape(text)}</td>" for kind, text in cells))
-    marked = None if marked is None else marked + bool(head)
-    body = "".join(
-        f'<tr class="ours">{line}</tr>' if index == marked else f"<tr>{line}</tr>"
-        for index, line in enumerate(lines)
+        errors = " | ".join(_errors(row))
+        lines.append(f"| **{row.model}**, {row.name} | {errors} | {len(row.records)} | here |")
+    baseline = max(
+        (row.records[0]["linear_baseline"] for row in rows),
+        key=lambda errors: len(errors.get("mse_per_time", "")),
     )
-    return f"<table>{body}</table>"
+    lines.append(f"| x + v t | {baseline['f_mse']:.4f} | {baseline['a_mse']:.4f} | | here |")
+    for other in _published(name, rows[0].records[0]):
+        errors = f"{_cited(other.f_mse)} | {_cited(other.a_mse)}"
+        lines.append(f"| {other.method} | {errors} | | {other.source} |")
+    return "\n".join(lines)
 
 
-def a_mse(errors: Mapping[str, Any]) -> float | None:
-    """Returns the error over all times of a record; None where only the last was predicted."""
-    return errors["a_mse"] if len(errors.get("mse_per_time", "ab")) > 1 else None
+def runs_table(rows: Sequence[Row]) -> str:
+    """Returns the table of every run: errors, selection, size, time, and what made it.
+
+    Args:
+      rows: our runs.
+    """
+    titles = "settings|seed|F-MSE|A-MSE|best step|steps|parameters|minutes|device|commit|date"
+    lines = [f"| {titles.replace('|', ' | ')} |", "|---" * len(titles.split("|")) + "|"]
+    for name, record in ((row.name, record) for row in rows for record in row.records):
+        cells = [
+            name,
+            record["seed"],
+            f"{record['f_mse']:.5f}",
+            f"{record['a_mse']:.5f}",
+            record["best_step"],
+            record["steps"],
+            record["num_parameters"],
+            f"{record['train_seconds'] / 60:.1f}",
+            record["device"],
+            f"`{(record['git_commit'] or 'unknown')[:7]}`",
+            record["date"].split()[0],
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
 
 
-def _number(error: float | None) -> str:
-    return "–" if error is None else f"{error:.5f}"
+def build() -> None:
+    """Writes `RESULTS.md` and the table in `README.md`."""
+    records = [json.loads(path.read_text()) for path in sorted(_RECORDS.glob("*.json"))]
+    page = [_INTRODUCTION]
+    found = {
+        name: rows_of(name, [record for record in records if record["experiment"] == name])
+        for name in EXPERIMENTS
+    }
+    found = {name: rows for name, rows in found.items() if rows}
+    page[0] += summary(found) + "\n"
+    for name, rows in found.items():
+        experiment = EXPERIMENTS[name]
+        table = "\n\n".join(
+            _task_title(task) + comparison(name, of_task)
+            for task, of_task in _by_task(name, rows).items()
+        )
+        page += [f"## {experiment.title}\n"]
+        if draw(name, rows, _RECORDS / f"{name}.png"):
+            picture = f"results/{name}.png"
+            page += [f"![F-MSE of every model: {experiment.title}]({picture})\n"]
+        page += [f"{table}\n\n### Runs\n\n{runs_table(rows)}\n"]
+        commands = "\n".join(r["command"] for row in rows for r in row.records)
+        note = "Each at the commit of its run, whose presets may have been others."
+        page += [f"### Commands\n\n{note}\n\n```sh\n{commands}\n```\n"]
+        if name == nbody.EXPERIMENT.name:
+            _write_between_marks(_README, table)
+    _PAGE.write_text("\n".join(page))
 
 
-def _setting(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, (tuple, list)):
-        return " ".join(map(str, value)) or "none"
-    return str(value)
+def summary(found: Mapping[str, Sequence[Row]]) -> str:
+    """Returns the one table of all experiments, a row a task.
+
+    Args:
+      found: our rows by experiment.
+    """
+    titles = (
+        "task|EGNO, F-MSE|EGNO, A-MSE|seeds|best baseline here|its F-MSE|its A-MSE|paper, F-MSE|"
+        "paper, A-MSE|run again, F-MSE|run again, A-MSE|parameters|steps|minutes|device"
+    ).split("|")
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for name, rows in found.items():
+        for task, of_task in _by_task(name, rows).items():
+            if any(row.model == "EGNO" for row in of_task):
+                most = _of_most_seeds(of_task, "EGNO")
+                title = ", ".join([EXPERIMENTS[name].title, *_words(task)])
+                lines.append("| " + " | ".join([title, *_summary(name, most, of_task)]) + " |")
+    return "\n".join(lines)
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+def _summary(name: str, ours: Row, rows: Sequence[Row]) -> list[str]:
+    """Returns the cells of a row of the summary, behind its title."""
+    record = ours.records[0]
+    baselines = [row for row in rows if row.model != "EGNO" and _steps(row) == _steps(ours)]
+    baseline = [baselines[0].model, *_errors(baselines[0])] if baselines else ["", "", ""]
+    literature = {other.method: other for other in _published(name, record)}
+    cited = []
+    for method in (_PAPER, _REPRODUCTION):
+        other = literature.get(method)
+        cited += ["", ""] if other is None else [_cited(other.f_mse), _cited(other.a_mse)]
+    minutes = np.mean([record["train_seconds"] for record in ours.records]) / 60
+    cost = (record["num_parameters"], record["steps"], f"{minutes:.1f}", record["device"])
+    return [*_errors(ours), str(len(ours.records)), *baseline, *cited, *map(str, cost)]
 
 
-def _embedded(picture: Path, kind: str = "png") -> str:
-    return f"data:image/{kind};base64," + base64.b64encode(picture.read_bytes()).decode()
+def _words(task: Sequence[tuple[str, Any]]) -> list[str]:
+    """Returns the settings of a task that are words, which are enough to tell it from others."""
+    return [value for _, value in task if isinstance(value, str)]
+
+
+def _of_most_seeds(rows: Sequence[Row], model: str) -> Row:
+    """Returns the row of a model that rests on the most runs; of several the best."""
+    return max((row for row in rows if row.model == model), key=lambda row: len(row.records))
+
+
+def _steps(row: Row) -> int:
+    return row.records[0]["steps"]
+
+
+def draw(name: str, rows: Sequence[Row], path: Path) -> bool:
+    """Draws the F-MSE of every model of an experiment, a line a task; published ones are hollow.
+
+    Args:
+      name: the experiment.
+      rows: our runs.
+      path: the picture.
+
+    Returns:
+      Whether it was drawn or is there: not without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return path.exists()
+    tasks = _by_task(name, rows)
+    figure = Figure(figsize=(8, 1.6 + 0.45 * len(tasks)), layout="constrained")
+    axes = figure.subplots()
+    colors: dict[str, str] = {}
+    for height, of_task in enumerate(tasks.values()):
+        models = {row.model: _of_most_seeds(of_task, row.model) for row in of_task}
+        points = [(model, _mean(row, "f_mse"), True) for model, row in models.items()]
+        points += [
+            (other.method.split(",")[0], other.f_mse, False)
+            for other in _published(name, of_task[0].records[0])
+        ]
+        for model, error, is_ours in points:
+            color = colors.setdefault(model, f"C{len(colors)}")
+            face = color if is_ours else "none"
+            axes.scatter(error, height, s=55, facecolor=face, edgecolor=color, linewidth=1.4)
+    for model, color in colors.items():
+        axes.scatter([], [], s=40, color=color, label=model)
+    axes.scatter([], [], s=40, facecolor="none", edgecolor="black", label="published")
+    axes.set_xscale("log")
+    axes.set_ylim(len(tasks) - 0.5, -0.5)
+    axes.set_yticks(
+        range(len(tasks)),
+        [", ".join(_words(task)) or EXPERIMENTS[name].title for task in tasks],
+    )
+    axes.set_xlabel(f"F-MSE ({EXPERIMENTS[name].length_label}²)")
+    axes.grid(axis="x", which="both", alpha=0.2)
+    figure.legend(
+        *axes.get_legend_handles_labels(), ncols=6, fontsize=8, loc="outside lower center"
+    )
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    return True
+
+
+def _mean(row: Row, key: str) -> float:
+    return float(np.mean([record[key] for record in row.records]))
+
+
+def _errors(row: Row) -> tuple[str, str]:
+    """Returns F-MSE and A-MSE of a row as texts; the latter empty if one time was predicted."""
+    over_all = [a_mse(record) for record in row.records]
+    f_mse = _spread([record["f_mse"] for record in row.records])
+    return f_mse, "" if None in over_all else _spread(over_all)
+
+
+def _cited(error: float | None) -> str:
+    return "" if error is None else f"{error:.5f}".rstrip("0")
+
+
+def _published(name: str, record: dict[str, Any]) -> list[Any]:
+    """Returns the published results that a run may be compared with."""
+    task = _task(name, record)
+    return [
+        other
+        for other in EXPERIMENTS[name].published
+        if all(task[key] == value for key, value in other.conditions.items())
+    ]
+
+
+def _task(name: str, record: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings in `data` that decide which published results compare with a run."""
+    keys = dict.fromkeys(key for other in EXPERIMENTS[name].published for key in other.conditions)
+    return {key: record["settings"]["data"][key] for key in keys}
+
+
+def _by_task(name: str, rows: Sequence[Row]) -> dict[tuple[tuple[str, Any], ...], list[Row]]:
+    """Returns the rows of each task, under those settings in `data` that make the task."""
+    groups: dict[tuple[tuple[str, Any], ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(_task(name, row.records[0]).items()), []).append(row)
+    return dict(sorted(groups.items()))
+
+
+def _task_title(task: Sequence[tuple[str, Any]]) -> str:
+    """Returns the words above the table of a task, none where there is only one task."""
+    settings = ", ".join(f"`data.{key}={value}`" for key, value in task)
+    return f"With {settings}:\n\n" if task else ""
+
+
+def _row_name(name: str, settings: dict[str, Any]) -> str:
+    """Names a row after its preset and the settings in which it differs from it."""
+    preset = run_directory.plain(EXPERIMENTS[name].presets[settings["preset"]])
+    expected = dict(run_directory.flatten(preset))
+    ignored = ("training.seed", *run_directory.FOLDERS, "training.steps_per_call")
+    changes = [
+        f"{key}={value}"
+        for key, value in run_directory.flatten(settings)
+        if key not in ignored and expected.get(key) != value
+    ]
+    return ", ".join([f"preset `{settings['preset']}`", *(f"`{change}`" for change in changes)])
+
+
+def _spread(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.5f}"
+    return f"{np.mean(values):.5f} +- {np.std(values, ddof=1):.5f}"
+
+
+def _write_between_marks(path: Path, text: str) -> None:
+    before, rest = path.read_text().split(_BEGIN)
+    after = rest.split(_END)[1]
+    path.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{after}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Collects the runs given and builds the tables; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.report",
+        description="Publish results: experiments/RESULTS.md and the table in README.md.",
+    )
+    parser.add_argument("runs", nargs="*", type=Path, help="directories of runs to collect first")
+    try:
+        for directory in parser.parse_args(arguments).runs:
+            print(collect(directory))
+        build()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -19,7 +19,7 @@ from rich.table import Table
 import egno_jax
 from egno_jax import baselines, metrics, training
 from egno_jax.datasets import Samples, num_samples, take
-from experiments import report, run_directory
+from experiments import run_directory, run_page
 from experiments.command_line import parse
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Splits(NamedTuple):
     valid: Samples
     test: Samples
     test_paths: Float[np.ndarray, "S T N 3"]
-    drawing: report.Drawing | None = None
+    drawing: run_page.Drawing | None = None
 
 
 class Published(NamedTuple):
@@ -233,10 +233,10 @@ def finish(experiment: Experiment, directory: Path, config: Any, splits: Splits)
     run_directory.write_json(directory / run_directory.RESULTS, results)
     predicted = predict(params, splits.test, batch_size=config.training.eval_batch_size)
     real = slice(splits.test_paths.shape[2])  # nodes that only pad stand behind the others
-    systems = report.showcase(
+    systems = run_page.showcase(
         splits.test_paths, splits.test.positions[:, :, real], predicted[:, :, real]
     )
-    report.write(experiment, directory, config, results, systems, splits.drawing)
+    run_page.write(experiment, directory, config, results, systems, splits.drawing)
     _print_results(experiment, results)
     print(f"{directory / run_directory.REPORT} shows it all")
 

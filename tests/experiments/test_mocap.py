@@ -18,7 +18,7 @@ pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
 
-from experiments import mocap, report, results, run_directory, runner
+from experiments import mocap, report, run_directory, run_page, runner
 from experiments.mocap import EXPERIMENT, PRESETS, DataConfig, MocapConfig
 
 TINY = (
@@ -135,7 +135,7 @@ def test_published_figures_stand_only_beside_comparable_ones(run):
 
     def compared(**changes):
         config = dataclasses.replace(PRESETS["run"], data=DataConfig(**changes))
-        table, note = report._comparison(EXPERIMENT, config, found), report._comparison_note
+        table, note = run_page._comparison(EXPERIMENT, config, found), run_page._comparison_note
         return table, note(EXPERIMENT, config)
 
     table, note = compared()
@@ -155,10 +155,10 @@ def test_published_figures_stand_only_beside_comparable_ones(run):
 
 def test_each_task_has_a_table_of_its_own(run, tmp_path, monkeypatch):
     readme = tmp_path / "README.md"
-    readme.write_text(f"{results._BEGIN}\n{results._END}\n")
-    monkeypatch.setattr(results, "_RECORDS", tmp_path / "results")
-    monkeypatch.setattr(results, "_PAGE", tmp_path / "RESULTS.md")
-    monkeypatch.setattr(results, "_README", readme)
+    readme.write_text(f"{report._BEGIN}\n{report._END}\n")
+    monkeypatch.setattr(report, "_RECORDS", tmp_path / "results")
+    monkeypatch.setattr(report, "_PAGE", tmp_path / "RESULTS.md")
+    monkeypatch.setattr(report, "_README", readme)
     for name in ("run", "walk", "walk-uniform"):
         directory = tmp_path / name
         directory.mkdir()
@@ -167,8 +167,8 @@ def test_each_task_has_a_table_of_its_own(run, tmp_path, monkeypatch):
         record = {**read_json(run / "results.json"), "preset": name}
         run_directory.write_json(directory / "results.json", record)
         run_directory.write_json(directory / "config.json", {"settings": settings})
-        assert "somewhere" not in results.collect(directory).read_text()
-    results.build()
+        assert "somewhere" not in report.collect(directory).read_text()
+    report.build()
     first, *tables = (tmp_path / "RESULTS.md").read_text().split("\nWith `data.motion=")
     assert "## Motion capture" in first and len(tables) == 3
     for table, published, name in zip(

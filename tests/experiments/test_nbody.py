@@ -20,7 +20,7 @@ pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
 
-from experiments import nbody, report, run_directory, runner
+from experiments import nbody, run_directory, run_page, runner
 from experiments.nbody import EXPERIMENT, PRESETS, DataConfig, NBodyConfig
 
 TINY = (
@@ -140,7 +140,7 @@ def test_an_interrupted_run_resumes_to_the_same_results(run, tiny, tmp_path, mon
         output := capsys.readouterr().out
     )
     # What follows training is tested elsewhere, and takes its time.
-    monkeypatch.setattr(report, "write", lambda *_: None)
+    monkeypatch.setattr(run_page, "write", lambda *_: None)
     assert str(directory) in output and not (directory / "results.json").exists()
     assert runner.main(EXPERIMENT, ["--resume", str(directory)]) == 0
     assert results_of(directory) == results_of(run)
@@ -322,19 +322,19 @@ def test_the_report_shows_results_settings_and_command(run):
 
 def test_published_figures_stand_only_beside_comparable_ones(run):
     results = read_json(run / "results.json")
-    alike = report._comparison(EXPERIMENT, PRESETS["paper"], results)
+    alike = run_page._comparison(EXPERIMENT, PRESETS["paper"], results)
     assert all(row.method in alike and row.source in alike for row in EXPERIMENT.published)
     for change in ({"num_train": 20}, {"target_frames": (40,)}, {"num_test": 1999}):
         config = dataclasses.replace(PRESETS["paper"], data=DataConfig(**change))
-        other = report._comparison(EXPERIMENT, config, results)
+        other = run_page._comparison(EXPERIMENT, config, results)
         assert not any(row.method in other for row in EXPERIMENT.published if row.method != "EGNO")
-        assert next(iter(change)) in report._comparison_note(EXPERIMENT, config)
+        assert next(iter(change)) in run_page._comparison_note(EXPERIMENT, config)
 
 
 def test_showcase_spans_easy_and_hard_systems():
     targets = np.random.default_rng(0).normal(size=(101, 5, 5, 3))
     sizes = np.random.default_rng(1).permutation(101) / 10
-    shown = report.showcase(targets[:, :1], targets, targets + sizes[:, None, None, None])
+    shown = run_page.showcase(targets[:, :1], targets, targets + sizes[:, None, None, None])
     errors = np.mean(
         (shown.predicted - targets[[np.argsort(sizes)[k] for k in (10, 50, 90, 99)]]) ** 2,
         axis=(1, 2, 3),
