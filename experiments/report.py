@@ -51,6 +51,8 @@ budget, what the paper reports for EGNO, and what an independent run of its publ
 
 # What a row of the summary shows of the literature.
 _PAPER, _REPRODUCTION = "EGNO", "EGNO, its public code run again"
+# How many of its columns say what a run cost.
+_COST = 4
 
 
 class Row(NamedTuple):
@@ -192,28 +194,30 @@ def build() -> None:
         commands = "\n".join(r["command"] for row in rows for r in row.records)
         note = "Each at the commit of its run, whose presets may have been others."
         page += [f"### Commands\n\n{note}\n\n```sh\n{commands}\n```\n"]
-        if name == nbody.EXPERIMENT.name:
-            _write_between_marks(_README, table)
+    _write_between_marks(_README, summary(found, with_cost=False))
     _PAGE.write_text("\n".join(page))
 
 
-def summary(found: Mapping[str, Sequence[Row]]) -> str:
+def summary(found: Mapping[str, Sequence[Row]], *, with_cost: bool = True) -> str:
     """Returns the one table of all experiments, a row a task.
 
     Args:
       found: our rows by experiment.
+      with_cost: whether with parameters, steps, time and device.
     """
     titles = (
         "task|EGNO, F-MSE|EGNO, A-MSE|seeds|best baseline here|its F-MSE|its A-MSE|paper, F-MSE|"
         "paper, A-MSE|run again, F-MSE|run again, A-MSE|parameters|steps|minutes|device"
     ).split("|")
+    titles = titles if with_cost else titles[:-_COST]
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, rows in found.items():
         for task, of_task in _by_task(name, rows).items():
             if any(row.model == "EGNO" for row in of_task):
                 most = _of_most_seeds(of_task, "EGNO")
                 title = ", ".join([EXPERIMENTS[name].title, *_words(task)])
-                lines.append("| " + " | ".join([title, *_summary(name, most, of_task)]) + " |")
+                cells = [title, *_summary(name, most, of_task)][: len(titles)]
+                lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -90,7 +90,7 @@ def test_the_table_in_the_readme_is_replaced_and_nothing_else(published):
     readme = (published / "README.md").read_text()
     report.main([])
     assert (published / "README.md").read_text() == readme
-    assert readme.startswith(f"before\n{report._BEGIN}\n| model |")
+    assert readme.startswith(f"before\n{report._BEGIN}\n| task |")
     assert readme.endswith(f"\n{report._END}\nafter\n")
     assert "old table" not in readme
 
