@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import md17, mocap, nbody, run_directory
+from experiments import md17, mocap, nbody, protein, run_directory
 from experiments.run_page import a_mse
 
 EXPERIMENTS = {
     experiment.name: experiment
-    for experiment in (nbody.EXPERIMENT, mocap.EXPERIMENT, md17.EXPERIMENT)
+    for experiment in (nbody.EXPERIMENT, mocap.EXPERIMENT, md17.EXPERIMENT, protein.EXPERIMENT)
 }
 
 _ROOT = Path(__file__).parent.parent

@@ -1,6 +1,6 @@
 """Data sets: each gives `Samples`, and `take` makes batches of them."""
 
-from egno_jax.datasets import md17, mocap, nbody
+from egno_jax.datasets import md17, mocap, nbody, protein
 from egno_jax.datasets.base import Batch, Samples, concatenate, num_samples, take, validate
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "mocap",
     "nbody",
     "num_samples",
+    "protein",
     "take",
     "validate",
 ]

@@ -1,0 +1,65 @@
+"""Adenylate kinase, the protein of the original's experiment: where its trajectories come from."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from egno_jax.datasets.protein.files import load_universe
+from egno_jax.datasets.protein.trajectory import SELECTION, Trajectory, read
+from egno_jax.extras import require
+
+
+def load_transition(selection: str = SELECTION) -> Trajectory:
+    """Loads a transition of adenylate kinase from closed to open, 98 frames, 855 backbone atoms.
+
+    A biased simulation (dynamic importance sampling), which comes with MDAnalysisTests: nothing is
+    downloaded. It is another task than the equilibrium trajectory, with no published figures.
+
+    Args:
+      selection: the atoms that are nodes.
+
+    Raises:
+      ValueError: the files are damaged, or the selection selects no atom.
+      ImportError: MDAnalysisTests, of the extra `protein`, is not installed.
+
+    Source:
+      Beckstein et al., "Zipping and unzipping of adenylate kinase", Journal of Molecular Biology
+      394 (2009).
+    """
+    files = require("MDAnalysisTests.datafiles", "protein")
+    return read(load_universe(files.PSF, files.DCD), selection)
+
+
+def load_equilibrium(
+    selection: str = SELECTION, *, data_dir: str | os.PathLike[str] | None = None
+) -> Trajectory:
+    """Loads adenylate kinase in equilibrium, 4187 frames 240 ps apart, the original's data.
+
+    MDAnalysisData downloads it once, 170 MB from figshare.com, and checks its SHA-256.
+
+    Args:
+      selection: the atoms that are nodes.
+      data_dir: the folder to keep it in, in `adk_equilibrium/`; `$EGNO_DATA_DIR`, else
+        MDAnalysisData's own, if None.
+
+    Raises:
+      ValueError: it cannot be downloaded, or is damaged.
+      ImportError: MDAnalysisData, of the extra `protein`, is not installed.
+
+    Source:
+      Seyler and Beckstein, "Molecular dynamics trajectory for benchmarking MDAnalysis",
+      doi:10.6084/m9.figshare.5108170.v1 (2017).
+    """
+    fetch = require("MDAnalysisData.adk_equilibrium", "protein").fetch_adk_equilibrium
+    folder = data_dir or os.environ.get("EGNO_DATA_DIR") or None
+    if folder is not None:
+        folder = str(pathlib.Path(folder).expanduser())
+    try:
+        files = fetch(data_home=folder)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"the equilibrium trajectory could not be downloaded ({error}); put its two files into "
+            "the folder adk_equilibrium of data_dir or EGNO_DATA_DIR"
+        ) from error
+    return read(load_universe(files.topology, files.trajectory), selection)

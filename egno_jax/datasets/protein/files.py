@@ -1,0 +1,226 @@
+"""Opening files of simulations with MDAnalysis, after checking that they are whole."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import struct
+import warnings
+from typing import TYPE_CHECKING, BinaryIO
+
+from egno_jax.extras import require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import MDAnalysis
+
+_PICKLES = (".npz", ".npy", ".pkl", ".pickle", ".joblib")
+_MAGIC = {b"\x80": "a pickle", b"PK\x03\x04": "a zip or NumPy archive", b"\x93NUMPY": "NumPy's"}
+
+
+def load_universe(
+    topology: str | os.PathLike[str], *coordinates: str | os.PathLike[str]
+) -> MDAnalysis.Universe:
+    """Opens a simulation, in any of MDAnalysis' formats, strictly.
+
+    MDAnalysis leaves out the last frame of a trajectory that was cut in the middle of it, and the
+    bonds of a PSF file that was cut in the middle of them. Here both are errors, for DCD, XTC, TRR,
+    PDB and PSF; a trajectory cut between two frames is a shorter one, and nothing can tell. Other
+    formats are read as strictly as MDAnalysis reads them, and bytes that changed inside packed
+    coordinates (XTC has no checksums) may end the process in its decoder. Nothing is unpickled:
+    pickles and NumPy's files are refused, and XTC and TRR files are indexed anew.
+
+    Args:
+      topology: atoms, and best bonds and charges: PSF, PRMTOP, TPR, PDB, GRO and others.
+      *coordinates: trajectories of these atoms, one after the other: DCD, XTC, TRR and others; none
+        if the topology holds coordinates.
+
+    Returns:
+      The universe, at its first frame.
+
+    Raises:
+      ValueError: a file is missing, empty, a folder, a pickle, damaged, cut short or of the wrong
+        kind, or atoms do not match; names the file.
+      ImportError: MDAnalysis, of the extra `data`, is not installed.
+    """
+    mda = require("MDAnalysis", "data")
+    paths = [pathlib.Path(path) for path in (topology, *coordinates)]
+    for path in paths:
+        _check(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a format lacks is said where it is needed
+        universe = _attempt(paths[0], "a topology", lambda: mda.Universe(str(paths[0])))
+        for path in paths[1:]:
+            _attempt(path, f"coordinates of {len(universe.atoms)} atoms", _loader(universe, path))
+        if len(paths) > 2:
+            names = [str(path) for path in paths[1:]]
+            universe.load_new(names, refresh_offsets=True)
+    if not hasattr(universe, "trajectory"):
+        raise ValueError(f"{paths[0]} holds no coordinates; name a file that does behind it")
+    return universe
+
+
+def _loader(universe: MDAnalysis.Universe, path: pathlib.Path):
+    return lambda: universe.load_new(str(path), refresh_offsets=True)
+
+
+def _attempt(path: pathlib.Path, kind: str, load):
+    try:
+        return load()
+    except Exception as error:  # Damaged bytes make the readers raise anything.
+        raise ValueError(
+            f"{path} cannot be read as {kind} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _check(path: pathlib.Path) -> None:
+    """Checks what can be seen before MDAnalysis opens a file."""
+    if not path.exists():
+        raise ValueError(f"{path} is not there")
+    if not path.is_file():
+        raise ValueError(f"{path} is a folder, expected a file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty")
+    with path.open("rb") as file:
+        start = file.read(8)
+    suffix = path.suffix.lower()
+    kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
+    if kind is not None or suffix in _PICKLES:
+        raise ValueError(
+            f"{path} is {kind or 'called like a pickle or an array'}, which is never loaded; "
+            "expected a file of a simulation program such as PSF, PDB, DCD or XTC"
+        )
+    check = _CHECKS.get(suffix)
+    if check is not None:
+        check(path)
+
+
+def _check_dcd(path: pathlib.Path) -> None:
+    """Walks over the records, each of which stands between two copies of its length."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(88)
+        order = next((o for o in "<>" if start[:8] == struct.pack(f"{o}i4s", 84, b"CORD")), None)
+        if order is None or len(start) < 88:
+            raise ValueError(f"{path} is not a DCD file: it begins with {start[:8]!r}")
+        file.seek(0)
+        records = 0
+        while (place := file.tell()) < size:
+            length = _marker(file, order)
+            # Behind a length that is none there is no such place, or no such length.
+            file.seek(place + 4 + max(length, 0))
+            if length < 0 or _marker(file, order) != length:
+                raise ValueError(
+                    f"{path} is damaged or cut short: the record at byte {place} of {size} has no "
+                    "end"
+                )
+            records += 1
+    header = struct.unpack(f"{order}20i", start[8:])
+    fixed, box, fourth = header[8] > 0, header[10] > 0, header[11] > 0
+    per_frame = 3 + (header[19] > 0) * (box + fourth)
+    if records < 3 + fixed + per_frame or (records - 3 - fixed) % per_frame:
+        raise ValueError(f"{path} is damaged or cut short: its last frame is not whole")
+
+
+def _marker(file: BinaryIO, order: str) -> int:
+    data = file.read(4)
+    return struct.unpack(f"{order}i", data)[0] if len(data) == 4 else -1
+
+
+def _check_xtc(path: pathlib.Path) -> None:
+    _walk(path, _xtc_frame)
+
+
+def _check_trr(path: pathlib.Path) -> None:
+    _walk(path, _trr_frame)
+
+
+def _walk(path: pathlib.Path, frame: Callable[[BinaryIO], tuple[int, int]]) -> None:
+    """Walks over the frames of a file in GROMACS' formats, whose readers trust any number in it."""
+    size, place, atoms = path.stat().st_size, 0, set()
+    with path.open("rb") as file:
+        while place < size:
+            file.seek(place)
+            try:
+                num_atoms, length = frame(file)
+            except (ValueError, struct.error) as error:
+                raise ValueError(
+                    f"{path} is damaged, cut short or no {path.suffix} file: at byte {place} of "
+                    f"{size} there is no frame ({error})"
+                ) from error
+            atoms.add(num_atoms)
+            place = file.tell() + length
+    if place != size or len(atoms) != 1:
+        raise ValueError(
+            f"{path} is damaged or cut short: its frames of {sorted(atoms)} atoms end at byte "
+            f"{place} of {size}"
+        )
+
+
+def _xtc_frame(file: BinaryIO) -> tuple[int, int]:
+    """Reads up to the coordinates, and returns the number of atoms and the bytes that follow."""
+    magic, num_atoms = _integers(file, 2)
+    _expect(magic in (1995, 2023) and num_atoms > 0, f"it begins with {magic}, {num_atoms}")
+    file.seek(44, os.SEEK_CUR)
+    (count,) = _integers(file, 1)
+    _expect(count == num_atoms, f"coordinates of {count} atoms, expected {num_atoms}")
+    if num_atoms <= 9:
+        return num_atoms, 12 * num_atoms
+    _, *corners, exponent = _integers(file, 8)
+    ordered = all(low <= high for low, high in zip(corners[:3], corners[3:], strict=True))
+    _expect(ordered and 0 <= exponent < 73, f"packing from and to {corners}, with {exponent}")
+    (length,) = _integers(file, 1) if magic == 1995 else struct.unpack(">q", file.read(8))
+    _expect(length > 0, f"coordinates of {length} bytes")
+    return num_atoms, (length + 3) // 4 * 4
+
+
+def _trr_frame(file: BinaryIO) -> tuple[int, int]:
+    """Reads up to the coordinates, and returns the number of atoms and the bytes that follow."""
+    start = file.read(24)
+    _expect(start == struct.pack(">iii12s", 1993, 13, 12, b"GMX_trn_file"), f"{start[:24]!r}")
+    *sizes, num_atoms, _, _ = _integers(file, 13)
+    unused, (box, virial, pressure) = [*sizes[:2], *sizes[5:7]], sizes[2:5]
+    vectors = sizes[7:]
+    width = (box // 9) or (max(vectors) // (3 * max(num_atoms, 1)))
+    is_valid = width in (4, 8) and num_atoms > 0 and not any(unused)
+    is_valid &= {box, virial, pressure} <= {0, 9 * width}
+    is_valid &= set(vectors) <= {0, 3 * num_atoms * width}
+    _expect(is_valid, f"sizes {sizes} for {num_atoms} atoms")
+    _expect(len(file.read(2 * width)) == 2 * width, "the file ends")
+    return num_atoms, sum(sizes)
+
+
+def _integers(file: BinaryIO, count: int) -> tuple[int, ...]:
+    return struct.unpack(f">{count}i", file.read(4 * count))
+
+
+def _expect(is_valid: bool, found: str) -> None:
+    if not is_valid:
+        raise ValueError(found)
+
+
+def _check_pdb(path: pathlib.Path) -> None:
+    lines = path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+    last = lines[-1] if lines else ""
+    if not last.startswith("END"):
+        raise ValueError(f"{path} is cut short or no PDB file: it ends in {last!r}, not in END")
+
+
+def _check_psf(path: pathlib.Path) -> None:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if not text.startswith("PSF"):
+        raise ValueError(f"{path} is not a PSF file: it begins with {text[:20]!r}")
+    bonds = re.search(r"(\d+)\s*!NBOND[^\n]*\n([\d\s]*)\n\s*\d+\s*!NTHETA", text)
+    if bonds is None or len(bonds[2].split()) != 2 * int(bonds[1]):
+        raise ValueError(f"{path} is damaged or cut short: its section !NBOND is not whole")
+
+
+_CHECKS = {
+    ".dcd": _check_dcd,
+    ".xtc": _check_xtc,
+    ".trr": _check_trr,
+    ".pdb": _check_pdb,
+    ".psf": _check_psf,
+}

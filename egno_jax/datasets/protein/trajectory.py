@@ -1,0 +1,164 @@
+"""Trajectories of chosen atoms: read from a universe, whole, and without jumps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from egno_jax.extras import require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import MDAnalysis
+    from jaxtyping import Float, Int
+    from numpy.typing import ArrayLike
+
+SELECTION = "backbone"
+"""MDAnalysis' word for the atoms N, CA, C and O of amino acids."""
+
+
+class Trajectory(NamedTuple):
+    """Equally spaced frames of chosen atoms, unwrapped.
+
+    Attributes:
+      positions: `[T, N, 3]` in Angstrom, float32 as MDAnalysis reads them.
+      charges: `[N]`, partial charges in units of the elementary charge.
+      bonds: `[B, 2]` between chosen atoms, the smaller index first, for pictures; none where the
+        topology has none.
+    """
+
+    positions: Float[np.ndarray, "T N 3"]
+    charges: Float[np.ndarray, "N"]
+    bonds: Int[np.ndarray, "B 2"]
+
+
+def read(
+    universe: MDAnalysis.Universe,
+    selection: str = SELECTION,
+    *,
+    charges: ArrayLike | None = None,
+) -> Trajectory:
+    """Reads all frames of chosen atoms, and undoes what a periodic box did to them.
+
+    Where frames have a box, molecules are made whole in the first frame (`AtomGroup.unwrap`, which
+    needs bonds; without any in the topology the first frame stays as it is), and from frame to
+    frame each atom goes to its nearest image (`transformations.NoJump`), so that what is whole
+    stays whole. No atom may move farther than half a box between two frames. Molecules stay in the
+    images in which the first frame has them.
+
+    The universe is left as it was, at its first frame.
+
+    Args:
+      universe: see `load_universe`, or any other.
+      selection: the atoms that are nodes, in MDAnalysis' language.
+      charges: `[N]`; those of the topology if None. Zeros say nothing of the atoms.
+
+    Returns:
+      The trajectory.
+
+    Raises:
+      ValueError: the selection is none or selects no atom, there are no charges, there are fewer
+        than two frames, a frame cannot be read, is not finite, or has lost its box.
+      ImportError: MDAnalysis, of the extra `data`, is not installed.
+    """
+    group = _select(universe, selection)
+    charges = _charges(group, charges)
+    name = universe.trajectory.filename or "the universe"
+    total = len(universe.trajectory)
+    if total < 2:
+        raise ValueError(f"{name} holds {total} frames, expected at least 2")
+    positions = np.empty((total, len(group), 3), np.float32)
+    frame = -1
+    try:
+        for frame, found in enumerate(_frames(group)):
+            positions[frame] = found
+    except Exception as error:  # Damaged bytes make the readers raise anything.
+        raise ValueError(
+            f"{name}: frame {frame + 1} of {total} cannot be read ({type(error).__name__}: {error})"
+        ) from error
+    if frame + 1 < total:
+        raise ValueError(f"{name}: {frame + 1} frames could be read, expected {total}")
+    if not np.isfinite(positions).all():
+        frame, atom, axis = np.argwhere(~np.isfinite(positions))[0]
+        raise ValueError(
+            f"{name}: coordinate {axis} of atom {atom} of {selection!r} is "
+            f"{positions[frame, atom, axis]} in frame {frame}, expected a finite number"
+        )
+    universe.trajectory[0]
+    return Trajectory(positions, charges, _bonds(group))
+
+
+def _select(universe: MDAnalysis.Universe, selection: str) -> MDAnalysis.AtomGroup:
+    try:
+        group = universe.select_atoms(selection)
+    except Exception as error:  # Its parser raises what its parts raise.
+        raise ValueError(f"selection: {selection!r} is none ({error})") from error
+    if not len(group):
+        raise ValueError(
+            f"selection: {selection!r} selects none of the {len(universe.atoms)} atoms"
+        )
+    return group
+
+
+def _charges(group: MDAnalysis.AtomGroup, charges: ArrayLike | None) -> np.ndarray:
+    if charges is None:
+        if not hasattr(group, "charges"):
+            raise ValueError(
+                "charges: the topology has none; take one that does (PSF, PRMTOP, TPR), or give "
+                f"those of the {len(group)} selected atoms, numpy.zeros({len(group)}) if unknown"
+            )
+        charges = group.charges
+    charges = np.array(charges, np.float64)
+    if charges.shape != (len(group),) or not np.isfinite(charges).all():
+        raise ValueError(
+            f"charges are {charges.dtype} {list(charges.shape)}, expected {len(group)} finite "
+            "numbers, one for each selected atom"
+        )
+    return charges
+
+
+def _frames(group: MDAnalysis.AtomGroup) -> Iterator[np.ndarray]:
+    """Yields the positions of a group in each frame, unwrapped."""
+    trajectory = group.universe.trajectory
+    trajectory[0]
+    if not _has_box(trajectory.ts):
+        for step in trajectory:
+            if _has_box(step):
+                raise ValueError("it has a periodic box, and the first frame has none")
+            yield group.positions
+        return
+    unjump = require("MDAnalysis.transformations", "data").NoJump()
+    # The transformation works on copies of what is selected: the universe stays as it is.
+    step = require("MDAnalysis.coordinates.timestep", "data").Timestep(len(group))
+    for index, source in enumerate(trajectory):
+        if not _has_box(source):
+            raise ValueError("it has no periodic box, and the first frame has one")
+        step.frame, step.dimensions = index, source.dimensions
+        step.positions = group.positions if index else _whole(group)
+        yield unjump(step).positions
+
+
+def _has_box(step: MDAnalysis.coordinates.timestep.Timestep) -> bool:
+    return step.dimensions is not None and bool((step.dimensions[:3] > 0).all())
+
+
+def _whole(group: MDAnalysis.AtomGroup) -> np.ndarray:
+    """Returns the positions of a group in the current frame, its molecules made whole."""
+    if not len(getattr(group.universe, "bonds", ())):
+        return group.positions
+    molecules = sum(group.fragments[1:], group.fragments[0])
+    places = {atom: place for place, atom in enumerate(molecules.ix)}
+    chosen = [places[atom] for atom in group.ix]
+    return molecules.unwrap(compound="fragments", reference=None, inplace=False)[chosen]
+
+
+def _bonds(group: MDAnalysis.AtomGroup) -> np.ndarray:
+    """Returns the bonds inside a group, as places in it."""
+    if not len(getattr(group.universe, "bonds", ())):
+        return np.zeros((0, 2), np.int32)
+    places = np.full(len(group.universe.atoms), -1)
+    places[group.ix] = np.arange(len(group))
+    bonds = places[group.universe.bonds.indices]
+    return np.unique(np.sort(bonds[(bonds >= 0).all(axis=1)]), axis=0).astype(np.int32)
