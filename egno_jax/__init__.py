@@ -2,17 +2,19 @@
 
 from importlib import metadata as _metadata
 
-from egno_jax import baselines, graph, metrics, nn, ops
+from egno_jax import baselines, graph, metrics, nn, ops, rolling
 from egno_jax.checkpoint import CheckpointError, load, save
 from egno_jax.config import EGNOConfig
 from egno_jax.convert import from_torch_state_dict, to_torch_state_dict
 from egno_jax.model import EGNO, Params, Trajectory, apply, init
+from egno_jax.rolling import Rollout, rollout
 
 __all__ = [
     "EGNO",
     "CheckpointError",
     "EGNOConfig",
     "Params",
+    "Rollout",
     "Trajectory",
     "apply",
     "baselines",
@@ -23,6 +25,8 @@ __all__ = [
     "metrics",
     "nn",
     "ops",
+    "rolling",
+    "rollout",
     "save",
     "to_torch_state_dict",
 ]

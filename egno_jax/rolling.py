@@ -1,0 +1,311 @@
+"""Rolling out: windows chained, each starting from the state that the one before it ended in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+
+from egno_jax import graph as graph_lib
+from egno_jax.model import Params, apply, check_params
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int
+
+OVERFLOW = "overflow"
+
+
+class State(NamedTuple):
+    """What a window ended in.
+
+    Attributes:
+      positions: `[N, 3]`, at the window's last time.
+      velocities: `[N, 3]`, as the model predicts them; None if they were not supervised.
+      path: `[1 + P, N, 3]`, the window's first state and what was predicted from it.
+      times: `[1 + P]` or `[1 + P, G]`, the times of the path, the first is 0.
+    """
+
+    positions: Float[Array, "N 3"]
+    velocities: Float[Array, "N 3"] | None
+    path: Float[Array, "T N 3"]
+    times: Float[Array, "T"] | Float[Array, "T G"]
+
+
+NextGraph = Callable[[jraph.GraphsTuple, State], jraph.GraphsTuple]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """A long trajectory, W windows of P times.
+
+    Attributes:
+      positions: `[W P, N, 3]`.
+      velocities: `[W P, N, 3]`, the model's; see `Trajectory.velocities`.
+      times: `[W P]` or `[W P, G]`, after the given state.
+      overflow: `[]`, whether a rebuilt graph had more edges than its capacity in some window; the
+        trajectory behind that window is then wrong.
+    """
+
+    positions: Float[Array, "WP N 3"]
+    velocities: Float[Array, "WP N 3"]
+    times: Float[Array, "WP"] | Float[Array, "WP G"]
+    overflow: Bool[Array, ""]
+
+
+def rollout(
+    params: Params,
+    graph: jraph.GraphsTuple,
+    times: Float[Array, "P"] | Float[Array, "P G"],
+    num_windows: int,
+    *,
+    next_graph: NextGraph | None = None,
+) -> Rollout:
+    """Decodes `num_windows` windows in a row, each from the last state of the one before.
+
+    Pure, compiled once whatever the number of windows (`lax.scan`). Beside the trajectory that it
+    returns it needs the memory of one window; its gradient stores one graph a window and decodes
+    each window once more.
+
+    Args:
+      params: the model.
+      graph: the state to start from.
+      times: the times of a window after its state, above 0. Window w = 0, 1, ... answers for
+        `times + w times[-1]`.
+      num_windows: W, at least 1.
+      next_graph: takes the graph of a window and the `State` that it ended in, and returns the next
+        window's graph, of the same shapes: `refresh` renews features, `radius_graph` edges too.
+        None moves positions and velocities alone, which is right where features and edges do not
+        depend on the state.
+
+    Returns:
+      The trajectory.
+
+    Raises:
+      ValueError: an input is wrong; or the velocities of the model were not supervised
+        (`config.velocity_weight` is 0), and no `next_graph` supplies others.
+    """
+    check_params(params)
+    if isinstance(num_windows, bool) or not isinstance(num_windows, int) or num_windows < 1:
+        raise ValueError(f"num_windows: got {num_windows!r}, expected an integer >= 1")
+    if times is None or jnp.ndim(times) not in (1, 2):
+        raise ValueError("times: expected an array [P] or [P, G]")
+    if not isinstance(times, jax.core.Tracer) and np.min(np.asarray(times)) <= 0:
+        raise ValueError(
+            f"times: got {np.min(np.asarray(times))}, expected times above 0: the windows of a "
+            "rollout begin with their state"
+        )
+    is_supervised = params.config.velocity_weight > 0
+    if next_graph is None:
+        if not is_supervised:
+            raise ValueError(
+                "next_graph: got None, but the model's velocities were not supervised "
+                "(config.velocity_weight is 0), so that no window has velocities to start from; "
+                "train with a velocity_weight, or pass a next_graph that supplies them, such as "
+                "refresh(velocity_unit=...)"
+            )
+        next_graph = _move
+    graph_lib.check_structure(graph, times)
+    graph = _with_flag(jax.tree.map(jnp.asarray, graph))
+    times = jnp.asarray(times, jnp.result_type(times, graph.nodes["positions"].dtype))
+    from_start = jnp.concatenate([jnp.zeros_like(times[:1]), times])
+
+    def window(
+        graph: jraph.GraphsTuple, _: None
+    ) -> tuple[jraph.GraphsTuple, tuple[Float[Array, "P N 3"], Float[Array, "P N 3"]]]:
+        found = apply(params, graph, times)
+        start = graph.nodes["positions"][None].astype(found.positions.dtype)
+        state = State(
+            positions=found.positions[-1],
+            velocities=found.velocities[-1] if is_supervised else None,
+            path=jnp.concatenate([start, found.positions]),
+            times=from_start,
+        )
+        following = _as(graph, _with_flag(next_graph(graph, state)))
+        return following, (found.positions, found.velocities)
+
+    last, (positions, velocities) = jax.lax.scan(jax.checkpoint(window), graph, length=num_windows)
+    starts = jnp.arange(num_windows).reshape(-1, *[1] * times.ndim) * times[-1]
+    return Rollout(
+        positions=_join(positions),
+        velocities=_join(velocities),
+        times=_join(starts + times),
+        overflow=jnp.any(last.globals[OVERFLOW]),
+    )
+
+
+def refresh(
+    *,
+    velocity_unit: float | None = None,
+    speed_column: int | None = 0,
+    distance_column: int | None = -1,
+) -> NextGraph:
+    """Makes a `next_graph` for graphs whose edges stay and whose features follow the state.
+
+    That is those of `egno_jax.datasets`, 5-body, motion capture without heights, molecules on
+    bonds: |v_i| among the node features and |x_i - x_j|^2 among the edge features.
+
+    Args:
+      velocity_unit: the unit of `times` in the velocities' unit of time; velocities are then taken
+        from the path, (x(t_P) - x(t_{P-1})) / (t_P - t_{P-1}). None: the model's, which must have
+        been supervised.
+      speed_column: the node feature that holds |v_i|; None if there is none.
+      distance_column: the edge feature that holds |x_i - x_j|^2; None if there is none.
+
+    Returns:
+      The function.
+    """
+
+    def next_graph(graph: jraph.GraphsTuple, state: State) -> jraph.GraphsTuple:
+        velocities = _velocities(graph, state, velocity_unit)
+        nodes = {**graph.nodes, "positions": state.positions, "velocities": velocities}
+        if speed_column is not None:
+            speeds = _norm(velocities)
+            nodes["features"] = _with_column(nodes["features"], speed_column, speeds)
+        edges = graph.edges
+        if distance_column is not None and edges is not None:
+            squares = _squares(state.positions, graph.senders, graph.receivers)
+            features = _with_column(edges["features"], distance_column, squares)
+            edges = {**edges, "features": features}
+        return graph._replace(nodes=nodes, edges=edges)
+
+    return next_graph
+
+
+def radius_graph(
+    radius: float,
+    *,
+    velocity_unit: float | None = None,
+    speed_column: int | None = 0,
+    edge_features: Callable[[jraph.GraphsTuple, Array, Array, Array], Array] | None = None,
+) -> NextGraph:
+    """Makes a `next_graph` that joins all nodes of a graph within a radius, anew in each window.
+
+    The number of edges that the graph has room for is its capacity: E must be the same in all
+    windows, so the given graph is padded to it (`egno_jax.graph.pad`), and its last node, which
+    must pad, takes the edges that are left over. Where more nodes are near than that, the farthest
+    in the order of receivers fall out and `Rollout.overflow` is True. Every pair of nodes is looked
+    at: N^2 distances.
+
+    Args:
+      radius: the cutoff, in the unit of the positions.
+      velocity_unit: as in `refresh`.
+      speed_column: as in `refresh`.
+      edge_features: takes the graph, senders, receivers and |x_i - x_j|^2 `[E, 1]` and returns
+        `[E, D]`; None: the squared distances alone, D = 1.
+
+    Returns:
+      The function.
+
+    Raises:
+      ValueError: the radius is not above 0.
+    """
+    if not radius > 0:
+        raise ValueError(f"radius: got {radius}, expected a number above 0")
+    refreshed = refresh(
+        velocity_unit=velocity_unit, speed_column=speed_column, distance_column=None
+    )
+
+    def next_graph(graph: jraph.GraphsTuple, state: State) -> jraph.GraphsTuple:
+        graph = refreshed(graph, state)
+        positions, capacity = state.positions, graph.senders.shape[0]
+        num_nodes = positions.shape[0]
+        graph_ids = graph_lib.graph_ids(graph.n_node, num_nodes)
+        # The last graph is the padding, whose nodes are joined to nothing.
+        is_real = graph_ids < graph.n_node.shape[0] - 1
+        difference = positions[:, None] - positions[None]
+        is_near = jnp.sum(difference**2, axis=-1) <= radius**2
+        is_near &= (graph_ids[:, None] == graph_ids) & is_real & ~jnp.eye(num_nodes, dtype=bool)
+        receivers, senders = jnp.nonzero(is_near, size=capacity, fill_value=num_nodes - 1)
+        squares = _squares(positions, senders, receivers)
+        features = squares
+        if edge_features is not None:
+            features = edge_features(graph, senders, receivers, squares)
+        num_edges = jnp.zeros_like(graph.n_edge).at[graph_ids[receivers]].add(1)
+        return graph._replace(
+            edges={"features": features},
+            senders=senders,
+            receivers=receivers,
+            n_edge=num_edges,
+            globals={OVERFLOW: jnp.broadcast_to(jnp.sum(is_near) > capacity, graph.n_node.shape)},
+        )
+
+    return next_graph
+
+
+def _move(graph: jraph.GraphsTuple, state: State) -> jraph.GraphsTuple:
+    nodes = {**graph.nodes, "positions": state.positions, "velocities": state.velocities}
+    return graph._replace(nodes=nodes)
+
+
+def _velocities(
+    graph: jraph.GraphsTuple, state: State, velocity_unit: float | None
+) -> Float[Array, "N 3"]:
+    if velocity_unit is None:
+        if state.velocities is None:
+            raise ValueError(
+                "next_graph: the model's velocities were not supervised (config.velocity_weight "
+                "is 0); pass velocity_unit to take them from the predicted positions"
+            )
+        return state.velocities
+    spacing = (state.times[-1] - state.times[-2]) * velocity_unit
+    if spacing.ndim:
+        graph_ids = graph_lib.graph_ids(graph.n_node, state.positions.shape[0])
+        spacing = jnp.take(spacing, graph_ids, mode="clip")[:, None]
+    return (state.path[-1] - state.path[-2]) / spacing
+
+
+def _with_flag(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
+    """Returns the graph with a flag for each of its graphs as its only globals, at first False."""
+    found = graph.globals if isinstance(graph.globals, dict) else {}
+    flag = found.get(OVERFLOW, jnp.zeros(graph.n_node.shape, bool))
+    return graph._replace(globals={OVERFLOW: jnp.asarray(flag)})
+
+
+def _as(before: jraph.GraphsTuple, after: jraph.GraphsTuple) -> jraph.GraphsTuple:
+    """Returns the next graph in the dtypes of the one before; a flag once set stays.
+
+    Raises:
+      ValueError: its structure or a shape differs.
+    """
+    leaves, expected = (
+        {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(g)}
+        for g in (after, before)
+    )
+    for name in sorted(leaves.keys() | expected.keys()):
+        found, wanted = (
+            tuple(tree[name].shape) if name in tree else None for tree in (leaves, expected)
+        )
+        if found != wanted:
+            raise ValueError(
+                f"next_graph: returned graph{name} of shape {found}, expected {wanted} as before"
+            )
+    after = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, before)
+    flag = before.globals[OVERFLOW] | after.globals[OVERFLOW]
+    return after._replace(globals={OVERFLOW: flag})
+
+
+def _norm(vectors: Float[Array, "N 3"]) -> Float[Array, "N 1"]:
+    squares = jnp.sum(vectors**2, axis=-1, keepdims=True)
+    # The gradient of a root is infinite at 0, where that of the norm may be taken to be 0.
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+
+
+def _squares(
+    positions: Float[Array, "N 3"], senders: Int[Array, "E"], receivers: Int[Array, "E"]
+) -> Float[Array, "E 1"]:
+    sent, received = (jnp.take(positions, ids, axis=0, mode="clip") for ids in (senders, receivers))
+    return jnp.sum((received - sent) ** 2, axis=-1, keepdims=True)
+
+
+def _with_column(features: Array, column: int, values: Array) -> Array:
+    return jnp.asarray(features).at[:, column].set(values[:, 0].astype(features.dtype))
+
+
+def _join(leaf: Any) -> Any:
+    return leaf.reshape(-1, *leaf.shape[2:])

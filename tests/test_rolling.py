@@ -1,0 +1,209 @@
+"""Rollouts: windows chained by hand, gradients, memory, rebuilt graphs, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import egno_jax
+from egno_jax import rolling
+from tests import helpers
+
+TIMES = np.array([1.0, 2.0, 3.0], np.float32)
+CONFIG = egno_jax.EGNOConfig(
+    num_layers=2, hidden_dim=8, num_modes=2, time_embed_dim=4, velocity_weight=0.1
+)
+
+
+def with_true_features(graph, velocities=None):
+    """Returns the graph with |v| as its only node feature and |r|^2 as its only edge feature."""
+    velocities = graph.nodes["velocities"] if velocities is None else velocities
+    positions = graph.nodes["positions"]
+    squares = ((positions[graph.receivers] - positions[graph.senders]) ** 2).sum(-1)[:, None]
+    speeds = np.linalg.norm(velocities, axis=-1, keepdims=True)
+    nodes = {**graph.nodes, "velocities": velocities, "features": speeds}
+    return graph._replace(nodes=nodes, edges={"features": squares})
+
+
+@functools.cache
+def system(velocity_weight=0.1):
+    rng = np.random.default_rng(0)
+    graph = with_true_features(helpers.random_graph(rng, num_edges=12))
+    config = dataclasses.replace(CONFIG, velocity_weight=velocity_weight)
+    return graph, helpers.random_params(rng, config, 1, 1)
+
+
+def moved(graph, positions, velocities):
+    nodes = {**graph.nodes, "positions": np.asarray(positions)}
+    return with_true_features(graph._replace(nodes=nodes), np.asarray(velocities))
+
+
+def test_windows_are_those_chained_by_hand():
+    graph, params = system()
+    found = rolling.rollout(params, graph, TIMES, 3, next_graph=rolling.refresh())
+    np.testing.assert_array_equal(found.times, np.arange(1.0, 10.0))
+    assert not found.overflow
+    for window in range(3):
+        expected = helpers.apply(params, graph, TIMES)
+        part = slice(3 * window, 3 * window + 3)
+        helpers.assert_close(found.positions[part], expected.positions, 1e-5)
+        helpers.assert_close(found.velocities[part], expected.velocities, 1e-5)
+        graph = moved(graph, expected.positions[-1], expected.velocities[-1])
+
+
+def test_velocities_can_be_those_of_the_path():
+    graph, params = system(velocity_weight=0.0)
+    next_graph = rolling.refresh(velocity_unit=0.5)
+    found = rolling.rollout(params, graph, TIMES, 2, next_graph=next_graph)
+    first = helpers.apply(params, graph, TIMES).positions
+    velocities = (first[-1] - first[-2]) / 0.5
+    second = helpers.apply(params, moved(graph, first[-1], velocities), TIMES).positions
+    helpers.assert_close(found.positions[3:], second, 1e-5)
+    single = rolling.rollout(params, graph, TIMES[-1:], 2, next_graph=next_graph)
+    first = helpers.apply(params, graph, TIMES[-1:]).positions
+    velocities = (first[-1] - graph.nodes["positions"]) / (3 * 0.5)
+    second = helpers.apply(params, moved(graph, first[-1], velocities), TIMES[-1:]).positions
+    helpers.assert_close(single.positions[1:], second, 1e-5)
+
+
+def test_graphs_may_have_their_own_times():
+    graph, params = system(velocity_weight=0.0)
+    next_graph = rolling.refresh(velocity_unit=0.5)
+    together = rolling.rollout(params, graph, TIMES, 2, next_graph=next_graph)
+    each = np.stack([TIMES, TIMES], axis=1)
+    apart = rolling.rollout(params, graph, each, 2, next_graph=next_graph)
+    assert apart.times.shape == (6, 2)
+    helpers.assert_close(apart.positions, together.positions, 1e-6)
+
+
+def test_turns_and_moves_with_its_input():
+    graph, params = system()
+    turn, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))
+    nodes = dict(graph.nodes)
+    nodes["positions"] = (nodes["positions"] @ turn + 2.0).astype(np.float32)
+    nodes["velocities"] = (nodes["velocities"] @ turn).astype(np.float32)
+    roll = jax.jit(lambda g: rolling.rollout(params, g, TIMES, 3, next_graph=rolling.refresh()))
+    before, after = roll(graph), roll(graph._replace(nodes=nodes))
+    helpers.assert_close(after.positions, before.positions @ turn + 2.0, 1e-4)
+
+
+def test_the_gradient_is_that_of_windows_chained_by_hand():
+    graph, params = system()
+
+    def by_hand(params):
+        state, total = graph, 0.0
+        for _ in range(3):
+            found = egno_jax.apply(params, state, TIMES)
+            total += jnp.sum(found.positions**2)
+            nodes = {
+                **state.nodes,
+                "positions": found.positions[-1],
+                "velocities": found.velocities[-1],
+            }
+            state = state._replace(nodes=nodes)
+        return total
+
+    def rolled(params):
+        return jnp.sum(rolling.rollout(params, graph, TIMES, 3).positions ** 2)
+
+    helpers.assert_trees_close(*(jax.jit(jax.grad(f))(params) for f in (rolled, by_hand)), 1e-4)
+
+
+def test_memory_does_not_grow_with_the_number_of_windows():
+    graph, params = system()
+
+    def working_memory(num_windows, function):
+        compiled = jax.jit(functools.partial(function, num_windows)).lower(params).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    def roll(num_windows, params):
+        return rolling.rollout(params, graph, TIMES, num_windows, next_graph=rolling.refresh())
+
+    def gradient(num_windows, params):
+        return jax.grad(lambda p: jnp.sum(roll(num_windows, p).positions ** 2))(params)
+
+    assert working_memory(64, roll) <= working_memory(4, roll) + 4096
+    a_window = 4 * sum(np.size(leaf) for leaf in jax.tree.leaves(graph))
+    a_window += 4 * 2 * TIMES.size * graph.nodes["positions"].size
+    growth = working_memory(64, gradient) - working_memory(4, gradient)
+    assert growth <= 60 * 3 * a_window
+
+
+def padded_chain(capacity):
+    rng = np.random.default_rng(4)
+    positions = np.array([[0, 0, 0], [1, 0, 0], [2.5, 0, 0]], np.float32)
+    edges = egno_jax.graph.radius_edges(positions, 1.2)
+    squares = egno_jax.graph.squared_distances(positions, edges)
+    velocities = rng.normal(size=(3, 3)).astype(np.float32)
+    speeds = np.linalg.norm(velocities, axis=-1, keepdims=True)
+    graph = egno_jax.graph.build(
+        positions, velocities, speeds, egno_jax.graph.with_features(edges, squares)
+    )
+    padded, _ = egno_jax.graph.pad(graph, num_nodes=4, num_edges=capacity, num_graphs=2)
+    return padded
+
+
+def test_radius_graphs_follow_the_nodes():
+    graph = padded_chain(capacity=8)
+    positions = np.array([[0, 0, 0], [1, 0, 0], [1.5, 0, 0], [0, 0, 0]], np.float32)
+    zeros = np.zeros_like(positions)
+    state = rolling.State(positions, zeros, np.stack([zeros, positions]), np.array([0.0, 1.0]))
+    with_flag = rolling._with_flag(graph)
+    found = rolling.radius_graph(1.2)(with_flag, state)
+    joined = sorted(zip(*map(np.asarray, (found.receivers, found.senders)), strict=True))
+    expected = [(0, 1), (1, 0), (1, 2), (2, 1)]
+    assert joined == [*expected, *[(3, 3)] * 4]
+    np.testing.assert_array_equal(found.n_edge, [4, 4])
+    lengths = np.abs(positions[found.receivers, 0] - positions[found.senders, 0])
+    np.testing.assert_allclose(found.edges["features"][:, 0], lengths**2, rtol=1e-6)
+    assert not found.globals["overflow"].any()
+    egno_jax.graph.validate(found._replace(globals=None))
+    assert rolling.radius_graph(2.0)(with_flag, state).globals["overflow"].sum() == 0
+    small = rolling._with_flag(padded_chain(capacity=4))
+    assert rolling.radius_graph(2.0)(small, state).globals["overflow"].all()
+
+
+def test_a_rollout_says_when_edges_did_not_fit():
+    graph = padded_chain(capacity=4)
+    params = helpers.random_params(np.random.default_rng(1), CONFIG, 1, 1)
+    roll = functools.partial(rolling.rollout, params, graph, TIMES, 2)
+    assert not roll(next_graph=rolling.radius_graph(1e-3)).overflow
+    assert roll(next_graph=rolling.radius_graph(1e3)).overflow
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_windows": 0}, "num_windows: got 0"),
+        ({"num_windows": 1.5}, "num_windows: got 1.5"),
+        ({"times": np.array([0.0, 1.0])}, "times: got 0.0, expected times above 0"),
+        ({"times": None}, "times: expected an array"),
+        ({"velocity_weight": 0.0}, "next_graph: got None, but the model's velocities"),
+        (
+            {"velocity_weight": 0.0, "next_graph": rolling.refresh()},
+            "velocities were not supervised .* pass velocity_unit",
+        ),
+        (
+            {"next_graph": lambda graph, state: graph._replace(senders=graph.senders[:3])},
+            r"next_graph: returned graph\.senders of shape \(3,\), expected \(12,\)",
+        ),
+    ],
+    ids=["zero", "float", "start", "none", "unsupervised", "refresh", "shape"],
+)
+def test_refusals(arguments, message):
+    arguments = {"times": TIMES, "num_windows": 2, "next_graph": None, **arguments}
+    graph, params = system(arguments.pop("velocity_weight", 0.1))
+    with pytest.raises(ValueError, match=message):
+        rolling.rollout(
+            params, graph, arguments.pop("times"), arguments.pop("num_windows"), **arguments
+        )
+
+
+def test_radius_must_be_above_zero():
+    with pytest.raises(ValueError, match="radius: got 0"):
+        rolling.radius_graph(0)
