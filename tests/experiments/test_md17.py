@@ -135,7 +135,7 @@ def test_windows_run_backwards_double_the_training_set_alone(folder):
 
 def results_of(f_mse=0.1):
     straight = {"f_mse": 1.0, "a_mse": 1.0}
-    return {"f_mse": f_mse, "a_mse": 0.1, "seed": 0, "linear_baseline": straight}
+    return {"model": "EGNO", "f_mse": f_mse, "a_mse": 0.1, "seed": 0, "linear_baseline": straight}
 
 
 def with_data(**changes):
