@@ -13,7 +13,17 @@ import tempfile
 import zipfile
 
 # Packages of the extras that no core dependency brings along (rich comes with Flax).
-EXTRAS = ("ase", "grain", "matplotlib", "plotly", "pooch", "tensorboardX", "tyro", "vesin")
+EXTRAS = (
+    "MDAnalysis",
+    "ase",
+    "grain",
+    "matplotlib",
+    "plotly",
+    "pooch",
+    "tensorboardX",
+    "tyro",
+    "vesin",
+)
 KERNEL_SOURCES = "egno_jax/ops/kernels"
 # How far two computations of a model may differ in float32, relative to the largest number.
 TOLERANCE = 1e-5

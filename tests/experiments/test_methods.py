@@ -12,7 +12,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
 
 from egno_jax.baselines import METHODS, BaselineConfig
-from experiments import md17, mocap, nbody, run_directory, runner
+from experiments import md17, mocap, nbody, protein, run_directory, runner
 from experiments.nbody import EXPERIMENT, NBodyConfig
 
 TINY = (
@@ -29,8 +29,9 @@ TINY = (
         (mocap.PRESETS, "run", 5),
         (mocap.PRESETS, "walk", 5),
         (md17.PRESETS, "paper", 8),
+        (protein.PRESETS, "transition", 4),
     ],
-    ids=["nbody", "run", "walk", "md17"],
+    ids=["nbody", "run", "walk", "md17", "protein"],
 )
 def test_a_baseline_has_the_data_and_the_training_of_its_preset(presets, name, num_times):
     for method in METHODS:
@@ -43,7 +44,7 @@ def test_a_baseline_has_the_data_and_the_training_of_its_preset(presets, name, n
 
 
 def test_every_preset_has_its_line():
-    for experiment in (nbody, mocap, md17):
+    for experiment in (nbody, mocap, md17, protein):
         assert experiment.DESCRIPTIONS.keys() == experiment.PRESETS.keys()
 
 
