@@ -1,12 +1,13 @@
 """Results that are published: collects those of runs, and builds the tables from what is collected.
 
     python -m experiments.report runs/nbody-paper-seed0 runs/nbody-paper-seed1
-    python -m experiments.report
+    python -m experiments.report --picture runs/mocap-run-seed0
 
 copies the results and settings of finished runs to `experiments/results/<run>.json`, and writes
 `experiments/RESULTS.md` and the table in `README.md` from all files there. Nothing in them is typed
 by hand: the published figures stand in the experiments' scripts. A figure of each experiment comes
-to `experiments/results/<experiment>.png`, if matplotlib is there.
+to `experiments/results/<experiment>.png`, if matplotlib is there, and the moving picture of a run
+to `docs/images/<experiment>.gif`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import md17, mocap, nbody, protein, run_directory
+from experiments import md17, mocap, nbody, protein, run_directory, run_page
 from experiments.run_page import a_mse
 
 EXPERIMENTS = {
@@ -33,6 +34,7 @@ _ROOT = Path(__file__).parent.parent
 _RECORDS = _ROOT / "experiments" / "results"
 _PAGE = _ROOT / "experiments" / "RESULTS.md"
 _README = _ROOT / "README.md"
+_IMAGES = _ROOT / "docs" / "images"
 _BEGIN, _END = "<!-- results: python -m experiments.report -->", "<!-- end of results -->"
 
 _INTRODUCTION = """# Results
@@ -99,6 +101,28 @@ def collect(directory: Path) -> Path:
     _RECORDS.mkdir(exist_ok=True)
     target = _RECORDS / f"{directory.name}.json"
     run_directory.write_json(target, {**results, "settings": settings})
+    return target
+
+
+def copy_picture(directory: Path) -> Path:
+    """Copies the moving picture of a run to `docs/images/<experiment>.gif`.
+
+    Args:
+      directory: the run.
+
+    Returns:
+      The file written.
+
+    Raises:
+      ValueError: the run has no results, or its systems are drawn in no moving picture.
+    """
+    picture = directory / run_directory.PICTURES / run_page.FILM
+    try:
+        name = json.loads((directory / run_directory.RESULTS).read_text())["experiment"]
+        target = _IMAGES / f"{name}.gif"
+        target.write_bytes(picture.read_bytes())
+    except FileNotFoundError as error:
+        raise ValueError(f"{directory}: there is no {Path(error.filename).name}") from error
     return target
 
 
@@ -375,9 +399,19 @@ def main(arguments: Sequence[str]) -> int:
         description="Publish results: experiments/RESULTS.md and the table in README.md.",
     )
     parser.add_argument("runs", nargs="*", type=Path, help="directories of runs to collect first")
+    parser.add_argument(
+        "--picture",
+        action="append",
+        default=[],
+        type=Path,
+        help="directory of a run whose moving picture the docs shall show; may be repeated",
+    )
+    options = parser.parse_args(arguments)
     try:
-        for directory in parser.parse_args(arguments).runs:
+        for directory in options.runs:
             print(collect(directory))
+        for directory in options.picture:
+            print(copy_picture(directory))
         build()
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _TEMPLATE = Path(__file__).with_name("report.html")
 _PERCENTILES = (10, 50, 90, 99)
 _TRAJECTORIES, _ERROR, _CURVES = "trajectories.png", "error_over_time.png", "learning_curves.png"
-_FILM = "trajectories.gif"
+FILM = "trajectories.gif"
 _FRAMES_PER_SECOND = 10
 
 
@@ -101,14 +101,14 @@ def write(
     for name, figure in _figures(experiment, directory, results, systems, drawing).items():
         figure.savefig(pictures / name, dpi=150)
     if drawing is not None:
-        _write_film(pictures / _FILM, experiment, systems, drawing)
+        _write_film(pictures / FILM, experiment, systems, drawing)
     page = string.Template(_TEMPLATE.read_text()).substitute(
         **_words(experiment, config, results),
         comparison=_comparison(experiment, config, results),
         comparison_note=_comparison_note(experiment, config),
         settings=_settings(experiment, config),
         interactive=_interactive(experiment, systems, drawing),
-        film="" if drawing is None else _film(pictures / _FILM),
+        film="" if drawing is None else _film(pictures / FILM),
         caption=_CAPTION_OF_PATHS if drawing is None else _CAPTION_OF_BONDS,
         picture_trajectories=_embedded(pictures / _TRAJECTORIES),
         picture_error=_embedded(pictures / _ERROR),

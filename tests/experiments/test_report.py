@@ -95,6 +95,17 @@ def test_the_table_in_the_readme_is_replaced_and_nothing_else(published):
     assert "old table" not in readme
 
 
+def test_the_moving_picture_of_a_run_comes_to_the_docs(published, monkeypatch, capsys):
+    monkeypatch.setattr(report, "_IMAGES", published)
+    run = make_run(published / "a")
+    assert report.main(["--picture", str(run)]) == 2
+    assert "there is no trajectories.gif" in capsys.readouterr().err
+    (run / "pictures").mkdir()
+    (run / "pictures" / "trajectories.gif").write_bytes(b"GIF89a")
+    assert report.main(["--picture", str(run)]) == 0
+    assert (published / "nbody.gif").read_bytes() == b"GIF89a"
+
+
 def test_only_finished_runs_are_published(published, capsys):
     assert report.main([str(make_run(published / "a", finished=False))]) == 2
     num_steps = nbody.PRESETS["paper"].training.num_steps
