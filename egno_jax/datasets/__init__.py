@@ -1,11 +1,20 @@
 """Data sets: each gives `Samples`, and `take` makes batches of them."""
 
 from egno_jax.datasets import md17, mocap, nbody, protein
-from egno_jax.datasets.base import Batch, Samples, concatenate, num_samples, take, validate
+from egno_jax.datasets.base import (
+    Batch,
+    Samples,
+    at_times,
+    concatenate,
+    num_samples,
+    take,
+    validate,
+)
 
 __all__ = [
     "Batch",
     "Samples",
+    "at_times",
     "concatenate",
     "md17",
     "mocap",

@@ -22,14 +22,14 @@ class Batch(NamedTuple):
 
     Attributes:
       graph: the states at time 0, as `egno_jax.apply` takes them.
-      times: `[P]`, the times of the targets after the state.
+      times: `[P]`, the times of the targets after the state, or `[P, G]` where graphs differ.
       positions: `[P, N, 3]`, the positions at those times.
       velocities: `[P, N, 3]`, the velocities at those times.
       node_mask: `[N]`, False on nodes that only pad.
     """
 
     graph: jraph.GraphsTuple
-    times: Float[Array, "P"]
+    times: Float[Array, "P"] | Float[Array, "P G"]
     positions: Float[Array, "P N 3"]
     velocities: Float[Array, "P N 3"]
     node_mask: Bool[Array, "N"]
@@ -122,6 +122,30 @@ def take(samples: Samples, indices: Int[Array, "B"]) -> Batch:
         positions=_join(jnp.moveaxis(positions, 1, 0), axis=1),
         velocities=_join(jnp.moveaxis(velocities, 1, 0), axis=1),
         node_mask=_join(mask),
+    )
+
+
+def at_times(batch: Batch, indices: Int[Array, "Q B"]) -> Batch:
+    """Keeps some of the times of a batch, in each of its samples others; works inside `jit`.
+
+    Args:
+      batch: B samples of one size at P times, as `take` gives them.
+      indices: `[Q, B]`, which of the P times, increasing along Q.
+
+    Returns:
+      The same states with Q targets; its times are `[Q, G]`.
+    """
+    num_kept, num_samples = indices.shape
+    graphs_per_sample = batch.graph.n_node.shape[0] // num_samples
+
+    def keep(values: Float[Array, "P N 3"]) -> Float[Array, "Q N 3"]:
+        by_sample = values.reshape(values.shape[0], num_samples, -1)
+        kept = jnp.take_along_axis(by_sample, indices[..., None], axis=0)
+        return kept.reshape(num_kept, -1, 3)
+
+    times = jnp.repeat(jnp.asarray(batch.times)[indices], graphs_per_sample, axis=1)
+    return batch._replace(
+        times=times, positions=keep(batch.positions), velocities=keep(batch.velocities)
     )
 
 

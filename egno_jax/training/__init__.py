@@ -11,7 +11,7 @@ from egno_jax.training.optimizer import (
     make_optimizer,
     make_schedule,
 )
-from egno_jax.training.sampler import batch_indices, steps_per_epoch
+from egno_jax.training.sampler import batch_indices, steps_per_epoch, time_indices
 from egno_jax.training.step import (
     StepMetrics,
     TrainState,
@@ -45,6 +45,7 @@ __all__ = [
     "make_schedule",
     "read_json_lines",
     "steps_per_epoch",
+    "time_indices",
     "train_chunk",
     "train_step",
 ]

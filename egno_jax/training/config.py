@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal, get_args, get_type_hints
 
 from egno_jax.training.optimizer import OptimizerConfig, check, check_numbers
 
@@ -23,6 +24,13 @@ class TrainingConfig:
       eval_every: steps between two evaluations on the validation set; 0 means 10 epochs.
       eval_batch_size: samples a batch of an evaluation.
       checkpoint_every: steps between two checkpoints; 0 means each evaluation.
+      random_times: which of the targets a sample is trained on in a step. `all`; or as many as
+        `num_times` says, drawn anew for each sample of each step: `subsets`, any of them, or
+        `grids`, equally spaced ones from a random window. Evaluations use all targets. A model
+        with `temporal_grid="context"` is made for it; one with `"index"` takes any times for
+        equally spaced ones.
+      num_times: how many targets are drawn; of several numbers each step draws one. Each is
+        compiled. Empty with `all`.
       keep_checkpoints: how many of the last checkpoints are kept; the best model is kept besides.
       optimizer: settings of the optimizer.
 
@@ -39,6 +47,8 @@ class TrainingConfig:
     eval_batch_size: int = 500
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
+    random_times: Literal["all", "subsets", "grids"] = "all"
+    num_times: tuple[int, ...] = ()
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
@@ -49,4 +59,12 @@ class TrainingConfig:
             check(self, name, getattr(self, name) >= 1, "1 or more")
         for name in ("seed", "steps_per_call", "eval_every", "checkpoint_every"):
             check(self, name, getattr(self, name) >= 0, "0 or more")
+        kinds = get_args(get_type_hints(type(self))["random_times"])
+        check(self, "random_times", self.random_times in kinds, f"one of {kinds}")
+        is_drawn = self.random_times != "all"
+        expected = "one or more numbers above 0" if is_drawn else 'none with random_times="all"'
+        is_counts = isinstance(self.num_times, tuple) and all(
+            isinstance(number, int) and number >= 1 for number in self.num_times
+        )
+        check(self, "num_times", is_counts and bool(self.num_times) == is_drawn, expected)
         check(self, "ema_decay", 0 <= self.ema_decay < 1, "from 0 (off) to below 1")

@@ -100,6 +100,12 @@ def fit(
     """
     directory = Path(directory)
     plan = _plan(config, num_samples(train))
+    num_targets = train.positions.shape[1]
+    if max(config.num_times, default=0) > num_targets:
+        raise ValueError(
+            f"num_times: got {config.num_times}, expected at most {num_targets}, the number of "
+            "target times of the training samples"
+        )
     for name, samples in (("train", train), ("valid", valid)):
         try:
             validate(samples)
@@ -197,7 +203,10 @@ def _start(run: _Run, params: Params, resume: bool) -> tuple[TrainState, _Progre
 def _check_settings(run: _Run, expected: dict[str, Any]) -> None:
     for part, settings in run.settings.items():
         for name, value in settings.items():
-            if value != expected[part].get(name):
+            # A setting that is newer than the run had its default then.
+            default = getattr(TrainingConfig, name, None) if part == "training" else None
+            default = list(default) if isinstance(default, tuple) else default
+            if value != expected[part].get(name, default):
                 raise CheckpointError(
                     f"{part} setting {name}: got {value!r}, but the run in {run.directory} was "
                     f"made with {expected[part].get(name)!r}; start a new run to change it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Int
@@ -44,3 +45,30 @@ def batch_indices(
     permutation = jax.random.permutation(jax.random.fold_in(key, step // epoch_length), num_samples)
     start = (step % epoch_length) * batch_size
     return jax.lax.dynamic_slice_in_dim(permutation, start, batch_size)
+
+
+def time_indices(
+    key: Array, num_times: int, num_kept: int, batch_size: int, *, kind: str
+) -> Int[Array, "Q B"]:
+    """Draws which of its target times each sample of a batch is trained on.
+
+    Args:
+      key: a random key.
+      num_times: P, the targets that there are.
+      num_kept: Q, those that are drawn, at most P.
+      batch_size: B.
+      kind: `subsets`: any Q times, all alike; `grids`: Q equally spaced indices, of a spacing and
+        behind an offset that are drawn, so also a window of the targets.
+
+    Returns:
+      `[Q, B]`, increasing along Q.
+    """
+    if kind == "subsets":
+        order = jnp.argsort(jax.random.uniform(key, (num_times, batch_size)), axis=0)
+        return jnp.sort(order[:num_kept], axis=0)
+    spacing_key, offset_key = jax.random.split(key)
+    largest = max((num_times - 1) // max(num_kept - 1, 1), 1)
+    spacing = jax.random.randint(spacing_key, (batch_size,), 1, largest + 1)
+    room = num_times - (num_kept - 1) * spacing
+    offset = jax.random.randint(offset_key, (batch_size,), 0, room)
+    return offset + spacing * jnp.arange(num_kept)[:, None]

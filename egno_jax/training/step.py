@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import optax
 
 from egno_jax import metrics, model
-from egno_jax.datasets.base import Batch, Samples, num_samples, take
+from egno_jax.datasets.base import Batch, Samples, at_times, num_samples, take
 from egno_jax.model import Params
 from egno_jax.training.config import TrainingConfig
 from egno_jax.training.optimizer import make_optimizer
-from egno_jax.training.sampler import batch_indices
+from egno_jax.training.sampler import batch_indices, time_indices
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -92,7 +92,7 @@ def train_step(
       The state after the step, and the loss and gradient norm of the batch.
     """
     indices = batch_indices(state.sampler_key, state.step, num_samples(samples), config.batch_size)
-    loss, grads = jax.value_and_grad(loss_fn)(state.params, take(samples, indices))
+    loss, grads = _loss_and_gradient(state, take(samples, indices), config)
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -104,6 +104,27 @@ def train_step(
         sampler_key=state.sampler_key,
     )
     return new_state, StepMetrics(loss, optax.tree.norm(grads))
+
+
+def _loss_and_gradient(
+    state: TrainState, batch: Batch, config: TrainingConfig
+) -> tuple[Float[Array, ""], Params]:
+    """Returns the loss and its gradient, at all times or at those that are drawn for this step."""
+    if config.random_times == "all":
+        return jax.value_and_grad(loss_fn)(state.params, batch)
+    # Far from the numbers of epochs, which the sampler folds in.
+    key = jax.random.fold_in(jax.random.fold_in(state.sampler_key, 0x7FFFFFFF), state.step)
+    choice_key, times_key = jax.random.split(key)
+    num_times = batch.positions.shape[0]
+
+    def at(num_kept: int) -> tuple[Float[Array, ""], Params]:
+        kept = time_indices(
+            times_key, num_times, num_kept, config.batch_size, kind=config.random_times
+        )
+        return jax.value_and_grad(loss_fn)(state.params, at_times(batch, kept))
+
+    choice = jax.random.randint(choice_key, (), 0, len(config.num_times))
+    return jax.lax.switch(choice, [functools.partial(at, kept) for kept in config.num_times])
 
 
 @functools.partial(jax.jit, static_argnames=("config", "num_steps"), donate_argnames="state")
