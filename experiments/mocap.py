@@ -28,7 +28,7 @@ from experiments.runner import Experiment, Published, Splits, main
 # The presets that baselines are compared with EGNO in.
 _COMPARED = ("run", "walk")
 _PRESETS = methods.preset_names(
-    ("run", "run-original", "walk", "walk-uniform", "quick"), compared=_COMPARED
+    ("run", "run-original", "walk", "walk-uniform", "walk-dense", "quick"), compared=_COMPARED
 )
 
 
@@ -43,6 +43,8 @@ class DataConfig:
       num_train: windows to train on, a multiple of the number of trials: 5 run, 10 walk.
       num_valid: windows to select the model on, a multiple of 3 or 5.
       num_test: windows to report errors on, a multiple of 3 or 5.
+      dense: whether training samples have every frame up to the last as a target, of which
+        `training.random_times` draws; otherwise those of the protocol.
       height: whether heights are a feature; predictions then turn about the vertical alone.
       data_dir: the folder that holds `cmu/`; `$EGNO_DATA_DIR` if None.
 
@@ -55,6 +57,7 @@ class DataConfig:
     num_train: int = mocap.PUBLISHED_SIZES["run"]["train"]
     num_valid: int = mocap.PUBLISHED_SIZES["run"]["valid"]
     num_test: int = mocap.PUBLISHED_SIZES["run"]["test"]
+    dense: bool = False
     height: bool = False
     data_dir: Path | None = None
 
@@ -151,6 +154,12 @@ _EGNO_PRESETS = {
         training=_WALK_TRAINING,
         data=dataclasses.replace(_WALK, protocol="uniform"),
     ),
+    "walk-dense": MocapConfig(
+        preset="walk-dense",
+        model=_MODEL,
+        training=dataclasses.replace(_WALK_TRAINING, random_times="grids", num_times=(5,)),
+        data=dataclasses.replace(_WALK, dense=True),
+    ),
     "quick": MocapConfig(
         preset="quick",
         model=dataclasses.replace(_MODEL, num_layers=4, hidden_dim=64),
@@ -165,6 +174,7 @@ _EGNO_DESCRIPTIONS = {
     "run": "subject 9 runs: the original's model, data and split, with our own optimisation",
     "run-original": "the original's optimisation and height feature too: 2000 epochs of Adam",
     "walk": "subject 35 walks, split by trial; the last five frames",
+    "walk-dense": "subject 35 walks, trained on five frames of thirty that are drawn in each step",
     "walk-uniform": "subject 35 walks, five evenly spaced frames",
     "quick": "a smaller model and a short run of subject 9, a first look",
 }
@@ -232,12 +242,20 @@ def load_splits(config: DataConfig) -> Splits:
     }
     return Splits(
         **{
-            split: mocap.samples(cut, target_frames=frames, height=config.height)
+            split: mocap.samples(
+                cut,
+                target_frames=range(1, mocap.HORIZON + 1) if _is_dense(config, split) else frames,
+                height=config.height,
+            )
             for split, cut in windows.items()
         },
         test_paths=windows["test"].positions[:, : mocap.HORIZON + 1],
         drawing=Drawing(bonds=windows["test"].bonds, target_frames=frames, up="y"),
     )
+
+
+def _is_dense(config: DataConfig, split: str) -> bool:
+    return config.dense and split == "train"
 
 
 EXPERIMENT = Experiment(
