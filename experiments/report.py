@@ -135,7 +135,12 @@ def rows_of(name: str, records: Sequence[dict[str, Any]]) -> list[Row]:
     """
 
     def settings(record: dict[str, Any]) -> str:
-        flat = dict(run_directory.flatten(record["settings"]))
+        # A setting that is newer than a run has the value that the preset gives it.
+        preset = run_directory.plain(EXPERIMENTS[name].presets[record["settings"]["preset"]])
+        both = (preset, record["settings"])
+        flat = dict(entry for tree in both for entry in run_directory.flatten(tree))
+        for folder in run_directory.FOLDERS:
+            flat.pop(folder, None)
         return json.dumps({k: v for k, v in flat.items() if k != "training.seed"}, sort_keys=True)
 
     groups = itertools.groupby(sorted(records, key=settings), key=settings)
