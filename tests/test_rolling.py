@@ -149,6 +149,7 @@ def padded_chain(capacity):
 
 
 def test_radius_graphs_follow_the_nodes():
+    pytest.importorskip("vesin")
     graph = padded_chain(capacity=8)
     positions = np.array([[0, 0, 0], [1, 0, 0], [1.5, 0, 0], [0, 0, 0]], np.float32)
     zeros = np.zeros_like(positions)
@@ -169,6 +170,7 @@ def test_radius_graphs_follow_the_nodes():
 
 
 def test_a_rollout_says_when_edges_did_not_fit():
+    pytest.importorskip("vesin")
     graph = padded_chain(capacity=4)
     params = helpers.random_params(np.random.default_rng(1), CONFIG, 1, 1)
     roll = functools.partial(rolling.rollout, params, graph, TIMES, 2)
