@@ -1,0 +1,184 @@
+"""Long windows: decoding them in one pass, or rolling a model of a short window out.
+
+    python -m experiments.studies.long_windows
+
+Errors over time, and what happens to energy and momentum of the predicted motion. All models have
+their velocities supervised.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+import egno_jax
+from egno_jax import rolling
+from egno_jax.datasets import Samples, nbody, num_samples, take
+from experiments.studies import paths
+from experiments.studies.study import Study, Workshop, main
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from egno_jax import Params
+
+_VELOCITY_WEIGHT = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is trained and tested.
+
+    Attributes:
+      num_train: simulations to train on.
+      num_test: simulations to test on; as many select the models.
+      num_steps: training steps of each model.
+      num_times: P of a window of each model.
+      windows: lengths of windows, in frames, multiples of the first, which is rolled out.
+      num_modes: M.
+    """
+
+    num_train: int = 3000
+    num_test: int = 1000
+    num_steps: int = 2400
+    num_times: int = 10
+    windows: tuple[int, ...] = (10, 20, 40, 80)
+    num_modes: int = 2
+
+
+SIZES = {
+    "default": Size(),
+    "smoke": Size(num_train=30, num_test=10, num_steps=2, windows=(10, 20)),
+}
+
+
+def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
+    """Trains a model for each window, rolls that of the shortest out, and compares.
+
+    Args:
+      size: how much.
+      workshop: where models are trained.
+
+    Returns:
+      `curves`: for each way of decoding, its times in frames, and at each of them the mean squared
+      error of the positions, the median error of the energy and the mean length of the error of the
+      momentum; `truth`: the same of the simulation itself, which does not conserve energy exactly.
+    """
+    steps = {
+        window: paths.uniform_steps(size.num_times, window * paths.STEPS_A_FRAME)
+        for window in size.windows
+    }
+    shortest, longest = size.windows[0], size.windows[-1]
+    spacing = shortest * paths.STEPS_A_FRAME // size.num_times
+    rolled = np.arange(1, longest // shortest * size.num_times + 1) * spacing
+    kept = np.unique(np.concatenate([*steps.values(), rolled]))
+    numbers = {"train": size.num_train, "valid": size.num_test, "test": size.num_test}
+    moved = {split: paths.simulate(split, number, kept) for split, number in numbers.items()}
+    couplings = moved["test"].trajectories.couplings
+    curves, models = {}, {}
+    for window in size.windows:
+        train, valid, test = (paths.samples_at(moved[s], steps[window]) for s in numbers)
+        models[window] = workshop.train(
+            f"window {window}",
+            dataclasses.replace(
+                paths.MODEL,
+                time_scale=window / size.num_times,
+                num_modes=size.num_modes,
+                velocity_weight=_VELOCITY_WEIGHT,
+            ),
+            paths.training_config(size.num_steps),
+            train,
+            valid,
+        )
+        predicted = _decode(models[window], test)
+        curves[f"direct, {window} frames"] = _curve(predicted, test, couplings)
+    start, everything = (paths.samples_at(moved["test"], s) for s in (steps[shortest], rolled))
+    predicted = _roll_out(models[shortest], start, longest // shortest)
+    curves[f"rolled out, {shortest} frames a window"] = _curve(predicted, everything, couplings)
+    truth = _curve((everything.positions, everything.velocities), everything, couplings)
+    return {"curves": curves, "truth": truth}
+
+
+_Motion = tuple[np.ndarray, np.ndarray]
+
+
+def _decode(params: Params, test: Samples) -> _Motion:
+    """Returns predicted positions and velocities, `[S, P, N, 3]`, in one pass."""
+    batch = take(test, np.arange(num_samples(test)))
+    found = jax.jit(egno_jax.apply)(params, batch.graph, batch.times)
+    return _by_sample(found.positions, test), _by_sample(found.velocities, test)
+
+
+def _roll_out(params: Params, start: Samples, num_windows: int) -> _Motion:
+    """Returns predicted positions and velocities, `[S, W P, N, 3]`, window after window."""
+    batch = take(start, np.arange(num_samples(start)))
+    roll = functools.partial(
+        egno_jax.rollout, num_windows=num_windows, next_graph=rolling.refresh()
+    )
+    found = jax.jit(roll)(params, batch.graph, batch.times)
+    return _by_sample(found.positions, start), _by_sample(found.velocities, start)
+
+
+def _by_sample(values: jax.Array, samples: Samples) -> np.ndarray:
+    split = np.asarray(values).reshape(len(values), num_samples(samples), -1, 3)
+    return split.swapaxes(0, 1)
+
+
+def _curve(motion: _Motion, true: Samples, couplings: np.ndarray) -> dict[str, Sequence[float]]:
+    """Returns the errors of a motion at each of its times."""
+    positions, velocities = (np.asarray(field, np.float64) for field in motion)
+    nodes = true.graph.nodes
+    at_start = nbody.energy(
+        nodes["positions"].astype(np.float64), nodes["velocities"].astype(np.float64), couplings
+    )
+    with np.errstate(divide="ignore"):
+        energies = nbody.energy(positions, velocities, couplings[:, None])
+    drift = np.median(np.abs(energies - at_start[:, None]), axis=0)
+    pushed = nbody.momentum(velocities) - nbody.momentum(nodes["velocities"])[:, None]
+    return {
+        "times": [float(time) for time in true.times],
+        "mse": [float(x) for x in np.mean((positions - true.positions) ** 2, axis=(0, 2, 3))],
+        "energy_error": [float(x) for x in drift],
+        "momentum_error": [float(x) for x in np.linalg.norm(pushed, axis=-1).mean(0)],
+    }
+
+
+def draw(record: Mapping[str, Any]) -> Figure:
+    """Draws the errors of positions, energy and momentum over time."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    quantities = {
+        "mse": "MSE of the positions",
+        "energy_error": "energy, median |E(t) - E(0)|",
+        "momentum_error": "momentum, mean |p(t) - p(0)|",
+    }
+    for axes, (field, label) in zip(figure.subplots(1, 3), quantities.items(), strict=True):
+        for name, curve in record["curves"].items():
+            style = "k--" if name.startswith("rolled") else "-"
+            axes.plot(curve["times"], curve[field], style, label=name)
+        if field != "mse":
+            axes.plot(record["truth"]["times"], record["truth"][field], ":", label="the simulation")
+        axes.set(xlabel="frames after the given state", ylabel=label, yscale="log")
+    axes.legend(fontsize=8)
+    return figure
+
+
+STUDY = Study(
+    name="long_windows",
+    title="Long windows",
+    question="Is a long window better decoded in one pass, or rolled out from short ones?",
+    sizes=SIZES,
+    measure=measure,
+    draw=draw,
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY, sys.argv[1:]))

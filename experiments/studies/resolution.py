@@ -1,0 +1,300 @@
+"""Zero-shot resolution: a model trained on a few times of a window, asked for other times of it.
+
+    python -m experiments.studies.resolution
+
+Models with the grid of their asked times ("index", the original's scheme) and with a context grid
+are trained on P equally spaced times of the window and asked for others; one more is trained on
+times that are drawn anew in each step. The 5-body problem is simulated again, from the same seeds,
+so that every integration step can be asked for; motion capture is subject 35's walk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from egno_jax import EGNOConfig, Params, training
+from egno_jax.datasets import Samples
+from experiments.studies import paths
+from experiments.studies.study import Study, Workshop, main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+
+    from egno_jax.training import TrainingConfig
+
+# The length of a window: 10 frames of a 5-body simulation, 30 of motion capture.
+_WINDOW_FRAMES, _WALK_FRAMES = 10, 30
+_WINDOW = _WINDOW_FRAMES * paths.STEPS_A_FRAME
+_NUM_CONTEXT = 5
+# Random times are drawn from so many equally spaced ones.
+_NUM_DRAWN_FROM = 40
+_ANY, _GRID = "any times", "its grid"
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is trained and tested.
+
+    Attributes:
+      num_train: 5-body simulations to train on.
+      num_test: 5-body simulations to test on; as many select the model.
+      num_steps: training steps of each model of the sweeps.
+      long_steps: training steps of the model for any times and of the one it is held against.
+      train_times: P that models of the 5-body problem are trained with.
+      test_times: P that they are asked for.
+      walk_steps: training steps of each model of the walk; 0 leaves the walk out.
+      walk_train_times: P that models of the walk are trained with, divisors of 30.
+      walk_test_times: P that they are asked for, divisors of 30.
+      num_grids: random grids of 8 times.
+    """
+
+    num_train: int = 3000
+    num_test: int = 1000
+    num_steps: int = 1600
+    long_steps: int = 6000
+    train_times: tuple[int, ...] = (5, 10, 16, 32, 64)
+    test_times: tuple[int, ...] = (1, 2, 4, 8, 10, 16, 32, 40, 64, 128)
+    walk_steps: int = 1200
+    walk_train_times: tuple[int, ...] = (5, 10, 15)
+    walk_test_times: tuple[int, ...] = (1, 2, 3, 5, 6, 10, 15, 30)
+    num_grids: int = 100
+
+
+SIZES = {
+    "default": Size(),
+    "smoke": Size(
+        num_train=60,
+        num_test=20,
+        num_steps=4,
+        long_steps=4,
+        train_times=(5,),
+        test_times=(1, 8),
+        walk_steps=0,
+        num_grids=2,
+    ),
+}
+
+
+class _Task(NamedTuple):
+    """A data set whose samples can be cut at any of its times.
+
+    Attributes:
+      model: the hyper-parameters of its models, on the grid of the asked times.
+      training: how they are trained.
+      window: the length of the window, in the unit of its times.
+      cut: takes "train", "valid" or "test" and P; returns samples with P equally spaced targets.
+    """
+
+    model: EGNOConfig
+    training: TrainingConfig
+    window: float
+    cut: Callable[[str, int], Samples]
+
+
+def _bodies(size: Size) -> tuple[_Task, paths.Paths]:
+    """Returns the 5-body task, and its test paths at every integration step."""
+    uniform = {p: paths.uniform_steps(p, _WINDOW) for p in (*size.train_times, *size.test_times)}
+    uniform |= {p: paths.uniform_steps(p, _WINDOW) for p in (_NUM_CONTEXT, _NUM_DRAWN_FROM)}
+    kept = np.unique(np.concatenate([*uniform.values()]))
+    by_split = {
+        "train": paths.simulate("train", size.num_train, kept),
+        "valid": paths.simulate("valid", size.num_test, kept),
+        "test": paths.simulate("test", size.num_test, range(1, _WINDOW + 1)),
+    }
+    task = _Task(
+        model=paths.MODEL,
+        training=paths.training_config(size.num_steps),
+        window=_WINDOW_FRAMES,
+        cut=lambda split, num: paths.samples_at(by_split[split], paths.uniform_steps(num, _WINDOW)),
+    )
+    return task, by_split["test"]
+
+
+def _walk(size: Size) -> _Task:
+    """Returns the task of motion capture."""
+    number = {"train": 200, "valid": 600, "test": 600}
+
+    def cut(split: str, num_times: int) -> Samples:
+        spacing = _WALK_FRAMES // num_times
+        frames = range(spacing, _WALK_FRAMES + 1, spacing)
+        return paths.walk_samples(split, number[split], frames)
+
+    settings = paths.training_config(size.walk_steps, batch_size=12)
+    optimizer = dataclasses.replace(settings.optimizer, learning_rate=1e-3)
+    return _Task(
+        model=paths.MODEL,
+        training=dataclasses.replace(settings, optimizer=optimizer),
+        window=_WALK_FRAMES,
+        cut=cut,
+    )
+
+
+def _with_grid(task: _Task, grid: str, num_times: int) -> EGNOConfig:
+    """Returns the hyper-parameters of a model that is trained on P times."""
+    spacing = task.window / num_times
+    if grid == "index":
+        return dataclasses.replace(task.model, time_scale=spacing)
+    count = _NUM_CONTEXT
+    context = tuple(task.window * (1 + i) / count for i in range(count))
+    return dataclasses.replace(
+        task.model, time_scale=task.window / count, temporal_grid="context", context_times=context
+    )
+
+
+def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
+    """Trains the models of the study and measures their errors at times they were not trained on.
+
+    Args:
+      size: how much.
+      workshop: where models are trained.
+
+    Returns:
+      `sweeps`: for each data set and grid, A-MSE by P trained and P asked. `any_times`: errors of
+      the model trained on any times beside the one trained on its grid.
+    """
+    bodies, every_step = _bodies(size)
+    sweeps = {
+        "5-body problem": _sweep(bodies, "bodies", workshop, size.train_times, size.test_times)
+    }
+    if size.walk_steps:
+        sweeps["motion capture, walk"] = _sweep(
+            _walk(size), "walk", workshop, size.walk_train_times, size.walk_test_times
+        )
+    return {"sweeps": sweeps, "any_times": _any_times(size, bodies, every_step, workshop)}
+
+
+def _sweep(
+    task: _Task,
+    name: str,
+    workshop: Workshop,
+    train_times: Sequence[int],
+    test_times: Sequence[int],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Returns A-MSE by grid, P trained and P asked."""
+    tests = {number: task.cut("test", number) for number in test_times}
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for grid in ("index", "context"):
+        for number in train_times:
+            params = workshop.train(
+                f"{name} {grid} {number}",
+                _with_grid(task, grid, number),
+                task.training,
+                task.cut("train", number),
+                task.cut("valid", number),
+            )
+            errors = {str(asked): _a_mse(params, test) for asked, test in tests.items()}
+            found.setdefault(grid, {})[str(number)] = errors
+    return found
+
+
+def _a_mse(params: Params, test: Samples) -> float:
+    return float(training.evaluate(params, test, batch_size=100).a_mse)
+
+
+def _any_times(
+    size: Size, task: _Task, every_step: paths.Paths, workshop: Workshop
+) -> dict[str, Any]:
+    """Holds a model that was trained on any times against one that was trained on its grid."""
+    long = paths.training_config(size.long_steps)
+    grid = _NUM_CONTEXT
+    random = dataclasses.replace(long, random_times="subsets", num_times=(grid,))
+    models = {
+        _ANY: workshop.train(
+            "bodies any times",
+            _with_grid(task, "context", grid),
+            random,
+            task.cut("train", _NUM_DRAWN_FROM),
+            task.cut("valid", grid),
+        ),
+        _GRID: workshop.train(
+            "bodies its grid",
+            _with_grid(task, "index", grid),
+            long,
+            task.cut("train", grid),
+            task.cut("valid", grid),
+        ),
+    }
+    rng = np.random.default_rng(0)
+    grids = {f"P = {number}": paths.uniform_steps(number, _WINDOW) for number in size.test_times}
+    grids["its training times"] = paths.uniform_steps(grid, _WINDOW)
+    random_grids = [
+        np.sort(rng.choice(np.arange(1, _WINDOW + 1), 8, replace=False))
+        for _ in range(size.num_grids)
+    ]
+    curve_steps = paths.uniform_steps(_NUM_DRAWN_FROM, _WINDOW)
+    result: dict[str, Any] = {}
+    for name, params in models.items():
+        curve = training.evaluate(params, paths.samples_at(every_step, curve_steps), batch_size=100)
+        times = curve_steps / paths.STEPS_A_FRAME
+        expected = {
+            label: paths.error_at(curve.per_time, times, steps / paths.STEPS_A_FRAME)
+            for label, steps in grids.items()
+        }
+        measured = {
+            label: _a_mse(params, paths.samples_at(every_step, steps))
+            for label, steps in grids.items()
+        }
+        eights = [_a_mse(params, paths.samples_at(every_step, steps)) for steps in random_grids]
+        eights_expected = [
+            paths.error_at(curve.per_time, times, steps / paths.STEPS_A_FRAME)
+            for steps in random_grids
+        ]
+        label = f"{size.num_grids} random grids of 8"
+        measured[label], expected[label] = float(np.mean(eights)), float(np.mean(eights_expected))
+        result[name] = {
+            "a_mse": measured,
+            "from_curve": expected,
+            "worst_random_grid": float(np.max(np.array(eights) / np.array(eights_expected))),
+            "curve": [float(error) for error in curve.per_time],
+        }
+    return {"times": [float(time) for time in times], "models": result}
+
+
+def draw(record: Mapping[str, Any]) -> Figure:
+    """Draws A-MSE against the number of times asked for, a panel a data set."""
+    from matplotlib.figure import Figure
+
+    sweeps = record["sweeps"]
+    figure = Figure(figsize=(5.5 * len(sweeps), 4.2), layout="constrained")
+    for axes, (name, by_grid) in zip(
+        figure.subplots(1, len(sweeps), squeeze=False)[0], sweeps.items(), strict=True
+    ):
+        for grid, style in (("index", "--"), ("context", "-")):
+            for colour, (trained, errors) in enumerate(by_grid[grid].items()):
+                axes.plot(
+                    [int(asked) for asked in errors],
+                    list(errors.values()),
+                    style,
+                    marker="o",
+                    markersize=3,
+                    color=f"C{colour}",
+                    label=f"{grid}, trained at P = {trained}",
+                )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xlabel("P, equally spaced times asked for")
+        axes.set_ylabel("A-MSE")
+        axes.set_title(name)
+        axes.legend(fontsize=7, ncols=2)
+    return figure
+
+
+STUDY = Study(
+    name="resolution",
+    title="Zero-shot resolution",
+    question="What does a model that was trained at a few times know of the times between them?",
+    sizes=SIZES,
+    measure=measure,
+    draw=draw,
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY, sys.argv[1:]))
