@@ -16,7 +16,7 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,10 +51,18 @@ budget, what the paper reports for EGNO, and what an independent run of its publ
 
 """
 
+_SHORTFALLS = """### Where a baseline is ahead
+
+Of those trained for the same number of steps. [Why](../docs/baselines.md#where-egno-is-not-ahead).
+"""
+
 # What a row of the summary shows of the literature.
 _PAPER, _REPRODUCTION = "EGNO", "EGNO, its public code run again"
 # How many of its columns say what a run cost.
 _COST = 4
+
+# The settings in `data` that make a task.
+_Task = tuple[tuple[str, Any], ...]
 
 
 class Row(NamedTuple):
@@ -208,7 +216,7 @@ def build() -> None:
         for name in EXPERIMENTS
     }
     found = {name: rows for name, rows in found.items() if rows}
-    page[0] += summary(found) + "\n"
+    page[0] += f"{summary(found)}\n\n{shortfalls(found)}\n"
     for name, rows in found.items():
         experiment = EXPERIMENTS[name]
         table = "\n\n".join(
@@ -244,16 +252,62 @@ def summary(found: Mapping[str, Sequence[Row]], *, with_cost: bool = True) -> st
         for task, of_task in _by_task(name, rows).items():
             if any(row.model == "EGNO" for row in of_task):
                 most = _of_most_seeds(of_task, "EGNO")
-                title = ", ".join([EXPERIMENTS[name].title, *_words(task)])
+                title = ", ".join([EXPERIMENTS[name].title, *_words(task, _by_task(name, rows))])
                 cells = [title, *_summary(name, most, of_task)][: len(titles)]
                 lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def shortfalls(found: Mapping[str, Sequence[Row]]) -> str:
+    """Returns the section about tasks in which a baseline has the lower error.
+
+    Args:
+      found: our rows by experiment.
+    """
+    titles = "task|error|EGNO|baseline|its error|EGNO, valid F-MSE|baseline, valid F-MSE"
+    lines = [f"| {titles.replace('|', ' | ')} |", "|---" * len(titles.split("|")) + "|"]
+    for name, rows in found.items():
+        tasks = _by_task(name, rows)
+        for task, of_task in tasks.items():
+            if not any(row.model == "EGNO" for row in of_task):
+                continue
+            ours = _of_most_seeds(of_task, "EGNO")
+            title = ", ".join([EXPERIMENTS[name].title, *_words(task, tasks)])
+            for row in _baselines(of_task, ours):
+                lines += [
+                    f"| {title} | {label} | {mine} | {row.model} | {its} | {_valid(ours)} | "
+                    f"{_valid(row)} |"
+                    for label, mine, its in _lower(ours, row)
+                ]
+    if len(lines) == 2:
+        return "No baseline with the same number of steps has a lower error in any task."
+    return "\n".join([_SHORTFALLS, *lines])
+
+
+def _lower(ours: Row, other: Row) -> list[tuple[str, str, str]]:
+    """Returns name and values of those errors in which `other` is below `ours`."""
+    pairs = zip(("F-MSE", "A-MSE"), ("f_mse", "a_mse"), _errors(ours), _errors(other), strict=True)
+    return [
+        (label, mine, its)
+        for label, key, mine, its in pairs
+        if mine and its and _mean(other, key) < _mean(ours, key)
+    ]
+
+
+def _valid(row: Row) -> str:
+    errors = [record.get("valid_f_mse") for record in row.records]
+    return "" if None in errors else _spread(errors)
+
+
+def _baselines(rows: Sequence[Row], ours: Row) -> list[Row]:
+    """Returns the baselines that were trained for as many steps."""
+    return [row for row in rows if row.model != "EGNO" and _steps(row) == _steps(ours)]
+
+
 def _summary(name: str, ours: Row, rows: Sequence[Row]) -> list[str]:
     """Returns the cells of a row of the summary, behind its title."""
     record = ours.records[0]
-    baselines = [row for row in rows if row.model != "EGNO" and _steps(row) == _steps(ours)]
+    baselines = _baselines(rows, ours)
     baseline = [baselines[0].model, *_errors(baselines[0])] if baselines else ["", "", ""]
     literature = {other.method: other for other in _published(name, record)}
     cited = []
@@ -265,9 +319,18 @@ def _summary(name: str, ours: Row, rows: Sequence[Row]) -> list[str]:
     return [*_errors(ours), str(len(ours.records)), *baseline, *cited, *map(str, cost)]
 
 
-def _words(task: Sequence[tuple[str, Any]]) -> list[str]:
-    """Returns the settings of a task that are words, which are enough to tell it from others."""
-    return [value for _, value in task if isinstance(value, str)]
+def _words(task: _Task, tasks: Iterable[_Task]) -> list[str]:
+    """Returns the settings of a task that are words, and numbers too where they alone tell it."""
+    words = [value for _, value in task if isinstance(value, str)]
+    alike = [
+        other for other in tasks if words == [value for _, value in other if isinstance(value, str)]
+    ]
+    numbers = [
+        f"{key}={value}"
+        for index, (key, value) in enumerate(task)
+        if not isinstance(value, str) and len({other[index][1] for other in alike}) > 1
+    ]
+    return words + numbers
 
 
 def _of_most_seeds(rows: Sequence[Row], model: str) -> Row:
@@ -316,7 +379,7 @@ def draw(name: str, rows: Sequence[Row], path: Path) -> bool:
     axes.set_ylim(len(tasks) - 0.5, -0.5)
     axes.set_yticks(
         range(len(tasks)),
-        [", ".join(_words(task)) or EXPERIMENTS[name].title for task in tasks],
+        [", ".join(_words(task, tasks)) or EXPERIMENTS[name].title for task in tasks],
     )
     axes.set_xlabel(f"F-MSE ({EXPERIMENTS[name].length_label}²)")
     axes.grid(axis="x", which="both", alpha=0.2)
@@ -358,15 +421,15 @@ def _task(name: str, record: dict[str, Any]) -> dict[str, Any]:
     return {key: record["settings"]["data"][key] for key in keys}
 
 
-def _by_task(name: str, rows: Sequence[Row]) -> dict[tuple[tuple[str, Any], ...], list[Row]]:
+def _by_task(name: str, rows: Sequence[Row]) -> dict[_Task, list[Row]]:
     """Returns the rows of each task, under those settings in `data` that make the task."""
-    groups: dict[tuple[tuple[str, Any], ...], list[Row]] = {}
+    groups: dict[_Task, list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(_task(name, row.records[0]).items()), []).append(row)
     return dict(sorted(groups.items()))
 
 
-def _task_title(task: Sequence[tuple[str, Any]]) -> str:
+def _task_title(task: _Task) -> str:
     """Returns the words above the table of a task, none where there is only one task."""
     settings = ", ".join(f"`data.{key}={value}`" for key, value in task)
     return f"With {settings}:\n\n" if task else ""

@@ -78,6 +78,23 @@ def test_baselines_stand_beside_the_model_and_a_single_time_has_no_mean_over_tim
     assert "| 5-body problem | 0.00400 | 0.00200 | 1 | EGNN | 0.00800 |  | 0.0054 |" in page
 
 
+def test_a_task_in_which_a_baseline_is_ahead_is_named(published):
+    make_run(published / "a", f_mse=0.004)
+    egnn = make_run(published / "b", f_mse=0.003)
+    assert report.main([str(published / "a")]) == 0
+    assert "No baseline with the same number of steps" in (published / "RESULTS.md").read_text()
+    record = json.loads((egnn / run_directory.RESULTS).read_text())
+    record |= {"model": "EGNN-S", "preset": "paper-egnn-s", "valid_f_mse": 0.01}
+    (egnn / run_directory.RESULTS).write_text(json.dumps(record))
+    settings = json.loads((egnn / run_directory.CONFIG).read_text())["settings"]
+    settings |= run_directory.plain(nbody.PRESETS["paper-egnn-s"])
+    (egnn / run_directory.CONFIG).write_text(json.dumps({"settings": settings}))
+    assert report.main([str(egnn)]) == 0
+    page = (published / "RESULTS.md").read_text()
+    assert "| 5-body problem | F-MSE | 0.00400 | EGNN-S | 0.00300 |  | 0.01000 |" in page
+    assert "| 5-body problem | A-MSE | 0.00200 | EGNN-S | 0.00150 |" in page
+
+
 def test_the_picture_of_an_experiment_is_linked_where_it_could_be_drawn(published, monkeypatch):
     pytest.importorskip("matplotlib")
     report.main([str(make_run(published / "a"))])
