@@ -115,6 +115,8 @@ class EGNO(nn.Module):
             times, context = _with_context(times, config, graph_ids)
         else:
             context = None
+        first, num_times = (0 if context is None else context.num_times), times.shape[0]
+        times, context = _equal_shares(times, context)
         tau = times / config.time_scale
 
         features = TimeEmbedding(
@@ -123,6 +125,7 @@ class EGNO(nn.Module):
         positions, velocities = (
             jnp.broadcast_to(x, (tau.shape[0], *x.shape)) for x in (positions, velocities)
         )
+        positions, velocities, features = map(ops.split_times, (positions, velocities, features))
         edge_features = None if graph.edges is None else graph.edges["features"]
         for index in range(config.num_layers):
             block = EGNOBlock(
@@ -137,9 +140,12 @@ class EGNO(nn.Module):
                 graph.receivers,
                 context,
             )
-        if context is not None:
+            positions, velocities, features = map(
+                ops.split_times, (positions, velocities, features)
+            )
+        if (first, num_times) != (0, tau.shape[0]):
             positions, velocities, features = (
-                x[context.num_times :] for x in (positions, velocities, features)
+                x[first:num_times] for x in (positions, velocities, features)
             )
         return Trajectory((positions + rest) + centre, velocities, features)
 
@@ -258,6 +264,24 @@ def _with_context(
     if times.ndim == 2:
         turns = jnp.take(turns, graph_ids, axis=1, mode="clip")
     return times, ops.Context(num_context, turns)
+
+
+def _equal_shares(
+    times: Float[Array, "R"] | Float[Array, "R G"], context: ops.Context | None
+) -> tuple[Float[Array, "R"] | Float[Array, "R G"], ops.Context | None]:
+    """Adds times, where a mesh splits them, until every device has equally many.
+
+    Those that are added give nothing to the Fourier coefficients and are cut off at the end.
+    """
+    num_times = times.shape[0]
+    num_added = ops.num_missing_times(num_times)
+    if num_added == 0:
+        return times, context
+    if context is None:
+        turns = jnp.arange(num_times + num_added, dtype=times.dtype) / num_times
+        return ops.pad_times(times, num_added), ops.Context(num_times, turns)
+    turns = ops.pad_times(context.turns, num_added)
+    return ops.pad_times(times, num_added), context._replace(turns=turns)
 
 
 def weight_shapes(

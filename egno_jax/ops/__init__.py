@@ -17,6 +17,16 @@ from egno_jax.ops.message_passing import (
     velocity_factor_reference,
 )
 from egno_jax.ops.numerics import limit_norm, safe_norm, squared_norm
+from egno_jax.ops.sharding import (
+    DATA_AXIS,
+    TIME_AXIS,
+    axis_size,
+    is_partitioned,
+    num_missing_times,
+    pad_times,
+    share_whole,
+    split_times,
+)
 from egno_jax.ops.spectral import (
     NEGATIVE_SLOPE,
     Context,
@@ -33,9 +43,12 @@ from egno_jax.ops.spectral import (
 )
 
 __all__ = [
+    "DATA_AXIS",
     "MAX_STEP",
     "NEGATIVE_SLOPE",
+    "TIME_AXIS",
     "Context",
+    "axis_size",
     "dft",
     "edge_messages",
     "egnn_layer",
@@ -44,6 +57,7 @@ __all__ = [
     "feature_update_reference",
     "graph_mean",
     "inverse_dft",
+    "is_partitioned",
     "limit_norm",
     "linear",
     "matmul",
@@ -52,14 +66,18 @@ __all__ = [
     "mix_modes",
     "mlp",
     "num_live_modes",
+    "num_missing_times",
+    "pad_times",
     "safe_norm",
     "segment_mean",
     "segment_sum",
+    "share_whole",
     "sinusoidal_embedding",
     "spectral_conv",
     "spectral_conv_at",
     "spectral_conv_dft",
     "spectral_conv_fft",
+    "split_times",
     "squared_norm",
     "temporal_conv",
     "temporal_conv_reference",

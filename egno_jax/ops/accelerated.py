@@ -4,7 +4,9 @@
 function and its reverse-mode derivative by kernels of its own. Which is taken is decided when a
 program is lowered for its platform; all else that JAX does to a function (forward mode, `vmap`,
 higher derivatives, other platforms, dtypes and shapes) goes through the specification, and so does
-`jax.export`, whose programs must run where the kernels are not.
+`jax.export`, whose programs must run where the kernels are not. A program that XLA splits over a
+mesh of automatic axes takes the specification too: it cannot split a kernel, and would gather its
+arguments on every device.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+from egno_jax.ops import sharding
 
 if TYPE_CHECKING:
     from jaxtyping import Array
@@ -140,6 +144,8 @@ def accelerate(
             mlir.register_lowering(primitive, _lowering(slow, fast), platform=platform)
 
     def accelerated(*args: Array) -> list[Array]:
+        if sharding.is_partitioned():
+            return list(specification(*args))
         args = _varying_together(args)
         return function_p.bind(*args)[: num_results(*args)]
 

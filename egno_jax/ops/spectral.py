@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from egno_jax.ops import kernels
+from egno_jax.ops import kernels, sharding
 from egno_jax.ops.accelerated import accelerate
 
 if TYPE_CHECKING:
@@ -59,6 +59,9 @@ def spectral_conv(
 ) -> Float[Array, "P *rest B"]:
     """Convolves over the first axis, by the faster of the two methods.
 
+    Times that are split over devices meet in the DFT alone: their coefficients are summed, and no
+    device sees the others' samples.
+
     Args:
       x: `[P, ..., C_in]`, samples at P equally spaced times.
       kernel: `[2, M, C_in, C_out]`, real and imaginary parts for each mode. Modes that the grid
@@ -68,7 +71,8 @@ def spectral_conv(
     Returns:
       `[P, ..., C_out]`.
     """
-    if num_live_modes(x.shape[0], kernel.shape[1]) <= _MAX_DFT_MODES:
+    is_split = sharding.axis_size(sharding.TIME_AXIS) > 1
+    if is_split or num_live_modes(x.shape[0], kernel.shape[1]) <= _MAX_DFT_MODES:
         return spectral_conv_dft(x, kernel, precision)
     return spectral_conv_fft(x, kernel, precision)
 
@@ -101,9 +105,9 @@ def spectral_conv_dft(
     """
     num_times = x.shape[0]
     modes = num_live_modes(num_times, kernel.shape[1])
-    coefficients = dft(x, modes)
-    mixed = mix_modes(coefficients, kernel[:, :modes], precision)
-    return inverse_dft(mixed, num_times).astype(x.dtype)
+    coefficients = sharding.share_whole(dft(x, modes))
+    mixed = sharding.share_whole(mix_modes(coefficients, kernel[:, :modes], precision))
+    return sharding.split_times(inverse_dft(mixed, num_times)).astype(x.dtype)
 
 
 def spectral_conv_at(
@@ -128,15 +132,16 @@ def spectral_conv_at(
       `[R, N, ..., C_out]`.
     """
     modes = num_live_modes(context.num_times, kernel.shape[1])
-    coefficients = dft(x[: context.num_times], modes)
-    mixed = mix_modes(coefficients, kernel[:, :modes], precision)
+    coefficients = sharding.share_whole(_dft_of_context(x, context.num_times, modes))
+    mixed = sharding.share_whole(mix_modes(coefficients, kernel[:, :modes], precision))
     mode = jnp.arange(modes).reshape(-1, *[1] * context.turns.ndim)
     turns = mode * context.turns
     angles = (2 * np.pi * (turns - jnp.floor(turns))).astype(mixed.dtype)
     amplitude = jnp.asarray(_amplitudes(context.num_times, modes), mixed.dtype).reshape(mode.shape)
     basis = jnp.stack([amplitude * jnp.cos(angles), -amplitude * jnp.sin(angles)])
     product = "zmr,zm...->r..." if context.turns.ndim == 1 else "zmrn,zmn...->rn..."
-    return jnp.einsum(product, basis, mixed, precision="highest").astype(x.dtype)
+    response = jnp.einsum(product, basis, mixed, precision="highest").astype(x.dtype)
+    return sharding.split_times(response)
 
 
 def temporal_conv(
@@ -159,7 +164,8 @@ def temporal_conv(
     """
     num_times = features.shape[0]
     modes = num_live_modes(num_times, kernel.shape[1])
-    if not 0 < modes <= _MAX_DFT_MODES or features.ndim != 3 or kernel.ndim != 4:
+    is_fit = 0 < modes <= _MAX_DFT_MODES and features.ndim == 3 and kernel.ndim == 4
+    if not is_fit or sharding.is_partitioned():
         return temporal_conv_reference(features, kernel, precision=precision)[0]
     forward, inverse, mode_of = _real_basis(num_times, modes)
     (result,) = _temporal_conv(precision)(
@@ -222,10 +228,30 @@ def dft(x: Float[Array, "P *rest C"], num_modes: int) -> Float[Array, "2 M *rest
 
     `X_k = sum_p x_p exp(-2 pi i k p / P)` for `k < num_modes`; computed in float32 or wider.
     """
-    dtype = jnp.result_type(x.dtype, jnp.float32)
     cosines, sines = _fourier_basis(x.shape[0], num_modes)
-    basis = jnp.asarray(np.stack([cosines, -sines]), dtype)
-    return jnp.einsum("zmp,p...->zm...", basis, x.astype(dtype), precision="highest")
+    return _product_over_times(np.stack([cosines, -sines]), x)
+
+
+def _product_over_times(
+    basis: Float[np.ndarray, "2 M P"], x: Float[Array, "P *rest C"]
+) -> Float[Array, "2 M *rest C"]:
+    dtype = jnp.result_type(x.dtype, jnp.float32)
+    return jnp.einsum(
+        "zmp,p...->zm...", jnp.asarray(basis, dtype), x.astype(dtype), precision="highest"
+    )
+
+
+def _dft_of_context(
+    x: Float[Array, "R *rest C"], num_times: int, num_modes: int
+) -> Float[Array, "2 M *rest C"]:
+    """Returns `dft` of the first P samples; the others weigh nothing."""
+    if sharding.axis_size(sharding.TIME_AXIS) == 1:
+        return dft(x[:num_times], num_modes)
+    # A slice of times that are split would send them from device to device.
+    cosines, sines = _fourier_basis(num_times, num_modes)
+    basis = np.zeros((2, num_modes, x.shape[0]))
+    basis[..., :num_times] = cosines, -sines
+    return _product_over_times(basis, x)
 
 
 def inverse_dft(
