@@ -35,6 +35,11 @@ def evaluate(params: Params, samples: Samples, *, batch_size: int = 500) -> metr
 @functools.partial(jax.jit, static_argnames="batch_size")
 def errors_of(params: Params, samples: Samples, *, batch_size: int) -> metrics.Errors:
     """Does what `evaluate` does, compiled, without looking at values."""
+    return error_sums(params, samples, batch_size=batch_size).finalize()
+
+
+def error_sums(params: Params, samples: Samples, *, batch_size: int) -> metrics.ErrorSums:
+    """Returns the sums that the errors are the means of."""
     total = num_samples(samples)
     batch_size = min(batch_size, total)
     num_batches = -(-total // batch_size)
@@ -50,4 +55,4 @@ def errors_of(params: Params, samples: Samples, *, batch_size: int) -> metrics.E
 
     starts = batch_size * jnp.arange(num_batches)
     sums, _ = jax.lax.scan(add_batch, metrics.ErrorSums.zero(samples.positions.shape[1]), starts)
-    return sums.finalize()
+    return sums

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -92,7 +93,19 @@ def train_step(
       The state after the step, and the loss and gradient norm of the batch.
     """
     indices = batch_indices(state.sampler_key, state.step, num_samples(samples), config.batch_size)
-    loss, grads = _loss_and_gradient(state, take(samples, indices), config)
+    batch = take(samples, indices)
+
+    def loss_at(params: Params, kept: Int[Array, "Q B"] | None) -> Float[Array, ""]:
+        return loss_fn(params, batch if kept is None else at_times(batch, kept))
+
+    loss, grads = loss_and_gradient(state, config, batch.positions.shape[0], loss_at)
+    return update(state, loss, grads, config)
+
+
+def update(
+    state: TrainState, loss: Float[Array, ""], grads: Params, config: TrainingConfig
+) -> tuple[TrainState, StepMetrics]:
+    """Returns the state after a step with this loss and gradient, and what the step reports."""
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -106,22 +119,32 @@ def train_step(
     return new_state, StepMetrics(loss, optax.tree.norm(grads))
 
 
-def _loss_and_gradient(
-    state: TrainState, batch: Batch, config: TrainingConfig
+def loss_and_gradient(
+    state: TrainState,
+    config: TrainingConfig,
+    num_times: int,
+    loss_at: Callable[[Params, Int[Array, "Q B"] | None], Float[Array, ""]],
 ) -> tuple[Float[Array, ""], Params]:
-    """Returns the loss and its gradient, at all times or at those that are drawn for this step."""
+    """Returns the loss and its gradient, at all times or at those that are drawn for this step.
+
+    Args:
+      state: the state before the step.
+      config: the run's settings.
+      num_times: P, how many times the batch has.
+      loss_at: takes the model and which of the times to keep of each sample, `[Q, B]`, or None.
+    """
+    gradient = jax.value_and_grad(loss_at)
     if config.random_times == "all":
-        return jax.value_and_grad(loss_fn)(state.params, batch)
+        return gradient(state.params, None)
     # Far from the numbers of epochs, which the sampler folds in.
     key = jax.random.fold_in(jax.random.fold_in(state.sampler_key, 0x7FFFFFFF), state.step)
     choice_key, times_key = jax.random.split(key)
-    num_times = batch.positions.shape[0]
 
     def at(num_kept: int) -> tuple[Float[Array, ""], Params]:
         kept = time_indices(
             times_key, num_times, num_kept, config.batch_size, kind=config.random_times
         )
-        return jax.value_and_grad(loss_fn)(state.params, at_times(batch, kept))
+        return gradient(state.params, kept)
 
     choice = jax.random.randint(choice_key, (), 0, len(config.num_times))
     return jax.lax.switch(choice, [functools.partial(at, kept) for kept in config.num_times])
