@@ -49,6 +49,8 @@ class CheckpointError(ValueError):
 def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool = False) -> None:
     """Writes a model to a directory, whole or not at all.
 
+    Of several processes the one that calls writes; the others need not call.
+
     Args:
       directory: where; made if it is not there.
       params: the model.
@@ -64,8 +66,8 @@ def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool =
     _check_writable(directory, overwrite)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with _sibling(directory) as staging:
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(staging / _WEIGHTS, params.weights)
+        with _checkpointer() as checkpointer:
+            checkpointer.save(staging / _WEIGHTS, _of_this_process(params.weights))
         manifest = {
             "format_version": FORMAT_VERSION,
             "config": dataclasses.asdict(params.config),
@@ -97,6 +99,23 @@ def load(directory: str | os.PathLike[str]) -> Params:
     weights = _restore(directory / _WEIGHTS)
     _check_weights(directory, Params(weights=weights, config=config))
     return Params(weights=weights, config=config)
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """Returns a checkpointer that waits for no other process."""
+    if jax.process_count() == 1:
+        return ocp.StandardCheckpointer()
+    index = jax.process_index()
+    return ocp.StandardCheckpointer(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"alone{index}"
+        )
+    )
+
+
+def _of_this_process(weights: Any) -> Any:
+    """Returns arrays that belong to no other process."""
+    return weights if jax.process_count() == 1 else jax.device_get(weights)
 
 
 def library_versions() -> dict[str, str]:
@@ -213,7 +232,7 @@ def _check_files(directory: Path, expected: dict[str, str]) -> None:
 def _restore(path: Path) -> dict[str, Any]:
     """Restores a tree of arrays onto the default device, wherever it was saved."""
     sharding = jnp.zeros(()).sharding
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree
         _check_dtypes(path, tree)
         target = jax.tree.map(

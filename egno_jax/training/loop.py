@@ -21,12 +21,16 @@ from egno_jax.model import Params
 from egno_jax.training.callbacks import Callback
 from egno_jax.training.checkpoints import RunCheckpoints
 from egno_jax.training.config import TrainingConfig
-from egno_jax.training.evaluation import errors_of
+from egno_jax.training.mesh import check_model
+from egno_jax.training.placement import Placement, place
+from egno_jax.training.processes import agree_on_any, is_main_process, wait_for_all
 from egno_jax.training.sampler import steps_per_epoch
-from egno_jax.training.step import StepMetrics, TrainState, averaged, init_state, train_chunk
+from egno_jax.training.step import StepMetrics, TrainState, averaged, init_state
 
 if TYPE_CHECKING:
     import os
+
+    from jax.sharding import Mesh
 
 _CHECKPOINTS = "checkpoints"
 _BEST = "best"
@@ -69,6 +73,7 @@ def fit(
     *,
     resume: bool = False,
     make_callbacks: Callable[[int], Sequence[Callback]] = lambda start_step: (),
+    mesh: Mesh | None = None,
 ) -> FitResult:
     """Trains a model and keeps the one that is best on the validation set.
 
@@ -81,13 +86,16 @@ def fit(
     Args:
       directory: where the run lives; made if it is not there.
       params: the initial model, also when resuming (its structure is needed).
-      train: the training set; is put on the device whole.
-      valid: the validation set; likewise.
+      train: the training set; is put on the device whole, or on each of a mesh.
+      valid: the validation set; is put on the device whole, or split over a mesh.
       config: the settings.
       resume: continue from the newest checkpoint in `directory`, or from the start if the run ended
         before its first. Without it a directory that holds a run is refused.
       make_callbacks: is called with the step that the run starts from; returns what is told how it
-        goes, such as `JSONLines`, `TensorBoard` and `Progress`.
+        goes, such as `JSONLines`, `TensorBoard` and `Progress`; in process 0 alone.
+      mesh: the devices to compute on, from `make_mesh`; None: the default device. Several processes
+        need one; the training set then stays on the host, and each reads its share of every batch.
+        It may change when a run is resumed, and changes the numbers by rounding alone.
 
     Returns:
       The best model and how the run ended.
@@ -111,14 +119,17 @@ def fit(
             validate(samples)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    train, valid = jax.device_put((train, valid))
+    if mesh is not None:
+        check_model(params.config, mesh)
+    placement = place(train, valid, config, mesh)
     directory.mkdir(parents=True, exist_ok=True)
     with RunCheckpoints(directory / _CHECKPOINTS, config.keep_checkpoints) as checkpoints:
-        run = _Run(directory, checkpoints, train, valid, config, plan, _settings(params, config))
+        run = _Run(directory, checkpoints, placement, config, plan, _settings(params, config))
         state, progress = _start(run, params, resume)
         with contextlib.ExitStack() as stack:
             callbacks = [
-                stack.enter_context(callback) for callback in make_callbacks(int(state.step))
+                stack.enter_context(callback)
+                for callback in (make_callbacks(int(state.step)) if is_main_process() else ())
             ]
             _train(run, state, progress, callbacks, stack.enter_context(_stop_on_signal()))
     return FitResult(
@@ -154,8 +165,7 @@ class _Run(NamedTuple):
 
     directory: Path
     checkpoints: RunCheckpoints
-    train: Samples
-    valid: Samples
+    placement: Placement
     config: TrainingConfig
     plan: _Plan
     settings: dict[str, Any]
@@ -182,7 +192,7 @@ def _settings(params: Params, config: TrainingConfig) -> dict[str, Any]:
 
 def _start(run: _Run, params: Params, resume: bool) -> tuple[TrainState, _Progress]:
     """Returns the state and the progress that the run starts or resumes from."""
-    state = init_state(params, run.config)
+    state = run.placement.lay(init_state(params, run.config))
     latest = run.checkpoints.latest_step()
     if not resume and (latest is not None or (run.directory / _BEST).exists()):
         raise CheckpointError(
@@ -196,7 +206,7 @@ def _start(run: _Run, params: Params, resume: bool) -> tuple[TrainState, _Progre
     state, progress = run.checkpoints.restore(state), _Progress(**record["progress"])
     if progress.best_step == progress.step:
         # The run may have ended between this checkpoint and the best model that it belongs to.
-        save(run.directory / _BEST, averaged(state, run.config), overwrite=True)
+        _save_best(run, state)
     return state, progress
 
 
@@ -222,10 +232,10 @@ def _train(
 ) -> None:
     """Goes on to the last step or to a signal; `progress` tells how far."""
     num_steps = run.config.num_steps
-    while progress.step < num_steps and not stop.is_set():
+    while progress.step < num_steps and not agree_on_any(stop.is_set()):
         started = time.perf_counter()
         length = _steps_until_next_event(progress.step, num_steps, run.plan)
-        state, steps = train_chunk(state, run.train, run.config, length)
+        state, steps = run.placement.advance(state, progress.step, length)
         steps = jax.device_get(steps)
         _check_finite(steps, progress.step, run.checkpoints)
         progress.step += length
@@ -241,9 +251,17 @@ def _train(
             _save_checkpoint(run, state, progress)
         if is_best:
             # After its checkpoint, so that no best model is newer than the newest checkpoint.
-            save(run.directory / _BEST, averaged(state, run.config), overwrite=True)
+            _save_best(run, state)
     if progress.step:
         _save_checkpoint(run, state, progress)
+
+
+def _save_best(run: _Run, state: TrainState) -> None:
+    """Writes the best model from process 0, while the others wait."""
+    params = averaged(state, run.config)
+    if is_main_process():
+        save(run.directory / _BEST, params, overwrite=True)
+    wait_for_all("best")
 
 
 def _steps_until_next_event(step: int, num_steps: int, plan: _Plan) -> int:
@@ -271,7 +289,7 @@ def _evaluate(run: _Run, state: TrainState, progress: _Progress) -> dict[str, An
     """Evaluates the averaged weights, notes whether they are the best yet, returns a record."""
     started = time.perf_counter()
     params = averaged(state, run.config)
-    errors = errors_of(params, run.valid, batch_size=run.config.eval_batch_size)
+    errors = run.placement.errors(params)
     f_mse, a_mse = float(errors.f_mse), float(errors.a_mse)
     if not math.isfinite(f_mse + a_mse):
         raise NonFiniteLossError(

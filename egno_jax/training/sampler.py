@@ -42,9 +42,14 @@ def batch_indices(
       `[B]`, indices in `[0, S)`.
     """
     epoch_length = steps_per_epoch(num_samples, batch_size)
-    permutation = jax.random.permutation(jax.random.fold_in(key, step // epoch_length), num_samples)
+    permutation = epoch_permutation(key, step // epoch_length, num_samples)
     start = (step % epoch_length) * batch_size
     return jax.lax.dynamic_slice_in_dim(permutation, start, batch_size)
+
+
+def epoch_permutation(key: Array, epoch: Int[Array, ""] | int, num_samples: int) -> Int[Array, "S"]:
+    """Returns the order of the samples in an epoch, which its batches are cut from."""
+    return jax.random.permutation(jax.random.fold_in(key, epoch), num_samples)
 
 
 def time_indices(
