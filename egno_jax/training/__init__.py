@@ -5,12 +5,14 @@ from egno_jax.training.checkpoints import RunCheckpoints
 from egno_jax.training.config import TrainingConfig
 from egno_jax.training.evaluation import evaluate
 from egno_jax.training.loop import FitResult, NonFiniteLossError, fit
+from egno_jax.training.mesh import MeshShape, make_mesh, parse_mesh
 from egno_jax.training.optimizer import (
     OptimizerConfig,
     is_kernel,
     make_optimizer,
     make_schedule,
 )
+from egno_jax.training.processes import is_main_process, start_processes
 from egno_jax.training.sampler import batch_indices, steps_per_epoch, time_indices
 from egno_jax.training.step import (
     StepMetrics,
@@ -21,16 +23,19 @@ from egno_jax.training.step import (
     train_chunk,
     train_step,
 )
+from egno_jax.training.stream import Stream
 
 __all__ = [
     "Callback",
     "FitResult",
     "JSONLines",
+    "MeshShape",
     "NonFiniteLossError",
     "OptimizerConfig",
     "Progress",
     "RunCheckpoints",
     "StepMetrics",
+    "Stream",
     "TensorBoard",
     "TrainState",
     "TrainingConfig",
@@ -40,10 +45,14 @@ __all__ = [
     "fit",
     "init_state",
     "is_kernel",
+    "is_main_process",
     "loss_fn",
+    "make_mesh",
     "make_optimizer",
     "make_schedule",
+    "parse_mesh",
     "read_json_lines",
+    "start_processes",
     "steps_per_epoch",
     "time_indices",
     "train_chunk",

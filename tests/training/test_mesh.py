@@ -1,0 +1,239 @@
+"""Training on meshes of simulated devices and in several processes: the numbers of one device."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import egno_jax
+from egno_jax import datasets, training
+from egno_jax.baselines import BaselineConfig
+from egno_jax.training import MeshShape, make_mesh, parse_mesh
+from egno_jax.training import mesh as mesh_lib
+from egno_jax.training.placement import place
+from egno_jax.training.sharded import share_places
+from egno_jax.training.stream import LocalShare, StepBatches, Stream, local_share
+
+ROOT = Path(__file__).parents[2]
+MESHES = ("data=8", "data=4,time=2", "time=8")
+
+
+def start(*arguments, num_devices):
+    flags = f"--xla_force_host_platform_device_count={num_devices}"
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.training.mesh_runs", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result_of(process):
+    output, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors[-4000:]
+    (line,) = [line for line in output.splitlines() if line.startswith("RESULT ")]
+    return json.loads(line.removeprefix("RESULT "))
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """Returns 20 steps on one device and on each mesh of 8; P = 5, and 6 samples a step."""
+    return result_of(start("losses", "none", *MESHES, num_devices=8))
+
+
+@pytest.fixture(scope="module")
+def runs_of_processes():
+    """Returns what two processes of two devices each found, fed by grain."""
+    pytest.importorskip("grain")
+    coordinator = f"127.0.0.1:{free_port()}"
+    processes = [
+        start("processes", coordinator, "2", str(index), "data=2,time=2", num_devices=2)
+        for index in range(2)
+    ]
+    return [result_of(process)["data=2,time=2"] for process in processes]
+
+
+def assert_same_run(found, expected):
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found["grad_norm"], expected["grad_norm"], rtol=1e-4)
+    for name in ("f_mse", "a_mse"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_mesh_takes_the_steps_of_one_device(runs, mesh):
+    """Shares that are uneven or all padding, and times that are added, show nowhere."""
+    assert runs[mesh]["num_devices"] == 8 and runs["none"]["num_devices"] == 1
+    assert len(runs["none"]["loss"]) == 20 and np.ptp(runs["none"]["loss"]) > 0.01
+    assert_same_run(runs[mesh], runs["none"])
+
+
+def test_two_processes_take_the_steps_of_one_device(runs, runs_of_processes):
+    for run in runs_of_processes:
+        assert run["num_devices"] == 4
+        assert_same_run(run, runs["none"])
+    assert runs_of_processes[0] == runs_of_processes[1]
+
+
+def test_meshes_are_read_from_text():
+    assert parse_mesh("data=4,time=2") == MeshShape(4, 2)
+    assert parse_mesh(" time = 3 ") == MeshShape(1, 3)
+    assert parse_mesh(str(MeshShape(2, 5))) == MeshShape(2, 5)
+    for text in ("", "data=0", "data=2,data=2", "model=2", "data=2;time=2", "8"):
+        with pytest.raises(ValueError, match=f"mesh: got {text!r}, expected such as data=4"):
+            parse_mesh(text)
+
+
+def test_a_mesh_of_too_many_devices_is_refused():
+    available = len(jax.devices())
+    message = f"{available + 1} devices, expected at most the {available} "
+    with pytest.raises(ValueError, match=message):
+        make_mesh(MeshShape(data=available + 1))
+
+
+class Device:
+    """As much of a device as a mesh's layout looks at."""
+
+    def __init__(self, process_index):
+        self.process_index = process_index
+
+
+class Grid:
+    """As much of a mesh as a stream looks at: devices of several processes."""
+
+    def __init__(self, process_indices):
+        indices = np.array(process_indices)
+        self.devices = np.vectorize(Device)(indices)
+        self.shape = dict(zip(mesh_lib.AXES, indices.shape, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("grid", "process", "rows", "columns"),
+    [
+        ([[0, 0], [1, 1]], 1, (1,), (0, 1)),
+        ([[0, 0, 1, 1]], 1, (0,), (2, 3)),
+        ([[0], [1], [0]], 0, (0, 2), (0,)),
+    ],
+)
+def test_a_process_holds_what_its_devices_hold(grid, process, rows, columns):
+    assert local_share(Grid(grid), process) == LocalShare(rows, columns)
+
+
+@pytest.mark.parametrize(("batch_size", "num_shares"), [(6, 4), (6, 8), (8, 4), (1, 1), (5, 2)])
+def test_every_sample_has_one_place(batch_size, num_shares):
+    places, is_sample = share_places(batch_size, num_shares)
+    assert places.shape[0] == num_shares
+    assert sorted(places[is_sample]) == list(range(batch_size))
+
+
+class Counted(np.ndarray):
+    """An array that remembers which samples were read."""
+
+    def __getitem__(self, index):
+        if isinstance(index, np.ndarray):
+            self.base_reads.append(index.copy())
+        found = super().__getitem__(index)
+        if isinstance(found, Counted):
+            found.base_reads = self.base_reads
+        return found
+
+
+def test_processes_read_the_sampler_s_batch_and_their_share_of_it_alone(task, config):
+    _, train, _ = task
+    train = jax.tree.map(np.asarray, train)
+    positions = train.positions.view(Counted)
+    positions.base_reads = []
+    counted = train._replace(positions=positions)
+    key = jax.random.key(3)
+    grid = Grid([[0], [0], [1]])  # 4 samples in 3 shares: 2, 2 and none
+    for step in (0, 5, 11):
+        batch = datasets.take(
+            train, training.batch_indices(key, step, len(train.positions), config.batch_size)
+        )
+        shares = []
+        for process in (0, 1):
+            positions.base_reads.clear()
+            source = StepBatches(counted, key, config, grid, local_share(grid, process))
+            shares.append(source[step])
+            read = set(np.concatenate(positions.base_reads).ravel().tolist())
+            assert len(read) <= (4, 1)[process]
+        together = jax.tree.map(lambda *parts: np.concatenate(parts), *shares)
+        mask = together.node_mask.reshape(-1)
+        found = np.moveaxis(together.positions, 1, 0).reshape(2, -1, 3)[:, mask]
+        np.testing.assert_array_equal(found, batch.positions)
+        nodes = together.graph.nodes["features"].reshape(len(mask), -1)[mask]
+        np.testing.assert_array_equal(nodes, batch.graph.nodes["features"])
+
+
+def test_a_stream_goes_on_from_its_state(task, config):
+    pytest.importorskip("grain")
+    _, train, _ = task
+    mesh = make_mesh(MeshShape())
+    stream = Stream(jax.tree.map(np.asarray, train), jax.random.key(1), config, mesh)
+    first = stream.take(3)
+    state = json.loads(json.dumps(stream.get_state()))
+    expected = stream.take(2)
+    other = Stream(jax.tree.map(np.asarray, train), jax.random.key(1), config, mesh)
+    other.set_state(state)
+    jax.tree.map(np.testing.assert_array_equal, other.take(2), expected)
+    assert first.positions.shape[:2] == (3, 1)
+    assert (np.asarray(first.positions[0]) != np.asarray(expected.positions[0])).any()
+
+
+def test_what_a_mesh_cannot_do_is_refused(task, config):
+    _, train, valid = task
+    grid = Grid([[0, 0]])
+    for method in ("egnn-s", "egnn-r", "mpnn"):
+        with pytest.raises(ValueError, match=f"got time=2, expected time=1 with .*{method}"):
+            mesh_lib.check_model(BaselineConfig(method=method), grid)
+    mesh_lib.check_model(BaselineConfig(method="egno-no-conv"), grid)
+    mesh_lib.check_model(egno_jax.EGNOConfig(), grid)
+    with pytest.raises(ValueError, match="mesh: got None with stream=True"):
+        place(train, valid, config, None, stream=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("a:1", None, 0), "num_processes: got none, expected coordinator"),
+        (("a:1", 2, 2), "process_id: got 2 of 2 processes"),
+        (("a", 2, 0), "coordinator: got 'a', expected host:port"),
+    ],
+)
+def test_processes_that_make_no_sense(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        training.start_processes(*arguments)
+
+
+def test_the_environment_tells_of_other_processes(monkeypatch):
+    from egno_jax.training import processes
+
+    for name in (*processes._COUNTS, *processes._HOST_LISTS):
+        monkeypatch.delenv(name, raising=False)
+    assert not processes.is_cluster()
+    training.start_processes()
+    for name, alone, several in (
+        ("SLURM_STEP_NUM_TASKS", "1", "4"),
+        ("TPU_WORKER_HOSTNAMES", "localhost", "host-0,host-1"),
+    ):
+        monkeypatch.setenv(name, alone)
+        assert not processes.is_cluster()
+        monkeypatch.setenv(name, several)
+        assert processes.is_cluster()
+        monkeypatch.delenv(name)
