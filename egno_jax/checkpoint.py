@@ -26,9 +26,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from egno_jax.baselines import BaselineConfig
 from egno_jax.config import EGNOConfig
-from egno_jax.model import Params, check_params
+from egno_jax.model import Params, check_params, config_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,8 +198,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
 
 def _read_config(directory: Path, manifest: dict[str, Any]) -> EGNOConfig:
     try:
-        config_class = BaselineConfig if "method" in manifest["config"] else EGNOConfig
-        return config_class.from_json(json.dumps(manifest["config"]))
+        return config_class(manifest["config"]).from_json(json.dumps(manifest["config"]))
     except ValueError as error:
         raise CheckpointError(f"{directory / _MANIFEST}: {error}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
@@ -72,6 +72,19 @@ _KINDS: dict[type, Kind] = {}
 def register(config_class: type[EGNOConfig], kind: Kind) -> None:
     """Makes `init`, `apply`, `save`, `load` and the training take models of this config's class."""
     _KINDS[config_class] = kind
+
+
+def config_class(names: Collection[str]) -> type[EGNOConfig]:
+    """Returns the registered class of configs that has these fields, of several the smallest.
+
+    So a checkpoint finds its kind of model. `EGNOConfig` if no class has them all.
+
+    Args:
+      names: the names of fields.
+    """
+    fields = {kind: {field.name for field in dataclasses.fields(kind)} for kind in _KINDS}
+    fitting = [kind for kind in fields if fields[kind].issuperset(names)]
+    return min(fitting, key=lambda kind: len(fields[kind]), default=EGNOConfig)
 
 
 def _kind(params: Params) -> Kind:

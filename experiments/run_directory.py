@@ -26,8 +26,7 @@ from typing import Any
 
 import jax
 
-from egno_jax import EGNOConfig
-from egno_jax.baselines import BaselineConfig
+from egno_jax import EGNOConfig, model
 from egno_jax.checkpoint import library_versions
 
 CONFIG = "config.json"
@@ -168,8 +167,8 @@ def plain(config: Any) -> dict[str, Any]:
 
 def _build(kind: type, fields: dict[str, Any]) -> Any:
     """Returns the dataclass of `kind` that `plain` made the fields of."""
-    if kind is EGNOConfig and "method" in fields:
-        kind = BaselineConfig
+    if kind is EGNOConfig:
+        kind = model.config_class(fields)
     hints = typing.get_type_hints(kind)
     return kind(**{name: _as_type(hints[name], value) for name, value in fields.items()})
 

@@ -1,6 +1,6 @@
 """Data sets: each gives `Samples`, and `take` makes batches of them."""
 
-from egno_jax.datasets import md17, mocap, nbody, protein
+from egno_jax.datasets import collisions, md17, mocap, nbody, protein
 from egno_jax.datasets.base import (
     Batch,
     Samples,
@@ -15,6 +15,7 @@ __all__ = [
     "Batch",
     "Samples",
     "at_times",
+    "collisions",
     "concatenate",
     "md17",
     "mocap",

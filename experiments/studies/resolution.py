@@ -57,11 +57,11 @@ class Size:
 
     num_train: int = 3000
     num_test: int = 1000
-    num_steps: int = 1600
+    num_steps: int = 1000
     long_steps: int = 6000
     train_times: tuple[int, ...] = (5, 10, 16, 32, 64)
     test_times: tuple[int, ...] = (1, 2, 4, 8, 10, 16, 32, 40, 64, 128)
-    walk_steps: int = 1200
+    walk_steps: int = 800
     walk_train_times: tuple[int, ...] = (5, 10, 15)
     walk_test_times: tuple[int, ...] = (1, 2, 3, 5, 6, 10, 15, 30)
     num_grids: int = 100

@@ -1,0 +1,242 @@
+"""The data set: how boxes are filled, cached, and cut into samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jraph
+import numpy as np
+
+from egno_jax.datasets import cache
+from egno_jax.datasets.base import Samples
+from egno_jax.datasets.collisions.events import Motion, simulate
+from egno_jax.datasets.nbody.simulation import check_integer
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from jaxtyping import Float
+
+NUM_SPHERES = 5
+RADIUS = 0.25
+BOX = 2.0
+SPEED = 1.0
+NUM_FRAMES = 65
+FRAME_SPACING = 1 / 32
+SPLIT_SEEDS = {"train": 0, "valid": 1, "test": 2}
+
+_VERSION = 1
+_WALLS = np.concatenate([np.eye(3), -np.eye(3)]) / 2
+
+
+def load(
+    split: str,
+    *,
+    num_samples: int,
+    start: int = 0,
+    target_frames: Sequence[int] = tuple(range(4, NUM_FRAMES, 4)),
+    dtype: np.typing.DTypeLike = np.float32,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Samples:
+    """Loads samples of five spheres in a box; see `samples` for what they hold.
+
+    Frames are 1/32 of a time unit apart, and there are 65: two time units, in which a sphere hits
+    a wall or another sphere about four times.
+
+    Args:
+      split: "train", "valid" or "test".
+      num_samples: S.
+      start: the frame of the given state.
+      target_frames: `[P]`, the frames to predict.
+      dtype: the dtype of all real numbers.
+      cache_dir: the cache; `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`, if None.
+
+    Returns:
+      Samples of NumPy arrays with `times = target_frames - start`.
+
+    Raises:
+      ValueError: an argument is out of range.
+    """
+    motion = load_motion(split, num_boxes=num_samples, cache_dir=cache_dir)
+    return samples(motion, box=BOX, start=start, target_frames=target_frames, dtype=dtype)
+
+
+def load_motion(
+    split: str, *, num_boxes: int, cache_dir: str | os.PathLike[str] | None = None
+) -> Motion:
+    """Loads the motion in the boxes of a split, 65 frames, from the cache.
+
+    Args:
+      split: "train", "valid" or "test".
+      num_boxes: S.
+      cache_dir: the cache; `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`, if None.
+
+    Returns:
+      The motion in the first S boxes of the split.
+
+    Raises:
+      ValueError: the split is unknown or the number is out of range.
+    """
+    if split not in SPLIT_SEEDS:
+        raise ValueError(f"split is {split!r}, expected one of {sorted(SPLIT_SEEDS)}")
+    check_integer("the number of boxes", num_boxes)
+    settings = {
+        "split": split,
+        "num_boxes": int(num_boxes),
+        "version": _VERSION,
+        "num_spheres": NUM_SPHERES,
+        "radius": RADIUS,
+        "box": BOX,
+        "speed": SPEED,
+        "num_frames": NUM_FRAMES,
+        "frame_spacing": FRAME_SPACING,
+    }
+
+    def build() -> dict[str, np.ndarray]:
+        positions, velocities = draw_states(SPLIT_SEEDS[split], num_boxes)
+        return simulate(
+            positions,
+            velocities,
+            radius=RADIUS,
+            box=BOX,
+            num_frames=NUM_FRAMES,
+            frame_spacing=FRAME_SPACING,
+        )._asdict()
+
+    name = f"collisions_{split}_{num_boxes}"
+    return Motion(**cache.load_or_build(name, settings, build, directory=cache_dir))
+
+
+def draw_states(
+    seed: int,
+    num_boxes: int,
+    *,
+    num_spheres: int = NUM_SPHERES,
+    radius: float = RADIUS,
+    box: float = BOX,
+    speed: float = SPEED,
+) -> tuple[Float[np.ndarray, "S N 3"], Float[np.ndarray, "S N 3"]]:
+    """Draws where spheres start, uniformly among the places without overlap, and how they move.
+
+    Box s does not depend on how many others are drawn.
+
+    Args:
+      seed: of the random numbers.
+      num_boxes: S.
+      num_spheres: N.
+      radius: of each sphere.
+      box: the length of the box's edges.
+      speed: the length of each velocity, whose direction is uniform.
+
+    Returns:
+      Positions and velocities, `[S, N, 3]` both.
+
+    Raises:
+      ValueError: so many spheres were not found a place.
+    """
+    drawn = [
+        _draw(np.random.default_rng([seed, index]), num_spheres, radius, box)
+        for index in range(num_boxes)
+    ]
+    positions, directions = (np.stack(field) for field in zip(*drawn, strict=True))
+    return positions, speed * directions
+
+
+def _draw(
+    rng: np.random.Generator, num_spheres: int, radius: float, box: float
+) -> tuple[np.ndarray, np.ndarray]:
+    rows, columns = np.triu_indices(num_spheres, 1)
+    room = box / 2 - radius
+    for _ in range(1000):
+        tries = rng.uniform(-room, room, (100, num_spheres, 3))
+        distances = ((tries[:, rows] - tries[:, columns]) ** 2).sum(-1)
+        fits = np.flatnonzero((distances > 4 * radius**2).all(axis=1))
+        if len(fits):
+            directions = rng.normal(size=(num_spheres, 3))
+            lengths = np.sqrt((directions**2).sum(-1, keepdims=True))
+            return tries[fits[0]], directions / lengths
+    raise ValueError(
+        f"num_spheres is {num_spheres}: found no place for spheres of radius {radius} in a box of "
+        f"{box}; take fewer or smaller ones"
+    )
+
+
+def samples(
+    motion: Motion,
+    *,
+    box: float,
+    start: int = 0,
+    target_frames: Sequence[int],
+    dtype: np.typing.DTypeLike = np.float32,
+) -> Samples:
+    """Cuts one sample out of each box: the state at one frame, and the targets after it.
+
+    The walls are six more nodes behind the spheres, at the centres of the faces, where they stay:
+    so the box turns and moves with its contents, and the model stays equivariant. `node_mask`
+    leaves them out of every error. Node features are `[|v_i|, is a wall]`. Each sphere receives
+    from all other spheres and from all walls; edge features are `[sender is a wall, |x_i - x_j|^2]`
+    in the given state.
+
+    Args:
+      motion: S boxes.
+      box: the length of the box's edges.
+      start: the frame of the given state.
+      target_frames: `[P]`, the frames to predict, increasing and after `start`.
+      dtype: the dtype of all real numbers.
+
+    Returns:
+      Samples of NumPy arrays, N + 6 nodes each; times are `target_frames - start`, in frames.
+
+    Raises:
+      ValueError: frames do not exist or are out of order.
+    """
+    frames = np.asarray([start, *target_frames])
+    num_boxes, num_frames, num_spheres, _ = motion.positions.shape
+    is_wrong = len(frames) < 2 or not np.issubdtype(frames.dtype, np.integer)
+    if is_wrong or frames[0] < 0 or frames[-1] >= num_frames or (np.diff(frames) <= 0).any():
+        raise ValueError(
+            f"start is {start!r} and target_frames is {tuple(target_frames)!r}, expected frames "
+            f"that increase from start and lie in 0..{num_frames - 1}"
+        )
+    walls = np.broadcast_to(box * _WALLS, (num_boxes, len(frames), *_WALLS.shape))
+    positions = np.concatenate([motion.positions[:, frames], walls], axis=2).astype(dtype)
+    velocities = np.concatenate([motion.velocities[:, frames], 0 * walls], axis=2).astype(dtype)
+    is_wall = np.arange(positions.shape[2]) >= num_spheres
+    return Samples(
+        graph=_graph(positions[:, 0], velocities[:, 0], is_wall),
+        times=(frames[1:] - frames[0]).astype(dtype),
+        positions=positions[:, 1:],
+        velocities=velocities[:, 1:],
+        node_mask=np.tile(~is_wall, (num_boxes, 1)),
+    )
+
+
+def _graph(positions: np.ndarray, velocities: np.ndarray, is_wall: np.ndarray) -> jraph.GraphsTuple:
+    num_boxes, num_nodes, _ = positions.shape
+    receivers, senders = np.nonzero(~np.eye(num_nodes, dtype=bool) & ~is_wall[:, None])
+    squares = ((positions[:, receivers] - positions[:, senders]) ** 2).sum(-1, keepdims=True)
+    speeds = np.sqrt((velocities**2).sum(-1, keepdims=True))
+
+    def repeat(values: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(values, (num_boxes, *values.shape))
+
+    return jraph.GraphsTuple(
+        nodes={
+            "positions": positions,
+            "velocities": velocities,
+            "features": np.concatenate(
+                [speeds, repeat(is_wall[:, None].astype(positions.dtype))], axis=-1
+            ),
+        },
+        edges={
+            "features": np.concatenate(
+                [repeat(is_wall[senders, None].astype(positions.dtype)), squares], axis=-1
+            )
+        },
+        senders=repeat(senders.astype(np.int32)).copy(),
+        receivers=repeat(receivers.astype(np.int32)).copy(),
+        n_node=repeat(np.array([num_nodes], np.int32)).copy(),
+        n_edge=repeat(np.array([len(senders)], np.int32)).copy(),
+        globals=None,
+    )

@@ -1,0 +1,241 @@
+"""Rough dynamics: hard spheres that collide, where few Fourier modes should struggle.
+
+    python -m experiments.studies.rough
+
+Plain EGNO beside more modes, shorter windows, no temporal convolutions, and a learned local
+convolution beside the spectral one. All have the same data, steps and width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import egno_jax
+from egno_jax import EGNOConfig, rolling
+from egno_jax.baselines import BaselineConfig
+from egno_jax.datasets import Samples, collisions, concatenate, num_samples, take
+from experiments.studies import paths
+from experiments.studies.local import LocalConfig
+from experiments.studies.study import Study, Workshop, main
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from egno_jax import Params
+
+_PLAIN = "plain, 2 modes"
+_LAST_FRAME = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is trained and tested.
+
+    Attributes:
+      num_train: boxes to train on.
+      num_test: boxes to test on; as many select the models.
+      num_steps: training steps of each model.
+      num_times: P over the whole window of 64 frames.
+      modes: M of the variants with more modes.
+      windows: numbers of windows that the whole one is cut into and rolled out.
+      seeds: of each variant.
+    """
+
+    num_train: int = 3000
+    num_test: int = 1000
+    num_steps: int = 1200
+    num_times: int = 16
+    modes: tuple[int, ...] = (4, 9)
+    windows: tuple[int, ...] = (2, 4)
+    seeds: tuple[int, ...] = (0,)
+
+
+SIZES = {
+    "default": Size(),
+    "smoke": Size(num_train=30, num_test=10, num_steps=2, num_times=4, modes=(), windows=(2,)),
+}
+
+
+def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
+    """Trains the variants and measures their errors over the whole window.
+
+    Args:
+      size: how much.
+      workshop: where models are trained.
+
+    Returns:
+      `variants`: for each, A-MSE and F-MSE a seed, and the mean error at each time; `times`;
+      `by_collisions`: A-MSE of each variant by the number of collisions in the box.
+    """
+    numbers = {"train": size.num_train, "valid": size.num_test, "test": size.num_test}
+    motions = {
+        split: collisions.load_motion(split, num_boxes=number) for split, number in numbers.items()
+    }
+    spacing = _LAST_FRAME // size.num_times
+    frames = tuple(range(spacing, _LAST_FRAME + 1, spacing))
+    cut = {
+        split: collisions.samples(motion, box=collisions.BOX, target_frames=frames)
+        for split, motion in motions.items()
+    }
+    variants: dict[str, Any] = {}
+    counts = motions["test"].num_collisions[:, _LAST_FRAME]
+    thirds = np.quantile(counts, [1 / 3, 2 / 3])
+    bins = np.digitize(counts, thirds)
+
+    def note(name: str, positions: np.ndarray) -> None:
+        real = positions[:, :, : collisions.NUM_SPHERES]
+        squares = (real - cut["test"].positions[:, :, : collisions.NUM_SPHERES]) ** 2
+        each = squares.mean(axis=(1, 2, 3))
+        entry = variants.setdefault(name, {"a_mse": [], "f_mse": [], "curve": []})
+        entry["a_mse"].append(float(squares.mean()))
+        entry["f_mse"].append(float(squares[:, -1].mean()))
+        entry["curve"].append([float(x) for x in squares.mean(axis=(0, 2, 3))])
+        entry["by_collisions"] = [float(each[bins == b].mean()) for b in range(3)]
+
+    for seed in size.seeds:
+        settings = dataclasses.replace(paths.training_config(size.num_steps), seed=seed)
+        for name, model in _models(size, spacing).items():
+            params = workshop.train(
+                f"{name} seed {seed}", model, settings, cut["train"], cut["valid"]
+            )
+            note(name, _decode(params, cut["test"]))
+        for count in size.windows:
+            name = f"plain, {count} windows rolled out"
+            note(name, _rolled(size, count, seed, workshop, motions, frames))
+    return {
+        "times": [float(frame) for frame in frames],
+        "collisions": [float(thirds[0]), float(thirds[1])],
+        "variants": variants,
+    }
+
+
+def _models(size: Size, spacing: int) -> dict[str, EGNOConfig]:
+    """Returns the variants that decode the whole window in one pass."""
+    plain = dataclasses.replace(paths.MODEL, time_scale=float(spacing))
+    shared = {f.name: getattr(plain, f.name) for f in dataclasses.fields(EGNOConfig)}
+    return {
+        _PLAIN: plain,
+        **{f"{m} modes": dataclasses.replace(plain, num_modes=m) for m in size.modes},
+        "without convolutions": BaselineConfig(method="egno-no-conv", **shared),
+        "local convolution beside": LocalConfig(reach=1, **shared),
+        "wider local convolution beside": LocalConfig(reach=2, **shared),
+    }
+
+
+def _decode(params: Params, test: Samples) -> np.ndarray:
+    """Returns predicted positions, `[S, P, N, 3]`."""
+    apply = jax.jit(egno_jax.apply)
+    parts = []
+    for start in range(0, num_samples(test), 100):
+        batch = take(test, np.arange(start, min(start + 100, num_samples(test))))
+        found = np.asarray(apply(params, batch.graph, batch.times).positions)
+        parts.append(found.reshape(len(found), -1, test.positions.shape[2], 3).swapaxes(0, 1))
+    return np.concatenate(parts)
+
+
+def _rolled(
+    size: Size,
+    count: int,
+    seed: int,
+    workshop: Workshop,
+    motions: Mapping[str, collisions.Motion],
+    frames: tuple[int, ...],
+) -> np.ndarray:
+    """Trains on shorter windows from anywhere, velocities supervised, and rolls them out."""
+    num_times = len(frames) // count
+    length = frames[num_times - 1]
+    starts = range(0, _LAST_FRAME - length + 1, length)
+
+    def windows(split: str) -> Samples:
+        # As many samples as boxes: each shows one of its windows.
+        parts = [
+            collisions.samples(
+                collisions.Motion(*(field[index::count] for field in motions[split])),
+                box=collisions.BOX,
+                start=start,
+                target_frames=[start + frame for frame in frames[:num_times]],
+            )
+            for index, start in enumerate(starts)
+        ]
+        return concatenate(*parts)
+
+    model = dataclasses.replace(
+        paths.MODEL, time_scale=frames[0], velocity_weight=_velocity_weight(length)
+    )
+    params = workshop.train(
+        f"{count} windows seed {seed}",
+        model,
+        dataclasses.replace(paths.training_config(size.num_steps), seed=seed),
+        windows("train"),
+        windows("valid"),
+    )
+    test = collisions.samples(motions["test"], box=collisions.BOX, target_frames=frames[:num_times])
+    roll = jax.jit(
+        functools.partial(
+            egno_jax.rollout, num_windows=count, next_graph=_with_walls(rolling.refresh())
+        )
+    )
+    batch = take(test, np.arange(num_samples(test)))
+    found = np.asarray(roll(params, batch.graph, batch.times).positions)
+    return found.reshape(len(found), num_samples(test), -1, 3).swapaxes(0, 1)
+
+
+def _velocity_weight(length: int) -> float:
+    """Returns a weight that makes errors of velocities count as much as those of positions."""
+    return (length / 32 / 2) ** 2
+
+
+def _with_walls(refresh: rolling.NextGraph) -> rolling.NextGraph:
+    """Keeps the walls where they are, whatever the model says of them."""
+
+    def next_graph(graph: Any, state: rolling.State) -> Any:
+        is_wall = graph.nodes["features"][:, 1:] > 0.5
+        still = jnp.where
+        state = state._replace(
+            positions=still(is_wall, graph.nodes["positions"], state.positions),
+            velocities=still(is_wall, 0.0, state.velocities),
+        )
+        return refresh(graph, state)
+
+    return next_graph
+
+
+def draw(record: Mapping[str, Any]) -> Figure:
+    """Draws errors over time, and how they grow with the number of collisions."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    low, high = record["collisions"]
+    bins = [f"up to {low:.0f}", f"{low:.0f} to {high:.0f}", f"over {high:.0f}"]
+    for name, entry in record["variants"].items():
+        label = f"{name}: A-MSE {np.mean(entry['a_mse']):.4f}"
+        style = "k-" if name == _PLAIN else "-"
+        left.plot(record["times"], np.mean(entry["curve"], axis=0), style, label=label)
+        right.plot(bins, entry["by_collisions"], style, marker="o")
+    left.set(xlabel="frames after the given state", ylabel="MSE of the positions")
+    right.set(xlabel="collisions in the box", ylabel="A-MSE")
+    left.legend(fontsize=7)
+    return figure
+
+
+STUDY = Study(
+    name="rough",
+    title="Rough dynamics",
+    question="How much do collisions cost a model of few Fourier modes, and what helps?",
+    sizes=SIZES,
+    measure=measure,
+    draw=draw,
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY, sys.argv[1:]))
