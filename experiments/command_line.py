@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from egno_jax.training import parse_mesh
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -21,6 +23,14 @@ class RunOptions:
       resume: directory of a run that was interrupted; goes on with it, with its own settings.
       evaluate: directory of a run; evaluates its best model on the test set and renews results,
         pictures and report.
+      mesh: the devices to train on, such as data=4,time=2: batches are split over data, the times
+        that are predicted over time. By default one device; in several processes all devices along
+        data. A run may go on with another mesh.
+      coordinator: host:port of process 0, where several processes compute one run; all are started
+        with the same command. Not needed under Slurm, Open MPI and on GKE, which tell.
+      num_processes: how many processes there are.
+      process_id: which of them this is, from 0.
+      distributed: lets JAX find the other processes where nothing tells of them: on Cloud TPU.
 
     Raises:
       ValueError: more than one of the three is given.
@@ -29,11 +39,18 @@ class RunOptions:
     out: Path | None = None
     resume: Path | None = None
     evaluate: Path | None = None
+    mesh: str | None = None
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    distributed: bool = False
 
     def __post_init__(self) -> None:
         given = [name for name in ("out", "resume", "evaluate") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"got {' and '.join('--' + name for name in given)}, expected one")
+        if self.mesh is not None:
+            parse_mesh(self.mesh)
 
     @property
     def existing(self) -> Path | None:

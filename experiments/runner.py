@@ -19,10 +19,12 @@ from rich.table import Table
 import egno_jax
 from egno_jax import baselines, metrics, training
 from egno_jax.datasets import Samples, num_samples, take
+from egno_jax.training.processes import agree_on_text, wait_for_all
 from experiments import run_directory, run_page
 from experiments.command_line import parse
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
     from jaxtyping import Array, Float, Int
 
 SUCCESS, FAILURE, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 75
@@ -132,8 +134,17 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
         descriptions=experiment.descriptions,
         read_config=lambda path: run_directory.read_config(path, experiment.config_class),
     )
+    training.start_processes(
+        options.coordinator,
+        options.num_processes,
+        options.process_id,
+        from_environment=True if options.distributed else None,
+    )
+    mesh = _mesh(options.mesh)
     name = f"{experiment.name}-{config.preset}-seed{config.training.seed}"
-    directory = options.existing or options.out or run_directory.fresh(name)
+    directory = options.existing or options.out
+    if directory is None:
+        directory = Path(agree_on_text(str(run_directory.fresh(name))))
     command = shlex.join([*program.split(), *arguments])
     if options.existing:
         run_directory.check_settings(directory, config)
@@ -141,15 +152,31 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
         run_directory.check_new(directory)
     splits = _for_model(config.model, experiment.load_splits(config.data))
     if not options.evaluate:
-        result = train(directory, config, splits, command, resume=bool(options.resume))
+        result = train(directory, config, splits, command, resume=bool(options.resume), mesh=mesh)
         if result.interrupted:
-            print(
+            _print(
                 f"interrupted at step {result.step} of {config.training.num_steps}; go on with: "
                 f"{program} --resume {shlex.quote(str(directory))}"
             )
             return INTERRUPTED
-    finish(experiment, directory, config, splits)
+    if training.is_main_process():
+        finish(experiment, directory, config, splits)
     return SUCCESS
+
+
+def _mesh(text: str | None) -> Mesh | None:
+    """Returns the mesh to train on: as the command says, or all devices of several processes."""
+    if text is not None:
+        return training.make_mesh(training.parse_mesh(text))
+    if jax.process_count() == 1:
+        return None
+    return training.make_mesh(training.MeshShape(data=jax.device_count()))
+
+
+def _print(text: str) -> None:
+    """Prints, in process 0 alone."""
+    if training.is_main_process():
+        print(text, flush=True)
 
 
 def _for_model(model: egno_jax.EGNOConfig, splits: Splits) -> Splits:
@@ -171,7 +198,13 @@ def _for_model(model: egno_jax.EGNOConfig, splits: Splits) -> Splits:
 
 
 def train(
-    directory: Path, config: Any, splits: Splits, command: str, *, resume: bool
+    directory: Path,
+    config: Any,
+    splits: Splits,
+    command: str,
+    *,
+    resume: bool,
+    mesh: Mesh | None = None,
 ) -> training.FitResult:
     """Trains, or goes on training, the model of a run.
 
@@ -181,6 +214,7 @@ def train(
       splits: its data.
       command: the command that asks for it, to be written down.
       resume: whether to go on from its last checkpoint.
+      mesh: the devices to train on; None: the default one.
 
     Returns:
       How training ended.
@@ -193,9 +227,12 @@ def train(
     params = jax.jit(egno_jax.init, static_argnums=1)(
         jax.random.key(config.training.seed), config.model, example.graph, example.times
     )
-    (run_directory.resume if resume else run_directory.start)(directory, config, command)
+    wait_for_all("settings checked")
+    if training.is_main_process():
+        (run_directory.resume if resume else run_directory.start)(directory, config, command)
+    wait_for_all("settings written")
     num_steps = config.training.num_steps
-    print(f"{directory}: {num_steps} steps on {num_samples(splits.train)} samples", flush=True)
+    _print(f"{directory}: {num_steps} steps on {num_samples(splits.train)} samples")
 
     def callbacks(start_step: int) -> list[training.Callback]:
         is_terminal = sys.stdout.isatty()
@@ -213,6 +250,7 @@ def train(
         config.training,
         resume=resume,
         make_callbacks=callbacks,
+        mesh=mesh,
     )
 
 

@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 
 # Process 0 may go on alone, to evaluate and draw, for so many seconds while the others wait.
 _PATIENCE = 24 * 3600
+_LONGEST_TEXT = 4096
 # Environments that start several processes, by what they say the number in.
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _HOST_LISTS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
@@ -88,3 +89,11 @@ def wait_for_all(name: str) -> None:
     """Returns when all processes have come to the point of this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def agree_on_text(text: str) -> str:
+    """Returns the text of process 0, of at most 4096 bytes; all must ask."""
+    if jax.process_count() == 1:
+        return text
+    encoded = np.frombuffer(text.encode().ljust(_LONGEST_TEXT), np.uint8)
+    return bytes(multihost_utils.broadcast_one_to_all(encoded)).decode().rstrip()

@@ -229,6 +229,9 @@ def test_help_explains_every_setting(capsys, monkeypatch):
         ("--evaluate nowhere", "nowhere holds no run"),
         ("--resume a --evaluate b", "a holds no run"),
         ("--out a --out b --resume c", "c holds no run"),
+        ("--mesh 8", "mesh: got '8', expected such as data=4,time=2"),
+        ("--mesh data=99", "mesh: got data=99,time=1, 99 devices"),
+        ("--process-id 1", "coordinator: got none, expected coordinator"),
     ],
 )
 def test_wrong_input_is_refused_in_plain_words(
