@@ -7,23 +7,20 @@ python -m tests.training.mesh_runs processes 127.0.0.1:1234 2 0 data=2,time=2
 from __future__ import annotations
 
 import json
-import os
 import sys
-
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["EGNO_JAX_KERNELS"] = (
-    "off"  # a mesh does without them, and the one device compiles faster
-)
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 import egno_jax
-from egno_jax import datasets, training
+from benchmarks.scaling import Size
+from egno_jax import datasets, ops, training
 from egno_jax.datasets import nbody
 from egno_jax.training import mesh as mesh_lib
 from egno_jax.training.placement import place
+from tests import helpers, hlo
 
 NUM_STEPS = 20
 CONFIG = training.TrainingConfig(
@@ -35,6 +32,8 @@ CONFIG = training.TrainingConfig(
     ema_decay=0.9,
     optimizer=training.OptimizerConfig(warmup_steps=2),
 )
+# Distinct numbers, so that a shape tells what it is.
+MODEL_SIZE = Size(layers=2, width=32, modes=3, times=1024, nodes=10, edges=40, time_embed=6)
 
 
 def task():
@@ -76,12 +75,82 @@ def losses(names: list[str], stream: bool | None = None) -> dict:
     return found
 
 
+def traffic() -> dict:
+    """Compiles the temporal convolution and the model's gradient with times split over 8 devices.
+
+    Returns what is sent between them, and each device's memory and operations.
+    """
+    return {
+        "conv": {str(times): conv_traffic(times) for times in (16, 1024)},
+        "model": {
+            f"{times},{shares}": model_costs(times, shares)
+            for times, shares in ((16, 8), (1024, 8), (1024, 2), (1024, 1), (5, 8))
+        },
+    }
+
+
+def conv_traffic(num_times: int) -> dict:
+    sizes = MODEL_SIZE
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshShape(time=8))
+    split = NamedSharding(mesh, PartitionSpec(ops.TIME_AXIS))
+    shape = (num_times, sizes.nodes, sizes.width)
+    kernel = jnp.zeros((2, sizes.modes, sizes.width, sizes.width))
+
+    def gradient(features, kernel, cotangent):
+        value, pullback = jax.vjp(ops.temporal_conv, features, kernel)
+        return value, pullback(cotangent)
+
+    features = jax.ShapeDtypeStruct(shape, jnp.float32)
+    with jax.set_mesh(mesh):
+        forward = jax.jit(ops.temporal_conv, in_shardings=(split, None), out_shardings=split)
+        both = jax.jit(
+            gradient, in_shardings=(split, None, split), out_shardings=(split, (split, None))
+        )
+        return {
+            "forward": hlo.collectives(forward.lower(features, kernel).compile().as_text()),
+            "both": hlo.collectives(both.lower(features, kernel, features).compile().as_text()),
+        }
+
+
+def model_costs(num_times: int, num_shares: int) -> dict:
+    sizes = MODEL_SIZE
+    rng = np.random.default_rng(0)
+    config = egno_jax.EGNOConfig(
+        num_layers=sizes.layers,
+        hidden_dim=sizes.width,
+        num_modes=sizes.modes,
+        time_embed_dim=sizes.time_embed,
+    )
+    params = helpers.random_params(rng, config)
+    graph = helpers.random_graph(rng, n_node=[sizes.nodes], num_edges=sizes.edges)
+    times = np.arange(1, num_times + 1, dtype=np.float32)
+
+    def loss(params, graph, times):
+        found = egno_jax.apply(params, graph, times)
+        return jnp.mean(found.positions**2) + jnp.mean(found.features**2)
+
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshShape(time=num_shares))
+    whole = NamedSharding(mesh, PartitionSpec())
+    with jax.set_mesh(mesh):
+        step = jax.jit(jax.value_and_grad(loss), in_shardings=whole, out_shardings=whole)
+        compiled = step.lower(params, graph, times).compile()
+    costs = compiled.cost_analysis()
+    return {
+        "collectives": hlo.collectives(compiled.as_text()),
+        "memory": compiled.memory_analysis().temp_size_in_bytes,
+        "flops": (costs[0] if isinstance(costs, list) else costs)["flops"],
+        "num_weights": sum(leaf.size for leaf in jax.tree.leaves(params)),
+    }
+
+
 def main() -> None:
     command, *arguments = sys.argv[1:]
     if command == "processes":
         coordinator, number, index, *names = arguments
         training.start_processes(coordinator, int(number), int(index))
         found = losses(names)
+    elif command == "traffic":
+        found = traffic()
     else:
         found = losses(arguments)
     print("RESULT " + json.dumps(found), flush=True)

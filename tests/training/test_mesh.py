@@ -28,10 +28,16 @@ MESHES = ("data=8", "data=4,time=2", "time=8")
 
 def start(*arguments, num_devices):
     flags = f"--xla_force_host_platform_device_count={num_devices}"
+    # A mesh does without kernels.
+    settings = {
+        "JAX_PLATFORMS": "cpu",
+        "EGNO_JAX_KERNELS": "off",
+        "XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0",
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "tests.training.mesh_runs", *arguments],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0"},
+        env=os.environ | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
