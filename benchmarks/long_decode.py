@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from experiments.run_directory import origin
+
 RESULT = Path(__file__).parent / "results" / "long-decode-cpu.json"
 GIB = 2**30
 
@@ -38,7 +40,7 @@ def main() -> None:
         _work(arguments)
         return
     record = {
-        "command": " ".join(["python -m benchmarks.long_decode", *sys.argv[1:]]),
+        **origin(" ".join(["python -m benchmarks.long_decode", *sys.argv[1:]])),
         "limit_gib": arguments.limit,
         "times": arguments.times,
         "nodes": arguments.nodes,
