@@ -34,6 +34,12 @@ def test_a_convolution_sums_its_coefficients_and_sends_nothing_else(costs, num_t
         assert sum(size for *_, size in found[name]) == count * 8 * M * N * C
 
 
+@pytest.mark.parametrize("grid", ["index", "context"])
+def test_a_mesh_decodes_what_one_device_does(costs, grid):
+    """5 times on 8 devices, each graph's own; on the context grid 3 + 5."""
+    assert costs["errors"][grid] < 1e-5
+
+
 def test_the_bytes_of_a_step_do_not_grow_with_the_times(costs):
     few, many = (costs["model"][f"{times},8"]["collectives"] for times in (16, 1024))
     assert {kind for kind, *_ in few + many} == {"all-reduce"}
@@ -59,12 +65,11 @@ def test_the_bytes_of_a_step_are_those_of_the_formula(costs):
 
 
 def test_the_memory_of_a_device_falls_with_the_time_axis(costs):
-    whole, half, eighth = (costs["model"][f"1024,{n}"]["memory"] for n in (1, 2, 8))
-    assert whole / 2.2 < half < whole / 1.8
+    whole, eighth = (costs["model"][f"1024,{n}"]["memory"] for n in (1, 8))
     assert whole / 8.8 < eighth < whole / 7.2
 
 
-@pytest.mark.parametrize("num_shares", [1, 2, 8])
+@pytest.mark.parametrize("num_shares", [1, 8])
 def test_memory_and_operations_are_those_of_the_formulas(costs, num_shares):
     found = costs["model"][f"1024,{num_shares}"]
     expected = scaling.activation_bytes(MODEL_SIZE, num_shares)
