@@ -190,7 +190,7 @@ def draw(record: Mapping[str, Any]) -> Figure:
         axes.bar(np.arange(len(names)) + index * width, heights, width, label=label)
     axes.set_xticks(np.arange(len(names)) + 0.3, names, rotation=30, ha="right", fontsize=8)
     axes.set(yscale="log", ylabel="largest error / size of the motion")
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, ncols=len(kinds), loc="outside upper center")
     return figure
 
 
