@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from egno_jax import Params
 
 _VELOCITY_WEIGHT = 0.1
+# A system whose mean squared error is larger than this, its own size many times over, is lost.
+_LOST = 100.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +69,9 @@ def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
 
     Returns:
       `curves`: for each way of decoding, its times in frames, and at each of them the mean squared
-      error of the positions, the median error of the energy and the mean length of the error of the
-      momentum; `truth`: the same of the simulation itself, which does not conserve energy exactly.
+      error of the positions, its median over the systems, the share of systems that are lost, and
+      the median errors of energy and momentum; `truth`: the same of the simulation itself, which
+      does not conserve energy exactly.
     """
     steps = {
         window: paths.uniform_steps(size.num_times, window * paths.STEPS_A_FRAME)
@@ -130,44 +133,59 @@ def _by_sample(values: jax.Array, samples: Samples) -> np.ndarray:
     return split.swapaxes(0, 1)
 
 
-def _curve(motion: _Motion, true: Samples, couplings: np.ndarray) -> dict[str, Sequence[float]]:
+def _curve(motion: _Motion, true: Samples, couplings: np.ndarray) -> dict[str, Any]:
     """Returns the errors of a motion at each of its times."""
-    positions, velocities = (np.asarray(field, np.float64) for field in motion)
+    positions, velocities = (np.nan_to_num(np.asarray(x, np.float64), nan=np.inf) for x in motion)
     nodes = true.graph.nodes
     at_start = nbody.energy(
         nodes["positions"].astype(np.float64), nodes["velocities"].astype(np.float64), couplings
     )
-    with np.errstate(divide="ignore"):
+    with np.errstate(all="ignore"):
         energies = nbody.energy(positions, velocities, couplings[:, None])
     drift = np.median(np.abs(energies - at_start[:, None]), axis=0)
     pushed = nbody.momentum(velocities) - nbody.momentum(nodes["velocities"])[:, None]
+    squares = np.mean((positions - true.positions) ** 2, axis=(2, 3))
     return {
         "times": [float(time) for time in true.times],
-        "mse": [float(x) for x in np.mean((positions - true.positions) ** 2, axis=(0, 2, 3))],
-        "energy_error": [float(x) for x in drift],
-        "momentum_error": [float(x) for x in np.linalg.norm(pushed, axis=-1).mean(0)],
+        "mse": _finite(np.mean(squares, axis=0)),
+        "median_mse": _finite(np.median(squares, axis=0)),
+        "lost": _finite(np.mean(~(squares < _LOST), axis=0)),
+        "energy_error": _finite(drift),
+        "momentum_error": _finite(np.median(np.linalg.norm(pushed, axis=-1), axis=0)),
     }
+
+
+def _finite(values: np.ndarray) -> list[float | None]:
+    """Returns numbers as JSON has them, which has no infinite ones: None in their place."""
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def draw(record: Mapping[str, Any]) -> Figure:
     """Draws the errors of positions, energy and momentum over time."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure = Figure(figsize=(13, 4.3), layout="constrained")
     quantities = {
-        "mse": "MSE of the positions",
+        "median_mse": "MSE of the positions, median of the systems",
         "energy_error": "energy, median |E(t) - E(0)|",
-        "momentum_error": "momentum, mean |p(t) - p(0)|",
+        "momentum_error": "momentum, median |p(t) - p(0)|",
     }
     for axes, (field, label) in zip(figure.subplots(1, 3), quantities.items(), strict=True):
         for name, curve in record["curves"].items():
             style = "k--" if name.startswith("rolled") else "-"
-            axes.plot(curve["times"], curve[field], style, label=name)
-        if field != "mse":
-            axes.plot(record["truth"]["times"], record["truth"][field], ":", label="the simulation")
+            axes.plot(curve["times"], _numbers(curve[field]), style, label=name)
+        if field != "median_mse":
+            truth = record["truth"]
+            axes.plot(truth["times"], _numbers(truth[field]), ":", label="the simulation")
         axes.set(xlabel="frames after the given state", ylabel=label, yscale="log")
-    axes.legend(fontsize=8)
+    figure.legend(
+        *axes.get_legend_handles_labels(), fontsize=8, ncols=6, loc="outside upper center"
+    )
     return figure
+
+
+def _numbers(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values])
 
 
 STUDY = Study(
