@@ -21,6 +21,8 @@ class RunOptions:
       out: directory of a new run; it must not hold one yet. By default
         runs/<experiment>-<preset>-seed<seed>, numbered where that is taken.
       resume: directory of a run that was interrupted; goes on with it, with its own settings.
+      auto_resume: with --out: goes on with the run that is there, if one is. So a command that is
+        started again whenever its machine is taken away ends as if it had run through.
       evaluate: directory of a run; evaluates its best model on the test set and renews results,
         pictures and report.
       mesh: the devices to train on, such as data=4,time=2: batches are split over data, the times
@@ -33,11 +35,12 @@ class RunOptions:
       distributed: lets JAX find the other processes where nothing tells of them: on Cloud TPU.
 
     Raises:
-      ValueError: more than one of the three is given.
+      ValueError: more than one of the three directories is given, or an option lacks another.
     """
 
     out: Path | None = None
     resume: Path | None = None
+    auto_resume: bool = False
     evaluate: Path | None = None
     mesh: str | None = None
     coordinator: str | None = None
@@ -49,6 +52,8 @@ class RunOptions:
         given = [name for name in ("out", "resume", "evaluate") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"got {' and '.join('--' + name for name in given)}, expected one")
+        if self.auto_resume and self.out is None:
+            raise ValueError("auto_resume: got no --out, expected the directory of the run")
         if self.mesh is not None:
             parse_mesh(self.mesh)
 

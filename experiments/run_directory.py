@@ -41,7 +41,12 @@ REPORT = "report.html"
 FOLDERS = ("data.cache_dir", "data.data_dir")
 
 # What may change when a run is resumed, because it changes no number.
-_FREE = (*FOLDERS, "training.steps_per_call")
+_FREE = (
+    *FOLDERS,
+    "training.steps_per_call",
+    "training.keep_checkpoints",
+    "training.max_skipped_steps",
+)
 
 
 def fresh(name: str) -> Path:
@@ -53,11 +58,16 @@ def fresh(name: str) -> Path:
     return directory
 
 
+def holds_run(directory: Path) -> bool:
+    """Says whether a run has been started in a directory."""
+    return (directory / CONFIG).exists()
+
+
 def check_new(directory: Path) -> None:
     """Raises a ValueError if a new run cannot live here: it holds one already, or is a file."""
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"--out: {directory} is a file, expected a directory")
-    if (directory / CONFIG).exists():
+    if holds_run(directory):
         raise ValueError(
             f"--out: {directory} holds a run already; continue it with --resume {directory}, or "
             "choose another directory"

@@ -19,7 +19,7 @@ from rich.table import Table
 import egno_jax
 from egno_jax import baselines, metrics, training
 from egno_jax.datasets import Samples, num_samples, take
-from egno_jax.training.processes import agree_on_text, wait_for_all
+from egno_jax.training.processes import agree_on_any, agree_on_text, wait_for_all
 from experiments import run_directory, run_page
 from experiments.command_line import parse
 
@@ -110,12 +110,12 @@ def main(experiment: Experiment, arguments: Sequence[str]) -> int:
       arguments: the words behind the program's name.
 
     Returns:
-      The exit code: 0; 1 if training diverged; 2 for wrong input, behind a message; 75 if a signal
-      interrupted the run, which can be resumed.
+      The exit code: 0; 1 if training diverged or a file cannot be read or written; 2 for wrong
+      input; both behind a message; 75 if a signal interrupted the run, which can be resumed.
     """
     try:
         return _main(experiment, arguments)
-    except training.NonFiniteLossError as error:
+    except (training.NonFiniteLossError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILURE
     except ValueError as error:
@@ -143,16 +143,21 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
     mesh = _mesh(options.mesh)
     name = f"{experiment.name}-{config.preset}-seed{config.training.seed}"
     directory = options.existing or options.out
+    is_resumed = options.resume is not None
+    if options.auto_resume:
+        is_resumed = agree_on_any(run_directory.holds_run(directory))
     if directory is None:
         directory = Path(agree_on_text(str(run_directory.fresh(name))))
     command = shlex.join([*program.split(), *arguments])
-    if options.existing:
+    if options.existing or is_resumed:
         run_directory.check_settings(directory, config)
     else:
         run_directory.check_new(directory)
+    if not options.evaluate:
+        training.check_writable(directory)
     splits = _for_model(config.model, experiment.load_splits(config.data))
     if not options.evaluate:
-        result = train(directory, config, splits, command, resume=bool(options.resume), mesh=mesh)
+        result = train(directory, config, splits, command, resume=is_resumed, mesh=mesh)
         if result.interrupted:
             _print(
                 f"interrupted at step {result.step} of {config.training.num_steps}; go on with: "
@@ -409,7 +414,7 @@ class _Lines:
         pass
 
     def on_chunk(self, record: dict[str, Any]) -> None:
-        self._loss = record["loss"]
+        self._loss = math.nan if record["loss"] is None else record["loss"]
 
     def on_evaluation(self, record: dict[str, Any]) -> None:
         print(

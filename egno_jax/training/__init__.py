@@ -1,7 +1,7 @@
 """Training: a state, a compiled step, a loop that can be interrupted and resumed bit for bit."""
 
 from egno_jax.training.callbacks import Callback, JSONLines, Progress, TensorBoard, read_json_lines
-from egno_jax.training.checkpoints import RunCheckpoints
+from egno_jax.training.checkpoints import RunCheckpoints, StorageError, check_writable
 from egno_jax.training.config import TrainingConfig
 from egno_jax.training.evaluation import evaluate
 from egno_jax.training.loop import FitResult, NonFiniteLossError, fit
@@ -35,12 +35,14 @@ __all__ = [
     "Progress",
     "RunCheckpoints",
     "StepMetrics",
+    "StorageError",
     "Stream",
     "TensorBoard",
     "TrainState",
     "TrainingConfig",
     "averaged",
     "batch_indices",
+    "check_writable",
     "evaluate",
     "fit",
     "init_state",

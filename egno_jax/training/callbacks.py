@@ -14,7 +14,9 @@ from egno_jax.extras import require
 class Callback(Protocol):
     """Something that is told how a run goes; a context manager, open while it does.
 
-    Records are dicts of plain numbers and lists of numbers; each has the key `step`.
+    Records are dicts of plain numbers and lists of numbers; each has the key `step`. Loss and
+    gradient norm of a chunk are the means of the steps that were taken, and None if all of them
+    were skipped.
     """
 
     def on_chunk(self, record: dict[str, Any]) -> None:
@@ -168,7 +170,7 @@ class Progress:
 
     def on_chunk(self, record: dict[str, Any]) -> None:
         """Shows the step and the training loss."""
-        self._loss = record["loss"]
+        self._loss = math.nan if record["loss"] is None else record["loss"]
         self._show(record["step"])
 
     def on_evaluation(self, record: dict[str, Any]) -> None:

@@ -1,26 +1,57 @@
-"""Checkpoints of a training run: the whole state through orbax, and what the loop remembers."""
+"""Checkpoints of a training run: the whole state through orbax, and what the loop remembers.
+
+Below `checkpoints/` each is a directory named by its step:
+
+    state/     the tree of arrays, as orbax writes it
+    record/    JSON: progress, settings, versions of the libraries, and the SHA-256 of every array
+
+The sums are taken of the arrays themselves, before they are written, and compared with what is read
+back: whatever happens to the files in between, a state is restored to the bit or not at all. One of
+the record itself stands in it too.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import tempfile
+import uuid
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
-from egno_jax.checkpoint import CheckpointError
+from egno_jax.checkpoint import CheckpointError, library_versions
+from egno_jax.training.processes import agree_on_any, is_main_process, wait_for_all
 from egno_jax.training.step import TrainState
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+FORMAT_VERSION = 2
+
+_DIGEST = "sha256_of_record"
+# What a record of the first format held; it had no sums.
+_FIRST_FORMAT = {"progress", "settings"}
+_DAMAGED = "damaged-checkpoints"
+
+
+class StorageError(OSError):
+    """The disk refused what a run wanted to write; what was written before is whole."""
 
 
 class RunCheckpoints:
     """The last checkpoints of a run, below one directory, each written whole or not at all.
 
     Use as a context manager. A checkpoint holds weights, their average, the optimizer's state, the
-    step, the sampler's key, and a small JSON record of the loop.
+    step and the sampler's key, which together say what the next batch is, and a small JSON record
+    of the loop. Writing goes on in the background while the next steps are taken.
 
     Args:
       directory: where; made if it is not there.
@@ -28,9 +59,10 @@ class RunCheckpoints:
     """
 
     def __init__(self, directory: Path, keep: int) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        self._directory = Path(directory).absolute()
         self._manager = ocp.CheckpointManager(
-            Path(directory).absolute(), options=options, item_names=("state", "record")
+            self._directory, options=options, item_names=("state", "record")
         )
 
     def __enter__(self) -> RunCheckpoints:
@@ -42,24 +74,59 @@ class RunCheckpoints:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._manager.close()
+        try:
+            self._manager.close()
+        except Exception as close_error:
+            if error is None:
+                raise self._storage_error(close_error) from close_error
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest checkpoint, or None if there is none."""
         return self._manager.latest_step()
 
     def save(self, state: TrainState, record: dict[str, Any]) -> None:
-        """Writes a checkpoint of the state and the record; the oldest beyond `keep` is removed."""
+        """Begins to write a checkpoint of the state and the record, once the one before is written.
+
+        The state may be donated as soon as this returns. The oldest checkpoint beyond `keep` is
+        removed when the new one is whole.
+
+        Raises:
+          StorageError: this checkpoint or the one before it could not be written.
+        """
         step = int(state.step)
         if step == self.latest_step():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_with_plain_key(state)),
-                record=ocp.args.JsonSave(record),
-            ),
-        )
+        # A copy, for the next step may take the buffers before they are written.
+        state = jax.tree.map(jnp.copy, _with_plain_key(state))
+        record = {
+            **record,
+            "format_version": FORMAT_VERSION,
+            "step": step,
+            "versions": library_versions(),
+            "sha256": _sums(state),
+        }
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    record=ocp.args.JsonSave({**record, _DIGEST: _digest(record)}),
+                ),
+            )
+        except Exception as error:
+            raise self._storage_error(error) from error
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint is written.
+
+        Raises:
+          StorageError: it could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._storage_error(error) from error
 
     def read_record(self) -> dict[str, Any]:
         """Returns the record of the newest checkpoint.
@@ -67,13 +134,14 @@ class RunCheckpoints:
         Raises:
           CheckpointError: there is none, or it cannot be read.
         """
-        return self._read(record=ocp.args.JsonRestore())["record"]
+        return self._read_record(self._newest())
 
     def restore(self, like: TrainState) -> TrainState:
         """Reads the state of the newest checkpoint, bit for bit.
 
         Args:
-          like: a state of the same structure, such as the initial one.
+          like: a state of the same structure, such as the initial one; its arrays say on which
+            devices those of the checkpoint are laid, whichever they were saved from.
 
         Returns:
           The state.
@@ -81,26 +149,147 @@ class RunCheckpoints:
         Raises:
           CheckpointError: there is none, or it cannot be read as a state of this structure.
         """
+        step = self._newest()
+        return self._restore(step, like, self._read_record(step))
+
+    def restore_newest(
+        self, like: TrainState, check_record: Callable[[dict[str, Any]], None]
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Reads the newest checkpoint that is whole, and sets newer ones aside, with a warning.
+
+        Args:
+          like: see `restore`.
+          check_record: raises an error if the record is of another run than the caller's.
+
+        Returns:
+          The state and the record.
+
+        Raises:
+          CheckpointError: there is no checkpoint, or none is whole; nothing is moved then.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        problems: dict[int, str] = {}
+        for step in steps or [self._newest()]:
+            found = problem = None
+            try:
+                record = self._read_record(step)
+                check_record(record)
+                found = self._restore(step, like, record), record
+            except DamagedCheckpointError as error:
+                problem = str(error)
+            if not agree_on_any(found is None):
+                self._set_aside(problems)
+                return found
+            problems[step] = problem or "another process cannot read it"
+        raise CheckpointError(
+            f"{self._directory}: none of the checkpoints is whole: {'; '.join(problems.values())}"
+        )
+
+    def _newest(self) -> int:
+        step = self.latest_step()
+        if step is None:
+            raise CheckpointError(f"{self._directory}: there is no checkpoint to resume from")
+        return step
+
+    def _read_record(self, step: int) -> dict[str, Any]:
+        """Returns the record of a step if it is the one that was written."""
+        record = self._read(step, record=ocp.args.JsonRestore())["record"]
+        if isinstance(record, dict) and set(record) == _FIRST_FORMAT:
+            return record
+        digest = record.pop(_DIGEST, None) if isinstance(record, dict) else None
+        if digest is None or digest != _digest(record) or record["step"] != step:
+            raise self._damaged(step, "its record is not the one that was written")
+        return record
+
+    def _restore(self, step: int, like: TrainState, record: dict[str, Any]) -> TrainState:
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
             _with_plain_key(like),
         )
-        state = self._read(state=ocp.args.StandardRestore(target))["state"]
+        state = self._read(step, state=ocp.args.StandardRestore(target))["state"]
+        expected = record.get("sha256")
+        if expected is not None:
+            found = _sums(state)
+            wrong = [
+                name for name in {**expected, **found} if found.get(name) != expected.get(name)
+            ]
+            if wrong:
+                raise self._damaged(step, f"{wrong[0]} is not what was saved")
         return _with_typed_key(state, like)
 
-    def _read(self, **items: Any) -> Any:
-        step = self.latest_step()
-        if step is None:
-            raise CheckpointError(
-                f"{self._manager.directory}: there is no checkpoint to resume from"
-            )
+    def _read(self, step: int, **items: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
-            raise CheckpointError(
-                f"{self._manager.directory / str(step)}: the checkpoint cannot be restored; it is "
-                f"damaged, or of a run with other settings ({error})"
-            ) from error
+            raise self._damaged(step, f"it cannot be read ({_first_line(error)})") from error
+
+    def _set_aside(self, problems: dict[int, str]) -> None:
+        """Moves damaged checkpoints out of the way of those that will have their steps."""
+        if not problems:
+            return
+        for step, problem in problems.items():
+            if is_main_process():
+                place = self._directory.parent / _DAMAGED / f"{step}-{uuid.uuid4().hex[:8]}"
+                place.parent.mkdir(exist_ok=True)
+                (self._directory / str(step)).rename(place)
+                warnings.warn(
+                    f"{problem}; the checkpoint is moved to {place} and the one before it used",
+                    stacklevel=2,
+                )
+        wait_for_all("damaged checkpoints set aside")
+        self._manager.reload()
+
+    def _damaged(self, step: int, reason: str) -> DamagedCheckpointError:
+        return DamagedCheckpointError(
+            f"{self._directory / str(step)}: the checkpoint is damaged, or of a run with other "
+            f"settings: {reason}"
+        )
+
+    def _storage_error(self, error: Exception) -> StorageError:
+        return StorageError(f"a checkpoint could not be written: {_first_line(error)}")
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint is not what was written."""
+
+
+def check_writable(directory: Path) -> None:
+    """Writes a file in a directory, or where the directory would be made, and removes it.
+
+    Raises:
+      StorageError: that is not possible; says why.
+    """
+    directory = directory.absolute()
+    place = directory
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".writable-") as file:
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as error:
+        raise StorageError(f"directory: {directory} cannot be written to ({error})") from error
+
+
+def _sums(state: Any) -> dict[str, str]:
+    """Returns the SHA-256 of every array, with its type and shape, under its path in the tree."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    sums = {}
+    for path, leaf in leaves:
+        array = np.asarray(leaf)
+        digest = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+        sums[jax.tree_util.keystr(path)] = digest.hexdigest()
+    return sums
+
+
+def _digest(record: dict[str, Any]) -> str:
+    """Returns the SHA-256 of a record, however its JSON is laid out."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _with_plain_key(state: TrainState) -> TrainState:

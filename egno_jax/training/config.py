@@ -32,6 +32,8 @@ class TrainingConfig:
       num_times: how many targets are drawn; of several numbers each step draws one. Each is
         compiled. Empty with `all`.
       keep_checkpoints: how many of the last checkpoints are kept; the best model is kept besides.
+      max_skipped_steps: how many steps of a run may be skipped because their loss, gradient or
+        update is not finite, before the run is stopped; 0 stops at the first.
       optimizer: settings of the optimizer.
 
     Raises:
@@ -47,6 +49,7 @@ class TrainingConfig:
     eval_batch_size: int = 500
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
+    max_skipped_steps: int = 10
     random_times: Literal["all", "subsets", "grids"] = "all"
     num_times: tuple[int, ...] = ()
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -57,7 +60,8 @@ class TrainingConfig:
         check(self, "optimizer", is_config, "an egno_jax.training.OptimizerConfig")
         for name in ("num_steps", "batch_size", "eval_batch_size", "keep_checkpoints"):
             check(self, name, getattr(self, name) >= 1, "1 or more")
-        for name in ("seed", "steps_per_call", "eval_every", "checkpoint_every"):
+        counts = ("seed", "steps_per_call", "eval_every", "checkpoint_every", "max_skipped_steps")
+        for name in counts:
             check(self, name, getattr(self, name) >= 0, "0 or more")
         kinds = get_args(get_type_hints(type(self))["random_times"])
         check(self, "random_times", self.random_times in kinds, f"one of {kinds}")

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import numpy as np
 
 from egno_jax.checkpoint import CheckpointError, load, save
 from egno_jax.datasets.base import Samples, num_samples, validate
 from egno_jax.model import Params
 from egno_jax.training.callbacks import Callback
-from egno_jax.training.checkpoints import RunCheckpoints
+from egno_jax.training.checkpoints import RunCheckpoints, StorageError, check_writable
 from egno_jax.training.config import TrainingConfig
 from egno_jax.training.mesh import check_model
 from egno_jax.training.placement import Placement, place
 from egno_jax.training.processes import agree_on_any, is_main_process, wait_for_all
-from egno_jax.training.sampler import steps_per_epoch
+from egno_jax.training.sampler import batch_indices, steps_per_epoch
 from egno_jax.training.step import StepMetrics, TrainState, averaged, init_state
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
 _CHECKPOINTS = "checkpoints"
 _BEST = "best"
 _EVALUATE_EVERY_EPOCHS = 10
+_NAMED_SAMPLES = 20
 # Settings that may change when a run is resumed, because they change no number.
-_FREE_SETTINGS = ("steps_per_call", "keep_checkpoints")
+_FREE_SETTINGS = ("steps_per_call", "keep_checkpoints", "max_skipped_steps")
 
 
 class FitResult(NamedTuple):
@@ -61,7 +63,7 @@ class FitResult(NamedTuple):
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss, its gradient or the validation error became NaN or infinite."""
+    """The validation error, or more losses or gradients than allowed, became NaN or infinite."""
 
 
 def fit(
@@ -82,6 +84,11 @@ def fit(
     not the run is interrupted and resumed, and whatever `steps_per_call` is (on GPUs, if XLA is
     told to be deterministic: `--xla_gpu_deterministic_ops=true`). SIGTERM and SIGINT are answered
     at the end of a call: a checkpoint is written and `interrupted` is True.
+
+    Steps whose loss or gradient is not finite are skipped and counted, up to
+    `config.max_skipped_steps`. Checkpoints are written while training goes on, each whole or not
+    at all, and hold the SHA-256 of what is in them; one that is damaged is set aside on resuming,
+    with a warning, and the one before it is used.
 
     Args:
       directory: where the run lives; made if it is not there.
@@ -104,7 +111,10 @@ def fit(
       ValueError: the data do not fit the model or the settings.
       CheckpointError: there is a run in `directory` already, its checkpoint cannot be resumed, or
         it was made with other settings; names the setting.
-      NonFiniteLossError: training diverged; names the step and the last checkpoint.
+      NonFiniteLossError: training diverged; names the step, the samples of its batch and the last
+        checkpoint.
+      StorageError: the directory cannot be written to, at the start or later, for example because
+        the disk is full; the last checkpoint is whole, and the run can be resumed from it.
     """
     directory = Path(directory)
     plan = _plan(config, num_samples(train))
@@ -122,9 +132,14 @@ def fit(
     if mesh is not None:
         check_model(params.config, mesh)
     placement = place(train, valid, config, mesh)
+    check_writable(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with RunCheckpoints(directory / _CHECKPOINTS, config.keep_checkpoints) as checkpoints:
-        run = _Run(directory, checkpoints, placement, config, plan, _settings(params, config))
+    with (
+        _naming_the_last_checkpoint(directory),
+        RunCheckpoints(directory / _CHECKPOINTS, config.keep_checkpoints) as checkpoints,
+    ):
+        settings = _settings(params, config)
+        run = _Run(directory, checkpoints, placement, config, plan, settings, num_samples(train))
         state, progress = _start(run, params, resume)
         with contextlib.ExitStack() as stack:
             callbacks = [
@@ -150,6 +165,7 @@ class _Progress:
     best_step: int = 0
     best_f_mse: float = math.inf
     seconds: float = 0.0
+    skipped_steps: int = 0
 
 
 class _Plan(NamedTuple):
@@ -169,6 +185,7 @@ class _Run(NamedTuple):
     config: TrainingConfig
     plan: _Plan
     settings: dict[str, Any]
+    num_train: int
 
 
 def _plan(config: TrainingConfig, num_train: int) -> _Plan:
@@ -201,9 +218,10 @@ def _start(run: _Run, params: Params, resume: bool) -> tuple[TrainState, _Progre
         )
     if latest is None:
         return state, _Progress()
-    record = run.checkpoints.read_record()
-    _check_settings(run, record["settings"])
-    state, progress = run.checkpoints.restore(state), _Progress(**record["progress"])
+    state, record = run.checkpoints.restore_newest(
+        state, check_record=lambda record: _check_settings(run, record["settings"])
+    )
+    progress = _Progress(**record["progress"])
     if progress.best_step == progress.step:
         # The run may have ended between this checkpoint and the best model that it belongs to.
         _save_best(run, state)
@@ -237,7 +255,9 @@ def _train(
         length = _steps_until_next_event(progress.step, num_steps, run.plan)
         state, steps = run.placement.advance(state, progress.step, length)
         steps = jax.device_get(steps)
-        _check_finite(steps, progress.step, run.checkpoints)
+        progress.skipped_steps += int(steps.is_skipped.sum())
+        if progress.skipped_steps > run.config.max_skipped_steps:
+            raise NonFiniteLossError(_divergence(run, state, steps, progress))
         progress.step += length
         seconds = time.perf_counter() - started
         progress.seconds += seconds
@@ -251,9 +271,11 @@ def _train(
             _save_checkpoint(run, state, progress)
         if is_best:
             # After its checkpoint, so that no best model is newer than the newest checkpoint.
+            run.checkpoints.wait()
             _save_best(run, state)
     if progress.step:
         _save_checkpoint(run, state, progress)
+        run.checkpoints.wait()
 
 
 def _save_best(run: _Run, state: TrainState) -> None:
@@ -276,10 +298,16 @@ def _save_checkpoint(run: _Run, state: TrainState, progress: _Progress) -> None:
 
 
 def _chunk_record(progress: _Progress, steps: StepMetrics, seconds: float) -> dict[str, Any]:
+    taken = ~steps.is_skipped
+
+    def mean(values: np.ndarray) -> float | None:
+        return float(values[taken].mean()) if taken.any() else None
+
     return {
         "step": progress.step,
-        "loss": float(steps.loss.mean()),
-        "grad_norm": float(steps.grad_norm.mean()),
+        "loss": mean(steps.loss),
+        "grad_norm": mean(steps.grad_norm),
+        "skipped_steps": progress.skipped_steps,
         "steps_per_second": len(steps.loss) / seconds,
         "seconds": progress.seconds,
     }
@@ -308,14 +336,40 @@ def _evaluate(run: _Run, state: TrainState, progress: _Progress) -> dict[str, An
     }
 
 
-def _check_finite(steps: StepMetrics, first_step: int, checkpoints: RunCheckpoints) -> None:
-    for index, (loss, grad_norm) in enumerate(zip(*steps, strict=True)):
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise NonFiniteLossError(
-                f"step {first_step + index + 1}: the loss is {loss} and the norm of its gradient "
-                f"{grad_norm}; the last checkpoint is of step {checkpoints.latest_step()}; lower "
-                "optimizer.learning_rate or optimizer.clip_norm"
-            )
+def _divergence(run: _Run, state: TrainState, steps: StepMetrics, progress: _Progress) -> str:
+    """Says which step of a chunk, begun at `progress.step`, was the first that is not finite."""
+    index = int(np.flatnonzero(steps.is_skipped)[0])
+    step = progress.step + index
+    batch = batch_indices(state.sampler_key, step, run.num_train, run.config.batch_size)
+    samples = ", ".join(map(str, np.asarray(batch)[:_NAMED_SAMPLES]))
+    if len(batch) > _NAMED_SAMPLES:
+        samples += f", ... ({len(batch)} in all)"
+    return (
+        f"step {step + 1}: the loss is {steps.loss[index]} and the norm of its gradient "
+        f"{steps.grad_norm[index]}, on the training samples {samples}; {progress.skipped_steps} "
+        f"steps of the run were not finite, {run.config.max_skipped_steps} are allowed "
+        f"(max_skipped_steps); the last checkpoint is {_last_checkpoint(run.directory)}; lower "
+        "optimizer.learning_rate or optimizer.clip_norm"
+    )
+
+
+def _last_checkpoint(directory: Path) -> str:
+    """Returns where the newest whole checkpoint of a run is, for a message."""
+    folder = directory / _CHECKPOINTS
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+    return str(folder / str(max(steps))) if steps else "none"
+
+
+@contextlib.contextmanager
+def _naming_the_last_checkpoint(directory: Path) -> Iterator[None]:
+    """Turns errors of the disk into one that says what is safe."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{directory}: cannot be written to ({error}); the last checkpoint is "
+            f"{_last_checkpoint(directory)}; make room and resume the run"
+        ) from error
 
 
 def _tell(callbacks: Sequence[Callback], event: str, record: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from egno_jax.training.optimizer import make_optimizer
 from egno_jax.training.sampler import batch_indices, time_indices
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
+    from jaxtyping import Array, Bool, Float, Int
 
 
 @jax.tree_util.register_dataclass
@@ -48,10 +48,13 @@ class StepMetrics(NamedTuple):
     Attributes:
       loss: `[]` or `[K]`, the loss before the step.
       grad_norm: `[]` or `[K]`, the norm of its gradient before clipping.
+      is_skipped: `[]` or `[K]`, whether the step changed nothing but its own number, because loss,
+        gradient or update was not finite.
     """
 
     loss: Float[Array, "..."]
     grad_norm: Float[Array, "..."]
+    is_skipped: Bool[Array, "..."]
 
 
 def init_state(params: Params, config: TrainingConfig) -> TrainState:
@@ -105,18 +108,30 @@ def train_step(
 def update(
     state: TrainState, loss: Float[Array, ""], grads: Params, config: TrainingConfig
 ) -> tuple[TrainState, StepMetrics]:
-    """Returns the state after a step with this loss and gradient, and what the step reports."""
+    """Returns the state after a step with this loss and gradient, and what the step reports.
+
+    A step whose loss, gradient or update is not finite is skipped: it counts, and its batch is
+    gone, but weights, average and optimizer stay as they are.
+    """
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    grad_norm = optax.tree.norm(grads)
+    is_finite = (
+        jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates))
+    )
+
+    def kept(new: Any, old: Any) -> Any:
+        return jax.tree.map(functools.partial(jnp.where, is_finite), new, old)
+
     new_state = TrainState(
         step=state.step + 1,
-        params=params,
-        ema=_average(state.ema, params, state.step, config.ema_decay),
-        opt_state=opt_state,
+        params=kept(params, state.params),
+        ema=kept(_average(state.ema, params, state.step, config.ema_decay), state.ema),
+        opt_state=kept(opt_state, state.opt_state),
         sampler_key=state.sampler_key,
     )
-    return new_state, StepMetrics(loss, optax.tree.norm(grads))
+    return new_state, StepMetrics(loss, grad_norm, ~is_finite)
 
 
 def loss_and_gradient(

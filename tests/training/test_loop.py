@@ -152,8 +152,41 @@ def test_a_diverging_run_stops_and_names_the_step(task, config, tmp_path):
     huge = dataclasses.replace(
         params, weights=jax.tree.map(lambda leaf: leaf + 1e30, params.weights)
     )
-    with pytest.raises(training.NonFiniteLossError, match=r"step 1: the loss is"):
+    config = dataclasses.replace(config, max_skipped_steps=2)
+    expected = r"step 1: the loss is .* on the training samples \d+, \d+, \d+, \d+; 3 steps of"
+    with pytest.raises(training.NonFiniteLossError, match=expected):
         fit(tmp_path, huge, train, valid, config)
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(task, config, tmp_path):
+    """One target is so far away that the squared distance overflows: its steps leave no trace."""
+    params, train, valid = task
+    positions = np.array(train.positions)
+    positions[5] = 1e30
+    far = train._replace(positions=positions)
+    key = training.init_state(params, config).sampler_key
+    batches = [training.batch_indices(key, step, 16, config.batch_size) for step in range(12)]
+    is_hit = [bool((batch == 5).any()) for batch in batches]
+    assert sum(is_hit) == 3
+    result = fit(tmp_path, params, far, valid, config, make_callbacks=lines_in(tmp_path))
+    assert result.step == 12 and np.isfinite(result.best_f_mse)
+    records = read_json_lines(tmp_path / "metrics.jsonl")
+    found = [record["skipped_steps"] for record in records if record["kind"] == "train"]
+    assert found == [sum(is_hit[:step]) for step in (3, 6, 9, 12)]
+
+    state = training.init_state(params, config)
+    for batch_is_hit in is_hit:
+        before = jax.device_get((state.params, state.ema, state.opt_state))
+        state, metrics = training.train_chunk(state, far, config, 1)
+        after = jax.device_get((state.params, state.ema, state.opt_state))
+        assert bool(metrics.is_skipped[0]) == batch_is_hit
+        same = jax.tree.all(jax.tree.map(np.array_equal, before, after))
+        assert same == batch_is_hit
+
+    first = is_hit.index(True) + 1
+    strict = dataclasses.replace(config, max_skipped_steps=0)
+    with pytest.raises(training.NonFiniteLossError, match=f"step {first}: the loss is "):
+        fit(tmp_path / "strict", params, far, valid, strict)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +201,7 @@ def test_a_diverging_run_stops_and_names_the_step(task, config, tmp_path):
         ("eval_batch_size", 0),
         ("checkpoint_every", -2),
         ("keep_checkpoints", 0),
+        ("max_skipped_steps", -1),
     ],
 )
 def test_a_bad_field_is_named(field, value):

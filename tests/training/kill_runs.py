@@ -1,0 +1,64 @@
+"""A short run with many checkpoints, to be killed: one process, or one of several.
+
+python -m tests.training.kill_runs DIRECTORY [COORDINATOR NUM_PROCESSES PROCESS_ID]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from egno_jax import training
+from tests.training.mesh_runs import CONFIG, task
+
+INTERRUPTED = 75
+RUN = dataclasses.replace(
+    CONFIG, num_steps=300, steps_per_call=1, eval_every=30, checkpoint_every=2, eval_batch_size=7
+)
+
+
+class Steps:
+    """Prints the step after each call of the device."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def on_chunk(self, record):
+        print("STEP", record["step"], flush=True)
+
+    def on_evaluation(self, record):
+        pass
+
+
+def main(directory: str, coordinator: str = "", num_processes: str = "1", index: str = "0") -> int:
+    mesh = None
+    if coordinator:
+        training.start_processes(coordinator, int(num_processes), int(index))
+        mesh = training.make_mesh(training.MeshShape(data=jax.device_count()))
+    result = training.fit(
+        Path(directory), *task(), RUN, resume=True, make_callbacks=lambda _: [Steps()], mesh=mesh
+    )
+    if result.interrupted:
+        return INTERRUPTED
+    with training.RunCheckpoints(Path(directory) / "checkpoints", RUN.keep_checkpoints) as last:
+        state = training.init_state(task()[0], RUN)
+        if mesh is not None:
+            state = training.mesh.replicate(state, mesh)
+        state = last.restore(state)
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state, result.params)):
+        digest.update(np.asarray(leaf).tobytes())
+    print("RESULT", digest.hexdigest(), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
