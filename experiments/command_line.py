@@ -28,6 +28,8 @@ class RunOptions:
       mesh: the devices to train on, such as data=4,time=2: batches are split over data, the times
         that are predicted over time. By default one device; in several processes all devices along
         data. A run may go on with another mesh.
+      profile: writes a trace of some steps into the run's directory, profile/, for TensorBoard and
+        https://ui.perfetto.dev.
       coordinator: host:port of process 0, where several processes compute one run; all are started
         with the same command. Not needed under Slurm, Open MPI and on GKE, which tell.
       num_processes: how many processes there are.
@@ -43,6 +45,7 @@ class RunOptions:
     auto_resume: bool = False
     evaluate: Path | None = None
     mesh: str | None = None
+    profile: bool = False
     coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None

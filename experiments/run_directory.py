@@ -5,6 +5,8 @@
 - `checkpoints/`: the whole state of the training, to resume from;
 - `best/`: the model with the least F-MSE on the validation set, for `egno_jax.load`;
 - `tensorboard/`: the curves for TensorBoard;
+- `profile/`: with `--profile`, a trace of some steps;
+- `damaged-checkpoints/`: checkpoints that were found damaged and not used;
 - `results.json`: errors on the test set, and what made them;
 - `pictures/`: PNG, and a GIF where the experiment's systems have bonds to draw;
 - `report.html`: all of it on one page.
@@ -33,6 +35,7 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 BEST = "best"
 TENSORBOARD = "tensorboard"
+PROFILE = "profile"
 RESULTS = "results.json"
 PICTURES = "pictures"
 REPORT = "report.html"

@@ -157,7 +157,15 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
         training.check_writable(directory)
     splits = _for_model(config.model, experiment.load_splits(config.data))
     if not options.evaluate:
-        result = train(directory, config, splits, command, resume=is_resumed, mesh=mesh)
+        result = train(
+            directory,
+            config,
+            splits,
+            command,
+            resume=is_resumed,
+            mesh=mesh,
+            profile=options.profile,
+        )
         if result.interrupted:
             _print(
                 f"interrupted at step {result.step} of {config.training.num_steps}; go on with: "
@@ -210,6 +218,7 @@ def train(
     *,
     resume: bool,
     mesh: Mesh | None = None,
+    profile: bool = False,
 ) -> training.FitResult:
     """Trains, or goes on training, the model of a run.
 
@@ -220,6 +229,7 @@ def train(
       command: the command that asks for it, to be written down.
       resume: whether to go on from its last checkpoint.
       mesh: the devices to train on; None: the default one.
+      profile: whether to write a trace of some steps.
 
     Returns:
       How training ended.
@@ -256,6 +266,7 @@ def train(
         resume=resume,
         make_callbacks=callbacks,
         mesh=mesh,
+        profile=directory / run_directory.PROFILE if profile else None,
     )
 
 

@@ -10,17 +10,22 @@ from egno_jax.datasets.base import (
     take,
     validate,
 )
+from egno_jax.datasets.buckets import Buckets, bucketed, choose_buckets, padding_share
 
 __all__ = [
     "Batch",
+    "Buckets",
     "Samples",
     "at_times",
+    "bucketed",
+    "choose_buckets",
     "collisions",
     "concatenate",
     "md17",
     "mocap",
     "nbody",
     "num_samples",
+    "padding_share",
     "protein",
     "take",
     "validate",

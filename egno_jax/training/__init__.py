@@ -6,6 +6,7 @@ from egno_jax.training.config import TrainingConfig
 from egno_jax.training.evaluation import evaluate
 from egno_jax.training.loop import FitResult, NonFiniteLossError, fit
 from egno_jax.training.mesh import MeshShape, make_mesh, parse_mesh
+from egno_jax.training.mixed import BucketSampler
 from egno_jax.training.optimizer import (
     OptimizerConfig,
     is_kernel,
@@ -26,6 +27,7 @@ from egno_jax.training.step import (
 from egno_jax.training.stream import Stream
 
 __all__ = [
+    "BucketSampler",
     "Callback",
     "FitResult",
     "JSONLines",

@@ -20,7 +20,14 @@ class Callback(Protocol):
     """
 
     def on_chunk(self, record: dict[str, Any]) -> None:
-        """Is told the training loss and speed after every call of the device."""
+        """Is told how the steps went after every call of the device.
+
+        Keys: `loss`, `grad_norm` and `skipped_steps` (of the run so far); `steps_per_second`;
+        `seconds` of the run so far; of this call `step_seconds` (a step, without compiling and
+        waiting), `data_seconds` (waiting for batches from the host), `num_compiles` and
+        `compile_seconds`; `memory_bytes`, the most in use so far; `padding`, the share of the nodes
+        of the training set that only pad.
+        """
 
     def on_evaluation(self, record: dict[str, Any]) -> None:
         """Is told the errors on the validation set after every evaluation."""

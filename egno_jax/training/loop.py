@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import signal
@@ -18,14 +19,17 @@ import numpy as np
 
 from egno_jax.checkpoint import CheckpointError, load, save
 from egno_jax.datasets.base import Samples, num_samples, validate
+from egno_jax.datasets.buckets import Buckets, by_size, padding_share
 from egno_jax.model import Params
+from egno_jax.training import observe
 from egno_jax.training.callbacks import Callback
 from egno_jax.training.checkpoints import RunCheckpoints, StorageError, check_writable
 from egno_jax.training.config import TrainingConfig
 from egno_jax.training.mesh import check_model
+from egno_jax.training.mixed import epoch_batches
 from egno_jax.training.placement import Placement, place
 from egno_jax.training.processes import agree_on_any, is_main_process, wait_for_all
-from egno_jax.training.sampler import batch_indices, steps_per_epoch
+from egno_jax.training.sampler import steps_per_epoch
 from egno_jax.training.step import StepMetrics, TrainState, averaged, init_state
 
 if TYPE_CHECKING:
@@ -69,13 +73,14 @@ class NonFiniteLossError(ArithmeticError):
 def fit(
     directory: str | os.PathLike[str],
     params: Params,
-    train: Samples,
-    valid: Samples,
+    train: Samples | Buckets,
+    valid: Samples | Buckets,
     config: TrainingConfig,
     *,
     resume: bool = False,
     make_callbacks: Callable[[int], Sequence[Callback]] = lambda start_step: (),
     mesh: Mesh | None = None,
+    profile: str | os.PathLike[str] | None = None,
 ) -> FitResult:
     """Trains a model and keeps the one that is best on the validation set.
 
@@ -93,8 +98,9 @@ def fit(
     Args:
       directory: where the run lives; made if it is not there.
       params: the initial model, also when resuming (its structure is needed).
-      train: the training set; is put on the device whole, or on each of a mesh.
-      valid: the validation set; is put on the device whole, or split over a mesh.
+      train: the training set, of one size or in buckets (`egno_jax.datasets.bucketed`); is put on
+        the device whole, or on each of a mesh.
+      valid: the validation set, likewise; is put on the device whole, or split over a mesh.
       config: the settings.
       resume: continue from the newest checkpoint in `directory`, or from the start if the run ended
         before its first. Without it a directory that holds a run is refused.
@@ -103,6 +109,8 @@ def fit(
       mesh: the devices to compute on, from `make_mesh`; None: the default device. Several processes
         need one; the training set then stays on the host, and each reads its share of every batch.
         It may change when a run is resumed, and changes the numbers by rounding alone.
+      profile: a folder for a trace of the second call of the device, the first that is compiled
+        already; TensorBoard and https://ui.perfetto.dev show it. None: no trace.
 
     Returns:
       The best model and how the run ended.
@@ -117,8 +125,8 @@ def fit(
         the disk is full; the last checkpoint is whole, and the run can be resumed from it.
     """
     directory = Path(directory)
-    plan = _plan(config, num_samples(train))
-    num_targets = train.positions.shape[1]
+    plan = _plan(config, train)
+    num_targets = by_size(train)[0].positions.shape[1]
     if max(config.num_times, default=0) > num_targets:
         raise ValueError(
             f"num_times: got {config.num_times}, expected at most {num_targets}, the number of "
@@ -126,7 +134,8 @@ def fit(
         )
     for name, samples in (("train", train), ("valid", valid)):
         try:
-            validate(samples)
+            for part in by_size(samples):
+                validate(part)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     if mesh is not None:
@@ -139,14 +148,15 @@ def fit(
         RunCheckpoints(directory / _CHECKPOINTS, config.keep_checkpoints) as checkpoints,
     ):
         settings = _settings(params, config)
-        run = _Run(directory, checkpoints, placement, config, plan, settings, num_samples(train))
+        run = _Run(directory, checkpoints, placement, config, plan, settings, padding_share(train))
         state, progress = _start(run, params, resume)
         with contextlib.ExitStack() as stack:
             callbacks = [
                 stack.enter_context(callback)
                 for callback in (make_callbacks(int(state.step)) if is_main_process() else ())
             ]
-            _train(run, state, progress, callbacks, stack.enter_context(_stop_on_signal()))
+            stop = stack.enter_context(_stop_on_signal())
+            _train(run, state, progress, callbacks, stop, _trace_folders(profile))
     return FitResult(
         params=load(directory / _BEST) if progress.best_step else params,
         best_step=progress.best_step,
@@ -185,11 +195,15 @@ class _Run(NamedTuple):
     config: TrainingConfig
     plan: _Plan
     settings: dict[str, Any]
-    num_train: int
+    padding: float
 
 
-def _plan(config: TrainingConfig, num_train: int) -> _Plan:
-    epoch = steps_per_epoch(num_train, config.batch_size)
+def _plan(config: TrainingConfig, train: Samples | Buckets) -> _Plan:
+    counts = [num_samples(part) for part in by_size(train)]
+    if isinstance(train, Buckets):
+        epoch = sum(epoch_batches(counts, config.batch_size))
+    else:
+        epoch = steps_per_epoch(*counts, config.batch_size)
     evaluation = config.eval_every or _EVALUATE_EVERY_EPOCHS * epoch
     return _Plan(
         call=config.steps_per_call or epoch,
@@ -247,21 +261,21 @@ def _train(
     progress: _Progress,
     callbacks: Sequence[Callback],
     stop: threading.Event,
+    traces: Iterator[Path | None],
 ) -> None:
     """Goes on to the last step or to a signal; `progress` tells how far."""
     num_steps = run.config.num_steps
     while progress.step < num_steps and not agree_on_any(stop.is_set()):
-        started = time.perf_counter()
         length = _steps_until_next_event(progress.step, num_steps, run.plan)
-        state, steps = run.placement.advance(state, progress.step, length)
-        steps = jax.device_get(steps)
+        with observe.watch(next(traces)) as cost:
+            state, steps = run.placement.advance(state, progress.step, length)
+            steps = jax.device_get(steps)
         progress.skipped_steps += int(steps.is_skipped.sum())
         if progress.skipped_steps > run.config.max_skipped_steps:
             raise NonFiniteLossError(_divergence(run, state, steps, progress))
         progress.step += length
-        seconds = time.perf_counter() - started
-        progress.seconds += seconds
-        _tell(callbacks, "on_chunk", _chunk_record(progress, steps, seconds))
+        progress.seconds += cost.seconds
+        _tell(callbacks, "on_chunk", _chunk_record(run, progress, steps, cost))
         is_best = False
         if progress.step == num_steps or progress.step % run.plan.evaluation == 0:
             record = _evaluate(run, state, progress)
@@ -297,8 +311,18 @@ def _save_checkpoint(run: _Run, state: TrainState, progress: _Progress) -> None:
     run.checkpoints.save(state, record)
 
 
-def _chunk_record(progress: _Progress, steps: StepMetrics, seconds: float) -> dict[str, Any]:
+def _trace_folders(profile: str | os.PathLike[str] | None) -> Iterator[Path | None]:
+    """Yields, for each call of the device, where its trace goes: that of the second is written."""
+    yield None
+    yield Path(profile) if profile is not None and is_main_process() else None
+    yield from itertools.repeat(None)
+
+
+def _chunk_record(
+    run: _Run, progress: _Progress, steps: StepMetrics, cost: observe.Cost
+) -> dict[str, Any]:
     taken = ~steps.is_skipped
+    waited = run.placement.seconds_waited()
 
     def mean(values: np.ndarray) -> float | None:
         return float(values[taken].mean()) if taken.any() else None
@@ -308,8 +332,14 @@ def _chunk_record(progress: _Progress, steps: StepMetrics, seconds: float) -> di
         "loss": mean(steps.loss),
         "grad_norm": mean(steps.grad_norm),
         "skipped_steps": progress.skipped_steps,
-        "steps_per_second": len(steps.loss) / seconds,
+        "steps_per_second": len(steps.loss) / cost.seconds,
         "seconds": progress.seconds,
+        "step_seconds": max(cost.seconds - cost.compile_seconds - waited, 0.0) / len(steps.loss),
+        "data_seconds": waited,
+        "num_compiles": cost.num_compiles,
+        "compile_seconds": cost.compile_seconds,
+        "memory_bytes": observe.memory_bytes(),
+        "padding": run.padding,
     }
 
 
@@ -340,8 +370,8 @@ def _divergence(run: _Run, state: TrainState, steps: StepMetrics, progress: _Pro
     """Says which step of a chunk, begun at `progress.step`, was the first that is not finite."""
     index = int(np.flatnonzero(steps.is_skipped)[0])
     step = progress.step + index
-    batch = batch_indices(state.sampler_key, step, run.num_train, run.config.batch_size)
-    samples = ", ".join(map(str, np.asarray(batch)[:_NAMED_SAMPLES]))
+    batch = run.placement.batch_of(state, step)
+    samples = ", ".join(map(str, batch[:_NAMED_SAMPLES]))
     if len(batch) > _NAMED_SAMPLES:
         samples += f", ... ({len(batch)} in all)"
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,12 +10,15 @@ import jax
 import numpy as np
 
 from egno_jax import metrics
-from egno_jax.datasets.base import Samples
+from egno_jax.datasets.base import Samples, num_samples
+from egno_jax.datasets.buckets import Buckets, by_size
 from egno_jax.model import Params
 from egno_jax.training import mesh as mesh_lib
 from egno_jax.training import sharded
 from egno_jax.training.config import TrainingConfig
-from egno_jax.training.evaluation import errors_of
+from egno_jax.training.evaluation import errors_of, errors_of_parts
+from egno_jax.training.mixed import mixed_steps
+from egno_jax.training.sampler import batch_indices
 from egno_jax.training.step import StepMetrics, TrainState, train_chunk
 from egno_jax.training.stream import Stream
 
@@ -30,16 +34,21 @@ class Placement(NamedTuple):
       advance: takes the state, the number of steps done, and how many to take; returns the state
         after them and the metrics of each. The state's buffers are donated.
       errors: returns the errors of a model on the validation set.
+      batch_of: takes a state and a number of steps done; returns which samples make up the next
+        batch, `[B]`.
+      seconds_waited: how long the last `advance` waited for data.
     """
 
     lay: Callable[[TrainState], TrainState]
     advance: Callable[[TrainState, int, int], tuple[TrainState, StepMetrics]]
     errors: Callable[[Params], metrics.Errors]
+    batch_of: Callable[[TrainState, int], np.ndarray]
+    seconds_waited: Callable[[], float] = lambda: 0.0
 
 
 def place(
-    train: Samples,
-    valid: Samples,
+    train: Samples | Buckets,
+    valid: Samples | Buckets,
     config: TrainingConfig,
     mesh: Mesh | None = None,
     *,
@@ -53,50 +62,95 @@ def place(
       config: the settings.
       mesh: the mesh; None: the default device, and all data on it.
       stream: whether batches come from the host (`Stream`) rather than the whole training set lying
-        on every device; None: if there are several processes. Needs a mesh.
+        on every device; None: if there are several processes. Needs a mesh, and samples of one
+        size: buckets lie on every device.
 
     Raises:
-      ValueError: there are several processes and no mesh, or no stream; or a stream and no mesh.
+      ValueError: there are several processes and no mesh, or no stream; or a stream and no mesh, or
+        buckets.
     """
-    num_processes = jax.process_count()
-    stream = num_processes > 1 if stream is None else stream
+    num_processes, is_mixed = jax.process_count(), isinstance(train, Buckets)
+    stream = num_processes > 1 and not is_mixed if stream is None else stream
+    if stream and is_mixed:
+        raise ValueError("stream: got True with buckets, expected False")
     if mesh is None and (stream or num_processes > 1):
         raise ValueError(
             f"mesh: got None with stream={stream} in {num_processes} processes, expected a mesh"
         )
-    if num_processes > 1 and not stream:
+    if num_processes > 1 and not stream and not is_mixed:
         raise ValueError(f"stream: got False in {num_processes} processes, expected True")
     if mesh is None:
         return _on_one_device(train, valid, config)
     return _on_mesh(train, valid, config, mesh, stream=stream)
 
 
-def _on_one_device(train: Samples, valid: Samples, config: TrainingConfig) -> Placement:
-    train, valid = jax.device_put((train, valid))
+def _on_one_device(
+    train: Samples | Buckets, valid: Samples | Buckets, config: TrainingConfig
+) -> Placement:
+    parts = jax.device_put(by_size(valid))
+
+    def errors(params: Params) -> metrics.Errors:
+        if len(parts) == 1:
+            return errors_of(params, *parts, batch_size=config.eval_batch_size)
+        return errors_of_parts(params, parts, batch_size=config.eval_batch_size)
+
+    if isinstance(train, Buckets):
+        train = train._replace(samples=jax.device_put(train.samples))
+        advance, batch_of = mixed_steps(train, config, None)
+        return Placement(lambda state: state, advance, errors, batch_of)
+    train = jax.device_put(train)
 
     def advance(state: TrainState, step: int, length: int) -> tuple[TrainState, StepMetrics]:
         return train_chunk(state, train, config, length)
 
-    def errors(params: Params) -> metrics.Errors:
-        return errors_of(params, valid, batch_size=config.eval_batch_size)
+    return Placement(lambda state: state, advance, errors, _batch_of(train, config))
 
-    return Placement(lambda state: state, advance, errors)
+
+def _batch_of(train: Samples, config: TrainingConfig) -> Callable[[TrainState, int], np.ndarray]:
+    total = num_samples(train)
+
+    def batch_of(state: TrainState, step: int) -> np.ndarray:
+        return np.asarray(batch_indices(state.sampler_key, step, total, config.batch_size))
+
+    return batch_of
 
 
 def _on_mesh(
-    train: Samples, valid: Samples, config: TrainingConfig, mesh: Mesh, *, stream: bool
+    train: Samples | Buckets,
+    valid: Samples | Buckets,
+    config: TrainingConfig,
+    mesh: Mesh,
+    *,
+    stream: bool,
 ) -> Placement:
-    valid = sharded.place_valid(valid, mesh)
+    parts = [sharded.place_valid(part, mesh) for part in by_size(valid)]
 
     def errors(params: Params) -> metrics.Errors:
         with jax.set_mesh(mesh):
-            return sharded.sharded_errors_of(params, valid, batch_size=config.eval_batch_size)
+            sums = [
+                sharded.sharded_sums_of(params, part, batch_size=config.eval_batch_size)
+                for part in parts
+            ]
+        return jax.device_get(functools.reduce(metrics.ErrorSums.merge, sums)).finalize()
 
     def lay(state: TrainState) -> TrainState:
         return mesh_lib.replicate(state, mesh)
 
-    advance = (_streamed if stream else _from_devices)(train, config, mesh)
-    return Placement(lay, advance, errors)
+    if isinstance(train, Buckets):
+        laid = tuple(sharded.place_train(part, mesh) for part in train.samples)
+        steps, batch_of = mixed_steps(train._replace(samples=laid), config, mesh)
+
+        def advance(state: TrainState, step: int, length: int) -> tuple[TrainState, StepMetrics]:
+            with jax.set_mesh(mesh):
+                return steps(state, step, length)
+
+        return Placement(lay, advance, errors, batch_of)
+    batch_of = _batch_of(train, config)
+    if not stream:
+        return Placement(lay, _from_devices(train, config, mesh), errors, batch_of)
+    streams: list[Stream] = []
+    advance = _streamed(train, config, mesh, streams)
+    return Placement(lay, advance, errors, batch_of, lambda: streams[0].seconds_waited)
 
 
 def _from_devices(train: Samples, config: TrainingConfig, mesh: Mesh) -> Callable:
@@ -109,9 +163,10 @@ def _from_devices(train: Samples, config: TrainingConfig, mesh: Mesh) -> Callabl
     return advance
 
 
-def _streamed(train: Samples, config: TrainingConfig, mesh: Mesh) -> Callable:
+def _streamed(
+    train: Samples, config: TrainingConfig, mesh: Mesh, streams: list[Stream]
+) -> Callable:
     train = jax.tree.map(np.asarray, train)
-    streams: list[Stream] = []
 
     def advance(state: TrainState, step: int, length: int) -> tuple[TrainState, StepMetrics]:
         if not streams:

@@ -132,7 +132,7 @@ def sharded_chunk(
         )
         return sharded_step(state, take_shares(samples, indices, num_shares), config)
 
-    return _whole(jax.lax.scan(step, state, length=num_steps))
+    return whole(jax.lax.scan(step, state, length=num_steps))
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
@@ -144,7 +144,7 @@ def streamed_chunk(
     def step(state: TrainState, shares: Batch) -> tuple[TrainState, StepMetrics]:
         return sharded_step(state, split_shares(shares), config)
 
-    return _whole(jax.lax.scan(step, state, batches))
+    return whole(jax.lax.scan(step, state, batches))
 
 
 def place_train(samples: Samples, mesh: Mesh) -> Samples:
@@ -176,11 +176,11 @@ def place_valid(samples: Samples, mesh: Mesh) -> Samples:
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
-def sharded_errors_of(params: Params, shares: Samples, *, batch_size: int) -> metrics.Errors:
-    """Does what `errors_of` does, on the mesh; the samples are placed by `place_valid`."""
+def sharded_sums_of(params: Params, shares: Samples, *, batch_size: int) -> metrics.ErrorSums:
+    """Does what `error_sums` does, on the mesh; the samples are placed by `place_valid`."""
     num_shares = shares.positions.shape[0]
     sums = functools.partial(error_sums, batch_size=-(-batch_size // num_shares))
-    return _whole(_together(_over_shares(sums, _SHARED_TIMES)(params, shares)).finalize())
+    return whole(_together(_over_shares(sums, _SHARED_TIMES)(params, shares)))
 
 
 def _over_shares(function: Any, in_axes: Any = 0) -> Any:
@@ -196,6 +196,6 @@ def _only_samples(node_mask: Bool[Array, "D N"], is_sample: Bool[np.ndarray, "D 
     return node_mask & jnp.repeat(is_sample, node_mask.shape[1] // is_sample.shape[1], axis=1)
 
 
-def _whole(tree: Any) -> Any:
+def whole(tree: Any) -> Any:
     """Keeps results whole on every device."""
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, PartitionSpec()), tree)

@@ -8,6 +8,7 @@ no others, so samples may be memory maps of files larger than the memory.
 from __future__ import annotations
 
 import functools
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -108,6 +109,9 @@ class Stream:
       mesh: the mesh.
       num_ahead: how many batches are read ahead.
 
+    Attributes:
+      seconds_waited: how long the last `take` waited for batches.
+
     Raises:
       ImportError: grain is not installed.
     """
@@ -120,6 +124,7 @@ class Stream:
         self._source = StepBatches(samples, key, config, mesh, self._share)
         self._num_times = samples.positions.shape[1]
         self._options = self._grain.ReadOptions(num_threads=2, prefetch_buffer_size=num_ahead)
+        self.seconds_waited = 0.0
         self.set_state({"next_step": 0})
 
     def get_state(self) -> dict[str, int]:
@@ -134,7 +139,9 @@ class Stream:
 
     def take(self, num_steps: int) -> Batch:
         """Returns the batches of the next K steps, `[K, D, ...]`, split over the mesh."""
+        started = time.perf_counter()
         batches = [next(self._batches) for _ in range(num_steps)]
+        self.seconds_waited = time.perf_counter() - started
         self._next_step += num_steps
         return self._laid(jax.tree.map(lambda *leaves: np.stack(leaves), *batches))
 

@@ -99,19 +99,25 @@ def _amplitudes(positions: np.ndarray, num_modes: int) -> list[float]:
 
 
 def draw(record: Mapping[str, Any]) -> Figure:
-    """Draws A-MSE and the spectrum of the motion against the number of modes, a line a window."""
+    """Draws A-MSE and the spectrum of the motion against the number of modes, a line a window.
+
+    A-MSE is drawn relative to that of one mode; the legend says what that is.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for window, errors in record["a_mse"].items():
         modes = [int(number) for number in errors]
-        left.plot(modes, list(errors.values()), marker="o", label=f"{window} frames")
+        of_one = next(iter(errors.values()))
+        relative = [error / of_one for error in errors.values()]
+        left.plot(modes, relative, marker="o", label=f"{window} frames, {of_one:.4f}")
         amplitudes = record["amplitudes"][window]
         right.plot(range(len(amplitudes)), amplitudes, marker="o", markersize=3)
-    left.set(xlabel="modes kept, the constant one included", ylabel="A-MSE", yscale="log")
+    left.set(xlabel="modes kept, the constant one included", ylabel="A-MSE / A-MSE of one mode")
     left.set_xscale("log", base=2)
-    left.legend(title="window")
+    left.set_xticks(modes, modes)
+    left.legend(title="window, A-MSE of one mode")
     right.set(xlabel="mode", ylabel="root mean square / motion", yscale="log")
     right.set_title("the true motion", fontsize=10)
     return figure

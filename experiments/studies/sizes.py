@@ -281,8 +281,11 @@ def draw(record: Mapping[str, Any]) -> Figure:
     for name, errors in record["a_mse"].items():
         style = ":" if name == "x + v t" else "-"
         label = name if name == "x + v t" else f"trained on {name}"
-        left.plot([int(n) for n in errors], list(errors.values()), style, marker="o", label=label)
+        bodies = [int(number) for number in errors]
+        left.plot(bodies, list(errors.values()), style, marker="o", label=label)
     left.set(xscale="log", yscale="log", xlabel="bodies", ylabel="A-MSE")
+    left.set_xticks(bodies, bodies)
+    left.minorticks_off()
     left.legend(fontsize=8)
     changes = record["changes"]
     for index, label in enumerate(next(iter(changes.values()))):
@@ -290,7 +293,7 @@ def draw(record: Mapping[str, Any]) -> Figure:
         right.bar(np.arange(len(changes)) + 0.35 * index, heights, 0.35, label=label)
     right.set_xticks(np.arange(len(changes)) + 0.175, list(changes))
     right.set(ylabel="A-MSE of the second window")
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="center right")
     return figure
 
 

@@ -1,13 +1,18 @@
 """What the tests of meshes run: a process keeps the number of devices that it started with.
 
 python -m tests.training.mesh_runs losses none data=4,time=2
+python -m tests.training.mesh_runs guarded data=4,time=2 data=2
 python -m tests.training.mesh_runs processes 127.0.0.1:1234 2 0 data=2,time=2
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import signal
 import sys
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +26,7 @@ from egno_jax.datasets import nbody
 from egno_jax.training import mesh as mesh_lib
 from egno_jax.training.placement import place
 from tests import helpers, hlo
+from tests.datasets.test_buckets import swarm
 
 NUM_STEPS = 20
 # The others would compile the same once more.
@@ -75,6 +81,80 @@ def losses(names: list[str], stream: bool | None = None) -> dict:
             errors = placement.errors(training.averaged(state, CONFIG))
             found[name] |= {"f_mse": float(errors.f_mse), "a_mse": float(errors.a_mse)}
     return found
+
+
+def guarded(names: list[str]) -> dict:
+    """Trains on graphs of several sizes on each mesh, and moves a run from 8 devices to 2 to 1."""
+    meshes = {name: mesh_lib.make_mesh(mesh_lib.parse_mesh(name)) for name in names}
+    return {"mixed": mixed_losses({"none": None, **meshes}), "moved": moved()}
+
+
+def mixed_losses(meshes: dict) -> dict:
+    buckets = datasets.bucketed([swarm(bodies, 6, num_times=5) for bodies in (3, 4, 6)], 2)
+    config = egno_jax.EGNOConfig(num_layers=1, hidden_dim=8, velocity_weight=0.1)
+    example = datasets.take(buckets.samples[0], jnp.arange(1))
+    params = egno_jax.init(jax.random.key(0), config, example.graph, example.times)
+    found = {}
+    for name, mesh in meshes.items():
+        placement = place(buckets, buckets, CONFIG, mesh)
+        state = placement.lay(training.init_state(params, CONFIG))
+        state, steps = placement.advance(state, 0, NUM_STEPS)
+        errors = placement.errors(training.averaged(state, CONFIG))
+        found[name] = {
+            "loss": steps.loss.tolist(),
+            "grad_norm": steps.grad_norm.tolist(),
+            "f_mse": float(errors.f_mse),
+        }
+    return found
+
+
+class _Losses:
+    """Keeps the losses of a run, and asks it to stop."""
+
+    def __init__(self, stop: bool) -> None:
+        self.losses, self._stop = [], stop
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def on_chunk(self, record):
+        self.losses.append(record["loss"])
+        if self._stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_evaluation(self, record):
+        pass
+
+
+def moved() -> dict:
+    """Returns the losses of 3 calls on one device, and of one call each on 8, 2 and 1 devices."""
+    config = dataclasses.replace(CONFIG, num_steps=12, steps_per_call=4, eval_every=12)
+
+    def run(directory: str, name: str | None, stop: bool) -> list[float]:
+        mesh = None if name is None else mesh_lib.make_mesh(mesh_lib.parse_mesh(name))
+        losses = _Losses(stop)
+        training.fit(
+            directory,
+            *task(),
+            config,
+            resume=True,
+            make_callbacks=lambda _: [losses],
+            mesh=mesh,
+        )
+        return losses.losses
+
+    with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as cut:
+        return {
+            "whole": run(whole, None, stop=False),
+            "cut": [
+                *run(cut, "data=4,time=2", stop=True),
+                *run(cut, "data=2", stop=True),
+                *run(cut, None, stop=False),
+            ],
+        }
 
 
 def traffic() -> dict:
@@ -171,6 +251,8 @@ def main() -> None:
         coordinator, number, index, *names = arguments
         training.start_processes(coordinator, int(number), int(index))
         found = losses(names)
+    elif command == "guarded":
+        found = guarded(arguments)
     elif command == "traffic":
         found = traffic()
     else:

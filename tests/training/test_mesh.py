@@ -243,3 +243,22 @@ def test_the_environment_tells_of_other_processes(monkeypatch):
         monkeypatch.setenv(name, several)
         assert processes.is_cluster()
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="module")
+def guarded_runs():
+    return result_of(start("guarded", "data=8", "data=4,time=2", num_devices=8))
+
+
+def test_batches_of_several_sizes_give_the_same_losses_on_a_mesh(guarded_runs):
+    """Two buckets, with padding; the shares of a batch have different numbers of real nodes."""
+    runs = guarded_runs["mixed"]
+    for name in ("data=8", "data=4,time=2"):
+        assert_same_run(runs[name], runs["none"])
+        assert runs[name]["f_mse"] == pytest.approx(runs["none"]["f_mse"], rel=1e-5)
+
+
+def test_a_run_moves_from_8_devices_to_2_to_1(guarded_runs):
+    whole, cut = (guarded_runs["moved"][name] for name in ("whole", "cut"))
+    assert len(whole) == len(cut) == 3
+    np.testing.assert_allclose(cut, whole, rtol=1e-5)

@@ -1,0 +1,160 @@
+"""Samples of different sizes: padded to a few sizes, so that a few programs serve all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import numpy as np
+
+from egno_jax import graph as graph_lib
+from egno_jax.datasets.base import Samples, concatenate, num_samples
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+
+
+class Buckets(NamedTuple):
+    """Samples of different sizes, each padded to the size of its bucket.
+
+    `bucketed` makes them; `egno_jax.training.fit` and `evaluate` take them in place of `Samples`.
+
+    Attributes:
+      samples: the samples of each bucket, of one size; all buckets have the same times.
+      origins: of each bucket, where its samples stood among those that were given.
+    """
+
+    samples: tuple[Samples, ...]
+    origins: tuple[Int[np.ndarray, "S"], ...]
+
+
+def choose_buckets(sizes: Int[np.ndarray, "S 2"], num_buckets: int) -> list[Int[np.ndarray, "B"]]:
+    """Divides graphs into buckets so that padding is least.
+
+    Graphs are sorted by nodes, then edges, and cut into consecutive buckets, each as large as its
+    largest numbers of nodes and of edges. Of all such cuts the one of the fewest padded rows, nodes
+    and edges together, is found by dynamic programming. Where graphs of more nodes have no fewer
+    edges, no other division is better.
+
+    Args:
+      sizes: `[S, 2]`, nodes and edges of each graph.
+      num_buckets: how many buckets at most.
+
+    Returns:
+      For each bucket which graphs are in it, smallest bucket first.
+
+    Raises:
+      ValueError: there are no graphs, or no buckets.
+    """
+    sizes = np.asarray(sizes)
+    if sizes.ndim != 2 or sizes.shape[1] != 2 or not len(sizes):
+        raise ValueError(f"sizes: got shape {sizes.shape}, expected [S, 2] with S >= 1")
+    if num_buckets < 1:
+        raise ValueError(f"num_buckets: got {num_buckets}, expected at least 1")
+    kinds, kind_of, counts = np.unique(sizes, axis=0, return_inverse=True, return_counts=True)
+    kind_of, num_kinds = kind_of.reshape(-1), len(kinds)
+    # rows[i, j]: rows of a bucket of the kinds i to j.
+    rows = np.full((num_kinds, num_kinds), np.inf)
+    for first in range(num_kinds):
+        largest = np.maximum.accumulate(kinds[first:], axis=0).sum(axis=1)
+        rows[first, first:] = largest * np.cumsum(counts[first:])
+    # least[j]: rows of the kinds before j, in so many buckets; starts[k][j]: where the last begins.
+    least = np.full(num_kinds + 1, np.inf)
+    least[0] = 0
+    starts = []
+    for _ in range(min(num_buckets, num_kinds)):
+        total = least[:-1, None] + rows
+        starts.append(total.argmin(axis=0))
+        least = np.concatenate([[np.inf], total.min(axis=0)])
+    buckets, end = [], num_kinds
+    for start_of in reversed(starts):
+        start = int(start_of[end - 1])
+        buckets.append(np.flatnonzero((kind_of >= start) & (kind_of < end)))
+        end = start
+    return buckets[::-1]
+
+
+def bucketed(parts: Sequence[Samples], num_buckets: int = 4) -> Buckets:
+    """Pads samples of different sizes to a few sizes.
+
+    Args:
+      parts: samples without padding; those of a part have one size, such as all simulations of five
+        bodies; a part may be a single sample. All have the same times and features.
+      num_buckets: how many sizes at most; see `choose_buckets`.
+
+    Returns:
+      The buckets, smallest first.
+
+    Raises:
+      ValueError: there are no samples, a part is padded already, or parts do not fit together;
+        names the field.
+    """
+    parts = list(parts)
+    if not parts or not all(map(num_samples, parts)):
+        raise ValueError("parts: got none, or one without samples, expected at least one sample")
+    for index, part in enumerate(parts):
+        if not np.asarray(part.node_mask).all():
+            raise ValueError(f"parts: part {index} is padded, expected samples without padding")
+    counts = [num_samples(part) for part in parts]
+    sizes = np.repeat([_size(part) for part in parts], counts, axis=0)
+    owner = np.repeat(np.arange(len(parts)), counts)
+    origins = choose_buckets(sizes, num_buckets)
+    samples = []
+    for origin in origins:
+        members = [parts[index] for index in np.unique(owner[origin])]
+        samples.append(concatenate(*_padded_alike(members)))
+    for bucket in samples[1:]:
+        if not np.array_equal(bucket.times, samples[0].times):
+            raise ValueError(
+                f"times are {bucket.times}, expected {samples[0].times} as in the first"
+            )
+    return Buckets(tuple(samples), tuple(origins))
+
+
+def by_size(data: Samples | Buckets) -> tuple[Samples, ...]:
+    """Returns the samples of each size: of all buckets, or those that have one size already."""
+    return data.samples if isinstance(data, Buckets) else (data,)
+
+
+def padding_share(data: Samples | Buckets) -> float:
+    """Returns which share of all nodes only pads, from 0 to 1."""
+    masks = [np.asarray(samples.node_mask) for samples in by_size(data)]
+    return 1.0 - sum(int(mask.sum()) for mask in masks) / sum(mask.size for mask in masks)
+
+
+def _size(samples: Samples) -> tuple[int, int]:
+    return samples.positions.shape[2], samples.graph.senders.shape[1]
+
+
+def _padded_alike(parts: Sequence[Samples]) -> list[Samples]:
+    """Pads parts to the size of the largest; leaves those of one size alone."""
+    sizes = {_size(part) for part in parts}
+    if len(sizes) == 1:
+        return list(parts)
+    num_edges = max(edges for _, edges in sizes)
+    # Edges that pad need a node that pads.
+    num_nodes = max(nodes + (edges < num_edges) for nodes, edges in sizes)
+    return [_padded(part, num_nodes, num_edges) for part in parts]
+
+
+def _padded(samples: Samples, num_nodes: int, num_edges: int) -> Samples:
+    graphs, masks = zip(
+        *(
+            graph_lib.pad(
+                jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], samples.graph),
+                num_nodes=num_nodes,
+                num_edges=num_edges,
+                num_graphs=samples.graph.n_node.shape[1] + 1,
+            )
+            for i in range(num_samples(samples))
+        ),
+        strict=True,
+    )
+    return Samples(
+        graph=jax.tree.map(lambda *leaves: np.stack(leaves), *graphs),
+        times=samples.times,
+        positions=graph_lib.pad_nodes(samples.positions, num_nodes),
+        velocities=graph_lib.pad_nodes(samples.velocities, num_nodes),
+        node_mask=np.stack(masks),
+    )

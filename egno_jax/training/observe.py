@@ -1,0 +1,85 @@
+"""What a run costs: time of steps, of compiling and of waiting for data, and memory.
+
+`watch` takes the time of one call of the device; with a folder it also writes a trace of it, which
+TensorBoard and https://ui.perfetto.dev show.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@dataclasses.dataclass
+class Cost:
+    """What a call of the device cost; filled in when it has ended.
+
+    Attributes:
+      seconds: all of it.
+      num_compiles: programs that XLA compiled meanwhile.
+      compile_seconds: the time that took.
+    """
+
+    seconds: float = 0.0
+    num_compiles: int = 0
+    compile_seconds: float = 0.0
+
+
+@contextlib.contextmanager
+def watch(trace: Path | None = None) -> Iterator[Cost]:
+    """Takes the cost of what is done inside; results must be fetched there too.
+
+    Args:
+      trace: a folder for a trace of it; None writes none.
+    """
+    compiles, cost = _compiles(), Cost()
+    num_before, started = len(compiles), time.perf_counter()
+    with contextlib.nullcontext() if trace is None else _tracing(trace):
+        yield cost
+    cost.seconds = time.perf_counter() - started
+    cost.num_compiles = len(compiles) - num_before
+    cost.compile_seconds = sum(compiles[num_before:])
+
+
+def memory_bytes() -> int:
+    """Returns the most memory in use so far.
+
+    That of the first device of this process where the backend tells it, as on GPU and TPU; else
+    the resident memory of the process, its programs included.
+    """
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@functools.cache
+def _compiles() -> list[float]:
+    """Returns a list that grows by the seconds of every compilation from now on."""
+    seconds: list[float] = []
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        if event == _COMPILED:
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return seconds
+
+
+@contextlib.contextmanager
+def _tracing(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with jax.profiler.trace(str(folder), create_perfetto_trace=True):
+        yield
