@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -56,11 +55,15 @@ def memory_bytes() -> int:
     """Returns the most memory in use so far.
 
     That of the first device of this process where the backend tells it, as on GPU and TPU; else
-    the resident memory of the process, its programs included.
+    the resident memory of the process, its programs included; 0 where neither can be asked.
     """
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return int(stats["peak_bytes_in_use"])
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
