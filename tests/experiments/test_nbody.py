@@ -5,6 +5,7 @@ import html.parser
 import json
 import os
 import re
+import shutil
 import signal
 
 import jax
@@ -265,6 +266,24 @@ def test_a_run_keeps_its_settings(run, tiny, capsys):
     assert runner.main(EXPERIMENT, ["--out", "x", "--resume", str(run)]) == 2
     assert "--out and --resume" in capsys.readouterr().err
     assert (run / "config.json").read_bytes() == before
+
+
+def test_one_command_begins_a_run_and_goes_on_with_it(run, tiny, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    before = read_json(copy / "results.json")
+    assert runner.main(EXPERIMENT, [*tiny, "--out", str(copy), "--auto-resume"]) == 0
+    after = read_json(copy / "results.json")
+    assert (after["f_mse"], after["steps"]) == (before["f_mse"], before["steps"])
+    assert len(after["resumed"]) == len(before["resumed"]) + 1
+    assert runner.main(EXPERIMENT, [*tiny, "--auto-resume"]) == 2
+    assert "auto_resume: got no --out" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_to_is_named_before_data_are_made(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert runner.main(EXPERIMENT, ["--out", str(tmp_path / "file" / "run")]) == 1
+    assert "cannot be written to" in capsys.readouterr().err
 
 
 def test_damaged_runs_are_refused_in_plain_words(run, tmp_path, capsys):
