@@ -1,0 +1,195 @@
+"""How Fourier coefficients depend on the times that are asked for, in three schemes.
+
+    python -m experiments.studies.leakage
+
+Trajectories are not periodic, so coefficients taken from whatever is asked change with it, and with
+them the output at every time. Held against one another on known functions, without any training:
+
+- `index`: the original's, a discrete Fourier transform of the asked values, wherever they lie;
+- `quadrature`: the integral over a fixed period, X_k = (1/T) sum_p w_p z(t_p) exp(-2 pi i k t_p/T),
+  with w_p the part of the window that is nearest to t_p;
+- `context`: `index` on equally spaced context times that are always the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.studies.study import Study, Workshop, main
+
+if TYPE_CHECKING:
+    from jaxtyping import Complex, Float
+    from matplotlib.figure import Figure
+
+_FINE = 4096
+_SCHEMES = ("index", "quadrature", "context")
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is measured.
+
+    Attributes:
+      num_times: P of the equally spaced grids, all of which end with the window.
+      num_random: random grids of each P; they too end with the window.
+      num_modes: M of the convolution.
+      num_context: context times.
+      num_channels: C.
+    """
+
+    num_times: tuple[int, ...] = (5, 8, 16, 32, 64, 128)
+    num_random: int = 200
+    num_modes: int = 4
+    num_context: int = 16
+    num_channels: int = 32
+
+
+SIZES = {"default": Size(), "smoke": Size(num_times=(5, 8), num_random=3, num_channels=4)}
+
+Signal = Callable[[np.ndarray], np.ndarray]
+
+
+def uniform(num_times: int) -> Float[np.ndarray, "P"]:
+    """Returns equally spaced times in (0, 1], the unit being the window."""
+    return np.arange(1, num_times + 1) / num_times
+
+
+def coefficients(
+    scheme: str, signal: Signal, times: Float[np.ndarray, "P"], size: Size
+) -> Complex[np.ndarray, "M C"]:
+    """Returns the first Fourier coefficients of a signal in the window from 0 to 1.
+
+    Args:
+      scheme: one of the three.
+      signal: takes times `[P]`, returns values `[P, C]`.
+      times: increasing, the last is 1.
+      size: how many modes and context times.
+    """
+    if scheme == "context":
+        times = uniform(size.num_context)
+    phases, weights = times, cells(times)
+    if scheme != "quadrature":
+        phases, weights = uniform(len(times)), np.full(len(times), 1 / len(times))
+    modes = np.arange(size.num_modes)[:, None]
+    return np.exp(-2j * np.pi * modes * phases) * weights @ signal(times)
+
+
+def cells(times: Float[np.ndarray, "P"]) -> Float[np.ndarray, "P"]:
+    """Returns how much of the window from 0 to 1 is nearest to each time."""
+    borders = np.concatenate([[0.0], (times[1:] + times[:-1]) / 2, [1.0]])
+    return np.diff(borders)
+
+
+def output(
+    scheme: str, signal: Signal, times: Float[np.ndarray, "P"], kernel: np.ndarray, size: Size
+) -> Float[np.ndarray, "C"]:
+    """Returns what a spectral convolution gives at the window's end, `sum_k a_k Re[R_k X_k]`."""
+    mixed = np.einsum("kio,ki->ko", kernel, coefficients(scheme, signal, times, size))
+    factors = np.where(np.arange(size.num_modes) == 0, 1.0, 2.0)
+    return factors @ mixed.real
+
+
+def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
+    """Measures how far coefficients and outputs are from those of a fine grid.
+
+    Args:
+      size: how much.
+      workshop: not needed, for nothing is trained.
+
+    Returns:
+      `ramp`: relative error of the first mode of x(t) = t on equally spaced times; `leakage`: of a
+      pure first mode on random times, the share of the power that is found in other modes;
+      `outputs`: relative error of a convolution's output at the window's end, on equally spaced
+      and on random times; `spread`: how much that output differs between random grids.
+    """
+    rng = np.random.default_rng(0)
+    shape = (size.num_modes, size.num_channels, size.num_channels)
+    kernel = rng.normal(size=shape) + 1j * rng.normal(size=shape)
+    slopes, amplitudes, phases = rng.normal(size=(3, size.num_channels))
+    frequencies = rng.uniform(0.2, 2.5, size.num_channels)
+
+    def features(times: np.ndarray) -> np.ndarray:
+        waves = np.sin(2 * np.pi * (frequencies * times[:, None] + phases))
+        return slopes * times[:, None] + amplitudes * waves
+
+    def ramp(times: np.ndarray) -> np.ndarray:
+        return times[:, None]
+
+    def wave(times: np.ndarray) -> np.ndarray:
+        return np.cos(2 * np.pi * times)[:, None]
+
+    found: dict[str, Any] = {
+        name: {scheme: {} for scheme in _SCHEMES}
+        for name in ("ramp", "leakage", "uniform", "random", "spread")
+    }
+    # On a fine grid all schemes are the integral, but for what is left at its borders.
+    limit = output("quadrature", features, uniform(_FINE), kernel, size)
+    slope = coefficients("quadrature", ramp, uniform(_FINE), size)[1, 0]
+    for number in size.num_times:
+        grids = [
+            np.append(np.sort(rng.uniform(0, 1, number - 1)), 1.0) for _ in range(size.num_random)
+        ]
+        for scheme in _SCHEMES:
+            first = coefficients(scheme, ramp, uniform(number), size)[1, 0]
+            found["ramp"][scheme][number] = abs(first - slope) / abs(slope)
+            powers = [abs(coefficients(scheme, wave, grid, size)[:, 0]) ** 2 for grid in grids]
+            found["leakage"][scheme][number] = np.mean([1 - p[1] / p.sum() for p in powers])
+            regular = output(scheme, features, uniform(number), kernel, size)
+            outputs = np.stack([output(scheme, features, grid, kernel, size) for grid in grids])
+            found["uniform"][scheme][number] = _relative(regular - limit, limit)
+            found["random"][scheme][number] = _relative(outputs - limit, limit)
+            found["spread"][scheme][number] = _relative(outputs - outputs.mean(axis=0), limit)
+    return {
+        name: {
+            scheme: {str(number): float(value) for number, value in values.items()}
+            for scheme, values in by_scheme.items()
+        }
+        for name, by_scheme in found.items()
+    }
+
+
+def _relative(errors: np.ndarray, values: np.ndarray) -> float:
+    """Returns the root mean square of errors over that of the values."""
+    return float(np.sqrt((errors**2).mean() / (values**2).mean()))
+
+
+def draw(record: Mapping[str, Any]) -> Figure:
+    """Draws the errors of the schemes against the number of times, a panel a measure."""
+    from matplotlib.figure import Figure
+
+    titles = {
+        "ramp": "first mode of a ramp, equally spaced",
+        "uniform": "output of a convolution, equally spaced",
+        "spread": "output, difference between random grids",
+    }
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    for axes, (name, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
+        for scheme, errors in record[name].items():
+            numbers = [int(number) for number in errors]
+            # A logarithm has no place for the zero of a scheme that does not change at all.
+            axes.plot(numbers, np.maximum(list(errors.values()), 1e-4), marker="o", label=scheme)
+        axes.set(xscale="log", yscale="log", xlabel="P", ylabel="relative error")
+        axes.set_xticks(numbers, numbers)
+        axes.minorticks_off()
+        axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=8)
+    return figure
+
+
+STUDY = Study(
+    name="leakage",
+    title="Fourier coefficients of what is asked",
+    question="How much do Fourier coefficients depend on the times that are asked for?",
+    sizes=SIZES,
+    measure=measure,
+    draw=draw,
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY, sys.argv[1:]))
