@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+import traceback
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,13 @@ from rich.table import Table
 import egno_jax
 from egno_jax import baselines, metrics, training
 from egno_jax.datasets import Samples, num_samples, take
-from egno_jax.training.processes import agree_on_any, agree_on_text, wait_for_all
+from egno_jax.training.processes import (
+    agree_on_any,
+    agree_on_text,
+    fail,
+    is_one_of_several,
+    wait_for_all,
+)
 from experiments import run_directory, run_page
 from experiments.command_line import parse
 
@@ -116,11 +123,13 @@ def main(experiment: Experiment, arguments: Sequence[str]) -> int:
     try:
         return _main(experiment, arguments)
     except (training.NonFiniteLossError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILURE
+        return fail(f"error: {error}", FAILURE)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG_INPUT
+        return fail(f"error: {error}", WRONG_INPUT)
+    except BaseException:
+        if not is_one_of_several():
+            raise
+        return fail(traceback.format_exc(), FAILURE)
 
 
 def _main(experiment: Experiment, arguments: Sequence[str]) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 
 import jax
 import numpy as np
@@ -76,6 +78,24 @@ def is_cluster() -> bool:
 def is_main_process() -> bool:
     """Says whether this process is the one that writes what only one may write."""
     return jax.process_index() == 0
+
+
+def is_one_of_several() -> bool:
+    """Says whether this process runs together with others; starts nothing to find out."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def fail(message: str, code: int) -> int:
+    """Prints the message to stderr and returns the exit code; one of several processes it ends.
+
+    The others may be waiting for it within a step, and JAX lets a process that ends in peace wait
+    for them: none would ever end. Without it they do, within JAX's heartbeat.
+    """
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
+    if is_one_of_several():
+        os._exit(code)
+    return code
 
 
 def agree_on_any(flag: bool) -> bool:

@@ -60,6 +60,16 @@ def ends(processes):
     return [process.returncode for process in processes], outputs
 
 
+def test_a_process_that_fails_ends_the_others(tmp_path):
+    """Process 0 cannot print any more, while the other waits for it within a step."""
+    both = start_both([*SETTINGS, "--training.eval-every", "10", "--out", str(tmp_path / "run")])
+    both[0].stdout.readline()
+    both[0].stdout.close()
+    assert both[0].wait(timeout=300) == 1
+    both[1].communicate(timeout=300)
+    assert both[1].returncode != 0
+
+
 def records(directory, kind):
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
