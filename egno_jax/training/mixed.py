@@ -107,8 +107,37 @@ def mixed_steps(
       and step that names the samples of a batch, as `Placement.batch_of`.
     """
     nodes = np.float32(mean_nodes(buckets, config.batch_size))
-    counts = [num_samples(part) for part in buckets.samples]
     take_step = bucket_step if mesh is None else sharded_bucket_step
+
+    sampler_of = _sampler_of(buckets, config)
+
+    def advance(state: TrainState, step: int, length: int) -> tuple[TrainState, StepMetrics]:
+        draw, found = sampler_of(state), []
+        for number in range(step, step + length):
+            bucket, indices = draw(number)
+            state, step_metrics = take_step(state, buckets.samples[bucket], indices, nodes, config)
+            found.append(step_metrics)
+        return state, jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(found))
+
+    return advance, origins_of(buckets, config)
+
+
+def origins_of(
+    buckets: Buckets, config: TrainingConfig
+) -> Callable[[TrainState, int], Int[np.ndarray, "B"]]:
+    """Makes the function of state and step that names the samples of a batch."""
+    sampler_of = _sampler_of(buckets, config)
+
+    def batch_of(state: TrainState, step: int) -> np.ndarray:
+        bucket, indices = sampler_of(state)(step)
+        return np.asarray(buckets.origins[bucket])[indices]
+
+    return batch_of
+
+
+def _sampler_of(buckets: Buckets, config: TrainingConfig) -> Callable[[TrainState], BucketSampler]:
+    """Makes the function that returns a state's sampler, one for each key."""
+    counts = [num_samples(part) for part in buckets.samples]
 
     @functools.cache
     def sampler(key_data: bytes, implementation: str) -> BucketSampler:
@@ -120,19 +149,7 @@ def mixed_steps(
         data = np.asarray(jax.random.key_data(state.sampler_key))
         return sampler(data.tobytes(), str(jax.random.key_impl(state.sampler_key)))
 
-    def advance(state: TrainState, step: int, length: int) -> tuple[TrainState, StepMetrics]:
-        draw, found = sampler_of(state), []
-        for number in range(step, step + length):
-            bucket, indices = draw(number)
-            state, step_metrics = take_step(state, buckets.samples[bucket], indices, nodes, config)
-            found.append(step_metrics)
-        return state, jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(found))
-
-    def batch_of(state: TrainState, step: int) -> np.ndarray:
-        bucket, indices = sampler_of(state)(step)
-        return np.asarray(buckets.origins[bucket])[indices]
-
-    return advance, batch_of
+    return sampler_of
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
@@ -172,11 +189,4 @@ def sharded_bucket_step(
 ) -> tuple[TrainState, StepMetrics]:
     """Does what `bucket_step` does, on the mesh; called while it is set."""
     shares = sharded.take_shares(samples, indices, ops.axis_size(ops.DATA_AXIS))
-    weight = jnp.sum(shares.node_mask) / mean_nodes
-
-    def loss_at(params: Params, kept: Int[Array, "Q B"] | None) -> Float[Array, ""]:
-        part = shares if kept is None else sharded.shares_at_times(shares, kept)
-        return weight * sharded.sharded_loss_fn(params, part)
-
-    loss, grads = loss_and_gradient(state, config, shares.positions.shape[1], loss_at)
-    return sharded.whole(update(state, loss, grads, config))
+    return sharded.whole(sharded.sharded_step(state, shares, config, mean_nodes))

@@ -17,7 +17,7 @@ from egno_jax.training import mesh as mesh_lib
 from egno_jax.training import sharded
 from egno_jax.training.config import TrainingConfig
 from egno_jax.training.evaluation import errors_of, errors_of_parts
-from egno_jax.training.mixed import mixed_steps
+from egno_jax.training.mixed import mean_nodes, mixed_steps, origins_of
 from egno_jax.training.sampler import batch_indices
 from egno_jax.training.step import StepMetrics, TrainState, train_chunk
 from egno_jax.training.stream import Stream
@@ -62,22 +62,18 @@ def place(
       config: the settings.
       mesh: the mesh; None: the default device, and all data on it.
       stream: whether batches come from the host (`Stream`) rather than the whole training set lying
-        on every device; None: if there are several processes. Needs a mesh, and samples of one
-        size: buckets lie on every device.
+        on every device; None: if there are several processes. Needs a mesh.
 
     Raises:
-      ValueError: there are several processes and no mesh, or no stream; or a stream and no mesh, or
-        buckets.
+      ValueError: there are several processes and no mesh, or no stream; or a stream and no mesh.
     """
-    num_processes, is_mixed = jax.process_count(), isinstance(train, Buckets)
-    stream = num_processes > 1 and not is_mixed if stream is None else stream
-    if stream and is_mixed:
-        raise ValueError("stream: got True with buckets, expected False")
+    num_processes = jax.process_count()
+    stream = num_processes > 1 if stream is None else stream
     if mesh is None and (stream or num_processes > 1):
         raise ValueError(
             f"mesh: got None with stream={stream} in {num_processes} processes, expected a mesh"
         )
-    if num_processes > 1 and not stream and not is_mixed:
+    if num_processes > 1 and not stream:
         raise ValueError(f"stream: got False in {num_processes} processes, expected True")
     if mesh is None:
         return _on_one_device(train, valid, config)
@@ -136,21 +132,21 @@ def _on_mesh(
     def lay(state: TrainState) -> TrainState:
         return mesh_lib.replicate(state, mesh)
 
-    if isinstance(train, Buckets):
+    is_mixed = isinstance(train, Buckets)
+    batch_of = origins_of(train, config) if is_mixed else _batch_of(train, config)
+    if stream:
+        streamed = _Streamed(train, config, mesh)
+        return Placement(lay, streamed, errors, batch_of, lambda: streamed.seconds_waited)
+    if is_mixed:
         laid = tuple(sharded.place_train(part, mesh) for part in train.samples)
-        steps, batch_of = mixed_steps(train._replace(samples=laid), config, mesh)
+        steps, _ = mixed_steps(train._replace(samples=laid), config, mesh)
 
         def advance(state: TrainState, step: int, length: int) -> tuple[TrainState, StepMetrics]:
             with jax.set_mesh(mesh):
                 return steps(state, step, length)
 
         return Placement(lay, advance, errors, batch_of)
-    batch_of = _batch_of(train, config)
-    if not stream:
-        return Placement(lay, _from_devices(train, config, mesh), errors, batch_of)
-    streams: list[Stream] = []
-    advance = _streamed(train, config, mesh, streams)
-    return Placement(lay, advance, errors, batch_of, lambda: streams[0].seconds_waited)
+    return Placement(lay, _from_devices(train, config, mesh), errors, batch_of)
 
 
 def _from_devices(train: Samples, config: TrainingConfig, mesh: Mesh) -> Callable:
@@ -163,22 +159,37 @@ def _from_devices(train: Samples, config: TrainingConfig, mesh: Mesh) -> Callabl
     return advance
 
 
-def _streamed(
-    train: Samples, config: TrainingConfig, mesh: Mesh, streams: list[Stream]
-) -> Callable:
-    train = jax.tree.map(np.asarray, train)
+class _Streamed:
+    """Advances on batches from the host; buckets one step at a time, for their sizes differ."""
 
-    def advance(state: TrainState, step: int, length: int) -> tuple[TrainState, StepMetrics]:
-        if not streams:
+    def __init__(self, train: Samples | Buckets, config: TrainingConfig, mesh: Mesh) -> None:
+        self._train, self._config, self._mesh = jax.tree.map(np.asarray, train), config, mesh
+        self._is_mixed = isinstance(train, Buckets)
+        self._mean_nodes = None
+        if self._is_mixed:
+            self._mean_nodes = np.float32(mean_nodes(train, config.batch_size))
+        self._stream: Stream | None = None
+        self.seconds_waited = 0.0
+
+    def __call__(self, state: TrainState, step: int, length: int) -> tuple[TrainState, StepMetrics]:
+        stream, found = self._stream_at(state, step), []
+        self.seconds_waited = 0.0
+        call = 1 if self._is_mixed else length
+        with jax.set_mesh(self._mesh):
+            for _ in range(length // call):
+                batches = stream.take(call)
+                self.seconds_waited += stream.seconds_waited
+                state, part = sharded.streamed_chunk(state, batches, self._config, self._mean_nodes)
+                found.append(part)
+        return state, jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(found))
+
+    def _stream_at(self, state: TrainState, step: int) -> Stream:
+        if self._stream is None:
             key = jax.random.wrap_key_data(
                 np.asarray(jax.random.key_data(state.sampler_key)),
                 impl=jax.random.key_impl(state.sampler_key),
             )
-            streams.append(Stream(train, key, config, mesh))
-        (batches,) = streams
-        if batches.get_state() != {"next_step": step}:
-            batches.set_state({"next_step": step})
-        with jax.set_mesh(mesh):
-            return sharded.streamed_chunk(state, batches.take(length), config)
-
-    return advance
+            self._stream = Stream(self._train, key, self._config, self._mesh)
+        if self._stream.get_state() != {"next_step": step}:
+            self._stream.set_state({"next_step": step})
+        return self._stream

@@ -107,12 +107,20 @@ def sharded_loss_fn(params: Params, shares: Batch) -> Float[Array, ""]:
 
 
 def sharded_step(
-    state: TrainState, shares: Batch, config: TrainingConfig
+    state: TrainState,
+    shares: Batch,
+    config: TrainingConfig,
+    mean_nodes: Float[Array, ""] | None = None,
 ) -> tuple[TrainState, StepMetrics]:
-    """Takes one step on a batch in shares; see `train_step`."""
+    """Takes one step on a batch in shares; see `train_step`.
+
+    With `mean_nodes` the loss is multiplied by the batch's real nodes over that number.
+    """
+    weight = 1.0 if mean_nodes is None else jnp.sum(shares.node_mask) / mean_nodes
 
     def loss_at(params: Params, kept: Int[Array, "Q B"] | None) -> Float[Array, ""]:
-        return sharded_loss_fn(params, shares if kept is None else shares_at_times(shares, kept))
+        part = shares if kept is None else shares_at_times(shares, kept)
+        return weight * sharded_loss_fn(params, part)
 
     num_times = shares.positions.shape[1]
     loss, grads = loss_and_gradient(state, config, num_times, loss_at)
@@ -137,12 +145,15 @@ def sharded_chunk(
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
 def streamed_chunk(
-    state: TrainState, batches: Batch, config: TrainingConfig
+    state: TrainState,
+    batches: Batch,
+    config: TrainingConfig,
+    mean_nodes: Float[Array, ""] | None = None,
 ) -> tuple[TrainState, StepMetrics]:
     """Takes a step on each of K batches in shares, whose leaves are `[K, D, ...]`."""
 
     def step(state: TrainState, shares: Batch) -> tuple[TrainState, StepMetrics]:
-        return sharded_step(state, split_shares(shares), config)
+        return sharded_step(state, split_shares(shares), config, mean_nodes)
 
     return whole(jax.lax.scan(step, state, batches))
 

@@ -1,7 +1,8 @@
 """Batches from the host, each process its share of them, by grain.
 
-The samples of a step are those that `batch_indices` names: the stream and the path on the device
-see the same batches, in any number of processes. A process reads the samples of its own shares and
+The samples of a step are those that `batch_indices` names, or `BucketSampler` for samples of
+different sizes: the stream and the path on the device see the same batches, in any number of
+processes. A process reads the samples of its own shares and
 no others, so samples may be memory maps of files larger than the memory.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -17,9 +19,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from egno_jax import ops
 from egno_jax.datasets.base import Batch, Samples, num_samples
+from egno_jax.datasets.buckets import Buckets, by_size
 from egno_jax.extras import require
 from egno_jax.training.config import TrainingConfig
 from egno_jax.training.mesh import time_axis
+from egno_jax.training.mixed import BucketSampler
 from egno_jax.training.sampler import epoch_permutation, steps_per_epoch
 from egno_jax.training.sharded import share_places
 
@@ -54,7 +58,7 @@ class StepBatches:
     leading axis, the shares of `share.rows`; of the targets only the times of `share.columns`.
 
     Args:
-      samples: the training set; NumPy arrays or memory maps.
+      samples: the training set, of one size or in buckets; NumPy arrays or memory maps.
       key: the sampler's random key.
       config: the run's settings.
       mesh: the mesh.
@@ -63,37 +67,50 @@ class StepBatches:
 
     def __init__(
         self,
-        samples: Samples,
+        samples: Samples | Buckets,
         key: Array,
         config: TrainingConfig,
         mesh: Mesh,
         share: LocalShare | None = None,
     ) -> None:
-        self._samples, self._config = samples, config
+        self._parts, self._config = by_size(samples), config
         share = share or local_share(mesh, jax.process_index())
         places, is_sample = share_places(config.batch_size, mesh.shape[ops.DATA_AXIS])
         self._places, self._is_sample = places[list(share.rows)], is_sample[list(share.rows)]
         self._times = slice(None)
-        num_times = samples.positions.shape[1]
+        num_times = self._parts[0].positions.shape[1]
         if time_axis(mesh, num_times):
             size = num_times // mesh.shape[ops.TIME_AXIS]
             self._times = slice(size * share.columns[0], size * (share.columns[-1] + 1))
-        total = num_samples(samples)
-        self._epoch_length = steps_per_epoch(total, config.batch_size)
-        self._permutation = functools.lru_cache(maxsize=2)(
-            lambda epoch: np.asarray(epoch_permutation(key, epoch, total))
-        )
+        counts = [num_samples(part) for part in self._parts]
+        if isinstance(samples, Buckets):
+            self._draw = BucketSampler(key, counts, config.batch_size)
+        else:
+            self._draw = _one_size_sampler(key, *counts, config.batch_size)
 
     def __len__(self) -> int:
         return self._config.num_steps
 
     def __getitem__(self, step: int) -> Batch:
-        return _read(self._samples, self._indices(int(step)), self._is_sample, self._times)
+        part, indices = self._draw(int(step))
+        return _read(self._parts[part], indices[self._places], self._is_sample, self._times)
 
-    def _indices(self, step: int) -> Int[np.ndarray, "d b"]:
-        """Returns this process's part of `batch_indices`, with one permutation an epoch."""
-        epoch, place = divmod(step, self._epoch_length)
-        return self._permutation(epoch)[place * self._config.batch_size + self._places]
+
+def _one_size_sampler(
+    key: Array, total: int, batch_size: int
+) -> Callable[[int], tuple[int, Int[np.ndarray, "B"]]]:
+    """Makes the function of the step that returns `batch_indices`; one permutation an epoch."""
+    epoch_length = steps_per_epoch(total, batch_size)
+
+    @functools.lru_cache(maxsize=2)
+    def permutation(epoch: int) -> np.ndarray:
+        return np.asarray(epoch_permutation(key, epoch, total))
+
+    def draw(step: int) -> tuple[int, np.ndarray]:
+        epoch, place = divmod(step, epoch_length)
+        return 0, permutation(epoch)[place * batch_size :][:batch_size]
+
+    return draw
 
 
 class Stream:
@@ -103,7 +120,7 @@ class Stream:
     in another number of processes.
 
     Args:
-      samples: the training set, on the host.
+      samples: the training set, on the host; of one size or in buckets.
       key: the sampler's random key.
       config: the run's settings.
       mesh: the mesh.
@@ -117,12 +134,17 @@ class Stream:
     """
 
     def __init__(
-        self, samples: Samples, key: Array, config: TrainingConfig, mesh: Mesh, num_ahead: int = 16
+        self,
+        samples: Samples | Buckets,
+        key: Array,
+        config: TrainingConfig,
+        mesh: Mesh,
+        num_ahead: int = 16,
     ) -> None:
         self._grain = require("grain", "train")
         self._mesh, self._share = mesh, local_share(mesh, jax.process_index())
         self._source = StepBatches(samples, key, config, mesh, self._share)
-        self._num_times = samples.positions.shape[1]
+        self._num_times = by_size(samples)[0].positions.shape[1]
         self._options = self._grain.ReadOptions(num_threads=2, prefetch_buffer_size=num_ahead)
         self.seconds_waited = 0.0
         self.set_state({"next_step": 0})
@@ -138,7 +160,10 @@ class Stream:
         self._batches = iter(rest.to_iter_dataset(self._options))
 
     def take(self, num_steps: int) -> Batch:
-        """Returns the batches of the next K steps, `[K, D, ...]`, split over the mesh."""
+        """Returns the batches of the next K steps, `[K, D, ...]`, split over the mesh.
+
+        Batches from buckets have different sizes: take one at a time.
+        """
         started = time.perf_counter()
         batches = [next(self._batches) for _ in range(num_steps)]
         self.seconds_waited = time.perf_counter() - started

@@ -89,14 +89,14 @@ def guarded(names: list[str]) -> dict:
     return {"mixed": mixed_losses({"none": None, **meshes}), "moved": moved()}
 
 
-def mixed_losses(meshes: dict) -> dict:
+def mixed_losses(meshes: dict, stream: bool | None = None) -> dict:
     buckets = datasets.bucketed([swarm(bodies, 6, num_times=5) for bodies in (3, 4, 6)], 2)
     config = egno_jax.EGNOConfig(num_layers=1, hidden_dim=8, velocity_weight=0.1)
     example = datasets.take(buckets.samples[0], jnp.arange(1))
     params = egno_jax.init(jax.random.key(0), config, example.graph, example.times)
     found = {}
     for name, mesh in meshes.items():
-        placement = place(buckets, buckets, CONFIG, mesh)
+        placement = place(buckets, buckets, CONFIG, mesh, stream=stream)
         state = placement.lay(training.init_state(params, CONFIG))
         state, steps = placement.advance(state, 0, NUM_STEPS)
         errors = placement.errors(training.averaged(state, CONFIG))
@@ -250,7 +250,8 @@ def main() -> None:
     if command == "processes":
         coordinator, number, index, *names = arguments
         training.start_processes(coordinator, int(number), int(index))
-        found = losses(names)
+        meshes = {name: mesh_lib.make_mesh(mesh_lib.parse_mesh(name)) for name in names}
+        found = {"losses": losses(names), "mixed": mixed_losses(meshes)}
     elif command == "guarded":
         found = guarded(arguments)
     elif command == "traffic":

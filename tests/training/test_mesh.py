@@ -72,7 +72,7 @@ def runs_of_processes():
         start("processes", coordinator, "2", str(index), "data=2,time=2", num_devices=2)
         for index in range(2)
     ]
-    return [result_of(process)["data=2,time=2"] for process in processes]
+    return [result_of(process) for process in processes]
 
 
 def assert_same_run(found, expected):
@@ -91,7 +91,8 @@ def test_a_mesh_takes_the_steps_of_one_device(runs, mesh):
 
 
 def test_two_processes_take_the_steps_of_one_device(runs, runs_of_processes):
-    for run in runs_of_processes:
+    for process in runs_of_processes:
+        run = process["losses"]["data=2,time=2"]
         assert run["num_devices"] == 4
         assert_same_run(run, runs["none"])
     assert runs_of_processes[0] == runs_of_processes[1]
@@ -256,6 +257,13 @@ def test_batches_of_several_sizes_give_the_same_losses_on_a_mesh(guarded_runs):
     for name in ("data=8", "data=4,time=2"):
         assert_same_run(runs[name], runs["none"])
         assert runs[name]["f_mse"] == pytest.approx(runs["none"]["f_mse"], rel=1e-5)
+
+
+def test_two_processes_that_read_several_sizes_take_the_steps_of_one_device(
+    guarded_runs, runs_of_processes
+):
+    for process in runs_of_processes:
+        assert_same_run(process["mixed"]["data=2,time=2"], guarded_runs["mixed"]["none"])
 
 
 def test_a_run_moves_from_8_devices_to_2_to_1(guarded_runs):
