@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -106,10 +107,21 @@ def collect(directory: Path) -> Path:
         )
     for folder in run_directory.FOLDERS:
         settings["data"].pop(folder.removeprefix("data."), None)
+    for record in (results, *results.get("resumed", ())):
+        record["command"] = _anywhere(record["command"])
     _RECORDS.mkdir(exist_ok=True)
     target = _RECORDS / f"{directory.name}.json"
     run_directory.write_json(target, {**results, "settings": settings})
     return target
+
+
+def _anywhere(command: str) -> str:
+    """The command without the folders of the machine it ran on: runs are below `runs/`."""
+    words = []
+    for word in shlex.split(command):
+        path = Path(word)
+        words.append(f"runs/{path.name}" if path.is_absolute() else word)
+    return shlex.join(words)
 
 
 def copy_picture(directory: Path) -> Path:

@@ -123,6 +123,19 @@ def test_the_moving_picture_of_a_run_comes_to_the_docs(published, monkeypatch, c
     assert (published / "nbody.gif").read_bytes() == b"GIF89a"
 
 
+def test_a_published_command_names_no_folder_of_the_machine(published):
+    directory = make_run(published / "a")
+    record = json.loads((directory / run_directory.RESULTS).read_text())
+    record["command"] = f"python -m experiments.nbody --training.seed 0 --out {directory}"
+    record["resumed"] = [{"command": f"python -m experiments.nbody --resume {directory}"}]
+    (directory / run_directory.RESULTS).write_text(json.dumps(record))
+    assert report.main([str(directory)]) == 0
+    assert str(published) not in (published / "RESULTS.md").read_text()
+    written = json.loads((published / "results" / "a.json").read_text())
+    assert written["command"] == "python -m experiments.nbody --training.seed 0 --out runs/a"
+    assert written["resumed"][0]["command"] == "python -m experiments.nbody --resume runs/a"
+
+
 def test_only_finished_runs_are_published(published, capsys):
     assert report.main([str(make_run(published / "a", finished=False))]) == 2
     num_steps = nbody.PRESETS["paper"].training.num_steps
