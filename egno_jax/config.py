@@ -34,6 +34,10 @@ class EGNOConfig:
       context_times: with `"context"`, at least two equally spaced times in the unit of `times`; the
         period is their count times their spacing. Asked for these times the model equals that of
         `"index"`. Otherwise empty.
+      velocity_scale: what the model multiplies the given velocities by, and divides its own by. A
+        system that moves far within the times asked, like `|v| t` above the size of a step, trains
+        better with velocities per such a time, `velocity_scale` near `t`. At 1 (the original's)
+        they stay as they are.
       velocity_weight: weight of the velocity error in the loss that the weights were trained
         with. At 0 (the original's) `Trajectory.velocities` is an inner vector channel of the
         model and predicts no velocity. Read by the training loss, recorded by checkpoints, never
@@ -55,6 +59,7 @@ class EGNOConfig:
     time_scale: float = 1.0
     temporal_grid: str = "index"
     context_times: tuple[float, ...] = ()
+    velocity_scale: float = 1.0
     velocity_weight: float = 0.0
     dtype: str | None = None
     param_dtype: str = "float32"
@@ -63,8 +68,10 @@ class EGNOConfig:
     def __post_init__(self) -> None:
         for name in ("num_layers", "hidden_dim", "num_modes", "time_embed_dim"):
             self._set(name, _count(name, getattr(self, name), 2 if name == "time_embed_dim" else 1))
-        self._set("time_scale", _number("time_scale", self.time_scale, "a finite number above 0"))
-        _check("time_scale", self.time_scale, self.time_scale > 0, "a finite number above 0")
+        for name in ("time_scale", "velocity_scale"):
+            number = _number(name, getattr(self, name), "a finite number above 0")
+            self._set(name, number)
+            _check(name, getattr(self, name), number > 0, "a finite number above 0")
         self._set("velocity_weight", _number("velocity_weight", self.velocity_weight, "0 or more"))
         _check("velocity_weight", self.velocity_weight, self.velocity_weight >= 0, "0 or more")
         _check_choice("temporal_grid", self.temporal_grid, _TEMPORAL_GRIDS)

@@ -123,6 +123,7 @@ class EGNO(nn.Module):
         num_nodes = graph.nodes["positions"].shape[0]
         graph_ids = graph_lib.graph_ids(graph.n_node, num_nodes)
         positions, velocities, centre, rest = centred_state(graph, graph_ids)
+        velocities = velocities * config.velocity_scale
         times = jnp.asarray(times, time_dtype(times, positions))
         if config.temporal_grid == "context":
             times, context = _with_context(times, config, graph_ids)
@@ -160,6 +161,7 @@ class EGNO(nn.Module):
             positions, velocities, features = (
                 x[first:num_times] for x in (positions, velocities, features)
             )
+        velocities = velocities / config.velocity_scale
         return Trajectory((positions + rest) + centre, velocities, features)
 
 

@@ -163,18 +163,43 @@ def refresh(
 
     def next_graph(graph: jraph.GraphsTuple, state: State) -> jraph.GraphsTuple:
         velocities = _velocities(graph, state, velocity_unit)
-        nodes = {**graph.nodes, "positions": state.positions, "velocities": velocities}
-        if speed_column is not None:
-            speeds = _norm(velocities)
-            nodes["features"] = _with_column(nodes["features"], speed_column, speeds)
-        edges = graph.edges
-        if distance_column is not None and edges is not None:
-            squares = _squares(state.positions, graph.senders, graph.receivers)
-            features = _with_column(edges["features"], distance_column, squares)
-            edges = {**edges, "features": features}
-        return graph._replace(nodes=nodes, edges=edges)
+        return with_state(
+            graph,
+            state.positions,
+            velocities,
+            speed_column=speed_column,
+            distance_column=distance_column,
+        )
 
     return next_graph
+
+
+def with_state(
+    graph: jraph.GraphsTuple,
+    positions: Float[Array, "N 3"],
+    velocities: Float[Array, "N 3"],
+    *,
+    speed_column: int | None = 0,
+    distance_column: int | None = -1,
+) -> jraph.GraphsTuple:
+    """Returns a graph in another state, with the features renewed that follow the state.
+
+    Args:
+      graph: the graph; its edges stay.
+      positions: `[N, 3]`.
+      velocities: `[N, 3]`.
+      speed_column: the node feature that holds |v_i|; None if there is none.
+      distance_column: the edge feature that holds |x_i - x_j|^2; None if there is none.
+    """
+    nodes = {**graph.nodes, "positions": positions, "velocities": velocities}
+    if speed_column is not None:
+        nodes["features"] = _with_column(nodes["features"], speed_column, _norm(velocities))
+    edges = graph.edges
+    if distance_column is not None and edges is not None:
+        squares = _squares(positions, graph.senders, graph.receivers)
+        features = _with_column(edges["features"], distance_column, squares)
+        edges = {**edges, "features": features}
+    return graph._replace(nodes=nodes, edges=edges)
 
 
 def radius_graph(

@@ -71,6 +71,19 @@ def test_turns_and_moves_with_its_input(method):
     helpers.assert_close(after.features, before.features, 2e-5)
 
 
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "linear"])
+def test_the_velocity_scale_is_the_unit_that_the_model_computes_in(method):
+    graph, params = model_of(method)
+    scaled = dataclasses.replace(
+        params, config=dataclasses.replace(params.config, velocity_scale=4.0)
+    )
+    faster = {**graph.nodes, "velocities": 4 * graph.nodes["velocities"]}
+    expected = helpers.apply(params, graph._replace(nodes=faster), times_of(method))
+    found = helpers.apply(scaled, graph, times_of(method))
+    helpers.assert_close(found.positions, expected.positions, 1e-5)
+    helpers.assert_close(found.velocities, expected.velocities / 4, 1e-5)
+
+
 def test_mpnn_moves_with_its_input_but_does_not_turn_with_it():
     graph, params = model_of("mpnn")
     before = helpers.apply(params, graph, TIMES[-1:])

@@ -72,6 +72,23 @@ def test_parity_would_see_a_change_of_any_weight():
         assert max(errors) > 2 * OUTPUTS["float32"], name
 
 
+# The unit of velocity
+
+
+def test_the_velocity_scale_is_the_unit_that_the_model_computes_in():
+    fixture = helpers.Fixture.load("nbody_p5")
+    params, graph = fixture.params(), fixture.graph()
+    scaled = dataclasses.replace(
+        params, config=dataclasses.replace(params.config, velocity_scale=4.0)
+    )
+    faster = {**graph.nodes, "velocities": 4 * graph.nodes["velocities"]}
+    expected = helpers.apply(params, graph._replace(nodes=faster), fixture.times())
+    found = helpers.apply(scaled, graph, fixture.times())
+    helpers.assert_close(found.positions, expected.positions, 1e-5)
+    helpers.assert_close(found.velocities, expected.velocities / 4, 1e-5)
+    helpers.assert_close(found.features, expected.features, 1e-5)
+
+
 # The model as a pure function
 
 CONFIG = EGNOConfig(num_layers=1, hidden_dim=8, num_modes=2, time_embed_dim=8)

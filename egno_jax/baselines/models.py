@@ -32,7 +32,7 @@ class _State(NamedTuple):
 
     Attributes:
       positions: `[1, N, 3]`, relative to the graph's centre.
-      velocities: `[1, N, 3]`.
+      velocities: `[1, N, 3]`, in the model's unit: `config.velocity_scale` times those given.
       features: `[N, F]`.
       edges: edge features `[E, D]` or None, senders `[E]`, receivers `[E]`.
       graph_ids: `[N]`.
@@ -47,13 +47,13 @@ class _State(NamedTuple):
     centre: Float[Array, "N 3"]
 
 
-def _state(graph: jraph.GraphsTuple) -> _State:
+def _state(graph: jraph.GraphsTuple, config: BaselineConfig) -> _State:
     graph_ids = graph_lib.graph_ids(graph.n_node, graph.nodes["positions"].shape[0])
     positions, velocities, centre, rest = model.centred_state(graph, graph_ids)
     edge_features = None if graph.edges is None else graph.edges["features"]
     return _State(
         positions=positions[None],
-        velocities=velocities[None],
+        velocities=velocities[None] * config.velocity_scale,
         features=graph.nodes["features"],
         edges=(edge_features, graph.senders, graph.receivers),
         graph_ids=graph_ids,
@@ -143,7 +143,7 @@ class MPNN(nn.Module):
         """Predicts the state at the one time asked; see `egno_jax.apply`."""
         _check_one_time(times, "MPNN")
         width, options = self.config.hidden_dim, _options(self.config)
-        state = _state(graph)
+        state = _state(graph, self.config)
         edge_features, senders, receivers = state.edges
         inputs = jnp.concatenate([state.features, state.positions[0], state.velocities[0]], axis=-1)
         features = Linear(width, name="embedding", **options)(inputs)
@@ -163,7 +163,8 @@ class MPNN(nn.Module):
             for name in ("position_head", "velocity_head")
         )
         positions = state.positions + step[None] + state.centre
-        return Trajectory(positions, velocities[None], features[None])
+        velocities = velocities[None] / self.config.velocity_scale
+        return Trajectory(positions, velocities, features[None])
 
 
 class EGNN(nn.Module):
@@ -183,7 +184,7 @@ class EGNN(nn.Module):
     ) -> Trajectory:
         """Predicts the state at the one time asked; see `egno_jax.apply`."""
         _check_one_time(times, "EGNN")
-        *_, last = _states_of_layers(self.config, _state(graph))
+        *_, last = _states_of_layers(self.config, _state(graph, self.config))
         return last
 
 
@@ -209,7 +210,7 @@ class EGNNSequential(nn.Module):
                 f"times: got {num_asked}, expected at most {num_layers}: EGNN-S predicts a time a "
                 "layer, so config.num_layers must be at least their number"
             )
-        states = _states_of_layers(self.config, _state(graph))
+        states = _states_of_layers(self.config, _state(graph, self.config))
         read = [states[-(-p * num_layers // num_asked) - 1] for p in range(1, num_asked + 1)]
         return jax.tree.map(lambda *slices: jnp.concatenate(slices), *read)
 
@@ -221,7 +222,8 @@ def _states_of_layers(config: BaselineConfig, state: _State) -> list[Trajectory]
     positions, velocities, states = state.positions, state.velocities, []
     for layer in _layers(config):
         positions, velocities, features = layer(positions, velocities, features, *state.edges)
-        states.append(Trajectory(positions + state.centre, velocities, features))
+        given = velocities / config.velocity_scale
+        states.append(Trajectory(positions + state.centre, given, features))
     return states
 
 
@@ -243,7 +245,7 @@ class EGNNRoll(nn.Module):
         self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
     ) -> Trajectory:
         """Rolls the step out; see `egno_jax.apply`."""
-        state = _state(graph)
+        state = _state(graph, self.config)
         steps = jnp.diff(_scaled(times, graph, self.config), axis=0, prepend=0)
         take_steps = nn.scan(
             _EGNNStep,
@@ -254,7 +256,8 @@ class EGNNRoll(nn.Module):
         _, (positions, velocities, features) = take_steps(self.config, name="step")(
             (state.positions, state.velocities), steps, state
         )
-        return Trajectory(positions[:, 0] + state.centre, velocities[:, 0], features[:, 0])
+        velocities = velocities[:, 0] / self.config.velocity_scale
+        return Trajectory(positions[:, 0] + state.centre, velocities, features[:, 0])
 
 
 class _EGNNStep(nn.Module):
@@ -294,7 +297,7 @@ class EGNOWithoutConvolutions(nn.Module):
     ) -> Trajectory:
         """Decodes the trajectory; see `egno_jax.apply`."""
         config = self.config
-        state = _state(graph)
+        state = _state(graph, self.config)
         tau = _scaled(times, graph, config)
         features = TimeEmbedding(
             config.hidden_dim, config.time_embed_dim, name="embedding", **_options(config)
@@ -305,6 +308,7 @@ class EGNOWithoutConvolutions(nn.Module):
         )
         for layer in _layers(config):
             positions, velocities, features = layer(positions, velocities, features, *state.edges)
+        velocities = velocities / config.velocity_scale
         return Trajectory(positions + state.centre, velocities, features)
 
 

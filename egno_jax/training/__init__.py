@@ -7,6 +7,7 @@ from egno_jax.training.evaluation import evaluate
 from egno_jax.training.loop import FitResult, NonFiniteLossError, fit
 from egno_jax.training.mesh import MeshShape, make_mesh, parse_mesh
 from egno_jax.training.mixed import BucketSampler
+from egno_jax.training.noise import NoiseConfig
 from egno_jax.training.optimizer import (
     OptimizerConfig,
     is_kernel,
@@ -32,6 +33,7 @@ __all__ = [
     "FitResult",
     "JSONLines",
     "MeshShape",
+    "NoiseConfig",
     "NonFiniteLossError",
     "OptimizerConfig",
     "Progress",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, get_args, get_type_hints
 
+from egno_jax.training.noise import NoiseConfig
 from egno_jax.training.optimizer import OptimizerConfig, check, check_numbers
 
 
@@ -34,6 +35,7 @@ class TrainingConfig:
       keep_checkpoints: how many of the last checkpoints are kept; the best model is kept besides.
       max_skipped_steps: how many steps of a run may be skipped because their loss, gradient or
         update is not finite, before the run is stopped; 0 stops at the first.
+      noise: noise on the given states of each step.
       optimizer: settings of the optimizer.
 
     Raises:
@@ -52,12 +54,15 @@ class TrainingConfig:
     max_skipped_steps: int = 10
     random_times: Literal["all", "subsets", "grids"] = "all"
     num_times: tuple[int, ...] = ()
+    noise: NoiseConfig = dataclasses.field(default_factory=NoiseConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
         check_numbers(self)
         is_config = isinstance(self.optimizer, OptimizerConfig)
         check(self, "optimizer", is_config, "an egno_jax.training.OptimizerConfig")
+        is_noise = isinstance(self.noise, NoiseConfig)
+        check(self, "noise", is_noise, "an egno_jax.training.NoiseConfig")
         for name in ("num_steps", "batch_size", "eval_batch_size", "keep_checkpoints"):
             check(self, name, getattr(self, name) >= 1, "1 or more")
         counts = ("seed", "steps_per_call", "eval_every", "checkpoint_every", "max_skipped_steps")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from typing import Any, Literal, get_args
 
 import jax
@@ -93,12 +94,18 @@ def is_kernel(tree: Any) -> Any:
     )
 
 
-def check_numbers(config: Any) -> None:
+def check_numbers(config: Any, but: Collection[str] = ()) -> None:
     """Raises a ValueError that names a field of a config that is not of its default's kind.
 
     Where the default is an integer so must be the field, where it is a float a finite number.
+
+    Args:
+      config: a dataclass.
+      but: fields that are not looked at.
     """
     for field in dataclasses.fields(config):
+        if field.name in but:
+            continue
         kind = type(field.default)
         if kind is int:
             value = getattr(config, field.name)

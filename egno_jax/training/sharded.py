@@ -22,6 +22,7 @@ from egno_jax.model import Params
 from egno_jax.training.config import TrainingConfig
 from egno_jax.training.evaluation import error_sums
 from egno_jax.training.mesh import global_array, replicate, time_axis
+from egno_jax.training.noise import add_noise, step_key
 from egno_jax.training.sampler import batch_indices
 from egno_jax.training.step import StepMetrics, TrainState, loss_and_gradient, update
 
@@ -116,6 +117,10 @@ def sharded_step(
 
     With `mean_nodes` the loss is multiplied by the batch's real nodes over that number.
     """
+    places, _ = share_places(config.batch_size, shares.node_mask.shape[0])
+    noisy = functools.partial(add_noise, config=config.noise)
+    key = step_key(state.sampler_key, state.step)
+    shares = jax.vmap(noisy, in_axes=(0, None, 0))(shares, key, places)
     weight = 1.0 if mean_nodes is None else jnp.sum(shares.node_mask) / mean_nodes
 
     def loss_at(params: Params, kept: Int[Array, "Q B"] | None) -> Float[Array, ""]:

@@ -15,6 +15,7 @@ from egno_jax import metrics, model
 from egno_jax.datasets.base import Batch, Samples, at_times, num_samples, take
 from egno_jax.model import Params
 from egno_jax.training.config import TrainingConfig
+from egno_jax.training.noise import add_noise, step_key
 from egno_jax.training.optimizer import make_optimizer
 from egno_jax.training.sampler import batch_indices, time_indices
 
@@ -96,7 +97,12 @@ def train_step(
       The state after the step, and the loss and gradient norm of the batch.
     """
     indices = batch_indices(state.sampler_key, state.step, num_samples(samples), config.batch_size)
-    batch = take(samples, indices)
+    batch = add_noise(
+        take(samples, indices),
+        step_key(state.sampler_key, state.step),
+        jnp.arange(config.batch_size),
+        config.noise,
+    )
 
     def loss_at(params: Params, kept: Int[Array, "Q B"] | None) -> Float[Array, ""]:
         return loss_fn(params, batch if kept is None else at_times(batch, kept))

@@ -38,6 +38,7 @@ CONFIG = training.TrainingConfig(
     eval_every=20,
     eval_batch_size=4,
     ema_decay=0.9,
+    noise=training.NoiseConfig(positions=0.01, velocities=0.02),
     optimizer=training.OptimizerConfig(warmup_steps=2),
 )
 # Distinct numbers, so that a shape tells what it is.
