@@ -321,10 +321,11 @@ def test_a_run_writes_down_the_error_of_predicting_that_nothing_moves(tmp_path):
         {"training__num_steps": 10, "data__height": True, "training__optimizer__b2": 0.9},
         {"training__random_times": "grids", "training__num_times": [5, 7], "data__dense": True},
         {"model__dtype": "float32", "data__num_train": 400},
+        {"preset": "walk-dense", "data__dense": False},
     ],
 )
 def test_the_command_of_today_asks_for_the_settings_of_the_run(changes):
-    made = record("walk", **changes)
+    made = record(**{"preset": "walk", **changes})
     words = report_rows.command_today(made).split()
     options, config = command_line.parse(
         words[3:],
