@@ -192,6 +192,15 @@ _EGNO_DESCRIPTIONS = {
 
 DESCRIPTIONS = methods.with_baseline_descriptions(_EGNO_DESCRIPTIONS, compared=_COMPARED)
 
+_PUBLISHED_FIELDS = (
+    "atoms",
+    "graph",
+    "bond_cutoff",
+    "num_train",
+    "num_test",
+    "window",
+    "num_targets",
+)
 _EGNO = "Xu et al., ICML 2024, arXiv:2401.11037"
 _ATOM = "ATOM, ICLR 2026"
 
@@ -299,18 +308,17 @@ EXPERIMENT = Experiment(
     load_splits=load_splits,
     published=PUBLISHED,
     published_data=DataConfig(),
-    published_fields=(
-        "atoms",
-        "graph",
-        "bond_cutoff",
-        "num_train",
-        "num_test",
-        "window",
-        "num_targets",
-    ),
+    published_fields=_PUBLISHED_FIELDS,
     time_unit=1.0,
     time_label="frames of 0.5 fs",
     length_label="Å",
+    task_fields=("molecule", "archive", "split", *_PUBLISHED_FIELDS),
+    data_words={
+        "molecule": {molecule: molecule for molecule in md17.MOLECULES},
+        "archive": {"md17": "original MD17"},
+        "split": {"random": "random frames", "blocks": "blocks of time"},
+    },
+    headlines=({"archive": "md", "split": "random"},),
 )
 
 

@@ -192,6 +192,7 @@ def _conditions(motion: str) -> dict[str, str | int]:
     return {
         "motion": motion,
         "protocol": "last",
+        "features": "original",
         "num_train": sizes["train"],
         "num_test": sizes["test"],
     }
@@ -203,16 +204,17 @@ PUBLISHED = (
     Published("EGNN-S", 0.542, None, f"as reported by {_EGNO}", _conditions("run")),
     Published("EGNO", 0.339, None, _EGNO, _conditions("run")),
     Published(_AGAIN, 0.42938, 0.38370, "an independent reproduction", _conditions("run")),
-    Published("EGNN", 0.287, None, f"{_OTHER_SPLIT}; {_EGNO}", _conditions("walk")),
-    Published("EGNN-R", 0.907, None, f"{_OTHER_SPLIT}; {_EGNO}", _conditions("walk")),
-    Published("EGNN-S", 0.264, None, f"{_OTHER_SPLIT}; {_EGNO}", _conditions("walk")),
-    Published("EGNO", 0.081, None, f"{_OTHER_SPLIT}; {_EGNO}", _conditions("walk")),
+    Published("EGNN", 0.287, None, f"{_OTHER_SPLIT}; {_EGNO}", _conditions("walk"), True),
+    Published("EGNN-R", 0.907, None, f"{_OTHER_SPLIT}; {_EGNO}", _conditions("walk"), True),
+    Published("EGNN-S", 0.264, None, f"{_OTHER_SPLIT}; {_EGNO}", _conditions("walk"), True),
+    Published("EGNO", 0.081, None, f"{_OTHER_SPLIT}; {_EGNO}", _conditions("walk"), True),
     Published(
         _AGAIN,
         0.06515,
         0.05725,
         f"{_OTHER_SPLIT}; an independent reproduction",
         _conditions("walk"),
+        other_split=True,
     ),
 )
 
@@ -276,6 +278,20 @@ EXPERIMENT = Experiment(
     time_unit=1.0,
     time_label="frames",
     length_label="units",
+    length_unit="5.64 cm",
+    task_fields=("motion", "protocol", "num_train", "num_test", "features", "height"),
+    data_words={
+        "motion": {"run": "running", "walk": "walking"},
+        "protocol": {"uniform": "evenly spaced frames"},
+        "num_train": {2000: "2000 training windows"},
+        "features": {"original": "", "body": "features of the body"},
+        "height": {True: "heights given"},
+        **{
+            f"num_{split}": {sizes[split]: "" for sizes in mocap.PUBLISHED_SIZES.values()}
+            for split in ("valid", "test")
+        },
+    },
+    headlines=[{**_conditions(motion), "height": False} for motion in mocap.PUBLISHED_SIZES],
 )
 
 

@@ -165,6 +165,7 @@ _EGNO_DESCRIPTIONS = {
 
 DESCRIPTIONS = methods.with_baseline_descriptions(_EGNO_DESCRIPTIONS, compared=_COMPARED)
 
+_TASK_FIELDS = ("num_train", "num_test", "start", "target_frames")
 _EGNO = "Xu et al., ICML 2024, arXiv:2401.11037"
 
 PUBLISHED = (
@@ -220,11 +221,13 @@ EXPERIMENT = Experiment(
     descriptions=DESCRIPTIONS,
     load_splits=load_splits,
     published=PUBLISHED,
-    published_data=DataConfig(),
-    published_fields=("num_train", "num_test", "start", "target_frames"),
+    published_data=DataConfig(time_reversal=False),
+    published_fields=_TASK_FIELDS,
     time_unit=nbody.DT * nbody.FRAME_SPACING,
     time_label="frames",
     length_label="length units",
+    task_fields=_TASK_FIELDS,
+    data_words={"time_reversal": {True: "trained on windows run backwards too"}},
 )
 
 

@@ -188,16 +188,17 @@ _CONDITIONS = {
 }
 
 PUBLISHED = (
-    Published("EGNN", 2.735, None, f"as reported by {_EGNO}; {_NO_GAPS}", _CONDITIONS),
-    Published("EGNO", 2.231, None, f"{_EGNO}; {_NO_GAPS}", _CONDITIONS),
+    Published("EGNN", 2.735, None, f"as reported by {_EGNO}; {_NO_GAPS}", _CONDITIONS, True),
+    Published("EGNO", 2.231, None, f"{_EGNO}; {_NO_GAPS}", _CONDITIONS, True),
     Published(
         "EGNO, its public code run again",
         2.226,
         1.876,
         f"an independent reproduction; {_NO_GAPS}",
         _CONDITIONS,
+        other_split=True,
     ),
-    Published("EGNO on EGHN", 1.801, None, f"{_EGNO}; {_NO_GAPS}", _CONDITIONS),
+    Published("EGNO on EGHN", 1.801, None, f"{_EGNO}; {_NO_GAPS}", _CONDITIONS, True),
 )
 
 
@@ -266,6 +267,16 @@ EXPERIMENT = Experiment(
     time_unit=1.0,
     time_label="frames",
     length_label="Å",
+    task_fields=(*_CONDITIONS, "cutoff"),
+    data_words={
+        "source": {
+            "transition": "opening, 98 frames",
+            "equilibrium": "in equilibrium",
+            "files": "a trajectory of one's own",
+        },
+        "window": {DataConfig().window: "", _EQUILIBRIUM.window: ""},
+    },
+    headlines=({"source": "transition"}, {"source": "equilibrium"}),
 )
 
 

@@ -198,12 +198,12 @@ def _film(path: Path) -> str:
 
 def _words(experiment: Any, config: Any, results: Mapping[str, Any]) -> dict[str, str]:
     """Returns the page's plain texts, escaped or made of numbers alone."""
-    baseline = results["linear_baseline"]["f_mse"] / results["f_mse"]
+    straight = results["linear_baseline"]["f_mse"]
     steps = f"{results['steps']:,} of {config.training.num_steps:,} steps"
     numbers = (
         (f"{results['f_mse']:.5f}", "F-MSE, last time"),
         (_number(a_mse(results)), "A-MSE, all times"),
-        (f"{baseline:.1f}", "times less F-MSE than x + v t"),
+        (_relative(results["f_mse"], straight), f"of the F-MSE of x + v t, {straight:.5f}"),
         (f"{results['num_parameters']:,}", "parameters"),
         (_duration(results["train_seconds"]), f"training, {steps}"),
         (f"{results['best_step']:,}", "step of the kept model, best on the validation set"),
@@ -298,7 +298,9 @@ def _differences(experiment: Any, config: Any) -> list[str]:
 
 def _unmet(row: Any, config: Any) -> list[str]:
     """Returns the conditions of a published result in which a run differs."""
-    return [name for name, value in row.conditions.items() if getattr(config.data, name) != value]
+    return [
+        name for name, value in row.conditions.items() if getattr(config.data, name, value) != value
+    ]
 
 
 def _settings(experiment: Any, config: Any) -> str:
@@ -343,6 +345,12 @@ def a_mse(errors: Mapping[str, Any]) -> float | None:
 
 def _number(error: float | None) -> str:
     return "–" if error is None else f"{error:.5f}"
+
+
+def _relative(error: float, other: float) -> str:
+    """Returns an error as a share of another, `"3.8 %"`, or as a multiple where it is larger."""
+    share = error / other if other > 0 else float("inf")
+    return f"{share:.3g} times" if share > 1 else f"{100 * share:.3g} %"
 
 
 def _setting(value: Any) -> str:

@@ -66,6 +66,7 @@ class Published(NamedTuple):
       source: who reported it, and what differs.
       conditions: settings in `data` that it was measured with, where the experiment has several
         tasks; runs with others are not compared with it.
+      other_split: whether the data were split in another way, as `source` says; tables mark it.
     """
 
     method: str
@@ -73,6 +74,7 @@ class Published(NamedTuple):
     a_mse: float | None
     source: str
     conditions: Mapping[str, Any] = types.MappingProxyType({})
+    other_split: bool = False
 
 
 class Experiment(NamedTuple):
@@ -92,6 +94,14 @@ class Experiment(NamedTuple):
       time_unit: the unit of `times` in the velocities' unit of time.
       time_label: the unit of `times`, for people.
       length_label: the unit of positions, for people.
+      length_unit: how long that is, where the label does not tell: `"5.64 cm"`.
+      task_fields: the settings in `data` that make a task; results of two tasks are never compared.
+        By default those in the conditions of `published`.
+      data_words: what people call the values of settings in `data`, in titles and notes; empty
+        where it goes without saying. Others are written `field=value`, or not at all where they are
+        those of `published_data`.
+      headlines: settings in `data` of the tasks that the README shows; where they fit several, it
+        says in how many of them EGNO is ahead.
     """
 
     name: str
@@ -107,6 +117,10 @@ class Experiment(NamedTuple):
     time_unit: float
     time_label: str
     length_label: str
+    length_unit: str = ""
+    task_fields: Sequence[str] = ()
+    data_words: Mapping[str, Mapping[Any, str]] = types.MappingProxyType({})
+    headlines: Sequence[Mapping[str, Any]] = ({},)
 
 
 def main(experiment: Experiment, arguments: Sequence[str]) -> int:
@@ -322,27 +336,32 @@ def evaluate(
     """
     errors = training.evaluate(params, test, batch_size=config.training.eval_batch_size)
     straight = linear_baseline(test, experiment.time_unit)
-    baseline = metrics.squared_errors(*straight, test.node_mask.reshape(-1)).finalize()
+    mask = test.node_mask.reshape(-1)
+    still = linear_baseline(test, time_unit=0.0)
     made_with = run_directory.check_settings(directory, config)["made_with"]
     return {
         "experiment": experiment.name,
         "preset": config.preset,
         "model": baselines.title(config.model),
-        "f_mse": float(errors.f_mse),
-        "a_mse": float(errors.a_mse),
+        **_plain(errors),
         "times": [float(time) for time in test.times],
-        "mse_per_time": [float(error) for error in errors.per_time],
-        "linear_baseline": {
-            "f_mse": float(baseline.f_mse),
-            "a_mse": float(baseline.a_mse),
-            "mse_per_time": [float(error) for error in baseline.per_time],
-        },
+        "linear_baseline": _plain(metrics.squared_errors(*straight, mask).finalize()),
+        "still_baseline": _plain(metrics.squared_errors(*still, mask).finalize()),
         "num_test": num_samples(test),
         "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         **_course(directory, config),
         "seed": config.training.seed,
         **made_with[0],
         "resumed": made_with[1:],
+    }
+
+
+def _plain(errors: metrics.Errors) -> dict[str, Any]:
+    """Returns errors as a record holds them."""
+    return {
+        "f_mse": float(errors.f_mse),
+        "a_mse": float(errors.a_mse),
+        "mse_per_time": [float(error) for error in errors.per_time],
     }
 
 
