@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--split",
         type=pathlib.Path,
-        help='a JSON file of windows: {"train": {"09_02": [57, 61], ...}, "valid": ..., "test": '
+        help='a JSON file of windows: {"train": {"09_02": [0, 17], ...}, "valid": ..., "test": '
         "...}, frames counted from 0; drawn if not given",
     )
     convert.add_argument("--seed", type=int, default=0, help="of the draw of trials and windows")

@@ -45,7 +45,7 @@ def convert_run(
       folder: holds `09.asf` and the trials `09_01.amc` to `09_11.amc` of mocap.cs.cmu.edu, or those
         of them that the split names.
       out: the file to write; it must not be there yet.
-      split: a JSON file, `{"train": {"09_02": [57, 61], ...}, "valid": {...}, "test": {...}}`: the
+      split: a JSON file, `{"train": {"09_02": [0, 17], ...}, "valid": {...}, "test": {...}}`: the
         frames, counted from 0, at which windows of a trial start, in the order of their use.
       seed: of the draw, where there is no split.
 
@@ -135,7 +135,7 @@ def _read_split(path: pathlib.Path) -> dict[str, dict[str, list[int]]]:
         if not isinstance(trials, dict) or not trials:
             raise ValueError(
                 f"{path}, {part}: came {trials!r}, expected an object of trials, such as "
-                '{"09_02": [57, 61]}'
+                '{"09_02": [0, 17]}'
             )
         for name, starts in trials.items():
             if not isinstance(starts, list) or any(type(start) is not int for start in starts):
