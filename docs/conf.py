@@ -1,8 +1,14 @@
 """Sphinx configuration; `make docs` builds the site, and needs no network."""
 
+import importlib
 import importlib.metadata
+import inspect
 import os
+import sys
 import warnings
+
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util import logging
 
 # The tutorial runs in a kernel that inherits this.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -72,6 +78,43 @@ def skip_field_aliases(app, what, name, obj, skip, options):
     return skip or (getattr(obj, "__doc__", "") or "").startswith("Alias for field number")
 
 
+def add_constants(app, what, name, obj, options, lines):
+    """Shows a package's public constants, which autodoc takes for undocumented imports."""
+    if what != "module" or not hasattr(obj, "__path__"):
+        return
+    for constant in getattr(obj, "__all__", ()):
+        value = getattr(obj, constant)
+        if callable(value) or inspect.ismodule(value):
+            continue
+        lines += ["", f".. py:data:: {constant}", f"   :module: {name}"]
+        if len(repr(value)) <= 80:
+            lines.append(f"   :value: {value!r}")
+        lines += ["", *(f"   {line}" for line in documentation_of(name, constant))]
+
+
+def documentation_of(package, constant):
+    """Returns the string behind a constant, from whichever module of the package assigns it."""
+    for name in sorted(sys.modules):
+        if name.startswith(f"{package}.") and hasattr(sys.modules[name], constant):
+            found = ModuleAnalyzer.for_module(name).find_attr_docs().get(("", constant))
+            if found:
+                return found
+    return []
+
+
+def check_reference(app, env):
+    """Warns of public names that the reference lacks, which `make docs` takes for an error."""
+    documented = env.domaindata["py"]["objects"]
+    modules = [name for name in env.domaindata["py"]["modules"] if name.startswith("egno_jax")]
+    for module in modules:
+        for public in getattr(importlib.import_module(module), "__all__", ()):
+            name = f"{module}.{public}"
+            if name not in documented and name not in modules:
+                logging.getLogger(__name__).warning("%s is not in the reference", name)
+
+
 def setup(app):
     app.connect("autodoc-skip-member", skip_field_aliases)
     app.connect("autodoc-process-docstring", mark_up, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", add_constants, priority=600)  # behind it
+    app.connect("env-check-consistency", check_reference)

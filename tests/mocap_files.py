@@ -226,3 +226,14 @@ def write_run(folder: Path, **changes: np.ndarray | None) -> Path:
     arrays = {**run_arrays(), **changes}
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
     return path
+
+
+def write_recordings(folder: Path, num_frames: int = 40, num_bones: int = 4) -> mocap.Skeleton:
+    """Writes the recordings of a subject 9 of our own, as the database names them."""
+    rng = np.random.default_rng(2)
+    skeleton = random_skeleton(rng, num_bones)
+    write(folder / "09.asf", asf_text(skeleton))
+    for trial in range(1, 12):
+        motion = random_motion(rng, skeleton, num_frames + trial)
+        write(folder / f"09_{trial:02d}.amc", amc_text(skeleton, motion))
+    return skeleton

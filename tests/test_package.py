@@ -17,6 +17,9 @@ import egno_jax
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "egno_jax"
 MODULES = ("", ".ops", ".nn", ".graph", ".metrics", ".training", ".datasets")
+# Modules beside the packages that are no part of the interface: `egno_jax` carries their names on,
+# or the library alone uses them.
+INNER_MODULES = {"egno_jax.checkpoint", "egno_jax.config", "egno_jax.convert", "egno_jax.extras"}
 # The import names of setup.cfg's core dependencies.
 CORE = {"jax", "flax", "optax", "jraph", "e3nn_jax", "orbax", "chex", "numpy"}
 
@@ -125,6 +128,25 @@ def test_public_names_exist_and_are_documented(name):
             assert own and not generated, f"{module.__name__}.{public}"
         elif callable(value) or inspect.ismodule(value):
             assert inspect.getdoc(value), f"{module.__name__}.{public}"
+
+
+def public_modules() -> set[str]:
+    """Returns every package, and the modules at the top that are not `INNER_MODULES`."""
+    packages = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("*.py")}
+    at_the_top = {f"egno_jax.{path.stem}" for path in PACKAGE.glob("[!_]*.py")}
+    return packages | at_the_top - INNER_MODULES
+
+
+def test_every_public_module_is_in_the_reference():
+    """Sphinx warns of public names of these modules that are not (docs/conf.py)."""
+    reference = (ROOT / "docs" / "api.md").read_text()
+    documented = re.findall(r"^\.\. automodule:: (\S+)$", reference, re.MULTILINE)
+    assert sorted(documented) == sorted(public_modules())
+    headings = set(re.findall(r"^## (egno_jax\S*)$", reference, re.MULTILINE))
+    assert headings == set(documented)
+    left_out = re.findall(r":exclude-members: (.*)", reference)
+    names = {f"egno_jax.{name}" for names in left_out for name in names.split(", ")}
+    assert names <= set(documented)
 
 
 def test_citation_names_the_software_and_the_paper():

@@ -2,7 +2,7 @@
 
 Three test systems of typical error: of those within five percent of the median, the ones in which
 the particles move the farthest compared with the size of the system, so that there is something to
-see.
+see. The README says so below it; titles have one format, so that errors can be compared.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(directory: Path) -> None:
     moved = np.linalg.norm(paths[:, -1] - paths[:, 0], axis=-1).mean(axis=-1)
     size = np.ptp(paths, axis=(1, 2)).max(axis=-1)
     chosen = typical[np.argsort(-(moved / size)[typical])[:3]]
-    titles = [f"A-MSE {error:.1g}" for error in errors[chosen]]
+    titles = [f"A-MSE {error:.1e}" for error in errors[chosen]]
     figure = visualize.plot_trajectories(paths[chosen], predicted[chosen], titles=titles, columns=3)
     PICTURE.parent.mkdir(exist_ok=True)
     figure.savefig(PICTURE, dpi=90, bbox_inches="tight")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import re
@@ -14,6 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from egno_jax import datasets
 from egno_jax.datasets import mocap
+from egno_jax.datasets.mocap import __main__ as command_line
 from tests import mocap_files
 from tests.mocap_files import AMC, ASF, random_motion, random_skeleton, write
 
@@ -555,7 +557,9 @@ def test_the_folder_comes_from_the_environment(folder, monkeypatch, tmp_path):
     for motion in ("run", "walk"):
         with pytest.raises(ValueError, match=r"set EGNO_DATA_DIR.*mocap\.cs\.cmu\.edu"):
             mocap.load_windows(motion, "test")
-        with pytest.raises(ValueError, match=rf"{tmp_path}.* is missing.*mocap.cs.cmu.edu"):
+        needed = "cmu/subject09_run.npz" if motion == "run" else "cmu/subject35/35.asf"
+        message = rf"^{tmp_path}/{needed} is missing; .*--data\.data-dir.*mocap\.cs\.cmu\.edu"
+        with pytest.raises(ValueError, match=message):
             mocap.load_windows(motion, "test", data_dir=tmp_path)
 
 
@@ -577,7 +581,8 @@ def test_a_missing_or_short_trial_is_named(tmp_path):
         (("jump", "test", 3), "motion is 'jump'"),
         (("run", "val", 3), "split is 'val', expected one of"),
         (("run", "test", 4), "number of samples is 4, expected a multiple of 3"),
-        (("run", "test", 39), "is 39, expected a multiple of 3.*up to 36"),
+        (("run", "test", 39), "is 39, expected a multiple of 3.*up to 36, such as 36"),
+        (("run", "train", 12), r"up to 60, such as 10: .* has 12 windows; .*--data\.num-train"),
         (("walk", "train", 0), "is 0, expected a multiple of 10"),
         (("walk", "train", 10.0), r"is 10\.0, expected"),
     ],
@@ -633,6 +638,103 @@ def test_damaged_files_of_runs_are_refused(damage, tmp_path):
     with pytest.raises(ValueError, match=r"cannot be read.*the file is damaged") as caught:
         mocap.load_windows("run", "test", num_samples=3, data_dir=tmp_path)
     assert str(path) in str(caught.value)
+
+
+# The file of runs, made
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """A folder with the recordings of subject 9, made up."""
+    path = tmp_path_factory.mktemp("recordings")
+    mocap_files.write_recordings(path)
+    return path
+
+
+def own_split():
+    return {
+        "train": {"09_02": [7, 0, 3], "09_11": [1, 2, 9]},
+        "valid": {"09_01": [4, 5]},
+        "test": {"09_04": [0, 8]},
+    }
+
+
+def test_a_split_of_ones_own_is_taken_as_it_is(recordings, tmp_path):
+    path = write(tmp_path / "split.json", json.dumps(own_split()))
+    out = tmp_path / "cmu/subject09_run.npz"
+    mocap.convert_run(recordings, out, split=path)
+    skeleton = mocap.read_skeleton(recordings / "09.asf")
+    for part, trials in own_split().items():
+        starts = [start for chosen in trials.values() for start in chosen]
+        windows = mocap.load_windows("run", part, num_samples=len(starts), data_dir=tmp_path)
+        assert windows.starts.tolist() == starts
+        np.testing.assert_array_equal(windows.bonds, skeleton.bonds)
+        names = [name for name, starts in trials.items() for _ in starts]
+        for name, start, positions in zip(names, windows.starts, windows.positions, strict=True):
+            motion = mocap.read_motion(recordings / f"{name}.amc", skeleton)
+            expected = mocap.joint_positions(skeleton, motion)[start : start + 32]
+            np.testing.assert_array_equal(positions, expected)
+
+
+def test_drawn_windows_follow_the_seed_and_say_so(recordings, tmp_path):
+    def drawn(name, seed):
+        folder = tmp_path / name
+        mocap.convert_run(recordings, folder / "cmu/subject09_run.npz", seed=seed)
+        found = {}
+        for part, count in {"train": 25, "valid": 15, "test": 15}.items():
+            with pytest.warns(UserWarning, match=f"drawn with seed {seed}.*not the published"):
+                found[part] = mocap.load_windows("run", part, num_samples=count, data_dir=folder)
+        return found
+
+    first, again, other = drawn("a", 0), drawn("b", 0), drawn("c", 1)
+    trials = [set(windows.trials.tolist()) for windows in first.values()]
+    assert [len(part) for part in trials] == [5, 3, 3] and len(set.union(*trials)) == 11
+    for part in SPLITS:
+        for a, b in zip(first[part], again[part], strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert any(first[part].starts.tolist() != other[part].starts.tolist() for part in SPLITS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("valid"), r"came \['test', 'train'\], expected an object with"),
+        (lambda s: s.update(test={}), r"test: came \{\}, expected an object of trials"),
+        (lambda s: s["test"].update({"09_04": [0.5]}), "test, 09_04: expected a list of frames"),
+        (lambda s: s["test"].update({"09_04": [True]}), "test, 09_04: expected a list of frames"),
+        (lambda s: s["test"].update({"09_04": [3, 13]}), "09_04: came frame 13, .* from 0 to 12"),
+        (lambda s: s["test"].update({"09_04": [3, 3]}), r"09_04: came \[3, 3\], .* each once"),
+        (lambda s: s["test"].update({"09_04": []}), r"09_04: came \[\], expected at least one"),
+        (lambda s: s["test"].update({"09_01": [0]}), r"came \['09_01'\] in more than one split"),
+    ],
+)
+def test_wrong_splits_are_refused_with_file_and_place(change, message, recordings, tmp_path):
+    split = own_split()
+    change(split)
+    path = write(tmp_path / "split.json", json.dumps(split))
+    with pytest.raises(ValueError, match=message) as caught:
+        mocap.convert_run(recordings, tmp_path / "out.npz", split=path)
+    assert str(caught.value).startswith(str(path))
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_the_command_converts_and_names_what_is_missing(recordings, tmp_path, capsys):
+    out = tmp_path / "cmu/subject09_run.npz"
+    words = ["convert", "--folder", str(recordings), "--out", str(out)]
+    assert command_line.main(words) == 0
+    assert "not the published windows" in capsys.readouterr().out
+    assert command_line.main(words) == 2
+    assert f"{out} is there already" in capsys.readouterr().err
+    out.unlink()
+    for missing in (recordings / "09_07.amc", recordings / "09.asf"):
+        missing.rename(tmp_path / missing.name)
+        assert command_line.main(words) == 2
+        assert f"{missing} is missing; download it" in capsys.readouterr().err
+        (tmp_path / missing.name).rename(missing)
+    broken = write(tmp_path / "split.json", "{")
+    assert command_line.main([*words, "--split", str(broken)]) == 2
+    assert f"{broken} cannot be read as JSON" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.skipif("EGNO_DATA_DIR" not in os.environ, reason="EGNO_DATA_DIR is not set")

@@ -8,8 +8,9 @@ and any other motion in Acclaim's file formats:
     skeleton = mocap.read_skeleton("35.asf")
     positions = mocap.joint_positions(skeleton, mocap.read_motion("35_01.amc", skeleton))
 
-Nothing is downloaded: the files are free for research at mocap.cs.cmu.edu. Lengths are as the files
-have them, 1 = 5.64 cm for these subjects (an inch divided by the header's 0.45), 120 frames a
+Nothing is downloaded: the files are free for research at mocap.cs.cmu.edu. `convert_run`, or
+`python -m egno_jax.datasets.mocap convert`, makes the file of runs of them. Lengths are as the
+files have them, 1 = 5.64 cm for these subjects (an inch divided by the header's 0.45), 120 frames a
 second, y up.
 
 Sources: Kipf et al., "Neural Relational Inference for Interacting Systems" (ICML 2018) for the
@@ -25,6 +26,7 @@ from egno_jax.datasets.mocap.acclaim import (
     read_motion,
     read_skeleton,
 )
+from egno_jax.datasets.mocap.conversion import convert_run
 from egno_jax.datasets.mocap.kinematics import joint_positions
 from egno_jax.datasets.mocap.subjects import PUBLISHED_SIZES, WALK_SPLIT, load, load_windows
 from egno_jax.datasets.mocap.windows import (
@@ -47,6 +49,7 @@ __all__ = [
     "Root",
     "Skeleton",
     "Windows",
+    "convert_run",
     "cut",
     "joint_positions",
     "load",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,8 +33,11 @@ WALK_SPLIT = {
 """Which trials of subject 35 belong to which split."""
 
 _RUN_FILE = "cmu/subject09_run.npz"
+_RUN_FOLDER = "cmu/subject09"
 _WALK_FOLDER = "cmu/subject35"
-_RUN_KEYS = {"train": "train", "valid": "val", "test": "test"}
+RUN_KEYS = {"train": "train", "valid": "val", "test": "test"}
+# In files whose windows are not those published: the seed that they were drawn with.
+DRAWN_WITH_SEED = "drawn_with_seed"
 # As in the original, windows of walks start in the first 300 frames of their trial.
 _WALK_STARTS = 300
 
@@ -135,11 +139,19 @@ def _per_trial(num_samples: int, trials: _Trials, split: str) -> int:
     count, most = len(trials.starts), min(map(len, trials.starts.values()))
     is_integer = isinstance(num_samples, (int, np.integer)) and not isinstance(num_samples, bool)
     if not is_integer or not 1 <= num_samples <= count * most or num_samples % count:
+        nearest = f", such as {_nearest(num_samples, count, most)}" if is_integer else ""
         raise ValueError(
             f"the number of samples is {num_samples!r}, expected a multiple of {count}, the number "
-            f"of trials of split {split!r}, up to {count * most}"
+            f"of trials of split {split!r}, up to {count * most}{nearest}: each trial gives the "
+            f"same number, and the shortest has {most} windows; num_samples sets it, and "
+            f"--data.num-{split} in the experiments ({trials.source})"
         )
     return int(num_samples) // count
+
+
+def _nearest(num_samples: int, count: int, most: int) -> int:
+    """Returns the number of samples next to the one given that so many trials can give."""
+    return count * min(max(round(num_samples / count), 1), most)
 
 
 def _folder(data_dir: str | os.PathLike[str] | None, motion: str) -> pathlib.Path:
@@ -148,10 +160,15 @@ def _folder(data_dir: str | os.PathLike[str] | None, motion: str) -> pathlib.Pat
     needed = _RUN_FILE if motion == "run" else f"{_WALK_FOLDER}/35.asf"
     if not folder:
         raise ValueError(
-            f"there is no folder of data: give data_dir or set EGNO_DATA_DIR. {_HOW_TO_GET[motion]}"
+            "there is no folder of data: give data_dir (--data.data-dir in the experiments) or set "
+            f"EGNO_DATA_DIR. {needed} is looked for in it. {_HOW_TO_GET[motion]}"
         )
     if not (pathlib.Path(folder) / needed).exists():
-        raise ValueError(f"{pathlib.Path(folder) / needed} is missing. {_HOW_TO_GET[motion]}")
+        raise ValueError(
+            f"{pathlib.Path(folder) / needed} is missing; data_dir, --data.data-dir in the "
+            f"experiments, and EGNO_DATA_DIR name the folder that holds {needed}. "
+            f"{_HOW_TO_GET[motion]}"
+        )
     return pathlib.Path(folder)
 
 
@@ -161,8 +178,9 @@ _HOW_TO_GET = {
         f"into the folder {_WALK_FOLDER} of the data"
     ),
     "run": (
-        "Its trials are those of subject 9 at mocap.cs.cmu.edu, 09.asf and 09_*.amc, and its "
-        "windows those of the published split; docs/mocap.md says what the file holds"
+        "Make it: download 09.asf and the trials 09_01.amc to 09_11.amc of subject 9 from "
+        f"mocap.cs.cmu.edu into a folder, and run python -m egno_jax.datasets.mocap convert "
+        f"--folder {_RUN_FOLDER} --out {_RUN_FILE}; docs/mocap.md says more of its windows"
     ),
 }
 
@@ -194,12 +212,23 @@ def _read_walk(folder: pathlib.Path, split: str) -> _Trials:
 def _read_run(folder: pathlib.Path, split: str) -> _Trials:
     path = folder / _RUN_FILE
     arrays = _read_arrays(path)
+    if DRAWN_WITH_SEED in arrays:
+        warnings.warn(
+            f"{path}: its windows were drawn with seed {arrays[DRAWN_WITH_SEED]} and are not the "
+            "published ones, so errors do not compare with published errors",
+            stacklevel=4,
+        )
+    return run_trials(path, arrays, split)
+
+
+def run_trials(path: pathlib.Path, arrays: Mapping[str, np.ndarray], split: str) -> _Trials:
+    """Returns one split of what a file of runs holds, checked; errors begin with the path."""
     bonds = _get(path, arrays, "edges", np.integer, (None, 2))
     num_joints = len(bonds) + 1
     if bonds.min(initial=0) < 0 or bonds.max(initial=0) >= num_joints:
         _fail(path, "edges", f"joints up to {bonds.max()}", f"those of {num_joints} joints, from 0")
-    key = _RUN_KEYS[split]
-    members = {name: _trials_of(path, arrays, name) for name in _RUN_KEYS.values()}
+    key = RUN_KEYS[split]
+    members = {name: _trials_of(path, arrays, name) for name in RUN_KEYS.values()}
     for other, trials in members.items():
         shared = sorted(set(trials) & set(members[key]))
         if other != key and shared:
