@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from egno_jax.datasets import files
 from egno_jax.datasets.mocap.acclaim import read_motion, read_skeleton
 from egno_jax.datasets.mocap.kinematics import joint_positions
 from egno_jax.datasets.mocap.windows import HORIZON, PROTOCOLS, Windows, cut, samples
 
 if TYPE_CHECKING:
+    import os
+
     from egno_jax.datasets.base import Samples
 
 PUBLISHED_SIZES = {
@@ -45,13 +47,13 @@ class _Trials(NamedTuple):
       positions: `[T, N, 3]` by the number of the trial.
       starts: `[K]` by the number of the trial.
       bonds: `[B, 2]`.
-      source: the files, for errors.
+      sources: by the number of the trial, the file and the place in it, for errors.
     """
 
     positions: Mapping[int, np.ndarray]
     starts: Mapping[int, np.ndarray]
     bonds: np.ndarray
-    source: pathlib.Path
+    sources: Mapping[int, str]
 
 
 def load(
@@ -132,27 +134,29 @@ def load_windows(
 
 def _per_trial(num_samples: int, trials: _Trials, split: str) -> int:
     """Returns how many windows to take of each trial."""
-    count, most = len(trials.starts), min(map(len, trials.starts.values()))
+    fewest = min(trials.starts, key=lambda trial: len(trials.starts[trial]))
+    count, most = len(trials.starts), len(trials.starts[fewest])
     is_integer = isinstance(num_samples, (int, np.integer)) and not isinstance(num_samples, bool)
     if not is_integer or not 1 <= num_samples <= count * most or num_samples % count:
         raise ValueError(
             f"the number of samples is {num_samples!r}, expected a multiple of {count}, the number "
-            f"of trials of split {split!r}, up to {count * most}"
+            f"of trials of split {split!r}, up to {count * most}: the fewest starts, {most}, has "
+            f"{trials.sources[fewest]}"
         )
     return int(num_samples) // count
 
 
 def _folder(data_dir: str | os.PathLike[str] | None, motion: str) -> pathlib.Path:
     """Returns the folder of the data if it holds what the motion needs."""
-    folder = data_dir or os.environ.get("EGNO_DATA_DIR")
+    folder = files.data_directory(data_dir)
     needed = _RUN_FILE if motion == "run" else f"{_WALK_FOLDER}/35.asf"
     if not folder:
         raise ValueError(
             f"there is no folder of data: give data_dir or set EGNO_DATA_DIR. {_HOW_TO_GET[motion]}"
         )
-    if not (pathlib.Path(folder) / needed).exists():
-        raise ValueError(f"{pathlib.Path(folder) / needed} is missing. {_HOW_TO_GET[motion]}")
-    return pathlib.Path(folder)
+    if not (folder / needed).exists():
+        raise ValueError(f"{folder / needed} is missing. {_HOW_TO_GET[motion]}")
+    return folder
 
 
 _HOW_TO_GET = {
@@ -173,7 +177,7 @@ _HOW_TO_GET = {
 def _read_walk(folder: pathlib.Path, split: str) -> _Trials:
     folder = folder / _WALK_FOLDER
     skeleton = read_skeleton(folder / "35.asf")
-    positions, starts = {}, {}
+    positions, starts, sources = {}, {}, {}
     for trial in WALK_SPLIT[split]:
         path = folder / f"35_{trial:02d}.amc"
         if not path.exists():
@@ -184,8 +188,9 @@ def _read_walk(folder: pathlib.Path, split: str) -> _Trials:
             raise ValueError(
                 f"{path} holds {len(positions[trial])} frames, expected {HORIZON + 2} or more"
             )
+        sources[trial] = str(path)
         starts[trial] = np.random.RandomState(trial).permutation(min(num_starts, _WALK_STARTS))
-    return _Trials(positions, starts, skeleton.bonds, folder)
+    return _Trials(positions, starts, skeleton.bonds, sources)
 
 
 # Running: one file of positions
@@ -198,6 +203,7 @@ def _read_run(folder: pathlib.Path, split: str) -> _Trials:
     num_joints = len(bonds) + 1
     if bonds.min(initial=0) < 0 or bonds.max(initial=0) >= num_joints:
         _fail(path, "edges", f"joints up to {bonds.max()}", f"those of {num_joints} joints, from 0")
+    _check_tree(path, bonds)
     key = _RUN_KEYS[split]
     members = {name: _trials_of(path, arrays, name) for name in _RUN_KEYS.values()}
     for other, trials in members.items():
@@ -212,23 +218,27 @@ def _read_run(folder: pathlib.Path, split: str) -> _Trials:
         trial: _starts_of(path, arrays, f"{key}_start_{trial}", len(positions[trial]))
         for trial in members[key]
     }
-    return _Trials(positions, starts, bonds.astype(np.int32), path)
+    sources = {trial: f"{path}, {key}_start_{trial}" for trial in starts}
+    return _Trials(positions, starts, bonds.astype(np.int32), sources)
 
 
 def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads all arrays of a file; never unpickles anything."""
-    key = "its list of arrays"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {}
-            for key in file.files:
-                arrays[key] = file[key]
-            return arrays
-    except Exception as error:  # Damaged bytes make the zip and npy readers raise anything.
-        raise ValueError(
-            f"{path}, {key}: cannot be read ({type(error).__name__}: {error}); the file is damaged "
-            "or not an npz file of plain numbers, get it again"
-        ) from error
+        return files.read_npz(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _check_tree(path: pathlib.Path, bonds: np.ndarray) -> None:
+    """Checks that N - 1 bonds join N joints to a tree, which they do if none closes a ring."""
+    part = np.arange(len(bonds) + 1)  # the joints that the bonds so far join have one number
+    for index, (one, other) in enumerate(bonds):
+        if part[one] == part[other]:
+            expected = (
+                "a bond between two joints that those before it do not join: edges are a tree"
+            )
+            _fail(path, f"edges[{index}]", f"[{one}, {other}]", expected)
+        part[part == part[one]] = part[other]
 
 
 def _trials_of(path: pathlib.Path, arrays: Mapping[str, np.ndarray], name: str) -> list[int]:
@@ -249,7 +259,7 @@ def _starts_of(
         _fail(path, f"{key}[{bad[0]}]", f"{starts[bad[0]]}", expected)
     if not starts.size or len(np.unique(starts)) != len(starts):
         _fail(path, key, f"{len(starts)} starts, not all different", "at least one, each once")
-    return starts
+    return starts.astype(np.int64)
 
 
 def _get(
@@ -277,4 +287,4 @@ def _get(
 
 
 def _fail(path: pathlib.Path, place: str, came: str, expected: str) -> Any:
-    raise ValueError(f"{path}, {place}: came {came}, expected {expected}")
+    raise ValueError(f"{path}, {place}: came {files.shorten(came)}, expected {expected}")
