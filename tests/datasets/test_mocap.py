@@ -587,8 +587,8 @@ def test_a_missing_or_short_trial_is_named(tmp_path):
         (("jump", "test", 3), "motion is 'jump'"),
         (("run", "val", 3), "split is 'val', expected one of"),
         (("run", "test", 4), "number of samples is 4, expected a multiple of 3"),
-        (("run", "test", 39), "39, expected a multiple of 3.*up to 36.*run.npz, test_start_3"),
-        (("walk", "test", 70), "70, expected a multiple of 5.*up to 65.*13, has .*35_15.amc"),
+        (("run", "test", 39), "is 39, expected a multiple of 3.*up to 36, such as 36"),
+        (("run", "train", 12), r"up to 60, such as 10: .* has 12 windows; .*--data\.num-train"),
         (("walk", "train", 0), "is 0, expected a multiple of 10"),
         (("walk", "train", 10.0), r"is 10\.0, expected"),
     ],
@@ -644,6 +644,20 @@ def test_wrong_files_of_runs_are_refused_with_file_and_place(changes, message, t
     with pytest.raises(ValueError, match=message) as caught:
         mocap.load_windows("run", "test", num_samples=3, data_dir=tmp_path)
     assert str(caught.value).startswith(f"{path}, ")
+
+
+def test_a_trial_with_too_few_starts_is_named_with_its_file_and_key(tmp_path):
+    changes = {"test_start_7": np.arange(3)}
+    path = mocap_files.write_run(tmp_path, **changes)
+    with pytest.raises(ValueError, match=r"up to 9.*the shortest has 3 windows") as caught:
+        mocap.load_windows("run", "test", num_samples=12, data_dir=tmp_path)
+    assert f"({path}, test_start_7)" in str(caught.value)
+    skeleton = mocap_files.write_walk(tmp_path)
+    motion = random_motion(np.random.default_rng(0), skeleton, num_frames=34)
+    path = write(tmp_path / "cmu/subject35/35_07.amc", mocap_files.amc_text(skeleton, motion))
+    with pytest.raises(ValueError, match=r"up to 15.*the shortest has 3 windows") as caught:
+        mocap.load_windows("walk", "test", num_samples=20, data_dir=tmp_path)
+    assert f"({path})" in str(caught.value)
 
 
 def test_starts_of_any_integer_type_are_those_of_the_file(tmp_path, folder):

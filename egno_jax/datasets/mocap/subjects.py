@@ -47,13 +47,13 @@ class _Trials(NamedTuple):
       positions: `[T, N, 3]` by the number of the trial.
       starts: `[K]` by the number of the trial.
       bonds: `[B, 2]`.
-      sources: by the number of the trial, the file and the place in it, for errors.
+      source: the file, and the place in it, of the trial with the fewest starts, for errors.
     """
 
     positions: Mapping[int, np.ndarray]
     starts: Mapping[int, np.ndarray]
     bonds: np.ndarray
-    sources: Mapping[int, str]
+    source: str
 
 
 def load(
@@ -134,16 +134,22 @@ def load_windows(
 
 def _per_trial(num_samples: int, trials: _Trials, split: str) -> int:
     """Returns how many windows to take of each trial."""
-    fewest = min(trials.starts, key=lambda trial: len(trials.starts[trial]))
-    count, most = len(trials.starts), len(trials.starts[fewest])
+    count, most = len(trials.starts), min(map(len, trials.starts.values()))
     is_integer = isinstance(num_samples, (int, np.integer)) and not isinstance(num_samples, bool)
     if not is_integer or not 1 <= num_samples <= count * most or num_samples % count:
+        nearest = f", such as {_nearest(num_samples, count, most)}" if is_integer else ""
         raise ValueError(
             f"the number of samples is {num_samples!r}, expected a multiple of {count}, the number "
-            f"of trials of split {split!r}, up to {count * most}: the fewest starts, {most}, has "
-            f"{trials.sources[fewest]}"
+            f"of trials of split {split!r}, up to {count * most}{nearest}: each trial gives the "
+            f"same number, and the shortest has {most} windows; num_samples sets it, and "
+            f"--data.num-{split} in the experiments ({trials.source})"
         )
     return int(num_samples) // count
+
+
+def _nearest(num_samples: int, count: int, most: int) -> int:
+    """Returns the number of samples next to the one given that so many trials can give."""
+    return count * min(max(round(num_samples / count), 1), most)
 
 
 def _folder(data_dir: str | os.PathLike[str] | None, motion: str) -> pathlib.Path:
@@ -154,9 +160,9 @@ def _folder(data_dir: str | os.PathLike[str] | None, motion: str) -> pathlib.Pat
         raise ValueError(
             f"there is no folder of data: give data_dir or set EGNO_DATA_DIR. {_HOW_TO_GET[motion]}"
         )
-    if not (folder / needed).exists():
-        raise ValueError(f"{folder / needed} is missing. {_HOW_TO_GET[motion]}")
-    return folder
+    if not (pathlib.Path(folder) / needed).exists():
+        raise ValueError(f"{pathlib.Path(folder) / needed} is missing. {_HOW_TO_GET[motion]}")
+    return pathlib.Path(folder)
 
 
 _HOW_TO_GET = {
@@ -171,13 +177,18 @@ _HOW_TO_GET = {
 }
 
 
+def _shortest(starts: Mapping[int, np.ndarray]) -> int:
+    """Returns the trial with the fewest starts."""
+    return min(starts, key=lambda trial: len(starts[trial]))
+
+
 # Walking: raw files
 
 
 def _read_walk(folder: pathlib.Path, split: str) -> _Trials:
     folder = folder / _WALK_FOLDER
     skeleton = read_skeleton(folder / "35.asf")
-    positions, starts, sources = {}, {}, {}
+    positions, starts = {}, {}
     for trial in WALK_SPLIT[split]:
         path = folder / f"35_{trial:02d}.amc"
         if not path.exists():
@@ -188,9 +199,9 @@ def _read_walk(folder: pathlib.Path, split: str) -> _Trials:
             raise ValueError(
                 f"{path} holds {len(positions[trial])} frames, expected {HORIZON + 2} or more"
             )
-        sources[trial] = str(path)
         starts[trial] = np.random.RandomState(trial).permutation(min(num_starts, _WALK_STARTS))
-    return _Trials(positions, starts, skeleton.bonds, sources)
+    source = folder / f"35_{_shortest(starts):02d}.amc"
+    return _Trials(positions, starts, skeleton.bonds, str(source))
 
 
 # Running: one file of positions
@@ -218,8 +229,8 @@ def _read_run(folder: pathlib.Path, split: str) -> _Trials:
         trial: _starts_of(path, arrays, f"{key}_start_{trial}", len(positions[trial]))
         for trial in members[key]
     }
-    sources = {trial: f"{path}, {key}_start_{trial}" for trial in starts}
-    return _Trials(positions, starts, bonds.astype(np.int32), sources)
+    source = f"{path}, {key}_start_{_shortest(starts)}"
+    return _Trials(positions, starts, bonds.astype(np.int32), source)
 
 
 def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
