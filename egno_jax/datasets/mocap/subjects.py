@@ -214,13 +214,13 @@ def _read_run(folder: pathlib.Path, split: str) -> _Trials:
     num_joints = len(bonds) + 1
     if bonds.min(initial=0) < 0 or bonds.max(initial=0) >= num_joints:
         _fail(path, "edges", f"joints up to {bonds.max()}", f"those of {num_joints} joints, from 0")
-    _check_tree(path, bonds)
     key = _RUN_KEYS[split]
     members = {name: _trials_of(path, arrays, name) for name in _RUN_KEYS.values()}
     for other, trials in members.items():
         shared = sorted(set(trials) & set(members[key]))
         if other != key and shared:
             _fail(path, f"{key}_trials", f"{shared} of {other}_trials", "trials of one split each")
+    _check_tree(path, bonds)
     positions = {
         trial: _get(path, arrays, f"trial_{trial}", np.floating, (None, num_joints, 3))
         for trial in members[key]
