@@ -304,8 +304,8 @@ def finish(experiment: Experiment, directory: Path, config: Any, splits: Splits)
       ValueError: its record of the training is not there or damaged, or a result is not finite;
         the results of before stay as they are.
     """
-    _course(directory, config)
     params = egno_jax.load(directory / run_directory.BEST)
+    _course(directory, config)
     results = evaluate(experiment, directory, config, params, splits.test)
     run_directory.check_results(directory, results)
     predicted = predict(params, splits.test, batch_size=config.training.eval_batch_size)
