@@ -52,7 +52,8 @@ class DataConfig:
       atoms: `heavy`: without hydrogen, as in the original; `all`.
       graph: `bonds`: bonds of frame 0 and pairs two bonds apart, as in the original; `radius`: the
         pairs within `radius` of each given state.
-      bond_cutoff: atoms closer than this in frame 0 are bound, in Angstrom.
+      bond_cutoff: atoms closer than this in frame 0 are bound, in Angstrom; pictures of the graph
+        `radius` show the bonds that are found.
       radius: in Angstrom; read with the graph `radius` alone.
       num_train: windows to train on.
       num_valid: windows to select the model on.
@@ -266,6 +267,8 @@ def load_splits(config: DataConfig) -> Splits:
         train = datasets.concatenate(train, _samples(config, *backwards))
     targets = {"window": config.window, "num_targets": config.num_targets}
     paths = md17.paths(trajectory, starts.test, **targets)
+    bonds = md17.close_pairs if config.graph == "radius" else md17.bonds
+    bonds = bonds(trajectory, cutoff=config.bond_cutoff)
     spacing = (paths.shape[1] - 1) // config.num_targets
     return Splits(
         train=train,
@@ -273,9 +276,11 @@ def load_splits(config: DataConfig) -> Splits:
         test=_samples(config, trajectory, starts.test),
         test_paths=paths,
         drawing=Drawing(
-            bonds=md17.bonds(trajectory, cutoff=config.bond_cutoff),
+            bonds=bonds,
             target_frames=range(spacing, paths.shape[1], spacing),
-        ),
+        )
+        if len(bonds)
+        else None,
     )
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import math
 import os
 import platform
 import subprocess
@@ -115,22 +116,36 @@ def read_config(directory: Path, config_class: type) -> Any:
     """Returns the settings of a run.
 
     Raises:
-      ValueError: there is no run, or its settings are not those of `config_class`.
+      ValueError: there is no run, or its settings are not those of `config_class`; names the file.
     """
+    settings = _read_record(directory)["settings"]
     try:
-        return _build(config_class, _read_record(directory)["settings"])
-    except (TypeError, KeyError) as error:
+        return _build(config_class, settings)
+    # A field may hold anything, so a class may stumble over it anywhere.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{directory / CONFIG}: not the settings of this experiment, or written by another "
             f"version of it ({error})"
         ) from error
 
 
-def write_json(path: Path, record: Any) -> None:
-    """Writes JSON to a file, whole or not at all."""
+def write_json(path: Path, record: Any, *, allow_nan: bool = True) -> None:
+    """Writes JSON to a file, whole or not at all.
+
+    Raises:
+      ValueError: `allow_nan` is False, and a number is not finite.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(record, indent=2) + "\n")
+    partial.write_text(json.dumps(record, indent=2, allow_nan=allow_nan) + "\n")
     partial.replace(path)
+
+
+def check_results(directory: Path, results: dict[str, Any]) -> None:
+    """Raises a ValueError if a result is not a finite number, for which JSON has no word."""
+    for name, value in flatten(results):
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise ValueError(f"{directory / RESULTS}: {name} is {value}, expected finite numbers")
 
 
 def origin(command: str) -> dict[str, Any]:
@@ -164,8 +179,12 @@ def _read_record(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
     try:
         record = json.loads(path.read_text())
-        if not (isinstance(record["settings"], dict) and isinstance(record["made_with"], list)):
-            raise KeyError("settings")
+        settings, made_with = record["settings"], record["made_with"]
+        if not isinstance(settings, dict):
+            raise TypeError(f"settings are {type(settings).__name__}, expected an object")
+        is_list = isinstance(made_with, list) and made_with
+        if not is_list or not all(isinstance(one, dict) for one in made_with):
+            raise TypeError("made_with is none, expected a list of objects, one for each command")
         return record
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(f"{directory} holds no run: there is no {CONFIG} in it") from error

@@ -132,13 +132,14 @@ def main(experiment: Experiment, arguments: Sequence[str]) -> int:
 
     Returns:
       The exit code: 0; 1 if training diverged or a file cannot be read or written; 2 for wrong
-      input; both behind a message; 75 if a signal interrupted the run, which can be resumed.
+      input, or a package of an extra that is not installed; both behind a message; 75 if a signal
+      interrupted the run, which can be resumed.
     """
     try:
         return _main(experiment, arguments)
     except (training.NonFiniteLossError, OSError) as error:
         return fail(f"error: {error}", FAILURE)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         return fail(f"error: {error}", WRONG_INPUT)
     except BaseException:
         if not is_one_of_several():
@@ -155,7 +156,7 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
         config_class=experiment.config_class,
         presets=experiment.presets,
         descriptions=experiment.descriptions,
-        read_config=lambda path: run_directory.read_config(path, experiment.config_class),
+        read_config=lambda path: _read_config(experiment, path),
     )
     training.start_processes(
         options.coordinator,
@@ -198,6 +199,16 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
     if training.is_main_process():
         finish(experiment, directory, config, splits)
     return SUCCESS
+
+
+def _read_config(experiment: Experiment, directory: Path) -> Any:
+    config = run_directory.read_config(directory, experiment.config_class)
+    if config.preset not in experiment.presets:
+        raise ValueError(
+            f"{directory / run_directory.CONFIG}: preset is {config.preset!r}, expected one of "
+            f"{[*experiment.presets]}"
+        )
+    return config
 
 
 def _mesh(text: str | None) -> Mesh | None:
@@ -304,16 +315,21 @@ def finish(experiment: Experiment, directory: Path, config: Any, splits: Splits)
 
     Raises:
       CheckpointError: the run has no model yet.
+      ValueError: its record of the training is not there or damaged, or a result is not finite;
+        the results of before stay as they are.
     """
     params = egno_jax.load(directory / run_directory.BEST)
+    _course(directory, config)
     results = evaluate(experiment, directory, config, params, splits.test)
-    run_directory.write_json(directory / run_directory.RESULTS, results)
+    run_directory.check_results(directory, results)
     predicted = predict(params, splits.test, batch_size=config.training.eval_batch_size)
     real = slice(splits.test_paths.shape[2])  # nodes that only pad stand behind the others
     systems = run_page.showcase(
         splits.test_paths, splits.test.positions[:, :, real], predicted[:, :, real]
     )
     run_page.write(experiment, directory, config, results, systems, splits.drawing)
+    # Last: where this file is, all else of the run is done.
+    run_directory.write_json(directory / run_directory.RESULTS, results, allow_nan=False)
     _print_results(experiment, results)
     print(f"{directory / run_directory.REPORT} shows it all")
 
@@ -413,18 +429,23 @@ def linear_baseline(
 
 
 def _course(directory: Path, config: Any) -> dict[str, Any]:
-    """Returns how training went, from the lines it left."""
-    records = training.read_json_lines(directory / run_directory.METRICS)
-    valid = [record for record in records if record["kind"] == "valid"]
-    best = min(valid, key=lambda record: record["f_mse"], default={})
-    last = records[-1] if records else {}
-    return {
-        "steps": last.get("step"),
-        "finished": last.get("step") == config.training.num_steps,
-        "best_step": best.get("step"),
-        "valid_f_mse": best.get("f_mse"),
-        "train_seconds": round(last.get("seconds", math.nan), 1),
-    }
+    """Returns how training went, from the lines it left, or says what is wrong with them."""
+    path = directory / run_directory.METRICS
+    try:
+        records = training.read_json_lines(path)
+        valid = [record for record in records if record["kind"] == "valid"]
+        if not valid:
+            raise ValueError(f"{path}: no evaluation of a model is written down in it")
+        best, last = min(valid, key=lambda record: record["f_mse"]), records[-1]
+        return {
+            "steps": last["step"],
+            "finished": last["step"] == config.training.num_steps,
+            "best_step": best["step"],
+            "valid_f_mse": best["f_mse"],
+            "train_seconds": round(last["seconds"], 1),
+        }
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged, or not written by a run ({error!r})") from error
 
 
 def _print_results(experiment: Experiment, results: dict[str, Any]) -> None:

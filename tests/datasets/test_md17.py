@@ -77,7 +77,7 @@ def test_a_truncated_archive_is_found(tmp_path_factory, kept):
     md17.write(path, trembling_ethanol(5))
     data = path.read_bytes()
     path.write_bytes(data[: int(kept * len(data))])
-    with pytest.raises(ValueError, match=r"ethanol\.npz(: | is empty)"):
+    with pytest.raises(ValueError, match=r"ethanol\.npz(: |, | is )"):
         md17.read(path)
 
 
@@ -104,6 +104,8 @@ def test_a_changed_byte_is_harmless_or_found(tmp_path_factory, where, flip):
 POSITIONS = trembling_ethanol(4).positions
 BROKEN = POSITIONS.copy()
 BROKEN[2, 7, 1] = np.nan
+COINCIDENT = POSITIONS.copy()
+COINCIDENT[2, 7] = COINCIDENT[2, 4]
 PROVENANCE = {"format_version": 1, "source": "xtb"}
 
 
@@ -122,7 +124,7 @@ PROVENANCE = {"format_version": 1, "source": "xtb"}
         ({"R": POSITIONS[:1], "z": NUMBERS}, "1 frames of 9 atoms"),
         ({"R": POSITIONS[:, :0], "z": NUMBERS[:0]}, "4 frames of 0 atoms"),
         ({"R": BROKEN, "z": NUMBERS}, r"R\[2, 7, 1\] is nan, expected a finite"),
-        ({"R": np.array([{}]), "z": NUMBERS}, "[Pp]ickle"),
+        ({"R": np.array([{}]), "z": NUMBERS}, "a pickle, which is never loaded"),
         ({"R": POSITIONS, "z": NUMBERS, "provenance": "{"}, "provenance is not what"),
         ({"R": POSITIONS, "z": NUMBERS, "provenance": "{}"}, "provenance is not what"),
         (
@@ -137,18 +139,30 @@ PROVENANCE = {"format_version": 1, "source": "xtb"}
             },
             "format version 2, expected 1",
         ),
+        *(
+            (
+                {"R": POSITIONS, "z": NUMBERS, "provenance": json.dumps(provenance)},
+                "source 'MD17' and molecule .*, expected one of its molecules",
+            )
+            for provenance in (
+                PROVENANCE | {"source": "MD17"},
+                PROVENANCE | {"source": "MD17", "molecule": "foo"},
+                PROVENANCE | {"source": "MD17", "molecule": ["ethanol"]},
+            )
+        ),
+        ({"R": COINCIDENT, "z": NUMBERS}, r"R\[2\] has atoms 4 and 7 both at \[-0\."),
     ],
 )
 def test_archives_that_hold_no_trajectory_are_refused(tmp_path, members, message):
     path = save(tmp_path / "bad.npz", **members)
-    with pytest.raises(ValueError, match=rf"(?s)bad\.npz: .*{message}"):
+    with pytest.raises(ValueError, match=rf"(?s)bad\.npz[:,] .*{message}"):
         md17.read(path)
 
 
 def test_files_of_another_kind_are_refused(tmp_path):
     for name, text, message in (
         ("empty.npz", "", "is empty"),
-        ("text.npz", "not a zip file", "not an .npz archive"),
+        ("text.npz", "not a zip file", r"is no \.npz archive: it begins with b'not '"),
         ("data.pdb", "ATOM", r"suffix is '\.pdb', expected one of"),
     ):
         (tmp_path / name).write_text(text)
@@ -156,7 +170,7 @@ def test_files_of_another_kind_are_refused(tmp_path):
             md17.read(tmp_path / name)
     np.save(tmp_path / "array.npy", POSITIONS)
     (tmp_path / "array.npy").rename(tmp_path / "array.npz")
-    with pytest.raises(ValueError, match=r"not an \.npz archive"):
+    with pytest.raises(ValueError, match=r"is no \.npz archive"):
         md17.read(tmp_path / "array.npz")
     (tmp_path / "folder.npz").mkdir()
     with pytest.raises(ValueError, match="is a folder"):
@@ -195,6 +209,40 @@ def test_only_an_archive_with_all_marks_of_the_original_is_taken_for_it(tmp_path
     for missing in ("E", "F"):
         members = {name: value for name, value in marks.items() if name != missing}
         assert md17.read(save(tmp_path / "c.npz", **members)).source == md17.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"R": np.tile(POSITIONS, (2, 1, 1))},
+        {"E": np.zeros((4, 1))},
+        {"E": np.zeros((4, 1)), "F": POSITIONS, "R": POSITIONS[:3]},
+        {"E": np.zeros((4, 1)), "F": POSITIONS, "z": np.where(NUMBERS == 8, 7, NUMBERS)},
+        {"E": np.zeros((4, 1)), "F": POSITIONS, "provenance": json.dumps(PROVENANCE)},
+    ],
+)
+def test_a_file_that_calls_itself_the_original_is_not_taken_for_it(tmp_path, monkeypatch, change):
+    molecule = md17.MOLECULES["ethanol"]._replace(num_frames=4)
+    monkeypatch.setitem(md17.MOLECULES, "ethanol", molecule)
+    claim = PROVENANCE | {"source": "MD17", "molecule": "ethanol"}
+    path = md17.path_of("ethanol", archive="md17", data_dir=tmp_path)
+    path.parent.mkdir()
+    members = {"R": POSITIONS, "z": NUMBERS, "provenance": json.dumps(claim)}
+    save(path, **(members | change))
+    with pytest.raises(ValueError, match=r"md17_ethanol\.npz: .*not MD17's ethanol: 4 frames"):
+        md17.load_trajectory("ethanol", archive="md17", data_dir=tmp_path)
+
+
+def test_what_is_written_says_nothing_of_its_origin_that_is_not_read(tmp_path):
+    for provenance in (None, {"molecule": "foo"}, {"molecule": ["ethanol"]}):
+        wrong = trembling_ethanol(3)._replace(source=md17.ORIGINAL, provenance=provenance)
+        with pytest.raises(ValueError, match="source 'MD17' and molecule"):
+            md17.write(tmp_path / "w.npz", wrong)
+    assert not list(tmp_path.iterdir())
+    right = trembling_ethanol(3)._replace(source=md17.ORIGINAL, provenance={"molecule": "ethanol"})
+    md17.write(tmp_path / "w.npz", right)
+    assert md17.read(tmp_path / "w.npz").provenance == right.provenance
 
 
 def test_molecules_are_those_of_their_formulas():
@@ -238,9 +286,22 @@ def xyz_lines(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda lines: lines[:-3], "frame 3 cannot be read"),
+        (lambda lines: lines[:-3], "frame 3 cannot be read.*ends in the middle.*expected 11 lines"),
+        (lambda lines: [*lines[:33], "8", *lines[34:]], "frame 3 has atoms C2OH5, expected"),
+        (lambda lines: [*lines[:22], "10", *lines[23:]], "frame 2 cannot be read"),
+        (lambda lines: [*lines[:11], "-9", *lines[12:]], "frame 1 cannot .*'-9', expected the num"),
+        (lambda lines: [*lines[:11], "9" * 9, *lines[12:]], "frame 1 cannot .*ends in the middle"),
+        (lambda lines: [*lines[:11], "9" * 9999, *lines[12:]], r"frame 1 cannot .*'9+\.\.\., exp"),
+        (
+            lambda lines: [line.replace(":pos:R:3", ":vel:R:3") for line in lines],
+            "frame 0 cannot be read.*Properties is 'species:S:1:vel:R:3', expected pos:R:3",
+        ),
+        (lambda lines: [*lines[:17], lines[16], *lines[18:]], r"positions\[1\] has atoms"),
         (lambda lines: [*lines[:14], "C 0.1 zero 0.3", *lines[15:]], "frame 1 cannot be read"),
-        (lambda lines: [*lines[:11], "nine", *lines[12:]], "frame 0 cannot be read.*nine"),
+        (
+            lambda lines: [*lines[:11], "nine", *lines[12:]],
+            "frame 1 cannot be read.*'nine', expected",
+        ),
         (lambda lines: [*lines[:22], "", *lines[22:]], "frame 2 cannot be read.*an empty line"),
         (lambda lines: [*lines[:24], "N 0 0 0", *lines[25:]], "frame 2 has atoms"),
         (lambda lines: lines[:11], "1 frames of 9 atoms"),
@@ -256,6 +317,22 @@ def test_damaged_xyz_files_name_the_frame(tmp_path, change, message):
     (tmp_path / "x.xyz").write_text("\n".join(lines) + "\n")
     with pytest.raises(ValueError, match=rf"(?s)x\.xyz:? .*{message}"):
         md17.read(tmp_path / "x.xyz")
+
+
+def test_an_xyz_file_cut_anywhere_but_between_frames_is_refused(tmp_path):
+    data = "\n".join([*xyz_lines(tmp_path), ""])
+    whole = trembling_ethanol(4).positions
+    ends = [k * len(data) // 4 for k in range(5)]
+    assert all(data[end : end + 2] == "9\n" for end in ends[:-1])
+    for size in range(len(data) + 1):
+        (tmp_path / "cut.xyz").write_text(data[:size])
+        try:
+            found = md17.read(tmp_path / "cut.xyz").positions
+        except ValueError as error:
+            assert "cut.xyz" in str(error) and (size not in ends or size <= ends[1])
+        else:
+            assert size in ends
+            np.testing.assert_allclose(found, whole[: len(found)], atol=1e-7)
 
 
 @few
@@ -346,8 +423,13 @@ def test_sticks_share_no_atom_and_are_those_of_the_archive_where_it_is_read():
         atoms = [atom for pair in chosen for atom in pair]
         assert len(set(atoms)) == len(atoms)
         assert all(set(bond) & set(atoms) for bond in bonds.tolist())  # no bond is left free
-    aspirin = heavy._replace(source=md17.ORIGINAL, provenance={"molecule": "aspirin"})
+    numbers = np.array([6] * 7 + [8] * 3 + [6] * 2 + [8])
+    aspirin = md17.Trajectory(np.zeros((2, 13, 3)), numbers, md17.ORIGINAL, {"molecule": "aspirin"})
     assert md17.default_sticks(aspirin, bonds)[3] == (7, 10)
+    for molecule in ("aspirin", "foo", ["ethanol"], None):  # these are not its atoms
+        other = heavy._replace(source=md17.ORIGINAL, provenance={"molecule": molecule})
+        assert md17.default_sticks(other, np.array([[1, 2]])) == [(1, 2)]
+    assert md17.default_sticks(heavy._replace(source=md17.ORIGINAL), bonds) == chosen
     with pytest.raises(ValueError, match=r"sticks: got \(0, 3\), expected two of 3 atoms"):
         md17.bond_graph(heavy, sticks=[(0, 3)])
 

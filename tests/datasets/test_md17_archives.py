@@ -125,7 +125,7 @@ def test_a_known_hash_is_held_to(server, tmp_path):
     ("changes", "message"),
     [
         (
-            {"R": np.zeros((FRAMES - 1, 9, 3))},
+            {"R": np.random.default_rng(0).normal(size=(FRAMES - 1, 9, 3))},
             "19 frames of z = .*, which is not MD17's ethanol: 20 frames",
         ),
         (
@@ -145,7 +145,7 @@ def test_what_is_no_archive_of_the_molecule_is_not_kept(server, tmp_path, change
 def test_half_an_archive_is_not_kept(server, tmp_path):
     data = publish(server)
     (server.folder / "npz" / ARCHIVE).write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=f"{ARCHIVE}: damaged, or not a whole"):
+    with pytest.raises(ValueError, match=f"{ARCHIVE}: .* is damaged or not whole"):
         fetch(server, tmp_path)
     assert not [p for p in (tmp_path / "data").rglob("*") if p.is_file()]
 

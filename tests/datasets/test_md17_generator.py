@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egno_jax.datasets import md17
+from egno_jax.datasets import cache, md17
 from egno_jax.datasets.md17 import __main__ as command_line
 from egno_jax.datasets.md17 import dynamics, generator
 
@@ -95,13 +95,34 @@ def test_at_rest_leaves_vibrations_and_takes_linear_molecules():
     [
         ([[0, 0, 0]], 0),
         ([[0, 0, 0], [0, 0, 1]], 1),
-        ([[0, 0, 0], [0, 1, 1], [0, 2, 2]], 4),
+        ([[0, 0, 0], [0, 1, 1], [0, 2, 2]], 3),
         ([[0, 0, 0], [0, 1, 1], [1, 2, 2]], 3),
         (np.random.default_rng(0).normal(size=(9, 3)), 21),
     ],
 )
 def test_vibrations_are_counted(positions, degrees):
     assert dynamics.degrees_of_freedom(np.array(positions, float)) == degrees
+
+
+def bends(num_atoms, seed):
+    """A molecule that is linear at equilibrium, a little bent, as it is at any time."""
+    rng = np.random.default_rng(seed)
+    line = np.outer(1.2 * np.arange(num_atoms), [0.0, 0.0, 1.0])
+    return line + 1e-2 * rng.normal(size=line.shape), rng.uniform(1.0, 16.0, size=num_atoms)
+
+
+@few
+@given(seed=seeds, num_atoms=st.integers(2, 5), is_linear=st.booleans())
+def test_vibrations_are_what_is_left_of_momenta_at_rest(seed, num_atoms, is_linear):
+    """Their number is the rank of the map that takes the motion of the whole away."""
+    positions, masses = (bends if is_linear else lambda n, s: toy_molecule(s, n))(num_atoms, seed)
+    size = 3 * num_atoms
+    left = [
+        dynamics.at_rest(positions, unit.reshape(-1, 3), masses).momenta.ravel()
+        for unit in np.eye(size) * np.repeat(np.sqrt(masses), 3)[:, None]
+    ]
+    rank = np.linalg.matrix_rank(left, tol=1e-6)
+    assert rank == dynamics.degrees_of_freedom(positions)
 
 
 @few
@@ -268,6 +289,53 @@ def test_a_run_does_not_go_on_with_other_settings_or_damaged_parts(tmp_path):
         make(tmp_path / "w.npz")
 
 
+def other_start(change):
+    atoms = water()
+    if change == "numbers":
+        atoms.numbers[0] = 16
+        atoms.set_masses(water().get_masses())
+    elif change == "positions":
+        atoms.positions[1] += 0.01
+    else:
+        atoms.set_masses([18.0, 1.0, 1.0])
+    return atoms
+
+
+@pytest.mark.parametrize("change", ["numbers", "positions", "masses"])
+def test_a_run_does_not_go_on_with_another_molecule(tmp_path, change):
+    interrupted(tmp_path)
+    place = "numbers" if change == "numbers" else "start_sha256"
+    with pytest.raises(ValueError, match=rf"made with {place}=.*expected.*remove .*\.parts"):
+        make(tmp_path / "w.npz", atoms=other_start(change))
+    make(tmp_path / "w.npz")
+
+
+def test_a_run_goes_on_with_parts_that_do_not_say_where_they_started(tmp_path, monkeypatch):
+    """As versions before wrote them."""
+    write = cache.write
+
+    def write_before(path, arrays, settings):
+        write(path, arrays, {k: v for k, v in settings.items() if k not in generator._START})
+
+    make(tmp_path / "whole.npz")
+    monkeypatch.setattr(cache, "write", write_before)
+    interrupted(tmp_path)
+    monkeypatch.undo()
+    calls = Calls()
+    found = make(tmp_path / "w.npz", make_calculator=calls)
+    assert calls.num_forces < 30
+    np.testing.assert_array_equal(found.positions, md17.read(tmp_path / "whole.npz").positions)
+
+
+def test_a_place_that_cannot_be_written_to_is_named_before_anything_is_computed(tmp_path):
+    (tmp_path / "file").touch()
+    calls = Calls()
+    path = tmp_path / "file" / "w.npz"
+    with pytest.raises(OSError, match=r"file/w\.npz cannot be written"):
+        make(path, make_calculator=calls)
+    assert calls.num_forces == 0 and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_file_that_is_there_is_not_overwritten(tmp_path):
     make(tmp_path / "w.npz")
     with pytest.raises(FileExistsError, match=r"w\.npz is there already"):
@@ -358,7 +426,10 @@ def test_one_atom_is_no_molecule(tmp_path):
 
 
 def test_the_command_line_hands_on_what_is_asked_for(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(generator, "start_atoms", lambda smiles, seed: water())
+    asked = []
+    monkeypatch.setattr(
+        generator, "start_atoms", lambda smiles, seed: asked.append(smiles) or water()
+    )
     monkeypatch.setattr(
         generator,
         "generate",
@@ -372,6 +443,9 @@ def test_the_command_line_hands_on_what_is_asked_for(tmp_path, monkeypatch, caps
     assert "25 frames of 3 atoms" in capsys.readouterr().out
     assert command_line.main(["generate", "--smiles", "O", "--name", "water", *words]) == 0
     assert (tmp_path / "md" / "water.npz").exists()
+    named = ["generate", "--molecule", "ethanol", "--name", "mine", *words]
+    assert command_line.main(named) == 0
+    assert md17.read(tmp_path / "md" / "mine.npz").provenance["molecule"] == "ethanol"
     out = str(tmp_path / "w.npz")
     assert command_line.main(["generate", "--smiles", "O", "--out", out, *words]) == 0
     capsys.readouterr()
@@ -379,10 +453,13 @@ def test_the_command_line_hands_on_what_is_asked_for(tmp_path, monkeypatch, caps
         (["--molecule", "ethanol", *words], "ethanol.npz is there already"),
         (["--smiles", "O", *words], "--smiles needs --name or --out"),
         (["--smiles", "O", "--name", "a/b", *words], "expected a name of letters"),
+        (["--molecule", "uracil", "--name", "", *words], "expected a name of letters"),
         (["--molecule", "uracil", *words, "--temperature", "0"], "Settings.temperature"),
     ):
         assert command_line.main(["generate", *arguments]) == 2
         assert message in capsys.readouterr().err
+    assert command_line.main(["generate", "--smiles", "", "--name", "nothing", *words]) == 0
+    assert asked == ["CCO", "O", "CCO", "O", ""]
     for arguments in (["--molecule", "phenol"], [], ["--molecule", "uracil", "--smiles", "O"]):
         with pytest.raises(SystemExit):
             command_line.main(["generate", *arguments])
@@ -418,6 +495,13 @@ def test_smiles_that_are_no_molecule_are_refused(smiles, message):
     pytest.importorskip("rdkit")
     with pytest.raises(ValueError, match=f"smiles: .*{message}"):
         md17.start_atoms(smiles)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 3_000_000_000])
+def test_seeds_that_rdkit_does_not_take_are_refused(seed):
+    pytest.importorskip("rdkit")
+    with pytest.raises(ValueError, match=f"seed: got {seed}, expected 0 to 2147483647"):
+        md17.start_atoms("CCO", seed=seed)
 
 
 def test_xtb_makes_ethanol(tmp_path):

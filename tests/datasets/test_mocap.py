@@ -96,6 +96,7 @@ def test_values_are_those_of_the_files_own_order(tmp_path):
         lambda text: text.replace("\n", "   # note\n"),
         lambda text: text.replace("    ", "\t"),
         lambda text: text.replace("\n", "\n\n"),
+        lambda text: "\ufeff" + text,
     ],
 )
 def test_white_space_and_comments_say_nothing(change, tmp_path):
@@ -204,6 +205,8 @@ def test_wrong_skeletons_are_refused_with_file_and_line(old, new, line, message,
         ("root 1 2 3 10 20 30", "root 1 2 3", 5, r"came 3 value\(s\) for 'root', expected 6"),
         ("leg -1 -2 -3", "leg -1 nan -3", 11, "came nan for 'leg', expected finite numbers"),
         ("leg -1 -2 -3", "leg -1 1e999 -3", 11, "came inf for 'leg', expected finite numbers"),
+        ("leg 1 2 3", "leg 1 2_0 3", 6, "came '2_0', expected a finite number for 'leg'"),
+        ("\n7\n", f"\n{'7' * 5000}\n", 4, r"came frame 7+\.\.\., expected a number of fewer"),
         ("leg 1 2 3", "leg 1 2 x3", 6, "came 'x3', expected a finite number for 'leg'"),
         ("leg 1 2 3", "arm 1 2 3", 6, "came the unknown bone 'arm'"),
         ("leg 1 2 3", "hip 1 2 3", 6, "came the unknown bone 'hip', expected the root or a bone"),
@@ -234,17 +237,19 @@ def test_empty_binary_and_missing_files_are_refused(kind, tmp_path):
     path = tmp_path / f"wrong.{kind}"
     text = (ASF if kind == "asf" else AMC).encode()
     for data, message in (
-        (b"", r", line 1: came (the end of the file|a header without it), expected"),
+        (b"", r"wrong\.\w+ is empty$"),
+        (b"\xef\xbb\xbf", r"wrong\.\w+ is empty$"),
         (b"\n\n# nothing\n", r", line 3: came"),
         (bytes(range(256)), r", line 2: came the byte 0x80, which is not UTF-8"),
         (text.replace(b"root", b"r\xf6ot", 1), r"line \d+: came the byte 0xf6, which is not UTF-8"),
         (text.decode().encode("utf-16"), "line 1: came the byte 0xff, which is not UTF-8"),
         (text.replace(b"0", b"\0"), r"line \d+: came"),
+        (text + bytes(10**6), r"line \d+: came .*\.\.\., expected"),
     ):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=message) as caught:
             read(path, skeleton)
-        assert str(path) in str(caught.value)
+        assert str(path) in str(caught.value) and len(str(caught.value)) < len(str(path)) + 250
     for missing in (tmp_path / "nothing", tmp_path):
         with pytest.raises(ValueError, match="cannot be read") as caught:
             read(missing, skeleton)
@@ -255,10 +260,12 @@ def test_empty_binary_and_missing_files_are_refused(kind, tmp_path):
 def test_a_file_cut_short_anywhere_is_refused(kind, tmp_path):
     skeleton = mocap.read_skeleton(write(tmp_path / "right.asf", ASF)) if kind == "amc" else None
     text = ASF if kind == "asf" else AMC
+    with pytest.raises(ValueError, match=r"cut\.\w+ is empty"):
+        read(write(tmp_path / f"cut.{kind}", ""), skeleton)
     # A skeleton ends with a word, after which nothing is lost; a motion may end after any frame.
     whole = {len(text)} if kind == "amc" else {len(text), len(text) - 1}
     whole |= {text.index("8\nroot 1.5")} if kind == "amc" else set()
-    for size in set(range(len(text))) - whole:
+    for size in set(range(1, len(text))) - whole:
         path = write(tmp_path / f"cut.{kind}", text[:size])
         with pytest.raises(ValueError, match=rf"cut.{kind}, line \d+: came .*, expected"):
             read(path, skeleton)
@@ -553,6 +560,9 @@ def test_walks_are_the_kinematics_of_their_files(folder):
 def test_the_folder_comes_from_the_environment(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("EGNO_DATA_DIR", str(folder))
     assert len(mocap.load_windows("run", "test", num_samples=3).positions) == 3
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.setenv("EGNO_DATA_DIR", f"~/{folder.name}")
+    assert len(mocap.load_windows("run", "test", num_samples=3).positions) == 3
     monkeypatch.delenv("EGNO_DATA_DIR")
     for motion in ("run", "walk"):
         with pytest.raises(ValueError, match=r"set EGNO_DATA_DIR.*mocap\.cs\.cmu\.edu"):
@@ -593,6 +603,17 @@ def test_wrong_arguments_are_refused(arguments, message, folder):
         mocap.load_windows(motion, split, num_samples=num_samples, data_dir=folder)
 
 
+def edges(*changes):
+    """Edges of a run, some replaced: by two joints, by another edge, or by that turned around."""
+    found = mocap_files.run_arrays()["edges"]
+    for index, new in changes:
+        if isinstance(new, str):
+            found[index] = found[int(new.split()[0])][::-1]
+        else:
+            found[index] = new if isinstance(new, tuple) else found[new]
+    return found
+
+
 def with_nan(array):
     array = array.copy()
     array[4, 2, 1] = np.nan
@@ -605,6 +626,9 @@ def with_nan(array):
         ({"edges": None}, "edges: came no such array, expected integer"),
         ({"edges": np.ones((5, 3), int)}, r"edges: came int64 \[5, 3\], expected integer"),
         ({"edges": np.full((5, 2), 7)}, "edges: came joints up to 7, expected those of 6 joints"),
+        ({"edges": edges((3, (2, 2)))}, r"edges\[3\]: came \[2, 2\], expected a bond between two"),
+        ({"edges": edges((4, 1))}, r"edges\[4\]: came .*edges are a tree"),
+        ({"edges": edges((4, "1 reversed"))}, r"edges\[4\]: came .*edges are a tree"),
         ({"test_trials": None}, "test_trials: came no such array"),
         ({"test_trials": np.array([3, 3])}, r"test_trials: came \[3, 3\], expected at least one"),
         ({"test_trials": np.array([0, 3])}, r"test_trials: came \[0\] of val_trials, expected"),
@@ -616,7 +640,7 @@ def with_nan(array):
         ({"test_start_7": np.array([3, 40])}, r"test_start_7\[1\]: came 40, expected 0 to 23"),
         ({"test_start_7": np.array([-1])}, r"test_start_7\[0\]: came -1"),
         ({"test_start_7": np.array([3, 3])}, "test_start_7: came 2 starts, not all different"),
-        ({"trial_3": np.array([{}])}, "trial_3: cannot be read.*allow_pickle=False"),
+        ({"trial_3": np.array([{}])}, "trial_3: it holds Python objects, a pickle, which is never"),
     ],
 )
 def test_wrong_files_of_runs_are_refused_with_file_and_place(changes, message, tmp_path):
@@ -626,18 +650,60 @@ def test_wrong_files_of_runs_are_refused_with_file_and_place(changes, message, t
     assert str(caught.value).startswith(f"{path}, ")
 
 
-@pytest.mark.parametrize("damage", ["empty", "text", "half", "bytes"])
+def test_a_trial_with_too_few_starts_is_named_with_its_file_and_key(tmp_path):
+    changes = {"test_start_7": np.arange(3)}
+    path = mocap_files.write_run(tmp_path, **changes)
+    with pytest.raises(ValueError, match=r"up to 9.*the shortest has 3 windows") as caught:
+        mocap.load_windows("run", "test", num_samples=12, data_dir=tmp_path)
+    assert f"({path}, test_start_7)" in str(caught.value)
+    skeleton = mocap_files.write_walk(tmp_path)
+    motion = random_motion(np.random.default_rng(0), skeleton, num_frames=34)
+    path = write(tmp_path / "cmu/subject35/35_07.amc", mocap_files.amc_text(skeleton, motion))
+    with pytest.raises(ValueError, match=r"up to 15.*the shortest has 3 windows") as caught:
+        mocap.load_windows("walk", "test", num_samples=20, data_dir=tmp_path)
+    assert f"({path})" in str(caught.value)
+
+
+def test_starts_of_any_integer_type_are_those_of_the_file(tmp_path, folder):
+    kinds = (np.uint64, np.uint8, np.int16)
+    changes = {
+        f"test_start_{trial}": mocap_files.run_arrays()[f"test_start_{trial}"].astype(kind)
+        for trial, kind in zip((3, 7, 8), kinds, strict=True)
+    }
+    mocap_files.write_run(tmp_path, **changes)
+    found, expected = (
+        mocap.load_windows("run", "test", num_samples=9, data_dir=place)
+        for place in (tmp_path, folder)
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "pickle", "half", "bytes"])
 def test_damaged_files_of_runs_are_refused(damage, tmp_path):
     path = mocap_files.write_run(tmp_path)
     data = bytearray(path.read_bytes())
     if damage == "bytes":
         data[len(data) // 2 : len(data) // 2 + 4000] = bytes(4000)
     else:
-        data = {"empty": b"", "text": b"motion", "half": data[: len(data) // 2]}[damage]
+        data = {
+            "empty": b"",
+            "text": b"motion",
+            "pickle": b"\x80\x04}.",
+            "half": data[: len(data) // 2],
+        }[damage]
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"cannot be read.*the file is damaged") as caught:
+    is_archive = damage in ("half", "bytes")
+    message = r"cannot be read.*the file is damaged" if is_archive else r"is no \.npz archive"
+    with pytest.raises(ValueError, match=message) as caught:
         mocap.load_windows("run", "test", num_samples=3, data_dir=tmp_path)
-    assert str(path) in str(caught.value)
+    assert str(path) in str(caught.value) and "allow_pickle" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path):
+    (tmp_path / "cmu" / "subject09_run.npz").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"subject09_run\.npz cannot be read \(Is a directory\)"):
+        mocap.load_windows("run", "test", num_samples=3, data_dir=tmp_path)
 
 
 # The file of runs, made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 import types
+import warnings
 
 import jax
 import numpy as np
@@ -58,7 +59,7 @@ def trajectory_of(num_frames=40, num_residues=RESIDUES, seed=0):
 # Files
 
 
-@pytest.mark.parametrize("suffix", ["dcd", "xtc", "trr", "pdb"])
+@pytest.mark.parametrize("suffix", ["dcd", "xtc", "trr", "xyz", "pdb"])
 def test_what_a_simulation_wrote_is_read(psf, tmp_path, suffix):
     written = motion(7, RESIDUES)
     path = write_frames(tmp_path / f"chain.{suffix}", written)
@@ -80,7 +81,7 @@ def test_several_files_follow_one_another(psf, tmp_path):
     np.testing.assert_allclose(found.positions, written, atol=6e-3)
 
 
-@pytest.mark.parametrize("suffix", ["dcd", "xtc", "trr", "pdb"])
+@pytest.mark.parametrize("suffix", ["dcd", "xtc", "trr", "xyz", "pdb"])
 @settings(deadline=None, max_examples=30)
 @given(kept=st.floats(0, 1, exclude_max=True))
 def test_a_trajectory_cut_within_a_frame_is_found(psf, tmp_path_factory, suffix, kept):
@@ -98,6 +99,8 @@ def test_a_trajectory_cut_within_a_frame_is_found(psf, tmp_path_factory, suffix,
     else:
         if suffix == "pdb":  # lines behind the last frame may be missing
             assert path.read_text().rstrip().endswith(("ENDMDL", "END"))
+        elif suffix == "xyz":  # the empty line behind the last frame may be missing
+            assert path.stat().st_size + 1 in whole or path.stat().st_size in whole
         else:
             assert path.stat().st_size in whole
         np.testing.assert_allclose(found.positions, written[: len(found.positions)], atol=6e-3)
@@ -243,9 +246,48 @@ def test_a_molecule_that_crosses_its_box_is_made_whole(box, seed):
 def test_without_bonds_jumps_are_undone_and_the_first_frame_stays():
     true = motion(60, RESIDUES, drift=(1.5, -2.0, 0.5)) + np.float32(10)
     universe = universe_of(wrapped(true, BOX), np.tile(BOX, (60, 1)), with_bonds=False)
-    found = protein.read(universe)
+    with pytest.warns(UserWarning, match="24 of the 24 selected atoms have no bond .* atom 0: in"):
+        found = protein.read(universe)
     np.testing.assert_allclose(found.positions, backbone(true), atol=2e-3)
     assert found.bonds.shape == (0, 2)
+
+
+def test_a_topology_with_some_bonds_does_not_pass_for_whole():
+    """As one with those of a CONECT record alone; without a box there is nothing to make whole."""
+    true = motion(5, RESIDUES)
+    for box, bonds, message in (
+        (BOX, [(2, 27)], "22 of the 24 selected atoms have no bond in the topology"),
+        (None, [(2, 27)], None),
+        (BOX, protein_files.bonds(RESIDUES), None),
+    ):
+        boxes = None if box is None else np.tile(box, (5, 1))
+        universe = universe_of(true if box is None else wrapped(true, box), boxes, with_bonds=False)
+        universe.add_TopologyAttr("bonds", bonds)
+        if message:
+            with pytest.warns(UserWarning, match=message):
+                protein.read(universe)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                protein.read(universe)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: ["30.0", *lines[1:]], r"no XYZ file: line 1 is '30\.0', expected a number"),
+        (lambda lines: [*lines[:32], "x" * 999, *lines[33:]], r"line 33 is 'x+\.\.\., expected a"),
+        (lambda lines: [*lines[:32], "", *lines[32:]], "line 33 is empty, and then comes '30"),
+        (lambda lines: lines[:-2], "cut short: frame 2 of 30 atoms, from line 65 on, ends in"),
+    ],
+)
+def test_damaged_xyz_files_are_refused(psf, tmp_path, change, message):
+    path = write_frames(tmp_path / "chain.xyz", motion(3, RESIDUES))
+    protein.load_universe(psf, path)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*change(lines), ""]))
+    with pytest.raises(ValueError, match=rf"chain\.xyz is .*{message}"):
+        protein.load_universe(psf, path)
 
 
 def test_a_molecule_is_made_whole_through_atoms_that_are_not_selected():

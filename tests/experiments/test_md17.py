@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import egno_jax
-from egno_jax import datasets
+from egno_jax import datasets, training
 from egno_jax.baselines import BaselineConfig
 from egno_jax.datasets import md17 as md17_data
 
@@ -101,12 +101,27 @@ def test_padding_of_radius_graphs_counts_nowhere(folder, tmp_path, monkeypatch):
     params = egno_jax.init(jax.random.key(0), model, example.graph, example.times)
     egno_jax.save(tmp_path / "best", params)
     run_directory.start(tmp_path, config, "command")
+    with training.JSONLines(tmp_path / run_directory.METRICS, 0) as metrics:
+        metrics.on_evaluation({"step": 1, "seconds": 2.0, "f_mse": 0.1})
     shown = []
     monkeypatch.setattr(run_page, "write", lambda *arguments: shown.append(arguments[4]))
     runner.finish(EXPERIMENT, tmp_path, config, splits)
     check_results(tmp_path, splits.test)
     assert splits.test.positions.shape[2] == 4
     assert shown[0].true.shape[2] == shown[0].predicted.shape[2] == 3
+
+
+@pytest.mark.parametrize("cutoff", [1.4, 1.0])
+def test_radius_graphs_need_no_bonds(folder, cutoff):
+    """Pictures show those bonds that are there: carbon 1 to oxygen is the shortest, 1.43."""
+    config = DataConfig(graph="radius", data_dir=folder, bond_cutoff=cutoff + 0.1, **SMALL)
+    drawing = md17.load_splits(config).drawing
+    if cutoff == 1.0:
+        assert drawing is None
+    else:
+        np.testing.assert_array_equal(drawing.bonds, [[1, 2]])
+    with pytest.raises(ValueError, match="has no other within"):
+        md17.load_splits(dataclasses.replace(config, graph="bonds"))
 
 
 @pytest.mark.parametrize("split", ["random", "blocks"])

@@ -108,6 +108,10 @@ def test_published_figures_are_those_of_the_equilibrium_alone():
         ("--data.cutoff 0.5", "no two of 24 atoms are within 0.5 Angstrom"),
         ("--data.stride 0", "DataConfig.stride: got 0"),
         ("--data.selection 'resname TRP'", "selects none of the 30 atoms"),
+        (
+            "--data.source transition",
+            "expected None, for the source transition; --data.source file",
+        ),
         ("--data.coordinates None", "DataConfig.coordinates: got None, expected a file"),
     ],
 )

@@ -19,7 +19,13 @@ Constraints" (ICLR 2022) for the graph; Xu et al., "Equivariant Graph Neural Ope
 from egno_jax.datasets.md17.archives import BASE_URL, data_directory, download, path_of
 from egno_jax.datasets.md17.dataset import PUBLISHED_SIZES, load, load_trajectory
 from egno_jax.datasets.md17.generator import Settings, generate, start_atoms, xtb
-from egno_jax.datasets.md17.graphs import BOND_CUTOFF, bond_graph, bonds, default_sticks
+from egno_jax.datasets.md17.graphs import (
+    BOND_CUTOFF,
+    bond_graph,
+    bonds,
+    close_pairs,
+    default_sticks,
+)
 from egno_jax.datasets.md17.molecules import MOLECULES, Molecule
 from egno_jax.datasets.md17.splits import (
     BLOCK_FRACTIONS,
@@ -73,6 +79,7 @@ __all__ = [
     "bond_graph",
     "bonds",
     "check",
+    "close_pairs",
     "data_directory",
     "default_sticks",
     "download",

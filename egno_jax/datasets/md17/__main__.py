@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     which = make.add_mutually_exclusive_group(required=True)
     which.add_argument("--molecule", choices=MOLECULES, metavar="NAME", help=f"one of {names}")
     which.add_argument("--smiles", help="any molecule, as SMILES")
-    make.add_argument("--name", help="name of the file md/NAME.npz, for --smiles")
+    make.add_argument("--name", help="of the file md/NAME.npz; else that of --molecule")
     make.add_argument("--out", type=pathlib.Path, help="the file, instead of DATA_DIR/md/NAME.npz")
     make.add_argument("--data-dir", type=pathlib.Path, help="else $EGNO_DATA_DIR, else the cache")
     for field in dataclasses.fields(Settings):
@@ -101,14 +101,14 @@ def _generate(options: argparse.Namespace) -> None:
 
     fields = dataclasses.fields(generator.Settings)
     settings = generator.Settings(**{f.name: getattr(options, f.name) for f in fields})
-    name = options.molecule or options.name
-    if not (options.out or name):
+    name = options.molecule if options.name is None else options.name
+    if options.out is None and name is None:
         raise ValueError("--smiles needs --name or --out, to name the file")
-    smiles = options.smiles or find(options.molecule).smiles
+    smiles = find(options.molecule).smiles if options.smiles is None else options.smiles
     path = options.out or archives.path_of(name, data_dir=options.data_dir)
     if path.exists():
         raise ValueError(f"{path} is there already; remove it, or choose another file with --out")
-    about = {"molecule": name, "smiles": smiles}
+    about = {"molecule": options.molecule or options.name, "smiles": smiles}
     atoms = generator.start_atoms(smiles, seed=settings.seed)
     result = generator.generate(
         path,

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pathlib
 import re
+import zipfile
 from typing import TYPE_CHECKING
 
-from egno_jax.datasets import cache
+from egno_jax.datasets import cache, files
 from egno_jax.datasets.md17.molecules import find
-from egno_jax.datasets.md17.trajectory import ORIGINAL, read
+from egno_jax.datasets.md17.trajectory import (
+    ORIGINAL,
+    ORIGINAL_FIELDS,
+    original_molecule,
+    read,
+)
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
     from typing import Literal
 
@@ -24,8 +30,7 @@ BASE_URL = "http://www.quantum-machine.org/gdml/data/npz/"
 
 def data_directory(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
     """Returns the folder of the data: the one given, `$EGNO_DATA_DIR`, or the cache's."""
-    chosen = data_dir or os.environ.get("EGNO_DATA_DIR")
-    return pathlib.Path(chosen).expanduser() if chosen else cache.default_directory()
+    return files.data_directory(data_dir) or cache.default_directory()
 
 
 def path_of(
@@ -108,8 +113,20 @@ def download(
 
 
 def check_original(path: pathlib.Path, trajectory: Trajectory, molecule: str) -> None:
-    """Raises a ValueError unless the trajectory is that of MD17's archive of the molecule."""
-    if trajectory.source == ORIGINAL and trajectory.provenance["molecule"] == molecule:
+    """Raises a ValueError unless a file is MD17's archive of the molecule.
+
+    Its atoms, its number of frames and its fields must be those of the original; that it says so
+    is not enough.
+
+    Args:
+      path: the file.
+      trajectory: what `read` read there.
+      molecule: one of `MOLECULES`.
+    """
+    with zipfile.ZipFile(path) as file:
+        fields = {name.removesuffix(".npy") for name in file.namelist()}
+    is_original = trajectory.source == ORIGINAL and fields >= ORIGINAL_FIELDS
+    if is_original and original_molecule(trajectory) == molecule:
         return
     expected = find(molecule)
     raise ValueError(

@@ -58,14 +58,22 @@ class Thermostat(NamedTuple):
 
 
 def degrees_of_freedom(positions: Float[np.ndarray, "N 3"]) -> int:
-    """Returns the number of a molecule's vibrations: 3 N - 6, and 3 N - 5 if it is linear.
+    """Returns how many degrees of freedom hold kinetic energy in a molecule at rest as a whole.
+
+    3 N - 6 for N >= 3, and 1 for two atoms: `at_rest` takes away three components of the momentum
+    and three of the angular momentum. That holds for linear molecules too, which have 3 N - 5
+    vibrations about their equilibrium: out of it they are bent, so all three components are there
+    to be taken, and without the one along the axis two bends of one frequency can only swing in a
+    plane.
 
     A thermostat that is told 3 N, when the molecule as a whole neither moves nor turns, heats the
     vibrations by 3 N / (3 N - 6): those of ethanol to 643 K instead of 500 K.
+
+    Args:
+      positions: `[N, 3]`; only N matters.
     """
-    arms = positions - positions.mean(axis=0)
-    num_rotations = 3 if np.linalg.matrix_rank(arms, tol=1e-3) > 1 else 2
-    return 3 * len(positions) - 3 - (num_rotations if len(positions) > 1 else 0)
+    num_atoms = len(positions)
+    return 3 * num_atoms - 6 if num_atoms > 2 else num_atoms - 1
 
 
 def at_rest(

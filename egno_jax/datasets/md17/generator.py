@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import math
 import os
 import pathlib
 import shutil
+import tempfile
 import time
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -27,6 +30,8 @@ METHOD = "GFN2-xTB"
 
 _BOND_TOLERANCE = 1.25  # times the covalent radii
 _BROKEN = 1.6  # times the length at the start
+_LARGEST_SEED = 2**31 - 1  # of RDKit
+_START = ("numbers", "start_sha256")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,17 +83,20 @@ def start_atoms(smiles: str, *, seed: int = 0) -> ase.Atoms:
 
     Args:
       smiles: its structure.
-      seed: of the embedding in space.
+      seed: of the embedding in space, 0 to 2^31 - 1.
 
     Returns:
       ASE Atoms, in the order of the SMILES; `info["charge"]` is the total charge.
 
     Raises:
-      ValueError: the SMILES is none, or not that of one molecule without radicals.
+      ValueError: the SMILES is none, or not that of one molecule without radicals, or the seed is
+        out of range.
       ImportError: RDKit or ASE, of the extra `generate`, is not installed.
     """
     chem = require("rdkit.Chem", "generate")
     embedding = require("rdkit.Chem.AllChem", "generate")
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise ValueError(f"seed: got {seed}, expected 0 to {_LARGEST_SEED}, which RDKit takes")
     molecule = chem.MolFromSmiles(smiles)
     if molecule is None or not molecule.GetNumAtoms():
         raise ValueError(f"smiles: RDKit reads no molecule in {smiles!r}")
@@ -154,7 +162,9 @@ def generate(
 
     Raises:
       FileExistsError: the file is there already.
-      ValueError: the parts that lie there were made in another way or are damaged.
+      OSError: the file cannot be written there; found out before anything is computed.
+      ValueError: the parts that lie there were made in another way or of another start geometry,
+        or are damaged.
       RuntimeError: the calculator failed or the molecule came apart; says at which step.
       ImportError: ASE, of the extra `generate`, is not installed.
     """
@@ -168,10 +178,13 @@ def generate(
         **(about or {}),
         **dataclasses.asdict(settings),
         "charge": int(atoms.info.get("charge", 0)),
+        "numbers": atoms.numbers.tolist(),
+        "start_sha256": _fingerprint(atoms),
         "versions": _versions(),
     }
     parts = _Parts(path.with_name(f"{path.name}.parts"), made_with, settings)
     simulation = _Simulation(atoms, settings, make_calculator)
+    _check_writable(path)
     state, done = parts.last_state()
     if state is None:
         report(f"{path}: {settings.equilibration_steps} steps of equilibration")
@@ -308,13 +321,23 @@ class _Parts:
         """Returns the state to go on from, None if there is none, and the steps that are done."""
         path = self.folder / "state.npz"
         try:
-            arrays = cache.read(path, self._made_with)
+            arrays = self._read(path)
         except FileNotFoundError:
             return None, 0
         except ValueError as error:
             raise ValueError(f"{error}; remove {self.folder} to start again") from error
         done = int(arrays.pop("done"))
         return dynamics.State(**arrays), done
+
+    def _read(self, path: pathlib.Path) -> dict[str, np.ndarray]:
+        """Reads a part, also one of a version that did not write down the start geometry."""
+        try:
+            return cache.read(path, self._made_with)
+        except ValueError:
+            before = {name: self._made_with[name] for name in self._made_with if name not in _START}
+            with contextlib.suppress(ValueError):
+                return cache.read(path, before)
+            raise
 
     def save(self, state: dynamics.State, done: int) -> None:
         arrays = {**state._asdict(), "done": np.array(done)}
@@ -327,7 +350,7 @@ class _Parts:
         """Returns the frames of all chunks."""
         firsts = range(0, self._settings.num_steps, self._settings.chunk_steps)
         try:
-            chunks = [cache.read(self._frames_path(k), self._made_with)["frames"] for k in firsts]
+            chunks = [self._read(self._frames_path(k))["frames"] for k in firsts]
         except (ValueError, FileNotFoundError) as error:
             raise ValueError(f"{error}; remove {self.folder} to start again") from error
         return np.concatenate(chunks)
@@ -341,6 +364,25 @@ def _heavy_bonds(numbers: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     radii = require("ase.data", "generate").covalent_radii[numbers]
     is_bond = lengths < _BOND_TOLERANCE * (radii[:, None] + radii)
     return is_bond & np.triu(np.outer(numbers > 1, numbers > 1), 1)
+
+
+def _fingerprint(atoms: ase.Atoms) -> str:
+    """Returns a checksum of positions and masses, blind to the last bits, which machines differ in.
+
+    0.0 is added because -0.0 has other bytes.
+    """
+    columns = np.column_stack([atoms.positions, atoms.get_masses()])
+    return hashlib.sha256((np.round(columns, 6) + 0.0).tobytes()).hexdigest()
+
+
+def _check_writable(path: pathlib.Path) -> None:
+    """Raises an OSError if a file cannot be made where the trajectory and its parts are to be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error.strerror})") from error
 
 
 def _versions() -> dict[str, str]:

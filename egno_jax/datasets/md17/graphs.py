@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,8 +36,7 @@ def bonds(trajectory: Trajectory, *, cutoff: float = BOND_CUTOFF) -> Int[np.ndar
       ValueError: an atom has no bond; names it.
       ImportError: vesin, of the extra `data`, is not installed.
     """
-    pairs = graph.bonds_within(trajectory.positions[0], cutoff)
-    pairs = pairs[(trajectory.numbers[pairs] > 1).any(axis=1)]
+    pairs = close_pairs(trajectory, cutoff=cutoff)
     alone = np.setdiff1d(np.arange(len(trajectory.numbers)), pairs)
     if alone.size:
         raise ValueError(
@@ -45,6 +45,23 @@ def bonds(trajectory: Trajectory, *, cutoff: float = BOND_CUTOFF) -> Int[np.ndar
             "atoms if there are only heavy ones, or use a radius graph"
         )
     return pairs
+
+
+def close_pairs(trajectory: Trajectory, *, cutoff: float = BOND_CUTOFF) -> Int[np.ndarray, "B 2"]:
+    """Returns the pairs that `bonds` takes for bonds, be there atoms without any or not.
+
+    Args:
+      trajectory: the atoms that are nodes.
+      cutoff: in Angstrom.
+
+    Returns:
+      `[B, 2]` int32, the smaller index first; B may be 0.
+
+    Raises:
+      ImportError: vesin, of the extra `data`, is not installed.
+    """
+    pairs = graph.bonds_within(trajectory.positions[0], cutoff)
+    return pairs[(trajectory.numbers[pairs] > 1).any(axis=1)]
 
 
 def bond_graph(
@@ -102,9 +119,11 @@ def default_sticks(trajectory: Trajectory, bonds: Int[np.ndarray, "B 2"]) -> lis
     Returns:
       The pairs to flag.
     """
-    molecule = (trajectory.provenance or {}).get("molecule")
-    if trajectory.source == "MD17" and (trajectory.numbers > 1).all():
-        return list(MOLECULES[molecule].sticks)
+    name = (trajectory.provenance or {}).get("molecule")
+    if trajectory.source == "MD17" and isinstance(name, str) and name in MOLECULES:
+        heavy = {z: count for z, count in MOLECULES[name].counts.items() if z > 1}
+        if Counter(trajectory.numbers.tolist()) == heavy:
+            return list(MOLECULES[name].sticks)
     taken: set[int] = set()
     chosen = []
     for pair in map(tuple, bonds.tolist()):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import pathlib
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from egno_jax.datasets import cache
+from egno_jax.datasets import cache, files
 from egno_jax.datasets.md17.molecules import MOLECULES
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import ase
     from jaxtyping import Float, Int
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 ORIGINAL = "MD17"
 UNKNOWN = "unknown"
+ORIGINAL_FIELDS = frozenset({"R", "z", "E", "F"})
 
 _SUFFIXES = (".npz", ".xyz", ".extxyz", ".traj")
 _LARGEST_NUMBER = 118
@@ -50,7 +54,8 @@ def read(path: str | os.PathLike[str]) -> Trajectory:
     """Reads a trajectory; the suffix says of which kind.
 
     - `.npz`: the original MD17 archives, and files of the same fields `R` and `z`;
-    - `.xyz`, `.extxyz`: (extended) XYZ; `.traj`: trajectories of ASE. Both need the extra `data`.
+    - `.xyz`, `.extxyz`: (extended) XYZ, the last line with its line break, without which a number
+      may be cut short; `.traj`: trajectories of ASE. Both need the extra `data`.
 
     Velocities, forces and energies in the file are not used. No pickle is ever loaded.
 
@@ -58,10 +63,12 @@ def read(path: str | os.PathLike[str]) -> Trajectory:
       path: the file.
 
     Returns:
-      The trajectory, checked: at least two frames, finite, the same atoms in every frame.
+      The trajectory, checked: at least two frames, finite, the same atoms in every frame, no two
+      of them in one place.
 
     Raises:
       FileNotFoundError: there is no such file.
+      OSError: the file cannot be opened.
       ValueError: the file is empty, damaged, of another kind or version, or holds no trajectory
         of one molecule; names the file and the place in it.
       ImportError: ASE is not installed, and the file needs it.
@@ -87,7 +94,8 @@ def write(path: str | os.PathLike[str], trajectory: Trajectory) -> None:
       trajectory: what to write; positions keep their dtype.
 
     Raises:
-      ValueError: the suffix is not `.npz`, or the trajectory is none.
+      ValueError: the suffix is not `.npz`, the trajectory is none, or what it says of its origin
+        is not what `read` takes.
       OSError: the file cannot be written.
     """
     path = pathlib.Path(path)
@@ -104,6 +112,7 @@ def write(path: str | os.PathLike[str], trajectory: Trajectory) -> None:
         "z": trajectory.numbers,
         "provenance": np.array(json.dumps(provenance)),
     }
+    _parse_provenance(str(members["provenance"]))
     cache.save_npz(path, members)
 
 
@@ -116,7 +125,7 @@ def check(trajectory: Trajectory, names: tuple[str, str] = ("positions", "number
 
     Raises:
       ValueError: wrong shapes or dtypes, fewer than two frames, numbers that are none of atoms,
-        or a position that is not finite.
+        a position that is not finite, or two atoms in one place.
     """
     positions, numbers = np.asarray(trajectory.positions), np.asarray(trajectory.numbers)
     shape = positions.shape
@@ -147,7 +156,26 @@ def check(trajectory: Trajectory, names: tuple[str, str] = ("positions", "number
             f"{names[0]}[{frame}, {atom}, {axis}] is {positions[frame, atom, axis]}, expected a "
             "finite number"
         )
+    if (place := _coincidence(positions)) is not None:
+        frame, first, second = place
+        raise ValueError(
+            f"{names[0]}[{frame}] has atoms {first} and {second} both at "
+            f"{positions[frame, first].tolist()}, expected each in a place of its own"
+        )
     return trajectory._replace(positions=positions, numbers=numbers.astype(np.int32))
+
+
+def _coincidence(positions: np.ndarray) -> tuple[int, int, int] | None:
+    """Returns a frame and two of its atoms that are in one place, None if there are none."""
+    # Atoms in one place have one shadow along any direction, and along a crooked one few others do.
+    shadows = positions @ np.array([0.8164965809277260, 0.5403023058681398, 0.2028650917264815])
+    order = np.argsort(shadows, axis=1)
+    shadows = np.take_along_axis(shadows, order, axis=1)
+    for frame, place in np.argwhere(shadows[:, 1:] == shadows[:, :-1]):
+        first, second = sorted(order[frame, place : place + 2].tolist())
+        if (positions[frame, first] == positions[frame, second]).all():
+            return int(frame), first, second
+    return None
 
 
 def select(trajectory: Trajectory, atoms: ArrayLike) -> Trajectory:
@@ -181,31 +209,24 @@ def original_molecule(trajectory: Trajectory) -> str | None:
 
 
 def _read_npz(path: pathlib.Path) -> Trajectory:
-    with path.open("rb") as file:
-        if file.read(2) != b"PK":
-            raise ValueError(f"{path}: not an .npz archive, its first bytes are those of no zip")
+    fields: set[str] = set()
+
+    def choose(names: list[str]) -> Iterable[str]:
+        fields.update(names)
+        _check_fields(fields)
+        return fields & {"R", "z", "provenance"}
+
+    arrays = files.read_npz(path, choose)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            fields = set(file.files)
-            _check_fields(fields)
-            trajectory = Trajectory(file["R"], file["z"])
-            text = str(file["provenance"]) if "provenance" in fields else None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    except Exception as error:  # Damaged bytes make the zip and npy readers raise anything.
-        raise ValueError(
-            f"{path}: damaged, or not a whole .npz archive ({type(error).__name__}: {error})"
-        ) from error
-    try:
-        trajectory = check(trajectory, ("R", "z"))
-        if text is not None:
-            provenance = _parse_provenance(text)
+        trajectory = check(Trajectory(arrays["R"], arrays["z"]), ("R", "z"))
+        if "provenance" in arrays:
+            provenance = _parse_provenance(str(arrays["provenance"]))
             source = provenance.pop("source")
             return trajectory._replace(source=source, provenance=provenance)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     # The archives do not say what they are; nothing else has energies, forces and these sizes.
-    if {"E", "F"} <= fields and (molecule := original_molecule(trajectory)):
+    if fields >= ORIGINAL_FIELDS and (molecule := original_molecule(trajectory)):
         return trajectory._replace(source=ORIGINAL, provenance={"molecule": molecule})
     return trajectory
 
@@ -233,6 +254,12 @@ def _parse_provenance(text: str) -> dict[str, Any]:
         raise ValueError(f"provenance has format version {version}, expected {FORMAT_VERSION}")
     if not is_valid:
         raise ValueError(f"provenance has source {provenance['source']!r}, expected a text")
+    molecule = provenance.get("molecule")
+    if provenance["source"] == ORIGINAL and molecule not in list(MOLECULES):
+        raise ValueError(
+            f"provenance has source {ORIGINAL!r} and molecule {molecule!r}, expected one of its "
+            f"molecules, {[*MOLECULES]}"
+        )
     return provenance
 
 
@@ -246,7 +273,8 @@ def _read_frames(path: pathlib.Path) -> Trajectory:
         try:
             atoms = next(frames, None)
         except Exception as error:  # Damaged bytes make the readers raise anything.
-            raise ValueError(f"{place} cannot be read ({type(error).__name__}: {error})") from error
+            reason = files.shorten(f"{type(error).__name__}: {error}", 200)
+            raise ValueError(f"{place} cannot be read ({reason})") from error
         if atoms is None:
             break
         if atoms.pbc.any():
@@ -270,12 +298,38 @@ def _read_frames(path: pathlib.Path) -> Trajectory:
 
 
 def _xyz_frames(path: pathlib.Path) -> Iterator[ase.Atoms]:
-    extxyz = require("ase.io.extxyz", "data")
-    with path.open(encoding="utf-8") as file:
-        yield from extxyz.read_xyz(file, slice(None))
-        # The reader takes an empty line for the end.
+    """Yields frame by frame: the number of atoms, a comment, and a line for each atom.
+
+    ASE parses a frame; where frames begin and end is looked for here, because ASE takes the last
+    number of a file for whole, and counts through all of a file before it gives the first frame.
+    """
+    read_xyz = require("ase.io.extxyz", "data").read_xyz
+    with path.open(encoding="utf-8-sig") as file:
+        while (line := file.readline()).strip():
+            if not re.fullmatch(r"\s*[0-9]{1,9}\s*", line) or int(line) < 1:
+                raise ValueError(
+                    f"{files.shorten(repr(line.strip()))}, expected the number of its atoms"
+                )
+            lines = [line, *itertools.islice(file, int(line) + 1)]
+            if len(lines) < int(line) + 2 or not lines[-1].endswith("\n"):
+                raise ValueError(
+                    f"the file ends in the middle of it, after {files.shorten(repr(lines[-1]))}; "
+                    f"expected {int(line) + 2} lines, each with its line break"
+                )
+            yield next(read_xyz(io.StringIO("".join(lines)), 0, properties_parser=_header))
         if rest := file.read().strip():
             raise ValueError(f"an empty line, and then {rest[:20]!r}; expected the end of the file")
+
+
+def _header(comment: str) -> dict[str, Any]:
+    """Returns what ASE reads in a comment, after checking that positions are among the columns."""
+    fields = require("ase.io.extxyz", "data").key_val_str_to_dict(comment)
+    columns = fields.get("Properties", "pos:R:3")
+    if not re.search(r"(^|:)pos:R:3(:|$)", str(columns)):
+        raise ValueError(
+            f"Properties is {files.shorten(repr(columns))}, expected pos:R:3 among them"
+        )
+    return fields
 
 
 def _traj_frames(path: pathlib.Path) -> Iterator[ase.Atoms]:

@@ -8,6 +8,7 @@ Motion Capture Database makes of it.
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import math
 import os
@@ -17,11 +18,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from egno_jax.datasets.files import shorten
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 ROOT = "root"
 VERSION = "1.10"
+_LONGEST_NUMBER = 18  # digits of a frame's number; int() refuses thousands of them
 _ROTATIONS = ("rx", "ry", "rz")
 _TRANSLATIONS = ("tx", "ty", "tz")
 _SECTIONS = ("version", "name", "units", "documentation", "root", "bonedata", "hierarchy", "skin")
@@ -129,7 +133,7 @@ class _Problem(Exception):
     """What is wrong with a line; the public functions add the file to it."""
 
     def __init__(self, line: int, came: str, expected: str) -> None:
-        super().__init__(f"line {line}: came {came}, expected {expected}")
+        super().__init__(f"line {line}: came {shorten(came)}, expected {expected}")
 
 
 def read_skeleton(path: str | os.PathLike[str]) -> Skeleton:
@@ -181,6 +185,9 @@ def _read_text(path: str | os.PathLike[str]) -> str:
         data = pathlib.Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if not data:
+        raise ValueError(f"{path} is empty")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -575,8 +582,11 @@ def _frames(
     if not lines:
         raise _Problem(end, "the end of the file", "the number of the first frame")
     first, count = None, 0
+    has_underscores = "_" in text  # float() skips those between digits
     for number, words in lines:
         if len(words) == 1 and words[0].isdecimal():
+            if len(words[0]) > _LONGEST_NUMBER:
+                raise _Problem(number, f"frame {words[0]}", "a number of fewer digits")
             _check_complete(values, count, number)
             first = int(words[0]) if first is None else first
             if int(words[0]) != first + count:
@@ -594,9 +604,12 @@ def _frames(
         if len(words) != sizes[name]:
             raise _Problem(number, f"{len(words)} value(s) for {name!r}", f"{sizes[name]}")
         try:
-            values[name].append([float(word) for word in words])
+            row = [float(word) for word in words]
         except ValueError:
-            values[name].append([_number(word, number, repr(name)) for word in words])
+            row = None
+        if row is None or has_underscores:
+            row = [_number(word, number, repr(name)) for word in words]
+        values[name].append(row)
         numbers[name].append(number)
     _check_complete(values, count, end)
     if not text.endswith("\n"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from egno_jax.datasets import files
 from egno_jax.datasets.mocap.acclaim import read_motion, read_skeleton
 from egno_jax.datasets.mocap.kinematics import joint_positions
 from egno_jax.datasets.mocap.windows import HORIZON, PROTOCOLS, Windows, cut, samples
 
 if TYPE_CHECKING:
+    import os
+
     from egno_jax.datasets.base import Samples
 
 PUBLISHED_SIZES = {
@@ -49,13 +51,13 @@ class _Trials(NamedTuple):
       positions: `[T, N, 3]` by the number of the trial.
       starts: `[K]` by the number of the trial.
       bonds: `[B, 2]`.
-      source: the files, for errors.
+      source: the file, and the place in it, of the trial with the fewest starts, for errors.
     """
 
     positions: Mapping[int, np.ndarray]
     starts: Mapping[int, np.ndarray]
     bonds: np.ndarray
-    source: pathlib.Path
+    source: str
 
 
 def load(
@@ -156,7 +158,7 @@ def _nearest(num_samples: int, count: int, most: int) -> int:
 
 def _folder(data_dir: str | os.PathLike[str] | None, motion: str) -> pathlib.Path:
     """Returns the folder of the data if it holds what the motion needs."""
-    folder = data_dir or os.environ.get("EGNO_DATA_DIR")
+    folder = files.data_directory(data_dir)
     needed = _RUN_FILE if motion == "run" else f"{_WALK_FOLDER}/35.asf"
     if not folder:
         raise ValueError(
@@ -185,6 +187,11 @@ _HOW_TO_GET = {
 }
 
 
+def _shortest(starts: Mapping[int, np.ndarray]) -> int:
+    """Returns the trial with the fewest starts."""
+    return min(starts, key=lambda trial: len(starts[trial]))
+
+
 # Walking: raw files
 
 
@@ -203,7 +210,8 @@ def _read_walk(folder: pathlib.Path, split: str) -> _Trials:
                 f"{path} holds {len(positions[trial])} frames, expected {HORIZON + 2} or more"
             )
         starts[trial] = np.random.RandomState(trial).permutation(min(num_starts, _WALK_STARTS))
-    return _Trials(positions, starts, skeleton.bonds, folder)
+    source = folder / f"35_{_shortest(starts):02d}.amc"
+    return _Trials(positions, starts, skeleton.bonds, str(source))
 
 
 # Running: one file of positions
@@ -233,6 +241,7 @@ def run_trials(path: pathlib.Path, arrays: Mapping[str, np.ndarray], split: str)
         shared = sorted(set(trials) & set(members[key]))
         if other != key and shared:
             _fail(path, f"{key}_trials", f"{shared} of {other}_trials", "trials of one split each")
+    _check_tree(path, bonds)
     positions = {
         trial: _get(path, arrays, f"trial_{trial}", np.floating, (None, num_joints, 3))
         for trial in members[key]
@@ -241,23 +250,27 @@ def run_trials(path: pathlib.Path, arrays: Mapping[str, np.ndarray], split: str)
         trial: _starts_of(path, arrays, f"{key}_start_{trial}", len(positions[trial]))
         for trial in members[key]
     }
-    return _Trials(positions, starts, bonds.astype(np.int32), path)
+    source = f"{path}, {key}_start_{_shortest(starts)}"
+    return _Trials(positions, starts, bonds.astype(np.int32), source)
 
 
 def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads all arrays of a file; never unpickles anything."""
-    key = "its list of arrays"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {}
-            for key in file.files:
-                arrays[key] = file[key]
-            return arrays
-    except Exception as error:  # Damaged bytes make the zip and npy readers raise anything.
-        raise ValueError(
-            f"{path}, {key}: cannot be read ({type(error).__name__}: {error}); the file is damaged "
-            "or not an npz file of plain numbers, get it again"
-        ) from error
+        return files.read_npz(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _check_tree(path: pathlib.Path, bonds: np.ndarray) -> None:
+    """Checks that N - 1 bonds join N joints to a tree, which they do if none closes a ring."""
+    part = np.arange(len(bonds) + 1)  # the joints that the bonds so far join have one number
+    for index, (one, other) in enumerate(bonds):
+        if part[one] == part[other]:
+            expected = (
+                "a bond between two joints that those before it do not join: edges are a tree"
+            )
+            _fail(path, f"edges[{index}]", f"[{one}, {other}]", expected)
+        part[part == part[one]] = part[other]
 
 
 def _trials_of(path: pathlib.Path, arrays: Mapping[str, np.ndarray], name: str) -> list[int]:
@@ -278,7 +291,7 @@ def _starts_of(
         _fail(path, f"{key}[{bad[0]}]", f"{starts[bad[0]]}", expected)
     if not starts.size or len(np.unique(starts)) != len(starts):
         _fail(path, key, f"{len(starts)} starts, not all different", "at least one, each once")
-    return starts
+    return starts.astype(np.int64)
 
 
 def _get(
@@ -306,4 +319,4 @@ def _get(
 
 
 def _fail(path: pathlib.Path, place: str, came: str, expected: str) -> Any:
-    raise ValueError(f"{path}, {place}: came {came}, expected {expected}")
+    raise ValueError(f"{path}, {place}: came {files.shorten(came)}, expected {expected}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import pathlib
+from typing import TYPE_CHECKING
 
+from egno_jax.datasets.files import data_directory
 from egno_jax.datasets.protein.files import load_universe
 from egno_jax.datasets.protein.trajectory import SELECTION, Trajectory, read
 from egno_jax.extras import require
+
+if TYPE_CHECKING:
+    import os
 
 
 def load_transition(selection: str = SELECTION) -> Trajectory:
@@ -52,11 +55,9 @@ def load_equilibrium(
       doi:10.6084/m9.figshare.5108170.v1 (2017).
     """
     fetch = require("MDAnalysisData.adk_equilibrium", "protein").fetch_adk_equilibrium
-    folder = data_dir or os.environ.get("EGNO_DATA_DIR") or None
-    if folder is not None:
-        folder = str(pathlib.Path(folder).expanduser())
+    folder = data_directory(data_dir)
     try:
-        files = fetch(data_home=folder)
+        files = fetch(data_home=None if folder is None else str(folder))
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"the equilibrium trajectory could not be downloaded ({error}); put its two files into "

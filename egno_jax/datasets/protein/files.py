@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import re
@@ -9,6 +10,7 @@ import struct
 import warnings
 from typing import TYPE_CHECKING, BinaryIO
 
+from egno_jax.datasets.files import shorten
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
@@ -27,10 +29,10 @@ def load_universe(
 
     MDAnalysis leaves out the last frame of a trajectory that was cut in the middle of it, and the
     bonds of a PSF file that was cut in the middle of them. Here both are errors, for DCD, XTC, TRR,
-    PDB and PSF; a trajectory cut between two frames is a shorter one, and nothing can tell. Other
-    formats are read as strictly as MDAnalysis reads them, and bytes that changed inside packed
-    coordinates (XTC has no checksums) may end the process in its decoder. Nothing is unpickled:
-    pickles and NumPy's files are refused, and XTC and TRR files are indexed anew.
+    XYZ, PDB and PSF; a trajectory cut between two frames is a shorter one, and nothing can tell.
+    Other formats are read as strictly as MDAnalysis reads them, and bytes that changed inside
+    packed coordinates (XTC has no checksums) may end the process in its decoder. Nothing is
+    unpickled: pickles and NumPy's files are refused, and XTC and TRR files are indexed anew.
 
     Args:
       topology: atoms, and best bonds and charges: PSF, PRMTOP, TPR, PDB, GRO and others.
@@ -71,7 +73,7 @@ def _attempt(path: pathlib.Path, kind: str, load):
         return load()
     except Exception as error:  # Damaged bytes make the readers raise anything.
         raise ValueError(
-            f"{path} cannot be read as {kind} ({type(error).__name__}: {error})"
+            f"{path} cannot be read as {kind} ({shorten(f'{type(error).__name__}: {error}', 200)})"
         ) from error
 
 
@@ -201,11 +203,41 @@ def _expect(is_valid: bool, found: str) -> None:
         raise ValueError(found)
 
 
+def _check_xyz(path: pathlib.Path) -> None:
+    """Counts the lines of each frame, of which MDAnalysis leaves out a last one that is not whole.
+
+    Without the last line break a number may be cut short, and nothing else would tell.
+    """
+    line, number, frames = "\n", 1, 0
+    with path.open(encoding="utf-8", errors="replace") as file:
+        while (count := file.readline()).strip():
+            if not re.fullmatch(r"\s*[0-9]{1,9}\s*", count) or int(count) < 1:
+                raise ValueError(
+                    f"{path} is damaged or no XYZ file: line {number} is "
+                    f"{shorten(repr(count.strip()))}, expected a number of atoms"
+                )
+            seen = 0
+            for seen, line in enumerate(itertools.islice(file, int(count) + 1), 1):  # noqa: B007
+                pass
+            if seen <= int(count) or not line.endswith("\n"):
+                raise ValueError(
+                    f"{path} is cut short: frame {frames} of {int(count)} atoms, from line "
+                    f"{number} on, ends in {shorten(repr(line))}"
+                )
+            number, frames = number + seen + 1, frames + 1
+        if rest := file.read(80).strip():
+            raise ValueError(
+                f"{path} is damaged: line {number} is empty, and then comes {rest[:20]!r}"
+            )
+
+
 def _check_pdb(path: pathlib.Path) -> None:
     lines = path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
     last = lines[-1] if lines else ""
     if not last.startswith("END"):
-        raise ValueError(f"{path} is cut short or no PDB file: it ends in {last!r}, not in END")
+        raise ValueError(
+            f"{path} is cut short or no PDB file: it ends in {shorten(repr(last))}, not in END"
+        )
 
 
 def _check_psf(path: pathlib.Path) -> None:
@@ -221,6 +253,7 @@ _CHECKS = {
     ".dcd": _check_dcd,
     ".xtc": _check_xtc,
     ".trr": _check_trr,
+    ".xyz": _check_xyz,
     ".pdb": _check_pdb,
     ".psf": _check_psf,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -43,7 +44,7 @@ def read(
     """Reads all frames of chosen atoms, and undoes what a periodic box did to them.
 
     Where frames have a box, molecules are made whole in the first frame (`AtomGroup.unwrap`, which
-    needs bonds; without any in the topology the first frame stays as it is), and from frame to
+    needs bonds; an atom that has none stays where it is, and a warning says so), and from frame to
     frame each atom goes to its nearest image (`transformations.NoJump`), so that what is whole
     stays whole. No atom may move farther than half a box between two frames. Molecules stay in the
     images in which the first frame has them.
@@ -146,12 +147,29 @@ def _has_box(step: MDAnalysis.coordinates.timestep.Timestep) -> bool:
 
 def _whole(group: MDAnalysis.AtomGroup) -> np.ndarray:
     """Returns the positions of a group in the current frame, its molecules made whole."""
+    _warn_of_loose(group)
     if not len(getattr(group.universe, "bonds", ())):
         return group.positions
     molecules = sum(group.fragments[1:], group.fragments[0])
     places = {atom: place for place, atom in enumerate(molecules.ix)}
     chosen = [places[atom] for atom in group.ix]
     return molecules.unwrap(compound="fragments", reference=None, inplace=False)[chosen]
+
+
+def _warn_of_loose(group: MDAnalysis.AtomGroup) -> None:
+    """Warns of atoms without bonds, whose molecules a box may have left in pieces."""
+    is_bound = np.zeros(len(group.universe.atoms), bool)
+    if len(getattr(group.universe, "bonds", ())):
+        is_bound[group.universe.bonds.indices] = True
+    loose = group.ix[~is_bound[group.ix]]
+    if len(loose):
+        warnings.warn(
+            f"{len(loose)} of the {len(group)} selected atoms have no bond in the topology, the "
+            f"first of them atom {loose[0]}: in the periodic box of the first frame they stay "
+            "where they are, so the molecules there must be whole; take a topology with all bonds, "
+            'or guess them, Universe(..., to_guess=("bonds",))',
+            stacklevel=5,
+        )
 
 
 def _bonds(group: MDAnalysis.AtomGroup) -> np.ndarray:
