@@ -2,7 +2,8 @@
 
 A checkpoint is a directory:
 
-    egno_jax.json    format version, config, versions of the libraries, SHA-256 of every weight file
+    egno_jax.json    format version, config and its class, versions of the libraries, SHA-256 of
+                     every weight file
     weights/         the tree of arrays, as orbax writes it
 
 It is written beside its final place and moved there whole, so a checkpoint either is or is not.
@@ -70,6 +71,7 @@ def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool =
         manifest = {
             "format_version": FORMAT_VERSION,
             "config": dataclasses.asdict(params.config),
+            "config_class": _class_name(type(params.config)),
             "versions": library_versions(),
             "sha256": _checksums(staging / _WEIGHTS),
         }
@@ -177,6 +179,9 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         left_behind = sorted(directory.parent.glob(f"{_REPLACED.format(directory.name)}*"))
         hint = f"; a save was killed, the one before it is {left_behind[-1]}" if left_behind else ""
+        # Where `egno_jax.training.fit` leaves the model of a run.
+        if (directory / "best" / _MANIFEST).is_file():
+            hint = f"; it is a run of training, whose model is {directory / 'best'}"
         raise CheckpointError(
             f"directory: {directory} is no checkpoint, it has no {_MANIFEST}{hint}"
         ) from error
@@ -197,10 +202,24 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def _read_config(directory: Path, manifest: dict[str, Any]) -> EGNOConfig:
+    found, name = config_class(manifest["config"]), manifest.get("config_class")
+    unknown = sorted(manifest["config"].keys() - {each.name for each in dataclasses.fields(found)})
+    if unknown:
+        module = "the module that registers it" if name is None else name.partition(":")[0]
+        raise CheckpointError(
+            f"{directory / _MANIFEST}: unknown field(s) {unknown} in the config, which no "
+            f"registered class has; if it is that of your own model, import {module} first, where "
+            "egno_jax.model.register is called; otherwise a newer version of egno_jax wrote it "
+            f"({manifest.get('versions')})"
+        )
     try:
-        return config_class(manifest["config"]).from_json(json.dumps(manifest["config"]))
+        return found.from_json(json.dumps(manifest["config"]))
     except ValueError as error:
         raise CheckpointError(f"{directory / _MANIFEST}: {error}") from error
+
+
+def _class_name(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _checksums(root: Path) -> dict[str, str]:

@@ -34,7 +34,9 @@ def from_torch_state_dict(state: Mapping[str, ArrayLike], config: EGNOConfig) ->
     Args:
       state: the original's names and arrays: `{k: v.numpy() for k, v in
         torch_model.state_dict().items()}`.
-      config: the sizes of that model; `param_dtype` is the dtype of the result.
+      config: the sizes of that model; `param_dtype` is the dtype of the result. The weights tell
+        whether a size is wrong, but for `time_embed_dim`: of it and the number of node features
+        they hold the sum alone, so that `apply` finds it when it sees a graph.
 
     Returns:
       The parameters, ready for `egno_jax.apply`.

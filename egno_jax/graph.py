@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
+from egno_jax.checks import check_array, shape_text, type_name
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _checked_bonds(bonds: ArrayLike, num_nodes: int) -> np.ndarray:
     """Checks bonds `[B, 2]` and widens them to int64."""
     bonds = np.asarray(bonds)
     if bonds.ndim != 2 or bonds.shape[1] != 2 or not np.issubdtype(bonds.dtype, np.integer):
-        raise ValueError(f"bonds must be integer [B, 2], came {bonds.dtype} {_shape(bonds)}")
+        raise ValueError(f"bonds must be integer [B, 2], came {bonds.dtype} {shape_text(bonds)}")
     outside = np.flatnonzero(((bonds < 0) | (bonds >= num_nodes)).any(axis=1))
     if outside.size:
         raise ValueError(
@@ -141,7 +142,7 @@ def radius_edges(positions: ArrayLike, cutoff: float) -> Edges:
       ImportError: if vesin, of the extra `data`, is not installed.
     """
     positions = _as_floating(positions).astype(np.float64)
-    _check_array("positions", positions, "floating", ("N", 3), {})
+    check_array("positions", positions, "floating", ("N", 3), {})
     _check_finite("positions", positions)
     if not 0 < cutoff < np.inf:
         raise ValueError(f"cutoff must be finite and above 0, came {cutoff}")
@@ -211,7 +212,7 @@ def with_features(edges: Edges, *columns: ArrayLike) -> Edges:
         if column.ndim not in (1, 2) or column.shape[0] != num_edges:
             raise ValueError(
                 f"columns[{index}] must be [E] or [E, k] with E = {num_edges}, "
-                f"came {_shape(column)}"
+                f"came {shape_text(column)}"
             )
         parts.append(column[:, None] if column.ndim == 1 else column)
     return edges._replace(features=np.concatenate(parts, axis=1) if parts else None)
@@ -228,22 +229,35 @@ def build(
     Integer and boolean input becomes floating, and float64 becomes float32 unless JAX's x64 mode
     is on.
 
+    The model learns how far a velocity carries it, so velocities may have any unit, if only it is
+    the same for all graphs that a model sees. Where velocities meet times their units matter:
+    `velocity_unit` of `egno_jax.rolling.refresh` is the ratio of the two; the baseline `linear`
+    begins as if velocities were in positions per `time_scale`; and target velocities must have the
+    unit of those given if a rollout is to go on from what the model predicts.
+
     Args:
       positions: `[N, 3]`; in a periodic system, unwrapped.
-      velocities: `[N, 3]`, in positions per unit of time.
+      velocities: `[N, 3]`, in any unit that never changes.
       features: `[N, F]`, invariant under rotation, for instance the speed.
-      edges: of this graph, from any builder of this module or your own arrays.
+      edges: of this graph, from any builder of this module or `Edges` of your own arrays.
 
     Returns:
       A `GraphsTuple` of NumPy arrays with G = 1.
 
     Raises:
-      ValueError: if `validate` rejects the graph.
+      ValueError: if an argument is not of this kind, or `validate` rejects the graph.
     """
+    if not isinstance(edges, Edges):
+        raise ValueError(
+            f"edges must be egno_jax.graph.Edges, came {type_name(edges)}; a builder of this "
+            "module makes them, or Edges(senders, receivers, features) from arrays"
+        )
     nodes = {"positions": positions, "velocities": velocities, "features": features}
-    edge_features = None if edges.features is None else {"features": _as_floating(edges.features)}
+    edge_features = None
+    if edges.features is not None:
+        edge_features = {"features": _as_floating(edges.features, "edges.features")}
     graph = jraph.GraphsTuple(
-        nodes={name: _as_floating(array) for name, array in nodes.items()},
+        nodes={name: _as_floating(array, name) for name, array in nodes.items()},
         edges=edge_features,
         senders=np.asarray(edges.senders),
         receivers=np.asarray(edges.receivers),
@@ -309,14 +323,7 @@ def batch(graphs: Sequence[jraph.GraphsTuple]) -> jraph.GraphsTuple:
         from those of the first.
     """
     graphs = list(graphs)
-    if not graphs:
-        raise ValueError("graphs is empty; batch needs at least one graph")
-    for index, graph in enumerate(graphs):
-        try:
-            check_structure(graph)
-        except ValueError as error:
-            raise ValueError(f"graphs[{index}]: {error}") from None
-        _check_alike(graph, graphs[0], index)
+    check_alike(graphs)
     return _with_int32_indices(jraph.batch_np([_on_host(graph) for graph in graphs]))
 
 
@@ -405,7 +412,7 @@ def pad_nodes(array: ArrayLike, num_nodes: int, *, axis: int = -2) -> np.ndarray
     """
     array = np.asarray(array)
     if not -array.ndim <= axis < array.ndim:
-        raise ValueError(f"array {_shape(array)} has no axis {axis}; name its node axis")
+        raise ValueError(f"array {shape_text(array)} has no axis {axis}; name its node axis")
     _check_pad_size("num_nodes", num_nodes, array.shape[axis], f"axis {axis} of the array")
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, num_nodes - array.shape[axis])
@@ -427,7 +434,7 @@ def pad_times(times: ArrayLike, num_graphs: int) -> np.ndarray:
     """
     times = np.asarray(times)
     if times.ndim != 2 or not times.shape[1]:
-        raise ValueError(f"times must be [P, G] with G >= 1, came {_shape(times)}")
+        raise ValueError(f"times must be [P, G] with G >= 1, came {shape_text(times)}")
     _check_pad_size("num_graphs", num_graphs, times.shape[1], "the columns of times")
     return np.pad(times, [(0, 0), (0, num_graphs - times.shape[1])], mode="edge")
 
@@ -453,68 +460,109 @@ def graph_ids(n_node: Int[Array, "G"], num_nodes: int) -> Int[Array, "N"]:
 # Checks
 
 
+def as_times(times: Any) -> Array | None:
+    """Returns times as an array: a list or tuple of numbers becomes one, all else is left alone.
+
+    Args:
+      times: an array, or numbers in a list or tuple, nested for `[P, G]`.
+
+    Raises:
+      ValueError: what is in the list are no numbers, or its rows differ in length.
+    """
+    if not isinstance(times, list | tuple):
+        return times
+    try:
+        return jnp.asarray(times)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"times must be numbers [P] or [P, G], came a {type(times).__name__} that is no array "
+            f"of numbers ({error})"
+        ) from error
+
+
 def check_structure(graph: jraph.GraphsTuple, times: Array | None = None) -> None:
     """Checks types, keys, shapes and dtypes, never values, so it works the same inside `jit`.
 
     Args:
       graph: what should be a graph of this module's form.
-      times: what should be `[P]`, or `[P, G]`; None if there is nothing to check.
+      times: what should be `[P]`, or `[P, G]`, an array or a list; None if there is nothing to
+        check.
 
     Raises:
       ValueError: naming the field, what came and what was expected.
     """
+    sizes = _check_graph_structure(graph, ())
+    if times is not None:
+        _check_times_structure(as_times(times), sizes)
+
+
+def check_stacked_structure(graph: jraph.GraphsTuple) -> None:
+    """Checks S graphs of one size, stacked as `egno_jax.datasets.Samples` holds them.
+
+    Args:
+      graph: what `check_structure` takes, every array with a leading axis S.
+
+    Raises:
+      ValueError: as `check_structure`.
+    """
+    _check_graph_structure(graph, ("S",))
+
+
+def _check_graph_structure(graph: Any, leading: tuple[str, ...]) -> dict[str, int]:
+    """Checks a graph whose arrays have these axes before their own; returns sizes by letter."""
     if not isinstance(graph, jraph.GraphsTuple):
         raise ValueError(
-            f"graph must be a jraph.GraphsTuple, came {_type_name(graph)}; "
+            f"graph must be a jraph.GraphsTuple, came {type_name(graph)}; "
             "egno_jax.graph.build makes one from arrays"
         )
     sizes: dict[str, int] = {}
-    _check_array("graph.n_node", graph.n_node, "integer", ("G",), sizes)
-    _check_array("graph.n_edge", graph.n_edge, "integer", ("G",), sizes)
+
+    def check(name: str, array: Any, kind: str, *shape: str | int) -> None:
+        check_array(name, array, kind, (*leading, *shape), sizes)
+
+    check("graph.n_node", graph.n_node, "integer", "G")
+    check("graph.n_edge", graph.n_edge, "integer", "G")
     if sizes["G"] == 0:
         raise ValueError("graph.n_node has length 0; a GraphsTuple must hold at least one graph")
     _check_keys("graph.nodes", graph.nodes, _NODE_KEYS)
-    for name, shape in zip(_NODE_KEYS, (("N", 3), ("N", 3), ("N", "F")), strict=True):
-        _check_array(f"graph.nodes[{name!r}]", graph.nodes[name], "floating", shape, sizes)
-    _check_array("graph.senders", graph.senders, "integer", ("E",), sizes)
-    _check_array("graph.receivers", graph.receivers, "integer", ("E",), sizes)
+    for name, size in zip(_NODE_KEYS, (3, 3, "F"), strict=True):
+        check(f"graph.nodes[{name!r}]", graph.nodes[name], "floating", "N", size)
+    check("graph.senders", graph.senders, "integer", "E")
+    check("graph.receivers", graph.receivers, "integer", "E")
     if graph.edges is not None:
         _check_keys("graph.edges", graph.edges, ("features",), otherwise="None or ")
-        features = graph.edges["features"]
-        _check_array("graph.edges['features']", features, "floating", ("E", "D"), sizes)
+        check("graph.edges['features']", graph.edges["features"], "floating", "E", "D")
     for field, letter in (("nodes", "N"), ("edges", "E"), ("globals", "G")):
-        _check_lengths(f"graph.{field}", getattr(graph, field), letter, sizes[letter])
-    if times is not None:
-        _check_times_structure(times, sizes)
+        _check_lengths(f"graph.{field}", getattr(graph, field), (*leading, letter), sizes)
+    return sizes
 
 
 def _check_times_structure(times: Any, sizes: dict[str, int]) -> None:
     """Checks that times are `[P]` or `[P, G]` with P > 0."""
     rank = len(getattr(times, "shape", (0,)))
-    _check_array("times", times, "integer or floating", ("P", "G") if rank == 2 else ("P",), sizes)
+    check_array("times", times, "integer or floating", ("P", "G") if rank == 2 else ("P",), sizes)
     if sizes["P"] == 0:
         raise ValueError("times has P = 0; the model needs at least one time to predict")
 
 
-def _check_array(
-    name: str, array: Any, kind: str, shape: tuple[str | int, ...], sizes: dict[str, int]
-) -> None:
-    """Checks dtype and shape; a letter takes its size from the first array that shows it."""
-    if not (hasattr(array, "shape") and hasattr(array, "dtype")):
-        raise ValueError(f"{name} must be an array, came {_type_name(array)}; use jnp.asarray")
-    came = f"came {array.dtype} {_shape(array)}"
-    known = [f"{letter} = {sizes[letter]}" for letter in shape if letter in sizes]
-    letters = ", ".join(str(letter) for letter in shape)
-    wanted = f"{name} must be {kind} [{letters}]" + (f" with {', '.join(known)}" if known else "")
-    kinds = [getattr(jnp, word) for word in kind.split(" or ")]
-    if not any(jnp.issubdtype(array.dtype, dtype) for dtype in kinds):
-        raise ValueError(f"{wanted}, {came}; convert it with .astype")
-    if len(array.shape) != len(shape):
-        raise ValueError(f"{wanted}, {came}: rank {len(array.shape)} instead of {len(shape)}")
-    for axis, (letter, size) in enumerate(zip(shape, array.shape, strict=True)):
-        expected = sizes.setdefault(letter, size) if isinstance(letter, str) else letter
-        if size != expected:
-            raise ValueError(f"{wanted}, {came}: axis {axis} is {size} instead of {expected}")
+def check_alike(graphs: Sequence[jraph.GraphsTuple]) -> None:
+    """Checks graphs that are to be joined: their structure, and that all have the same arrays.
+
+    Args:
+      graphs: at least one, of any sizes.
+
+    Raises:
+      ValueError: if there is no graph, if one is malformed, or if its keys or feature sizes differ
+        from those of the first; names its index.
+    """
+    if not graphs:
+        raise ValueError("graphs is empty, expected at least one graph")
+    for index, graph in enumerate(graphs):
+        try:
+            check_structure(graph)
+        except ValueError as error:
+            raise ValueError(f"graphs[{index}]: {error}") from None
+        _check_same_arrays(graph, graphs[0], index)
 
 
 def _check_keys(name: str, mapping: Any, keys: Sequence[str], otherwise: str = "") -> None:
@@ -522,20 +570,23 @@ def _check_keys(name: str, mapping: Any, keys: Sequence[str], otherwise: str = "
     if not isinstance(mapping, Mapping):
         raise ValueError(
             f"{name} must be {otherwise}a dictionary of arrays with the keys {list(keys)}, "
-            f"came {_type_name(mapping)}"
+            f"came {type_name(mapping)}"
         )
     missing = [key for key in keys if key not in mapping]
     if missing:
         raise ValueError(f"{name} lacks the keys {missing}, came {sorted(mapping)}; add them")
 
 
-def _check_lengths(name: str, tree: Any, letter: str, length: int) -> None:
-    """Checks the leading axis of every leaf, those included that the model does not read."""
+def _check_lengths(name: str, tree: Any, letters: tuple[str, ...], sizes: dict[str, int]) -> None:
+    """Checks the leading axes of every leaf, those included that the model does not read."""
+    expected = tuple(sizes[letter] for letter in letters)
+    axes = "a leading axis" if len(letters) == 1 else "leading axes"
+    known = ", ".join(f"{letter} = {sizes[letter]}" for letter in letters)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not np.ndim(leaf) or np.shape(leaf)[0] != length:
+        if np.shape(leaf)[: len(expected)] != expected:
             raise ValueError(
-                f"{name}{jax.tree_util.keystr(path)} must have a leading axis {letter} = {length}, "
-                f"came {_shape(leaf)}"
+                f"{name}{jax.tree_util.keystr(path)} must have {axes} {known}, "
+                f"came {shape_text(leaf)}"
             )
 
 
@@ -552,6 +603,7 @@ def validate(graph: jraph.GraphsTuple, times: Array | None = None) -> None:
         crossing between graphs, counts that do not add up, and times that do not increase; the
         message names the field and the first bad place.
     """
+    times = as_times(times)
     check_structure(graph, times)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((graph, times))):
         raise ValueError("graph holds tracers; validate reads values, so call it outside jit")
@@ -655,19 +707,15 @@ def _check_increasing(times: Any) -> None:
 # Helpers
 
 
-def _type_name(value: Any) -> str:
-    """Names a type, the same for a tracer as for the array that it stands for."""
-    return "array" if hasattr(value, "shape") else type(value).__name__
-
-
-def _shape(array: Any) -> str:
-    """Formats a shape as docstrings write it, `[5, 3]`."""
-    return str(list(np.shape(array)))
-
-
-def _as_floating(array: ArrayLike) -> np.ndarray:
+def _as_floating(array: ArrayLike, name: str = "array") -> np.ndarray:
     """Converts numbers to the floating dtype that JAX would give them."""
-    array = np.asarray(array)
+    try:
+        array = np.asarray(array)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array of numbers: {error}") from error
+    if not (array.dtype == bool or jnp.issubdtype(array.dtype, jnp.number)):
+        came = "None" if array.shape == () and array.item() is None else f"{array.dtype}"
+        raise ValueError(f"{name} must be an array of numbers, came {came} {shape_text(array)}")
     if array.dtype == bool or np.issubdtype(array.dtype, np.integer):
         array = array.astype(np.float64)
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
@@ -723,7 +771,7 @@ def _append_empty_graphs(graph: jraph.GraphsTuple, num_graphs: int) -> jraph.Gra
     return graph._replace(globals=jax.tree.map(append, graph.globals), **counts)
 
 
-def _check_alike(graph: jraph.GraphsTuple, first: jraph.GraphsTuple, index: int) -> None:
+def _check_same_arrays(graph: jraph.GraphsTuple, first: jraph.GraphsTuple, index: int) -> None:
     """Checks that a graph of a batch has the arrays of the first, with the same trailing sizes."""
     came, expected = _trailing_shapes(graph), _trailing_shapes(first)
     for name in sorted(came.keys() ^ expected.keys()):

@@ -113,7 +113,7 @@ class EGNO(nn.Module):
         self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
     ) -> Trajectory:
         """Decodes the trajectory; see `egno_jax.apply`."""
-        _check_inputs(graph, times)
+        graph, times = _checked(graph, times)
         config = self.config
         layer_options = {
             "dtype": config.dtype,
@@ -186,7 +186,7 @@ def init(
       ValueError: a field of the graph or of the times has a wrong shape, dtype or key.
     """
     check_config(config)
-    _check_inputs(graph, times)
+    graph, times = _checked(graph, times)
     return Params(weights=_init_weights(key, config, graph, times), config=config)
 
 
@@ -210,8 +210,8 @@ def apply(
       params: the model, from `init`, `load` or `from_torch_state_dict`.
       graph: one state or a batch of states: nodes `positions` `[N, 3]`, `velocities` `[N, 3]` and
         `features` `[N, F]`, edges `features` `[E, D]` or None.
-      times: `[P]`, or `[P, G]` where graphs ask for different times; strictly increasing along P,
-        in the unit of `config.time_scale`.
+      times: `[P]`, or `[P, G]` where graphs ask for different times, an array or a list; strictly
+        increasing along P, in the unit of `config.time_scale`.
 
     Returns:
       The trajectory, P times of N nodes.
@@ -221,16 +221,19 @@ def apply(
         feature sizes differ from those that the weights were made for.
     """
     check_params(params)
-    _check_inputs(graph, times)
-    _check_feature_sizes(params, graph)
+    graph, times = _checked(graph, times)
+    check_feature_sizes(params, graph)
     module = _kind(params).module(params.config)
     return module.apply({"params": params.weights}, graph, times)
 
 
-def _check_inputs(graph: jraph.GraphsTuple, times: Array) -> None:
+def _checked(graph: Any, times: Any) -> tuple[jraph.GraphsTuple, Array]:
+    """Checks the inputs and returns them as JAX's arrays, in the dtypes that JAX computes in."""
     if times is None:
         raise ValueError("times: got None, expected an array [P] or [P, G]")
+    times = graph_lib.as_times(times)
     graph_lib.check_structure(graph, times)
+    return jax.tree.map(jnp.asarray, (graph, times))
 
 
 def centred_state(
@@ -355,8 +358,9 @@ def check_params(params: Params) -> None:
     """
     if not isinstance(params, Params):
         raise ValueError(
-            f"params: got {type(params).__name__}, expected egno_jax.Params; wrap the variables of "
-            'a Linen module as Params(weights=variables["params"], config=config)'
+            f"params: got {type(params).__name__}, expected egno_jax.Params; egno_jax.init makes "
+            "them from a config, and those of a Linen module are "
+            'Params(weights=variables["params"], config=config)'
         )
     check_config(params.config)
     try:
@@ -400,8 +404,16 @@ def _linear_shapes(path: str, rows: int, columns: int) -> dict[str, tuple[int, .
     return {f"{path}/kernel": (rows, columns), f"{path}/bias": (columns,)}
 
 
-def _check_feature_sizes(params: Params, graph: jraph.GraphsTuple) -> None:
-    """Raises if the graph's feature sizes are not those of the weights."""
+def check_feature_sizes(params: Params, graph: jraph.GraphsTuple) -> None:
+    """Checks that the graph's feature sizes are those that the weights were made for.
+
+    Args:
+      params: the model.
+      graph: one state, a batch, or a stack of them.
+
+    Raises:
+      ValueError: they are not; names the feature and both sizes.
+    """
     expected_sizes = _kind(params).feature_sizes(params)
     for (key, each), found, expected in zip(
         (("nodes", "a node"), ("edges", "an edge")),
@@ -410,10 +422,18 @@ def _check_feature_sizes(params: Params, graph: jraph.GraphsTuple) -> None:
         strict=True,
     ):
         if expected is not None and found != expected:
-            raise ValueError(
+            message = (
                 f"graph.{key}['features']: got {found} features {each}, expected {expected}, the "
                 "number that the params were made for"
             )
+            if key == "nodes" and type(params.config) is EGNOConfig:
+                # The only size that a converted checkpoint does not tell.
+                message += (
+                    f" with config.time_embed_dim={params.config.time_embed_dim} (their sum is "
+                    f"{expected + params.config.time_embed_dim} in the weights; of a converted "
+                    "checkpoint check time_embed_dim too)"
+                )
+            raise ValueError(message)
 
 
 def graph_feature_sizes(graph: jraph.GraphsTuple) -> tuple[int, int]:

@@ -93,6 +93,7 @@ def rollout(
     check_params(params)
     if isinstance(num_windows, bool) or not isinstance(num_windows, int) or num_windows < 1:
         raise ValueError(f"num_windows: got {num_windows!r}, expected an integer >= 1")
+    times = graph_lib.as_times(times)
     if times is None or jnp.ndim(times) not in (1, 2):
         raise ValueError("times: expected an array [P] or [P, G]")
     if not isinstance(times, jax.core.Tracer) and np.min(np.asarray(times)) <= 0:
@@ -151,9 +152,10 @@ def refresh(
     bonds: |v_i| among the node features and |x_i - x_j|^2 among the edge features.
 
     Args:
-      velocity_unit: the unit of `times` in the velocities' unit of time; velocities are then taken
-        from the path, (x(t_P) - x(t_{P-1})) / (t_P - t_{P-1}). None: the model's, which must have
-        been supervised.
+      velocity_unit: u, the unit of `times` in the velocities' unit of time, such as 0.1 where times
+        count frames of 0.1 s and velocities are per second; velocities are then taken from the
+        path, (x(t_P) - x(t_{P-1})) / (u (t_P - t_{P-1})). None: the model's, which must have been
+        supervised.
       speed_column: the node feature that holds |v_i|; None if there is none.
       distance_column: the edge feature that holds |x_i - x_j|^2; None if there is none.
 

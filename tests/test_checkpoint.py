@@ -317,3 +317,26 @@ def test_a_manifest_that_lists_no_files_is_refused(checkpoint):
     change_manifest(checkpoint, lambda manifest: manifest.update(sha256={}))
     with pytest.raises(CheckpointError, match="lists no weight files"):
         egno_jax.load(checkpoint)
+
+
+def test_a_model_of_ones_own_asks_for_its_module(tmp_path):
+    """Registered, it is saved and loaded as any; in a process that has not, it is not known."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class OwnConfig(EGNOConfig):
+        own_field: int = 3
+
+    kinds = egno_jax.model._KINDS
+    try:
+        egno_jax.model.register(OwnConfig, kinds[EGNOConfig])
+        params = helpers.random_params(np.random.default_rng(0), OwnConfig(num_layers=1))
+        egno_jax.save(tmp_path / "own", params)
+        assert egno_jax.load(tmp_path / "own").config == params.config
+    finally:
+        kinds.pop(OwnConfig, None)
+    expected = rf"unknown field\(s\) \['own_field'\].*import {OwnConfig.__module__} first"
+    with pytest.raises(CheckpointError, match=expected):
+        egno_jax.load(tmp_path / "own")
+    change_manifest(tmp_path / "own", lambda manifest: manifest.pop("config_class"))
+    with pytest.raises(CheckpointError, match="import the module that registers it first"):
+        egno_jax.load(tmp_path / "own")

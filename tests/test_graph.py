@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import jax
@@ -555,7 +556,6 @@ STRUCTURE = {
 }
 TIMES_STRUCTURE = {
     "a number": (np.float32(1.0), r"times must be integer or floating \[P\].*rank 0"),
-    "a list": ([1.0, 2.0], "times must be an array, came list"),
     "boolean": (np.array([False, True]), "times must be integer or floating.*bool"),
     "no time": (np.zeros(0, np.float32), "times has P = 0"),
     "no time for each graph": (np.zeros((0, 2), np.float32), "times has P = 0"),
@@ -637,6 +637,28 @@ def cases(table):
     return pytest.mark.parametrize(("change", "message"), table.values(), ids=table.keys())
 
 
+class TestBuildRefusals:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"edges": None}, "edges must be egno_jax.graph.Edges, came NoneType"),
+            ({"edges": ([0], [1])}, "edges must be egno_jax.graph.Edges, came tuple"),
+            ({"features": None}, r"features must be an array of numbers, came None"),
+            ({"positions": [["x", "y", "z"]]}, "positions must be an array of numbers, came <U1"),
+            ({"velocities": [[1.0], [1.0, 2.0]]}, "velocities must be an array of numbers"),
+            (
+                {"edges": graphs.Edges(np.array([0]), np.array([1]), [None])},
+                "edges.features must be an array of numbers, came object",
+            ),
+        ],
+    )
+    def test_arguments_are_named(self, change, message):
+        arrays = {"positions": np.eye(3)[:2], "velocities": np.eye(3)[:2], "features": np.eye(2)}
+        arguments = {**arrays, "edges": graphs.fully_connected_edges(2), **change}
+        with pytest.raises(ValueError, match=message):
+            graphs.build(**arguments)
+
+
 class TestChecks:
     def test_good_graphs_pass(self):
         graph = example_batch()
@@ -676,6 +698,50 @@ class TestChecks:
             with pytest.raises(ValueError, match=r"must|lacks|has") as traced:
                 check(bad_graph, bad_times)
             assert str(traced.value) == str(eager.value)
+
+    @pytest.mark.parametrize(
+        ("times", "message"),
+        [
+            (["now", "later"], r"times must be numbers \[P\] or \[P, G\], came a list"),
+            ([[1.0, 2.0], [3.0]], r"times must be numbers \[P\] or \[P, G\], came a list"),
+            ([], "times has P = 0"),
+            ((True, False), "times must be integer or floating.*bool"),
+            (([1.0, 2.0, 3.0],), r"times.*\[P, G\] with G = 2, came float32 \[1, 3\]"),
+            (2.0, "times must be an array, came float"),
+        ],
+    )
+    def test_structure_of_times_in_lists(self, times, message):
+        for check in (graphs.check_structure, graphs.validate):
+            with pytest.raises(ValueError, match=message):
+                check(example_batch(), times)
+
+    def test_lists_of_times_are_checked_as_arrays_are(self):
+        graphs.validate(example_batch(), [1, 2])
+        graphs.validate(example_batch(), ([1.0, 2.0], [3.0, 2.5]))
+        with pytest.raises(ValueError, match=r"came times\[0\] = 2.0 and times\[1\] = 1.0"):
+            graphs.validate(example_batch(), (2.0, 1.0))
+
+    def test_a_stack_is_what_its_graphs_are(self):
+        """Each fault of a graph is one of a stack that holds it, under the same name."""
+
+        def stacked(graph):
+            return jax.tree.map(lambda leaf: np.stack([leaf] * 3), graph)
+
+        graph = example_batch()
+        graphs.check_stacked_structure(stacked(graph))
+        graphs.check_stacked_structure(stacked(graph._replace(edges=None)))
+        for change, message in STRUCTURE.values():
+            with pytest.raises(ValueError, match=re.split(r" |\.\*", message)[0]):
+                graphs.check_stacked_structure(stacked(change(graph)))
+        short = stacked(graph)
+        short.nodes["velocities"] = short.nodes["velocities"][:2]
+        expected = (
+            r"'velocities'\] must be floating \[S, N, 3\] with S = 3, N = 7, came float32 \[2,"
+        )
+        with pytest.raises(ValueError, match=expected):
+            graphs.check_stacked_structure(short)
+        with pytest.raises(ValueError, match=r"graph.n_node must be integer \[S, G\]"):
+            graphs.check_stacked_structure(graph)
 
     def test_structure_reads_no_value(self):
         for change, _ in VALUES.values():

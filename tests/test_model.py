@@ -536,7 +536,7 @@ def test_bad_input_is_refused_with_one_message_by_all_ways_in(params, name):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("times", [1.0, 2.0]), ("times", None), ("graph", None), ("nodes", None)]
+    ("field", "value"), [("times", 1.0), ("times", None), ("graph", None), ("nodes", None)]
 )
 def test_what_is_no_array_is_refused(params, field, value):
     graph, times = random_graph(), TIMES
@@ -545,6 +545,40 @@ def test_what_is_no_array_is_refused(params, field, value):
     else:
         graph, times = (value, times) if field == "graph" else (graph, value)
     assert field in message_of(egno_jax.apply, params, graph, times)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numpy_in_float64_and_lists_are_taken_as_jax_takes_them(params):
+    """Without a word, and to the bit what the same numbers in float32 give; traced or not."""
+    graph = random_graph()
+    wide = jax.tree.map(
+        lambda leaf: leaf.astype({"f": np.float64, "i": np.int64}[leaf.dtype.kind]), graph
+    )
+    expected = egno_jax.apply(params, graph, TIMES)
+    for times in (TIMES.astype(np.float64), TIMES.tolist(), tuple(TIMES)):
+        for apply in (egno_jax.apply, egno_jax.EGNO(CONFIG).apply):
+            model = params if apply is egno_jax.apply else {"params": params.weights}
+            found = apply(model, wide, times)
+            jax.tree.map(np.testing.assert_array_equal, found, expected)
+            assert found.positions.dtype == np.float32
+        traced = jax.jit(egno_jax.apply)(params, wide, times)
+        helpers.assert_close(traced.positions, expected.positions, 1e-5)
+        key = jax.random.key(0)
+        made = (egno_jax.init(key, CONFIG, *inputs) for inputs in ((wide, times), (graph, TIMES)))
+        jax.tree.map(np.testing.assert_array_equal, *made)
+
+
+def test_a_wrong_time_embedding_shows_in_the_feature_sizes():
+    """All that a converted checkpoint says of the two is their sum."""
+    config = EGNOConfig(num_layers=1, hidden_dim=4, time_embed_dim=6)
+    params = helpers.random_params(np.random.default_rng(0), config)
+    state = egno_jax.to_torch_state_dict(params)
+    wrong = egno_jax.from_torch_state_dict(state, dataclasses.replace(config, time_embed_dim=5))
+    expected = (
+        r"got 2 features a node, expected 3.*time_embed_dim=5.*sum is 8.*check time_embed_dim"
+    )
+    with pytest.raises(ValueError, match=expected):
+        egno_jax.apply(wrong, random_graph(), TIMES)
 
 
 def test_values_are_not_looked_at(params):

@@ -95,6 +95,22 @@ def test_imports_without_the_extras():
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, check=True)
 
 
+def test_submodules_are_imported_when_they_are_asked_for():
+    script = """
+        import sys
+
+        import egno_jax
+
+        lazy = ("training", "datasets", "visualize")
+        assert not [name for name in lazy if f"egno_jax.{name}" in sys.modules]
+        assert {*lazy, "baselines", "graph", "apply"} <= {*dir(egno_jax)}
+        assert callable(egno_jax.training.fit) and callable(egno_jax.datasets.stack)
+        assert egno_jax.visualize is sys.modules["egno_jax.visualize"]
+        assert not hasattr(egno_jax, "trainning")
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, check=True)
+
+
 def test_version_is_that_of_setup_cfg():
     assert egno_jax.__version__ == setup_cfg()["metadata"]["version"]
 

@@ -11,6 +11,7 @@ from egno_jax.datasets.base import (
     validate,
 )
 from egno_jax.datasets.buckets import Buckets, bucketed, choose_buckets, padding_share
+from egno_jax.datasets.stacking import stack
 
 __all__ = [
     "Batch",
@@ -27,6 +28,7 @@ __all__ = [
     "num_samples",
     "padding_share",
     "protein",
+    "stack",
     "take",
     "validate",
 ]

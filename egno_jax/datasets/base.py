@@ -10,6 +10,7 @@ import jraph
 import numpy as np
 
 from egno_jax import graph as graph_lib
+from egno_jax.checks import check_array, type_name
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -24,14 +25,14 @@ class Batch(NamedTuple):
       graph: the states at time 0, as `egno_jax.apply` takes them.
       times: `[P]`, the times of the targets after the state, or `[P, G]` where graphs differ.
       positions: `[P, N, 3]`, the positions at those times.
-      velocities: `[P, N, 3]`, the velocities at those times.
+      velocities: `[P, N, 3]`, the velocities at those times; None where they are not known.
       node_mask: `[N]`, False on nodes that only pad.
     """
 
     graph: jraph.GraphsTuple
     times: Float[Array, "P"] | Float[Array, "P G"]
     positions: Float[Array, "P N 3"]
-    velocities: Float[Array, "P N 3"]
+    velocities: Float[Array, "P N 3"] | None
     node_mask: Bool[Array, "N"]
 
 
@@ -46,14 +47,15 @@ class Samples(NamedTuple):
         `[S, E]` (counted within the sample), n_node `[S, g]`, and so on.
       times: `[P]`, the times of the targets after the state, the same for all samples.
       positions: `[S, P, N, 3]`, the positions at those times.
-      velocities: `[S, P, N, 3]`, the velocities at those times.
+      velocities: `[S, P, N, 3]`, the velocities at those times; None where they are not known, and
+        then a model can be trained on positions alone (`config.velocity_weight` 0).
       node_mask: `[S, N]`, False on nodes that only pad.
     """
 
     graph: jraph.GraphsTuple
     times: Float[Array, "P"]
     positions: Float[Array, "S P N 3"]
-    velocities: Float[Array, "S P N 3"]
+    velocities: Float[Array, "S P N 3"] | None
     node_mask: Bool[Array, "S N"]
 
 
@@ -106,9 +108,12 @@ def take(samples: Samples, indices: Int[Array, "B"]) -> Batch:
     Returns:
       A batch of B samples, nodes in the order of `indices`.
     """
-    graph, positions, velocities, mask = jax.tree.map(
+    graph, targets, mask = jax.tree.map(
         lambda leaf: jnp.take(leaf, indices, axis=0, mode="clip"),
-        (samples.graph, samples.positions, samples.velocities, samples.node_mask),
+        (samples.graph, (samples.positions, samples.velocities), samples.node_mask),
+    )
+    positions, velocities = jax.tree.map(
+        lambda leaf: _join(jnp.moveaxis(leaf, 1, 0), axis=1), targets
     )
     batch_size, nodes_per_sample = mask.shape
     offset = nodes_per_sample * jnp.arange(batch_size, dtype=jnp.int32)[:, None]
@@ -119,8 +124,8 @@ def take(samples: Samples, indices: Int[Array, "B"]) -> Batch:
     return Batch(
         graph=jax.tree.map(_join, graph),
         times=samples.times,
-        positions=_join(jnp.moveaxis(positions, 1, 0), axis=1),
-        velocities=_join(jnp.moveaxis(velocities, 1, 0), axis=1),
+        positions=positions,
+        velocities=velocities,
         node_mask=_join(mask),
     )
 
@@ -144,30 +149,59 @@ def at_times(batch: Batch, indices: Int[Array, "Q B"]) -> Batch:
         return kept.reshape(num_kept, -1, 3)
 
     times = jnp.repeat(jnp.asarray(batch.times)[indices], graphs_per_sample, axis=1)
-    return batch._replace(
-        times=times, positions=keep(batch.positions), velocities=keep(batch.velocities)
-    )
+    positions, velocities = jax.tree.map(keep, (batch.positions, batch.velocities))
+    return batch._replace(times=times, positions=positions, velocities=velocities)
 
 
 def validate(samples: Samples) -> None:
-    """Checks the values of every sample on the host; what training and evaluation call first.
+    """Checks samples in full, on the host; what training and evaluation call first.
 
     Args:
       samples: the samples.
 
     Raises:
-      ValueError: there are none, a graph is not valid (`egno_jax.graph.validate`), or a target of a
-        real node is not finite; names the field.
+      ValueError: they are none, a field has a wrong shape or dtype or does not go with the others,
+        a graph is not valid (`egno_jax.graph.validate`), or a target of a real node is not finite;
+        names the field.
     """
+    check_structure(samples)
     total = num_samples(samples)
     if total == 0:
         raise ValueError("samples: got none, expected at least one")
     batch = take(samples, np.arange(total))
     graph_lib.validate(batch.graph, batch.times)
     for field in ("positions", "velocities"):
-        is_finite = np.isfinite(getattr(batch, field)).all(axis=(0, 2))
+        targets = getattr(batch, field)
+        if targets is None:
+            continue
+        is_finite = np.isfinite(targets).all(axis=(0, 2))
         if not is_finite[np.asarray(batch.node_mask)].all():
             raise ValueError(f"{field}: got NaN or infinite targets, expected finite ones")
+
+
+def check_structure(samples: Samples) -> None:
+    """Checks that the fields of samples go together: keys, shapes and dtypes, never values.
+
+    Args:
+      samples: what should be samples.
+
+    Raises:
+      ValueError: they are not; names the field, what came and what was expected.
+    """
+    if not isinstance(samples, Samples):
+        raise ValueError(
+            f"samples must be egno_jax.datasets.Samples, came {type_name(samples)}; "
+            "egno_jax.datasets.stack makes them of graphs and targets"
+        )
+    graph_lib.check_stacked_structure(samples.graph)
+    num_graphs, num_nodes, _ = samples.graph.nodes["positions"].shape
+    sizes = {"S": num_graphs, "N": num_nodes}
+    check_array("node_mask", samples.node_mask, "boolean", ("S", "N"), sizes)
+    check_array("times", samples.times, "integer or floating", ("P",), sizes)
+    for field in ("positions", "velocities"):
+        targets = getattr(samples, field)
+        if field == "positions" or targets is not None:
+            check_array(field, targets, "floating", ("S", "P", "N", 3), sizes)
 
 
 def _join(leaf: Array, axis: int = 0) -> Array:

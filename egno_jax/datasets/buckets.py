@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 
 from egno_jax import graph as graph_lib
-from egno_jax.datasets.base import Samples, concatenate, num_samples
+from egno_jax.datasets.base import Samples, check_structure, concatenate, num_samples
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -91,9 +91,15 @@ def bucketed(parts: Sequence[Samples], num_buckets: int = 4) -> Buckets:
         names the field.
     """
     parts = list(parts)
-    if not parts or not all(map(num_samples, parts)):
-        raise ValueError("parts: got none, or one without samples, expected at least one sample")
+    if not parts:
+        raise ValueError("parts: got none, expected at least one sample")
     for index, part in enumerate(parts):
+        try:
+            check_structure(part)
+        except ValueError as error:
+            raise ValueError(f"parts: part {index}: {error}") from error
+        if not num_samples(part):
+            raise ValueError(f"parts: part {index} has no samples, expected at least one")
         if not np.asarray(part.node_mask).all():
             raise ValueError(f"parts: part {index} is padded, expected samples without padding")
     counts = [num_samples(part) for part in parts]
@@ -132,10 +138,15 @@ def _padded_alike(parts: Sequence[Samples]) -> list[Samples]:
     sizes = {_size(part) for part in parts}
     if len(sizes) == 1:
         return list(parts)
+    num_nodes, num_edges = size_of_all(sizes)
+    return [_padded(part, num_nodes, num_edges) for part in parts]
+
+
+def size_of_all(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
+    """Returns the numbers of nodes and of edges that graphs of these sizes can all be padded to."""
     num_edges = max(edges for _, edges in sizes)
     # Edges that pad need a node that pads.
-    num_nodes = max(nodes + (edges < num_edges) for nodes, edges in sizes)
-    return [_padded(part, num_nodes, num_edges) for part in parts]
+    return max(nodes + (edges < num_edges) for nodes, edges in sizes), num_edges
 
 
 def _padded(samples: Samples, num_nodes: int, num_edges: int) -> Samples:
@@ -151,10 +162,14 @@ def _padded(samples: Samples, num_nodes: int, num_edges: int) -> Samples:
         ),
         strict=True,
     )
+    positions, velocities = jax.tree.map(
+        lambda targets: graph_lib.pad_nodes(targets, num_nodes),
+        (samples.positions, samples.velocities),
+    )
     return Samples(
         graph=jax.tree.map(lambda *leaves: np.stack(leaves), *graphs),
         times=samples.times,
-        positions=graph_lib.pad_nodes(samples.positions, num_nodes),
-        velocities=graph_lib.pad_nodes(samples.velocities, num_nodes),
+        positions=positions,
+        velocities=velocities,
         node_mask=np.stack(masks),
     )

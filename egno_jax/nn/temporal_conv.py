@@ -50,7 +50,11 @@ class TemporalConv(nn.Module):
         Args:
           features: `[P, ..., C]`.
           context: which times carry the Fourier coefficients; see `egno_jax.ops.spectral_conv_at`.
+
+        Raises:
+          ValueError: features have no time axis, or not the channels that the kernel was made for.
         """
+        _check_signal(self, "features", features, "[P, ..., C]", features.ndim >= 2)
         width = features.shape[-1]
         init = nn.initializers.uniform(1.0 / max(width, 1) ** 2)
         kernel = self.param("kernel", init, (2, self.num_modes, width, width), self.param_dtype)
@@ -91,7 +95,12 @@ class VectorTemporalConv(nn.Module):
         Args:
           vectors: `[P, ..., 3, C]`.
           context: which times carry the Fourier coefficients; see `egno_jax.ops.spectral_conv_at`.
+
+        Raises:
+          ValueError: these are no vectors, or not of the channels that the kernel was made for.
         """
+        is_vector = vectors.ndim >= 3 and vectors.shape[-2] == 3
+        _check_signal(self, "vectors", vectors, "[P, ..., 3, C]", is_vector)
         width = vectors.shape[-1]
         init = nn.initializers.uniform(0.2 / max(width, 1))
         kernel = self.param("kernel", init, (2, self.num_modes, width, width), self.param_dtype)
@@ -173,6 +182,17 @@ class IrrepsTemporalConv(nn.Module):
         if ir.is_scalar():
             response = _leaky_relu(response)
         return chunk + jnp.swapaxes(response, -1, -2)
+
+
+def _check_signal(module: nn.Module, name: str, signal: Array, form: str, is_form: bool) -> None:
+    """Raises if a signal has not its form, or not the channels of a kernel that is there."""
+    came = f"{name}: got shape {list(signal.shape)}, expected {form}"
+    if not is_form:
+        raise ValueError(f"{came}: times first, channels last")
+    if module.has_variable("params", "kernel"):
+        width = module.get_variable("params", "kernel").shape[-1]
+        if signal.shape[-1] != width:
+            raise ValueError(f"{came} with C = {width}, the channels that the kernel was made for")
 
 
 def _convolve(

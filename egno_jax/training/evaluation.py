@@ -32,6 +32,7 @@ def evaluate(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
+    model.check_params(params)
     parts = by_size(samples)
     for part in parts:
         validate(part)

@@ -20,7 +20,7 @@ import numpy as np
 from egno_jax.checkpoint import CheckpointError, load, save
 from egno_jax.datasets.base import Samples, num_samples, validate
 from egno_jax.datasets.buckets import Buckets, by_size, padding_share
-from egno_jax.model import Params
+from egno_jax.model import Params, check_feature_sizes, check_params
 from egno_jax.training import observe
 from egno_jax.training.callbacks import Callback
 from egno_jax.training.checkpoints import RunCheckpoints, StorageError, check_writable
@@ -100,7 +100,8 @@ def fit(
       params: the initial model, also when resuming (its structure is needed).
       train: the training set, of one size or in buckets (`egno_jax.datasets.bucketed`); is put on
         the device whole, or on each of a mesh.
-      valid: the validation set, likewise; is put on the device whole, or split over a mesh.
+      valid: the validation set, likewise, at the times of the training set; is put on the device
+        whole, or split over a mesh.
       config: the settings.
       resume: continue from the newest checkpoint in `directory`, or from the start if the run ended
         before its first. Without it a directory that holds a run is refused.
@@ -116,7 +117,9 @@ def fit(
       The best model and how the run ended.
 
     Raises:
-      ValueError: the data do not fit the model or the settings.
+      ValueError: an argument is of another kind, or the data do not go together, or do not fit
+        the model or the settings; names what. (With `random_times`, which trains on others in each
+        step, the validation set may have times of its own.)
       CheckpointError: there is a run in `directory` already, its checkpoint cannot be resumed, or
         it was made with other settings; names the setting.
       NonFiniteLossError: training diverged; names the step, the samples of its batch and the last
@@ -125,19 +128,8 @@ def fit(
         the disk is full; the last checkpoint is whole, and the run can be resumed from it.
     """
     directory = Path(directory)
+    _check_inputs(params, train, valid, config, make_callbacks)
     plan = _plan(config, train)
-    num_targets = by_size(train)[0].positions.shape[1]
-    if max(config.num_times, default=0) > num_targets:
-        raise ValueError(
-            f"num_times: got {config.num_times}, expected at most {num_targets}, the number of "
-            "target times of the training samples"
-        )
-    for name, samples in (("train", train), ("valid", valid)):
-        try:
-            for part in by_size(samples):
-                validate(part)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
     if mesh is not None:
         check_model(params.config, mesh)
     placement = place(train, valid, config, mesh)
@@ -165,6 +157,57 @@ def fit(
         interrupted=progress.step < config.num_steps,
         seconds=progress.seconds,
     )
+
+
+def _check_inputs(
+    params: Params,
+    train: Samples | Buckets,
+    valid: Samples | Buckets,
+    config: TrainingConfig,
+    make_callbacks: Any,
+) -> None:
+    """Raises if model, data and settings do not go together."""
+    check_params(params)
+    if not isinstance(config, TrainingConfig):
+        raise ValueError(f"config: got {type(config).__name__}, expected a TrainingConfig")
+    if not callable(make_callbacks):
+        raise ValueError(
+            f"make_callbacks: got {type(make_callbacks).__name__}, expected a function of the step "
+            "that the run starts from, such as lambda step: [JSONLines(path, step)]"
+        )
+    for name, data in (("train", train), ("valid", valid)):
+        for part in by_size(data):
+            try:
+                validate(part)
+                check_feature_sizes(params, part.graph)
+                _check_times(np.asarray(part.times), name, by_size(train)[0].times, config)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+    weight = params.config.velocity_weight
+    if weight and any(part.velocities is None for part in by_size(train)):
+        raise ValueError(
+            f"train: velocities are None, but the model's config.velocity_weight is {weight}; give "
+            "the velocities, or make the model with velocity_weight=0"
+        )
+    num_targets = by_size(train)[0].positions.shape[1]
+    if max(config.num_times, default=0) > num_targets:
+        raise ValueError(
+            f"num_times: got {config.num_times}, expected at most {num_targets}, the number of "
+            "target times of the training samples"
+        )
+
+
+def _check_times(times: np.ndarray, name: str, expected: Any, config: TrainingConfig) -> None:
+    """Raises if times are not those of the training set.
+
+    A model that is trained on other times in each step may be selected on times of its own.
+    """
+    is_free = name == "valid" and config.random_times != "all"
+    if not is_free and not np.array_equal(times, expected):
+        raise ValueError(
+            f"times: got {times}, expected those of the training set, {np.asarray(expected)}: the "
+            'times that a model is trained on (with random_times="all")'
+        )
 
 
 @dataclasses.dataclass
@@ -233,7 +276,7 @@ def _start(run: _Run, params: Params, resume: bool) -> tuple[TrainState, _Progre
     if latest is None:
         return state, _Progress()
     state, record = run.checkpoints.restore_newest(
-        state, check_record=lambda record: _check_settings(run, record["settings"])
+        state, check_record=lambda record: _check_settings(run, params, record["settings"])
     )
     progress = _Progress(**record["progress"])
     if progress.best_step == progress.step:
@@ -242,16 +285,34 @@ def _start(run: _Run, params: Params, resume: bool) -> tuple[TrainState, _Progre
     return state, progress
 
 
-def _check_settings(run: _Run, expected: dict[str, Any]) -> None:
+def _defaults(kind: type) -> dict[str, Any]:
+    """Returns the defaults of a config's fields, as JSON gives them back."""
+    fields = {
+        field.name: field.default
+        if field.default_factory is dataclasses.MISSING
+        else dataclasses.asdict(field.default_factory())
+        for field in dataclasses.fields(kind)
+    }
+    known = {name: value for name, value in fields.items() if value is not dataclasses.MISSING}
+    return json.loads(json.dumps(known))
+
+
+def _check_settings(run: _Run, params: Params, expected: dict[str, Any]) -> None:
+    # A setting that is newer than the run had its default then.
+    kinds = {"model": type(params.config), "training": TrainingConfig}
+    expected = {part: _defaults(kinds[part]) | expected[part] for part in run.settings}
     for part, settings in run.settings.items():
         for name, value in settings.items():
-            # A setting that is newer than the run had its default then.
-            default = getattr(TrainingConfig, name, None) if part == "training" else None
-            default = list(default) if isinstance(default, tuple) else default
-            if value != expected[part].get(name, default):
+            if value != expected[part].get(name):
+                remedy = "start a new run to change it"
+                if part == "training":
+                    remedy += (
+                        "; one in another directory goes on from this one's model with "
+                        f"params=egno_jax.load({str(run.directory / _BEST)!r})"
+                    )
                 raise CheckpointError(
                     f"{part} setting {name}: got {value!r}, but the run in {run.directory} was "
-                    f"made with {expected[part].get(name)!r}; start a new run to change it"
+                    f"made with {expected[part].get(name)!r}; {remedy}"
                 )
 
 

@@ -47,6 +47,32 @@ def batch_indices(
     return jax.lax.dynamic_slice_in_dim(permutation, start, batch_size)
 
 
+def chunk_indices(
+    key: Array, step: Int[Array, ""] | int, num_steps: int, num_samples: int, batch_size: int
+) -> Int[Array, "K B"]:
+    """Returns `batch_indices` of steps in a row; draws an epoch's permutation once.
+
+    Args:
+      key: the sampler's random key.
+      step: the number of steps done before the first of them; may be traced.
+      num_steps: K.
+      num_samples: S, size of the data set.
+      batch_size: B.
+
+    Returns:
+      `[K, B]`, indices in `[0, S)`.
+    """
+    epoch_length = steps_per_epoch(num_samples, batch_size)
+    steps = step + jnp.arange(num_steps)
+    epochs = steps // epoch_length
+    # However the steps lie, they touch no more epochs than this.
+    touched = epochs[0] + jnp.arange((num_steps + epoch_length - 2) // epoch_length + 1)
+    # One after the other and not by `vmap`, which some kinds of keys answer with other numbers.
+    orders = jax.lax.map(lambda epoch: epoch_permutation(key, epoch, num_samples), touched)
+    places = (steps % epoch_length)[:, None] * batch_size + jnp.arange(batch_size)
+    return orders[(epochs - epochs[0])[:, None], places]
+
+
 def epoch_permutation(key: Array, epoch: Int[Array, ""] | int, num_samples: int) -> Int[Array, "S"]:
     """Returns the order of the samples in an epoch, which its batches are cut from."""
     return jax.random.permutation(jax.random.fold_in(key, epoch), num_samples)

@@ -23,7 +23,7 @@ from egno_jax.training.config import TrainingConfig
 from egno_jax.training.evaluation import error_sums
 from egno_jax.training.mesh import global_array, replicate, time_axis
 from egno_jax.training.noise import add_noise, step_key
-from egno_jax.training.sampler import batch_indices
+from egno_jax.training.sampler import chunk_indices
 from egno_jax.training.step import StepMetrics, TrainState, loss_and_gradient, update
 
 if TYPE_CHECKING:
@@ -74,11 +74,14 @@ def split_shares(shares: Batch) -> Batch:
 
     is_even = ops.num_missing_times(shares.positions.shape[1]) == 0
     over_time = (ops.TIME_AXIS,) if is_even else ()
+    positions, velocities = jax.tree.map(
+        lambda leaf: split(leaf, *over_time), (shares.positions, shares.velocities)
+    )
     return Batch(
         graph=jax.tree.map(split, shares.graph),
         times=split(shares.times),
-        positions=split(shares.positions, *over_time),
-        velocities=split(shares.velocities, *over_time),
+        positions=positions,
+        velocities=velocities,
         node_mask=split(shares.node_mask),
     )
 
@@ -139,13 +142,13 @@ def sharded_chunk(
     """Does what `train_chunk` does, on the mesh; the samples are whole on every device."""
     num_shares = ops.axis_size(ops.DATA_AXIS)
 
-    def step(state: TrainState, _: None) -> tuple[TrainState, StepMetrics]:
-        indices = batch_indices(
-            state.sampler_key, state.step, num_samples(samples), config.batch_size
-        )
+    def step(state: TrainState, indices: Int[Array, "B"]) -> tuple[TrainState, StepMetrics]:
         return sharded_step(state, take_shares(samples, indices, num_shares), config)
 
-    return whole(jax.lax.scan(step, state, length=num_steps))
+    batches = chunk_indices(
+        state.sampler_key, state.step, num_steps, num_samples(samples), config.batch_size
+    )
+    return whole(jax.lax.scan(step, state, batches))
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
@@ -167,10 +170,11 @@ def place_train(samples: Samples, mesh: Mesh) -> Samples:
     """Lays a training set on the mesh: any sample may be wanted anywhere, its times may not."""
     over_time = time_axis(mesh, samples.positions.shape[1])
     others = samples._replace(positions=None, velocities=None)
-    return replicate(others, mesh)._replace(
-        positions=global_array(samples.positions, mesh, None, over_time),
-        velocities=global_array(samples.velocities, mesh, None, over_time),
+    positions, velocities = jax.tree.map(
+        lambda leaf: global_array(leaf, mesh, None, over_time),
+        (samples.positions, samples.velocities),
     )
+    return replicate(others, mesh)._replace(positions=positions, velocities=velocities)
 
 
 def place_valid(samples: Samples, mesh: Mesh) -> Samples:
@@ -182,11 +186,14 @@ def place_valid(samples: Samples, mesh: Mesh) -> Samples:
         return global_array(np.asarray(leaf)[places], mesh, ops.DATA_AXIS, *axes)
 
     mask = np.asarray(samples.node_mask)[places] & is_sample[..., None]
+    positions, velocities = jax.tree.map(
+        lambda leaf: place(leaf, None, over_time), (samples.positions, samples.velocities)
+    )
     return Samples(
         graph=jax.tree.map(place, samples.graph),
         times=global_array(samples.times, mesh),
-        positions=place(samples.positions, None, over_time),
-        velocities=place(samples.velocities, None, over_time),
+        positions=positions,
+        velocities=velocities,
         node_mask=global_array(mask, mesh, ops.DATA_AXIS),
     )
 

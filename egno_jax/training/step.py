@@ -17,7 +17,7 @@ from egno_jax.model import Params
 from egno_jax.training.config import TrainingConfig
 from egno_jax.training.noise import add_noise, step_key
 from egno_jax.training.optimizer import make_optimizer
-from egno_jax.training.sampler import batch_indices, time_indices
+from egno_jax.training.sampler import batch_indices, chunk_indices, time_indices
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -80,6 +80,11 @@ def loss_fn(params: Params, batch: Batch) -> Float[Array, ""]:
     weight = params.config.velocity_weight
     if weight == 0:
         return loss
+    if batch.velocities is None:
+        raise ValueError(
+            f"batch.velocities: got None with config.velocity_weight={weight}, expected the "
+            "velocities that the loss asks for; train with velocity_weight=0 without them"
+        )
     return loss + weight * metrics.a_mse(predicted.velocities, batch.velocities, batch.node_mask)
 
 
@@ -97,6 +102,12 @@ def train_step(
       The state after the step, and the loss and gradient norm of the batch.
     """
     indices = batch_indices(state.sampler_key, state.step, num_samples(samples), config.batch_size)
+    return _step_on(state, samples, indices, config)
+
+
+def _step_on(
+    state: TrainState, samples: Samples, indices: Int[Array, "B"], config: TrainingConfig
+) -> tuple[TrainState, StepMetrics]:
     batch = add_noise(
         take(samples, indices),
         step_key(state.sampler_key, state.step),
@@ -186,8 +197,11 @@ def train_chunk(
     Returns:
       The state after, and the metrics of each step, `[K]`.
     """
+    batches = chunk_indices(
+        state.sampler_key, state.step, num_steps, num_samples(samples), config.batch_size
+    )
     return jax.lax.scan(
-        lambda state, _: train_step(state, samples, config), state, length=num_steps
+        lambda state, indices: _step_on(state, samples, indices, config), state, batches
     )
 
 

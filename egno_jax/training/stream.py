@@ -172,12 +172,12 @@ class Stream:
 
     def _laid(self, batches: Batch) -> Batch:
         over_time = time_axis(self._mesh, self._num_times)
-        targets = {
-            name: self._global(getattr(batches, name), over_time)
-            for name in ("positions", "velocities")
-        }
+        positions, velocities = jax.tree.map(
+            lambda leaf: self._global(leaf, over_time), (batches.positions, batches.velocities)
+        )
         others = batches._replace(positions=None, velocities=None)
-        return jax.tree.map(self._global, others)._replace(**targets)
+        others = jax.tree.map(self._global, others)
+        return others._replace(positions=positions, velocities=velocities)
 
     def _global(self, local: np.ndarray, over_time: str | None = None) -> jax.Array:
         """Lays `[K, d, ...]` of this process, or `[K, d, p, ...]`, into the array of all."""
@@ -215,6 +215,7 @@ def _read(
     def targets(leaf: np.ndarray) -> np.ndarray:
         return join(np.moveaxis(leaf[:, times][indices], 2, 1), axis=2)
 
+    positions, velocities = jax.tree.map(targets, (samples.positions, samples.velocities))
     graph = jax.tree.map(lambda leaf: leaf[indices], samples.graph)
     mask = samples.node_mask[indices] & is_sample[..., None]
     offset = mask.shape[2] * np.arange(indices.shape[1], dtype=np.int32)[:, None]
@@ -225,7 +226,7 @@ def _read(
     return Batch(
         graph=jax.tree.map(join, graph),
         times=np.broadcast_to(samples.times, (indices.shape[0], *samples.times.shape)),
-        positions=targets(samples.positions),
-        velocities=targets(samples.velocities),
+        positions=positions,
+        velocities=velocities,
         node_mask=join(mask),
     )

@@ -116,3 +116,99 @@ def test_indices_of_a_batch_do_not_overflow(dtype):
     np.testing.assert_array_equal(found.senders, expected.senders)
     np.testing.assert_array_equal(found.receivers, expected.receivers)
     assert found.senders.max() == 499
+
+
+def with_array(field, change):
+    return lambda samples: samples._replace(**{field: change(getattr(samples, field))})
+
+
+# Of 5 samples, 3 times, 4 nodes.
+FAULTS = {
+    "no samples": (lambda samples: None, "samples must be .*Samples, came NoneType; .*stack makes"),
+    "a batch": (lambda samples: datasets.take(samples, np.arange(2)), "samples must be .*Batch"),
+    "fewer targets than graphs": (
+        with_array("positions", lambda x: x[:2]),
+        r"positions must be floating \[S, P, N, 3\] with S = 5, P = 3, N = 4, came .* axis 0 is 2",
+    ),
+    "targets of other times": (
+        with_array("positions", lambda x: x[:, :2]),
+        "positions.* axis 1 is 2",
+    ),
+    "targets of other nodes": (
+        with_array("velocities", lambda x: x[:, :, :3]),
+        "velocities must be .* axis 2 is 3 instead of 4",
+    ),
+    "targets in a plane": (
+        with_array("positions", lambda x: x[..., :2]),
+        "positions.* axis 3 is 2",
+    ),
+    "targets without times": (
+        with_array("positions", lambda x: x[:, 0]),
+        "positions must be .* rank 3",
+    ),
+    "integer targets": (
+        with_array("positions", lambda x: x.astype(np.int32)),
+        "positions must be floating",
+    ),
+    "no targets": (
+        with_array("positions", lambda x: None),
+        "positions must be an array, came None",
+    ),
+    "no mask": (with_array("node_mask", lambda x: None), "node_mask must be an array, came None"),
+    "a mask of numbers": (
+        with_array("node_mask", lambda x: x.astype(np.float32)),
+        r"node_mask must be boolean \[S, N\]",
+    ),
+    "a mask of other nodes": (
+        with_array("node_mask", lambda x: x[:, :3]),
+        "node_mask.* axis 1 is 3",
+    ),
+    "a list of times": (
+        with_array("times", lambda x: x.tolist()),
+        "times must be an array, came list",
+    ),
+    "more times than targets": (
+        with_array("times", lambda x: np.arange(1.0, 5.0)),
+        "positions must be .* with S = 5, P = 4, .* axis 1 is 3 instead of 4",
+    ),
+    "times of each sample": (
+        with_array("times", lambda x: np.tile(x, (5, 1))),
+        r"times must be .* \[P\], came",
+    ),
+    "a graph without samples": (
+        with_array("graph", lambda g: jax.tree.map(lambda leaf: leaf[0], g)),
+        r"graph.n_node must be integer \[S, G\]",
+    ),
+    "edges of other samples": (
+        with_array("graph", lambda g: g._replace(senders=g.senders[:3])),
+        r"graph.senders must be integer \[S, E\] with S = 5, came int32 \[3, 6\]",
+    ),
+    "times that fall": (with_array("times", lambda x: x[::-1]), "times must increase strictly"),
+    "infinite velocities": (
+        with_array("velocities", lambda x: np.full_like(x, np.inf)),
+        "velocities: got NaN or infinite",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), FAULTS.values(), ids=FAULTS.keys())
+def test_fields_that_do_not_go_together_are_named(change, message):
+    samples = random_samples(0)
+    datasets.validate(samples)
+    with pytest.raises(ValueError, match=message):
+        datasets.validate(change(samples))
+
+
+def test_samples_without_velocities_are_the_others_without_them():
+    full, indices = random_samples(0), np.array([2, 0])
+    bare = full._replace(velocities=None)
+    datasets.validate(bare)
+    batch = datasets.take(full, indices)
+    assert_equal(datasets.take(bare, indices), batch._replace(velocities=None))
+    kept = np.array([[0, 1], [2, 2]])
+    expected = datasets.at_times(batch, kept)._replace(velocities=None)
+    assert_equal(datasets.at_times(datasets.take(bare, indices), kept), expected)
+    joined = datasets.concatenate(full, full)._replace(velocities=None)
+    assert_equal(datasets.concatenate(bare, bare), joined)
+    with pytest.raises(ValueError, match=r"velocities is None, expected \(3, 4, 3\)"):
+        datasets.concatenate(full, bare)

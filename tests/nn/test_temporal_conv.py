@@ -224,3 +224,26 @@ def test_vectors_of_irreps_are_computed_in_float32_like_the_vector_convolution()
 def test_a_kernel_of_other_channels_is_named():
     with pytest.raises(ValueError, match=r"kernel: got shape .*, expected \[2, M, 4, C_out\]"):
         ops.spectral_conv_dft(jnp.ones((5, 3, 4)), jnp.ones((2, 2, 6, 6)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "message"),
+    [
+        (
+            nn.TemporalConv(2),
+            (P,),
+            r"features: got shape \[5\], expected \[P, ..., C\]: times first",
+        ),
+        (nn.TemporalConv(2), (P, N), r"features: got shape \[5, 3\].* with C = 4, the channels"),
+        (nn.VectorTemporalConv(2), (P, 7, 4), r"vectors: got shape \[5, 7, 4\].*\[P, ..., 3, C\]:"),
+        (nn.VectorTemporalConv(2), (3, 4), r"vectors: got shape \[3, 4\], expected"),
+        (nn.VectorTemporalConv(2), (P, N, 3, 2), "vectors: .* with C = 4, the channels"),
+    ],
+)
+def test_a_signal_of_another_form_is_named(layer, shape, message):
+    variables = {"params": {"kernel": signed_kernel(0, 2, 4, "float32")}}
+    with pytest.raises(ValueError, match=message):
+        layer.apply(variables, jnp.ones(shape))
+    if "with C" not in message:
+        with pytest.raises(ValueError, match=message):
+            layer.init(jax.random.key(0), jnp.ones(shape))

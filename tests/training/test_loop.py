@@ -6,6 +6,8 @@ import dataclasses
 import os
 import re
 import signal
+import types
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 
 import egno_jax
 from egno_jax import training
-from egno_jax.training import JSONLines, TrainingConfig, evaluate, fit, read_json_lines
+from egno_jax.training import JSONLines, TrainingConfig, evaluate, fit, loop, read_json_lines
 
 
 class SignalAfter:
@@ -149,6 +151,70 @@ def test_bad_data_is_refused_before_anything_is_written(task, config, tmp_path):
     assert not run.exists()
 
 
+FAULTS = {
+    "a config": (lambda p, t, v: (p.config, t, v), "params: got EGNOConfig, expected .*init makes"),
+    "no validation set": (lambda p, t, v: (p, t, None), "valid: samples must be .*came NoneType"),
+    "no training set": (lambda p, t, v: (p, None, v), "train: samples must be .*came NoneType"),
+    "positions of other samples": (
+        lambda p, t, v: (p, t._replace(positions=t.positions[:8]), v),
+        "train: positions must be .* axis 0 is 8 instead of 16",
+    ),
+    "valid at other times": (
+        lambda p, t, v: (p, t, v._replace(times=v.times + 1)),
+        r"valid: times: got \[2. 3.\], expected those of the training set, \[1. 2.\]",
+    ),
+    "valid at fewer times": (
+        lambda p, t, v: (
+            p,
+            t,
+            v._replace(
+                times=v.times[1:], positions=v.positions[:, 1:], velocities=v.velocities[:, 1:]
+            ),
+        ),
+        r"valid: times: got \[2.\], expected those",
+    ),
+    "valid without edge features": (
+        lambda p, t, v: (p, t, v._replace(graph=v.graph._replace(edges=None))),
+        r"valid: graph.edges\['features'\]: got 0 features an edge, expected 2",
+    ),
+    "no velocities": (
+        lambda p, t, v: (p, t._replace(velocities=None), v),
+        "train: velocities are None, but .*velocity_weight is 0.1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), FAULTS.values(), ids=FAULTS.keys())
+def test_what_does_not_go_together_is_refused(task, config, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path / "run", *change(*task), config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_arguments_of_another_kind_are_named(task, config, tmp_path):
+    with pytest.raises(ValueError, match="config: got EGNOConfig, expected a TrainingConfig"):
+        fit(tmp_path / "run", *task, task[0].config)
+    with pytest.raises(ValueError, match="make_callbacks: got list, expected a function"):
+        fit(tmp_path / "run", *task, config, make_callbacks=[])
+    with pytest.raises(ValueError, match="params: got EGNOConfig"):
+        evaluate(task[0].config, task[2])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_positions_needs_no_velocities(task, config, tmp_path):
+    """With a `velocity_weight` of 0 a run has the same bits, whether they are there or not."""
+    params, train, valid = task
+    params = dataclasses.replace(
+        params, config=dataclasses.replace(params.config, velocity_weight=0.0)
+    )
+    bare = [samples._replace(velocities=None) for samples in (train, valid)]
+    found = fit(tmp_path / "bare", params, *bare, config)
+    expected = fit(tmp_path / "full", params, train, valid, config)
+    assert_same_weights(found.params, expected.params)
+    with pytest.raises(ValueError, match=r"batch.velocities: got None .*velocity_weight=0.1"):
+        training.train_step(training.init_state(task[0], config), bare[0], config)
+
+
 def test_a_diverging_run_stops_and_names_the_step(task, config, tmp_path):
     params, train, valid = task
     huge = dataclasses.replace(
@@ -218,6 +284,22 @@ def test_a_run_keeps_its_settings(task, config, whole_run, field):
         fit(whole_run[0], *task, changed, resume=True)
 
 
+def test_a_longer_run_is_begun_from_the_best_model(task, config, whole_run):
+    longer = dataclasses.replace(config, num_steps=24)
+    best = whole_run[0] / "best"
+    expected = (
+        rf"num_steps: got 24.*another directory.*params=egno_jax.load\('{re.escape(str(best))}'\)"
+    )
+    with pytest.raises(egno_jax.CheckpointError, match=expected):
+        fit(whole_run[0], *task, longer, resume=True)
+
+
+def test_the_model_of_a_run_is_named_to_who_loads_the_run(whole_run):
+    expected = "has no egno_jax.json; it is a run of training, whose model is .*best"
+    with pytest.raises(egno_jax.CheckpointError, match=expected):
+        egno_jax.load(whole_run[0])
+
+
 def test_the_best_model_belongs_to_the_best_step_after_a_crash(task, config, tmp_path, monkeypatch):
     """Dies between a checkpoint and the best model that it tells of, and stops before the next."""
     config = dataclasses.replace(config, checkpoint_every=12)
@@ -258,3 +340,15 @@ def test_a_validation_error_that_is_not_finite_stops_the_run(task, config, tmp_p
 def test_a_field_of_another_type_is_named(field, value):
     with pytest.raises(ValueError, match=f"TrainingConfig.{field}: got"):
         TrainingConfig(**{field: value})
+
+
+def test_settings_that_are_newer_than_a_run_had_their_defaults_in_it(task, config):
+    params = task[0]
+    run = types.SimpleNamespace(directory=Path("run"), settings=loop._settings(params, config))
+    before = loop._settings(params, config)
+    del before["training"]["noise"], before["model"]["velocity_scale"]
+    loop._check_settings(run, params, before)
+    noisy = dataclasses.replace(config, noise=training.NoiseConfig(positions=0.1))
+    run.settings = loop._settings(params, noisy)
+    with pytest.raises(ValueError, match=r"training setting noise: got {'positions': 0.1"):
+        loop._check_settings(run, params, before)

@@ -1,0 +1,114 @@
+"""From graphs and targets of one's own to `Samples`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jraph
+import numpy as np
+
+from egno_jax import graph as graph_lib
+from egno_jax.checks import check_array
+from egno_jax.datasets.base import Samples, check_structure
+from egno_jax.datasets.buckets import size_of_all
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike
+
+
+def stack(
+    graphs: Sequence[jraph.GraphsTuple],
+    times: ArrayLike,
+    positions: ArrayLike | Sequence[ArrayLike],
+    velocities: ArrayLike | Sequence[ArrayLike] | None = None,
+    node_mask: ArrayLike | Sequence[ArrayLike] | None = None,
+) -> Samples:
+    """Makes samples of graphs and the motion that followed, for `egno_jax.training.fit`.
+
+    Graphs of different sizes are padded to one size (`egno_jax.graph.pad`). Where that is much
+    padding, give `bucketed` parts of one graph each: `[stack([graph], times, [target]), ...]`.
+
+    Args:
+      graphs: the states, S graphs of the same arrays, such as `egno_jax.graph.build` makes them.
+      times: `[P]`, the times of the targets after the state, the same for all; increasing.
+      positions: the positions at those times: `[S, P, N, 3]`, or S arrays `[P, N_s, 3]`.
+      velocities: the velocities at those times, likewise; None where they are not known, and then
+        a model can be trained on positions alone (`config.velocity_weight` 0).
+      node_mask: which nodes count in losses and metrics: `[S, N]`, or S arrays `[N_s]`; None: all.
+        Nodes that are added here never do.
+
+    Returns:
+      Samples of NumPy arrays; real numbers in the dtype that JAX gives them.
+
+    Raises:
+      ValueError: there are no graphs, they have not the same arrays, or targets or masks do not
+        belong to graphs and times; names the field and the sample.
+    """
+    graphs = list(graphs)
+    graph_lib.check_alike(graphs)
+    times = _as_jax_has_it("times", times)
+    check_array("times", times, "integer or floating", ("P",), {})
+    counts = [len(graph.nodes["positions"]) for graph in graphs]
+    graphs = _of_one_size(
+        [jax.tree.map(lambda leaf: _as_jax_has_it("graphs", leaf), graph) for graph in graphs]
+    )
+    num_nodes = len(graphs[0].nodes["positions"])
+
+    def stacked(name: str, arrays: Any, kind: str, *shape: str | int) -> np.ndarray:
+        arrays = _of_each(name, arrays, len(graphs))
+        for index, (array, count) in enumerate(zip(arrays, counts, strict=True)):
+            check_array(f"{name}[{index}]", array, kind, shape, {"P": len(times), "N": count})
+        axis = shape.index("N")
+        return np.stack([graph_lib.pad_nodes(array, num_nodes, axis=axis) for array in arrays])
+
+    if node_mask is None:
+        node_mask = [np.ones(count, bool) for count in counts]
+    samples = Samples(
+        graph=jax.tree.map(lambda *leaves: np.stack(leaves), *graphs),
+        times=times,
+        positions=stacked("positions", positions, "floating", "P", "N", 3),
+        velocities=None
+        if velocities is None
+        else stacked("velocities", velocities, "floating", "P", "N", 3),
+        node_mask=stacked("node_mask", node_mask, "boolean", "N"),
+    )
+    check_structure(samples)
+    return samples
+
+
+def _of_one_size(graphs: list[jraph.GraphsTuple]) -> list[jraph.GraphsTuple]:
+    """Pads graphs to one size; leaves those that have one alone."""
+    sizes = {
+        (len(graph.nodes["positions"]), len(graph.senders), len(graph.n_node)) for graph in graphs
+    }
+    if len(sizes) == 1:
+        return graphs
+    num_nodes, num_edges = size_of_all([size[:2] for size in sizes])
+    num_graphs = max(size[2] for size in sizes) + 1
+    return [
+        graph_lib.pad(graph, num_nodes=num_nodes, num_edges=num_edges, num_graphs=num_graphs)[0]
+        for graph in graphs
+    ]
+
+
+def _of_each(name: str, arrays: Any, num_graphs: int) -> list[np.ndarray]:
+    """Returns the array of each graph."""
+    if not hasattr(arrays, "__len__") or len(arrays) != num_graphs:
+        came = f"{len(arrays)}" if hasattr(arrays, "__len__") else type(arrays).__name__
+        raise ValueError(
+            f"{name} must be an array or a sequence of {num_graphs}, one for each graph, came "
+            f"{came}"
+        )
+    return [_as_jax_has_it(f"{name}[{index}]", array) for index, array in enumerate(arrays)]
+
+
+def _as_jax_has_it(name: str, array: Any) -> np.ndarray:
+    """Returns an array on the host, in the dtype that JAX would give it."""
+    try:
+        array = np.asarray(array)
+        return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array of numbers: {error}") from error
