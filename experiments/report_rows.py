@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -137,9 +138,13 @@ def preset_of(record: Mapping[str, Any]) -> dict[str, Any]:
 def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Returns all settings of a run under dotted names, but for folders.
 
-    A setting that is newer than the run has the value that its preset gives it.
+    A setting that is newer than the run has its default: what it does was not done then, whatever
+    the preset says today.
     """
-    return {**preset_of(record), **dict(_settings(record["settings"]))}
+    preset = EXPERIMENTS[record["experiment"]].presets[record["settings"]["preset"]]
+    parts = {name: type(getattr(preset, name))() for name in ("model", "training", "data")}
+    defaults = run_directory.plain(dataclasses.replace(preset, **parts))
+    return dict(_settings(defaults)) | dict(_settings(record["settings"]))
 
 
 def _settings(tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:

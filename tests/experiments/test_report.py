@@ -229,7 +229,7 @@ def test_what_differs_from_the_published_data_is_noted():
 
 @pytest.fixture
 def with_features(monkeypatch):
-    """Gives the data of motion capture the option `features`, if they have not got it."""
+    """Gives the data of motion capture an option `features`, of which `original` is published."""
     field = ("features", str, dataclasses.field(default="original"))
     base = mocap.DataConfig
     data = dataclasses.make_dataclass("Data", [field], bases=(base,), frozen=True, kw_only=True)
@@ -241,7 +241,22 @@ def with_features(monkeypatch):
         name: dataclasses.replace(config, data=widened(config.data))
         for name, config in mocap.PRESETS.items()
     }
-    experiment = mocap.EXPERIMENT._replace(presets=presets, published_data=data())
+    original = {"features": "original"}
+    experiment = mocap.EXPERIMENT
+    experiment = experiment._replace(
+        presets=presets,
+        published_data=data(),
+        task_fields=(*experiment.task_fields, "features"),
+        data_words={
+            **experiment.data_words,
+            "features": {"original": "", "body": "features of the body"},
+        },
+        published=[
+            other._replace(conditions={**other.conditions, **original})
+            for other in experiment.published
+        ],
+        headlines=[{**headline, **original} for headline in experiment.headlines],
+    )
     monkeypatch.setitem(report_rows.EXPERIMENTS, "mocap", experiment)
     return experiment
 
@@ -259,6 +274,18 @@ def test_other_features_are_a_task_of_their_own_and_old_records_have_the_origina
     assert lines[1].startswith("| Motion capture, walking, features of the body |")
     headline = report_tables.headlines({"mocap": found}, "page", "reasons")
     assert "| 0.35000 ±" in headline and "| 0.10000 |" not in headline
+
+
+def test_a_setting_that_is_newer_than_a_run_has_its_default_and_not_that_of_the_preset():
+    old, new = record("run"), record("run", 1)
+    assert new["settings"]["training"]["noise"]["positions"] > 0
+    del old["settings"]["training"]["noise"], old["settings"]["model"]["velocity_scale"]
+    found = rows(old, new)
+    assert [len(row.records) for row in found] == [1, 1]
+    before = next(row for row in found if row.records == [old])
+    assert before.settings["training.noise.positions"] == 0
+    assert before.settings["model.velocity_scale"] == 1
+    assert "`training.noise.positions=0.0`" in before.name
 
 
 def test_without_fields_of_its_own_a_task_is_made_by_the_conditions_of_published_results(
@@ -302,7 +329,8 @@ def test_that_nothing_moves_is_shown_where_a_run_wrote_it_down():
 def test_a_run_writes_down_the_error_of_predicting_that_nothing_moves(tmp_path):
     config = nbody.PRESETS["quick"]
     run_directory.start(tmp_path / "run", config, "command")
-    (tmp_path / "run" / run_directory.METRICS).write_text("")
+    line = json.dumps({"kind": "valid", "step": 3, "f_mse": 0.1, "seconds": 1.0})
+    (tmp_path / "run" / run_directory.METRICS).write_text(f"{line}\n")
     test = datasets.load("test", num_samples=6)
     batch = take(test, np.arange(1))
     params = egno_jax.init(jax.random.key(0), config.model, batch.graph, batch.times)
