@@ -19,7 +19,13 @@ PACKAGE = ROOT / "egno_jax"
 MODULES = ("", ".ops", ".nn", ".graph", ".metrics", ".training", ".datasets")
 # Modules beside the packages that are no part of the interface: `egno_jax` carries their names on,
 # or the library alone uses them.
-INNER_MODULES = {"egno_jax.checkpoint", "egno_jax.config", "egno_jax.convert", "egno_jax.extras"}
+INNER_MODULES = {
+    "egno_jax.checks",
+    "egno_jax.checkpoint",
+    "egno_jax.config",
+    "egno_jax.convert",
+    "egno_jax.extras",
+}
 # The import names of setup.cfg's core dependencies.
 CORE = {"jax", "flax", "optax", "jraph", "e3nn_jax", "orbax", "chex", "numpy"}
 
