@@ -114,7 +114,7 @@ _TRAINING = TrainingConfig(
     ),
 )
 
-# A runner moves twenty times the length of a velocity, which is per frame, within the window, and
+# Within the window a runner moves thirty times the length of a velocity, which is per frame, and
 # 200 windows are soon learned by heart: hence the unit of velocity, the noise, and times in units
 # of the window, in which the last five are nearly alike.
 _RUN_MODEL = dataclasses.replace(_MODEL, time_scale=float(mocap.HORIZON), velocity_scale=20.0)

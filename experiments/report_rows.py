@@ -204,8 +204,7 @@ def task_of(row: Row) -> Task:
     fields = row.experiment.task_fields or dict.fromkeys(
         key for other in row.experiment.published for key in other.conditions
     )
-    # Fields that the data of this version have not got say nothing.
-    return tuple((key, _frozen(data[key])) for key in fields if key in data)
+    return tuple((key, _frozen(data[key])) for key in fields)
 
 
 def _frozen(value: Any) -> Any:

@@ -298,9 +298,7 @@ def _differences(experiment: Any, config: Any) -> list[str]:
 
 def _unmet(row: Any, config: Any) -> list[str]:
     """Returns the conditions of a published result in which a run differs."""
-    return [
-        name for name, value in row.conditions.items() if getattr(config.data, name, value) != value
-    ]
+    return [name for name, value in row.conditions.items() if getattr(config.data, name) != value]
 
 
 def _settings(experiment: Any, config: Any) -> str:

@@ -319,7 +319,6 @@ def finish(experiment: Experiment, directory: Path, config: Any, splits: Splits)
         the results of before stay as they are.
     """
     params = egno_jax.load(directory / run_directory.BEST)
-    _course(directory, config)
     results = evaluate(experiment, directory, config, params, splits.test)
     run_directory.check_results(directory, results)
     predicted = predict(params, splits.test, batch_size=config.training.eval_batch_size)
@@ -350,6 +349,7 @@ def evaluate(
       params: its best model.
       test: the test set.
     """
+    course = _course(directory, config)
     errors = training.evaluate(params, test, batch_size=config.training.eval_batch_size)
     straight = linear_baseline(test, experiment.time_unit)
     mask = test.node_mask.reshape(-1)
@@ -365,7 +365,7 @@ def evaluate(
         "still_baseline": _plain(metrics.squared_errors(*still, mask).finalize()),
         "num_test": num_samples(test),
         "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        **_course(directory, config),
+        **course,
         "seed": config.training.seed,
         **made_with[0],
         "resumed": made_with[1:],

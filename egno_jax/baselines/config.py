@@ -24,8 +24,8 @@ class BaselineConfig(EGNOConfig):
     """Hyper-parameters of a baseline: EGNO's, and which method takes its place.
 
     No method has temporal convolutions, so `num_modes` is read by none and `temporal_grid` must be
-    `"index"`. `velocity_scale` means nothing to `linear`, which learns one of
-    its own. `time_embed_dim` is read by `egnn-r` and `egno-no-conv` alone.
+    `"index"`. `velocity_scale` means nothing to `linear`, which learns one of its own.
+    `time_embed_dim` is read by `egnn-r` and `egno-no-conv` alone.
 
     Attributes:
       method: `linear`: x + v t / s, s learned. `mpnn`: message passing that knows no symmetry, to

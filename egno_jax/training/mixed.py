@@ -18,14 +18,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from egno_jax import ops
-from egno_jax.datasets.base import Samples, at_times, num_samples, take
+from egno_jax.datasets.base import Samples, at_times, num_samples
 from egno_jax.datasets.buckets import Buckets
 from egno_jax.model import Params
 from egno_jax.training import sharded
 from egno_jax.training.config import TrainingConfig
-from egno_jax.training.noise import add_noise, step_key
 from egno_jax.training.sampler import epoch_permutation, steps_per_epoch
-from egno_jax.training.step import StepMetrics, TrainState, loss_and_gradient, loss_fn, update
+from egno_jax.training.step import (
+    StepMetrics,
+    TrainState,
+    loss_and_gradient,
+    loss_fn,
+    noisy_batch,
+    update,
+)
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -170,12 +176,7 @@ def bucket_step(
       mean_nodes: see `mean_nodes`.
       config: the settings.
     """
-    batch = add_noise(
-        take(samples, indices),
-        step_key(state.sampler_key, state.step),
-        jnp.arange(config.batch_size),
-        config.noise,
-    )
+    batch = noisy_batch(state, samples, indices, config)
     weight = jnp.sum(batch.node_mask) / mean_nodes
 
     def loss_at(params: Params, kept: Int[Array, "Q B"] | None) -> Float[Array, ""]:

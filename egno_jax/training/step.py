@@ -105,15 +105,18 @@ def train_step(
     return _step_on(state, samples, indices, config)
 
 
+def noisy_batch(
+    state: TrainState, samples: Samples, indices: Int[Array, "B"], config: TrainingConfig
+) -> Batch:
+    """Returns the batch of a step, with the noise of that step on its states."""
+    key = step_key(state.sampler_key, state.step)
+    return add_noise(take(samples, indices), key, jnp.arange(config.batch_size), config.noise)
+
+
 def _step_on(
     state: TrainState, samples: Samples, indices: Int[Array, "B"], config: TrainingConfig
 ) -> tuple[TrainState, StepMetrics]:
-    batch = add_noise(
-        take(samples, indices),
-        step_key(state.sampler_key, state.step),
-        jnp.arange(config.batch_size),
-        config.noise,
-    )
+    batch = noisy_batch(state, samples, indices, config)
 
     def loss_at(params: Params, kept: Int[Array, "Q B"] | None) -> Float[Array, ""]:
         return loss_fn(params, batch if kept is None else at_times(batch, kept))
