@@ -10,6 +10,7 @@ import operator
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 _TEMPORAL_GRIDS = ("index", "context")
 _PRECISIONS = ("default", "high", "highest")
@@ -38,6 +39,10 @@ class EGNOConfig:
         system that moves far within the times asked, like `|v| t` above the size of a step, trains
         better with velocities per such a time, `velocity_scale` near `t`. At 1 (the original's)
         they stay as they are.
+      mean_field: whether each block begins its message passing with a step along the mean of the
+        graph, `x_i += a_i (x_i - mean x) + b_i mean v` with learned factors of the features. It
+        tells every node at once where the whole system is and where it drifts, which messages
+        along edges carry over many blocks or not at all. Off in the original.
       velocity_weight: weight of the velocity error in the loss that the weights were trained
         with. At 0 (the original's) `Trajectory.velocities` is an inner vector channel of the
         model and predicts no velocity. Read by the training loss, recorded by checkpoints, never
@@ -60,6 +65,7 @@ class EGNOConfig:
     temporal_grid: str = "index"
     context_times: tuple[float, ...] = ()
     velocity_scale: float = 1.0
+    mean_field: bool = False
     velocity_weight: float = 0.0
     dtype: str | None = None
     param_dtype: str = "float32"
@@ -72,6 +78,7 @@ class EGNOConfig:
             number = _number(name, getattr(self, name), "a finite number above 0")
             self._set(name, number)
             _check(name, getattr(self, name), number > 0, "a finite number above 0")
+        self._set("mean_field", _flag("mean_field", self.mean_field))
         self._set("velocity_weight", _number("velocity_weight", self.velocity_weight, "0 or more"))
         _check("velocity_weight", self.velocity_weight, self.velocity_weight >= 0, "0 or more")
         _check_choice("temporal_grid", self.temporal_grid, _TEMPORAL_GRIDS)
@@ -150,6 +157,12 @@ def _number(name: str, value: Any, expected: str) -> float:
     is_number = math.isfinite(number) and not isinstance(value, bool | str | bytes)
     _check(name, value, is_number, expected)
     return number
+
+
+def _flag(name: str, value: Any) -> bool:
+    """Returns a Python bool for a bool of any library."""
+    _check(name, value, isinstance(value, bool | np.bool_), "True or False")
+    return bool(value)
 
 
 def _dtype(name: str, value: Any) -> str:

@@ -43,11 +43,12 @@ def from_torch_state_dict(state: Mapping[str, ArrayLike], config: EGNOConfig) ->
 
     Raises:
       ValueError: an array is missing, unknown, of another shape than the config says, or not
-        finite; names it.
+        finite; names it. Or the config asks for a mean field, which the original does not have.
 
     Source of the names: github.com/MinkaiXu/EGNO, `model/egno.py`.
     """
     check_config(config)
+    _check_is_original(config)
     if not isinstance(state, Mapping):
         raise ValueError(
             f"state: got {type(state).__name__}, expected a mapping of names to arrays, such as "
@@ -78,16 +79,24 @@ def to_torch_state_dict(params: Params) -> dict[str, np.ndarray]:
       Names and NumPy arrays for `torch_model.load_state_dict` (after `torch.from_numpy`).
 
     Raises:
-      ValueError: it is a baseline, for which the original has no names.
+      ValueError: it is a baseline or has a mean field, for which the original has no names.
     """
     if type(params.config) is not EGNOConfig:
         raise ValueError(
             f"params.config: got a {type(params.config).__name__}, expected an EGNOConfig"
         )
+    _check_is_original(params.config)
     return {
         name: _to_torch_layout(np.asarray(_leaf(params.weights, path)))
         for name, path in _torch_names(params.config).items()
     }
+
+
+def _check_is_original(config: EGNOConfig) -> None:
+    if config.mean_field:
+        raise ValueError(
+            "config.mean_field: got True, expected False: the original EGNO has no mean field"
+        )
 
 
 def _torch_names(config: EGNOConfig) -> dict[str, tuple[str, ...]]:

@@ -96,8 +96,9 @@ class EGNO(nn.Module):
 
     The state is repeated at all P times and told its time by an embedding; then blocks of a
     convolution over time (`h`, and the vectors `[x - c, v]`) and message passing at each time carry
-    it to the trajectory. c is the mean initial position of each graph: geometry is kept relative to
-    it, and c is added at the end.
+    it to the trajectory. With `config.mean_field` nodes also take a step along the mean of their
+    graph. c is the mean initial position of each graph: geometry is kept relative to it, and c is
+    added at the end.
 
     Attributes:
       config: the hyper-parameters.
@@ -143,7 +144,11 @@ class EGNO(nn.Module):
         edge_features = None if graph.edges is None else graph.edges["features"]
         for index in range(config.num_layers):
             block = EGNOBlock(
-                config.hidden_dim, config.num_modes, name=f"block_{index}", **layer_options
+                config.hidden_dim,
+                config.num_modes,
+                mean_field=config.mean_field,
+                name=f"block_{index}",
+                **layer_options,
             )
             positions, velocities, features = block(
                 positions,
@@ -153,6 +158,8 @@ class EGNO(nn.Module):
                 graph.senders,
                 graph.receivers,
                 context,
+                graph_ids,
+                graph.n_node.shape[0],
             )
             positions, velocities, features = map(
                 ops.split_times, (positions, velocities, features)
@@ -326,6 +333,9 @@ def weight_shapes(
         for mlp, (rows, columns) in mlp_sizes.items():
             shapes |= _linear_shapes(f"{block}/egnn_layer/{mlp}/linear_0", rows, width)
             shapes |= _linear_shapes(f"{block}/egnn_layer/{mlp}/linear_1", width, columns)
+        if config.mean_field:
+            shapes |= _linear_shapes(f"{block}/mean_field/mlp/linear_0", width, width)
+            shapes |= _linear_shapes(f"{block}/mean_field/mlp/linear_1", width, 2)
     return shapes
 
 

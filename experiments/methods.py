@@ -26,6 +26,7 @@ def with_baselines(
     """Returns presets with those of every baseline: same data, same training, same sizes.
 
     EGNN-S predicts a time a layer and gets as many layers as there are times, if EGNO has fewer.
+    A mean field is kept by EGNO without convolutions alone.
 
     Args:
       presets: settings of EGNO by name.
@@ -39,6 +40,8 @@ def with_baselines(
                 field.name: getattr(presets[name].model, field.name)
                 for field in dataclasses.fields(EGNOConfig)
             }
+            # EGNN is compared as it was published; EGNO without convolutions is ours otherwise.
+            sizes["mean_field"] = sizes["mean_field"] and method == "egno-no-conv"
             if method == "egnn-s":
                 sizes["num_layers"] = max(sizes["num_layers"], num_times)
             changed = f"{name}-{method}"

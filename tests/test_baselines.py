@@ -222,6 +222,45 @@ def test_errors_name_the_field():
         egno_jax.to_torch_state_dict(params)
 
 
+@pytest.mark.parametrize("method", ["egnn", "egnn-r", "egnn-s", "egno-no-conv"])
+def test_a_mean_field_is_equivariant_and_starts_at_nothing(method):
+    graph, _ = model_of(method)
+    times = times_of(method)
+    config = config_of(method, mean_field=True)
+    params = egno_jax.init(jax.random.key(1), config, graph, times)
+    started = helpers.apply(params, graph, times)
+    rng = np.random.default_rng(2)
+    params = dataclasses.replace(
+        params,
+        weights=jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape), params.weights),
+    )
+    before = helpers.apply(params, graph, times)
+    after = helpers.apply(params, turned(graph, ROTATION, 3.0), times)
+    assert helpers.relative_error(before.positions, started.positions) > 1e-3
+    helpers.assert_close(after.positions, before.positions @ ROTATION + 3.0, 2e-5)
+    num_nodes = len(graph.nodes["positions"])
+    padded, _ = egno_jax.graph.pad(graph, num_nodes=12, num_edges=24, num_graphs=4)
+    beside = helpers.apply(params, padded, times)
+    helpers.assert_close(beside.positions[:, :num_nodes], before.positions, 1e-6)
+
+
+def test_models_are_called_after_their_method_and_mean_field():
+    titles = {
+        (method, mean_field): baselines.title(config_of(method, mean_field=mean_field))
+        for method in ("egnn", "egno-no-conv")
+        for mean_field in (False, True)
+    }
+    assert titles["egnn", False] == "EGNN"
+    assert titles["egnn", True] == "EGNN with mean field"
+    assert titles["egno-no-conv", True] == titles["egno-no-conv", False]
+
+
+@pytest.mark.parametrize("method", ["linear", "mpnn"])
+def test_a_mean_field_has_no_place_without_equivariant_layers(method):
+    with pytest.raises(ValueError, match="^BaselineConfig.mean_field: got True, expected False"):
+        config_of(method, mean_field=True)
+
+
 def test_config_goes_through_json():
     config = config_of("egnn-r", time_scale=2.0)
     assert BaselineConfig.from_json(config.to_json()) == config

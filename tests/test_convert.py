@@ -143,3 +143,12 @@ def test_weights_must_be_finite_in_the_dtype_that_is_asked():
     half = dataclasses.replace(fixture.config, param_dtype="float16")
     with pytest.raises(ValueError, match=r"state\['embedding.bias'\]: got NaN or .* in float16"):
         egno_jax.from_torch_state_dict(state, half)
+
+
+def test_a_mean_field_is_refused_both_ways(fixture):
+    config = dataclasses.replace(fixture.config, mean_field=True)
+    with pytest.raises(ValueError, match="^config.mean_field: got True, expected False"):
+        egno_jax.from_torch_state_dict(fixture.state(), config)
+    params = helpers.random_params(np.random.default_rng(0), config)
+    with pytest.raises(ValueError, match="^config.mean_field: got True, expected False"):
+        egno_jax.to_torch_state_dict(params)

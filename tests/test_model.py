@@ -245,7 +245,9 @@ def test_nnx_bridge_agrees_with_the_plain_call(params, plain):
 # Batches, padding and times
 
 
-def test_a_padded_batch_agrees_with_one_graph_at_a_time(params):
+@pytest.mark.parametrize("mean_field", [False, True])
+def test_a_padded_batch_agrees_with_one_graph_at_a_time(mean_field):
+    params = random_params(mean_field=mean_field)
     graphs = [
         random_graph(0, n_node=(5,), num_edges=12),
         random_graph(1, n_node=(1,), num_edges=0),
@@ -263,7 +265,9 @@ def test_a_padded_batch_agrees_with_one_graph_at_a_time(params):
         helpers.assert_trees_close(rows, alone, 1e-5)
 
 
-def test_gradients_of_a_padded_batch_are_those_of_the_batch(params):
+@pytest.mark.parametrize("mean_field", [False, True])
+def test_gradients_of_a_padded_batch_are_those_of_the_batch(mean_field):
+    params = random_params(mean_field=mean_field)
     graph = random_graph()
     padded, mask = egno_jax.graph.pad(graph, num_nodes=200, num_edges=500, num_graphs=9)
 

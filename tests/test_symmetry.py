@@ -38,6 +38,7 @@ class Example:
       weight_noise: how far the weights are from those of `init`.
       step_gain: how much longer the coordinate steps are than those of `init`.
       width: channels of the hidden features.
+      mean_field: whether blocks have one.
     """
 
     seed: int
@@ -46,6 +47,7 @@ class Example:
     weight_noise: float = 0.0
     step_gain: float = 1.0
     width: int = 8
+    mean_field: bool = False
 
     def make(self, num_times, num_edge_features, dtype):
         """Returns params, a graph and times; rejects what float32 cannot answer."""
@@ -53,7 +55,13 @@ class Example:
         options = {"num_edge_features": num_edge_features, "size": self.size, "dtype": dtype}
         graph = helpers.random_graph(rng, self.n_node, NUM_EDGES, **options)
         times = np.cumsum(rng.uniform(0.5, 2.0, num_times)).astype(dtype)
-        config = EGNOConfig(num_layers=2, hidden_dim=self.width, num_modes=3, param_dtype=dtype)
+        config = EGNOConfig(
+            num_layers=2,
+            hidden_dim=self.width,
+            num_modes=3,
+            mean_field=self.mean_field,
+            param_dtype=dtype,
+        )
         params = helpers.random_params(rng, config, num_edge_features=num_edge_features)
         params = helpers.perturbed(params, rng, self.weight_noise)
         params = jax.tree_util.tree_map_with_path(self._lengthen_step, params)
@@ -176,6 +184,14 @@ def test_rotation(case, example, angle, axis_seed):
 @given(example=EXAMPLES, normal_seed=SEEDS)
 def test_reflection(case, example, normal_seed):
     check_turn(example, case, reflection(random_direction(normal_seed)))
+
+
+@BOTH_DTYPES
+@settings(max_examples=20)
+@given(example=EXAMPLES, angle=ANGLES, axis_seed=SEEDS, is_mirrored=st.booleans())
+def test_turns_with_a_mean_field(case, example, angle, axis_seed, is_mirrored):
+    matrix = rotation(random_direction(axis_seed), angle) * (-1 if is_mirrored else 1)
+    check_turn(dataclasses.replace(example, mean_field=True), case, matrix)
 
 
 @jax.jit

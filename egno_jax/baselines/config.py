@@ -15,6 +15,8 @@ METHODS = {
     "egnn-s": "EGNN-S",
     "egno-no-conv": "EGNO without temporal convolutions",
 }
+# These have no E(n)-equivariant layers that a mean field could stand before.
+_WITHOUT_MEAN_FIELD = ("linear", "mpnn")
 # These carry a state to one later state.
 _STATE_TO_STATE = ("mpnn", "egnn")
 
@@ -25,7 +27,8 @@ class BaselineConfig(EGNOConfig):
 
     No method has temporal convolutions, so `num_modes` is read by none and `temporal_grid` must be
     `"index"`. `velocity_scale` means nothing to `linear`, which learns one of its own.
-    `time_embed_dim` is read by `egnn-r` and `egno-no-conv` alone.
+    `time_embed_dim` is read by `egnn-r` and `egno-no-conv` alone. `mean_field`, which is no part of
+    the methods as published, can be added to those made of E(n)-equivariant layers.
 
     Attributes:
       method: `linear`: x + v t / s, s learned. `mpnn`: message passing that knows no symmetry, to
@@ -45,6 +48,11 @@ class BaselineConfig(EGNOConfig):
             raise ValueError(
                 f"BaselineConfig.method: got {self.method!r}, expected one of {[*METHODS]}"
             )
+        if self.mean_field and self.method in _WITHOUT_MEAN_FIELD:
+            raise ValueError(
+                f"BaselineConfig.mean_field: got True, expected False with method={self.method!r}, "
+                "which has no equivariant layers"
+            )
         if self.temporal_grid != "index":
             raise ValueError(
                 f"BaselineConfig.temporal_grid: got {self.temporal_grid!r}, expected 'index': "
@@ -60,4 +68,8 @@ def num_times(config: EGNOConfig) -> int | None:
 
 def title(config: EGNOConfig) -> str:
     """Returns what people call the model that a config describes."""
-    return METHODS[config.method] if isinstance(config, BaselineConfig) else "EGNO"
+    if not isinstance(config, BaselineConfig):
+        return "EGNO"
+    name = METHODS[config.method]
+    is_extended = config.mean_field and config.method != "egno-no-conv"
+    return f"{name} with mean field" if is_extended else name

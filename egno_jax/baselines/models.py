@@ -9,6 +9,7 @@ Source: Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics",
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
@@ -21,7 +22,7 @@ from egno_jax import graph as graph_lib
 from egno_jax import model, ops
 from egno_jax.baselines.config import BaselineConfig
 from egno_jax.model import Params, Trajectory
-from egno_jax.nn import MLP, EGNNLayer, Linear, TimeEmbedding
+from egno_jax.nn import MLP, EGNNLayer, Linear, MeanField, TimeEmbedding
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -36,6 +37,7 @@ class _State(NamedTuple):
       features: `[N, F]`.
       edges: edge features `[E, D]` or None, senders `[E]`, receivers `[E]`.
       graph_ids: `[N]`.
+      num_graphs: G.
       centre: `[N, 3]`, what positions are relative to.
     """
 
@@ -44,6 +46,7 @@ class _State(NamedTuple):
     features: Float[Array, "N F"]
     edges: tuple[Float[Array, "E D"] | None, Int[Array, "E"], Int[Array, "E"]]
     graph_ids: Int[Array, "N"]
+    num_graphs: int
     centre: Float[Array, "N 3"]
 
 
@@ -57,6 +60,7 @@ def _state(graph: jraph.GraphsTuple, config: BaselineConfig) -> _State:
         features=graph.nodes["features"],
         edges=(edge_features, graph.senders, graph.receivers),
         graph_ids=graph_ids,
+        num_graphs=graph.n_node.shape[0],
         centre=centre + rest,
     )
 
@@ -69,11 +73,18 @@ def _options(config: BaselineConfig) -> dict[str, Any]:
     }
 
 
-def _layers(config: BaselineConfig) -> list[EGNNLayer]:
-    return [
-        EGNNLayer(config.hidden_dim, name=f"layer_{index}", **_options(config))
-        for index in range(config.num_layers)
-    ]
+def _layers(config: BaselineConfig, state: _State) -> list[Callable[..., tuple[Array, ...]]]:
+    """Returns the layers, from positions, velocities and features to the same; for `__call__`."""
+    options = _options(config)
+
+    def layer(index: int, positions: Array, *rest: Array) -> tuple[Array, ...]:
+        if config.mean_field:
+            mean_field = MeanField(config.hidden_dim, name=f"mean_field_{index}", **options)
+            positions = mean_field(positions, *rest, state.graph_ids, state.num_graphs)
+        egnn_layer = EGNNLayer(config.hidden_dim, name=f"layer_{index}", **options)
+        return egnn_layer(positions, *rest, *state.edges)
+
+    return [functools.partial(layer, index) for index in range(config.num_layers)]
 
 
 def _check_one_time(times: Array, method: str) -> None:
@@ -220,8 +231,8 @@ def _states_of_layers(config: BaselineConfig, state: _State) -> list[Trajectory]
     embedding = Linear(config.hidden_dim, name="embedding", **_options(config))
     features = embedding(state.features)[None]
     positions, velocities, states = state.positions, state.velocities, []
-    for layer in _layers(config):
-        positions, velocities, features = layer(positions, velocities, features, *state.edges)
+    for layer in _layers(config, state):
+        positions, velocities, features = layer(positions, velocities, features)
         given = velocities / config.velocity_scale
         states.append(Trajectory(positions + state.centre, given, features))
     return states
@@ -277,8 +288,8 @@ class _EGNNStep(nn.Module):
             **_options(self.config),
         )
         features = embedding(state.features, step[None], state.graph_ids)
-        for layer in _layers(self.config):
-            positions, velocities, features = layer(positions, velocities, features, *state.edges)
+        for layer in _layers(self.config, state):
+            positions, velocities, features = layer(positions, velocities, features)
         return (positions, velocities), (positions, velocities, features)
 
 
@@ -306,8 +317,8 @@ class EGNOWithoutConvolutions(nn.Module):
             jnp.broadcast_to(x, (tau.shape[0], *x.shape[1:]))
             for x in (state.positions, state.velocities)
         )
-        for layer in _layers(config):
-            positions, velocities, features = layer(positions, velocities, features, *state.edges)
+        for layer in _layers(config, state):
+            positions, velocities, features = layer(positions, velocities, features)
         velocities = velocities / config.velocity_scale
         return Trajectory(positions + state.centre, velocities, features)
 

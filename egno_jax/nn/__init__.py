@@ -1,6 +1,6 @@
 """The model's layers as Linen modules that work alone, also through `flax.nnx.bridge`."""
 
-from egno_jax.nn.egnn import EGNNLayer, EGNOBlock
+from egno_jax.nn.egnn import EGNNLayer, EGNOBlock, MeanField
 from egno_jax.nn.embedding import TimeEmbedding
 from egno_jax.nn.linear import MLP, Linear
 from egno_jax.nn.temporal_conv import IrrepsTemporalConv, TemporalConv, VectorTemporalConv
@@ -11,6 +11,7 @@ __all__ = [
     "EGNOBlock",
     "IrrepsTemporalConv",
     "Linear",
+    "MeanField",
     "TemporalConv",
     "TimeEmbedding",
     "VectorTemporalConv",

@@ -1,4 +1,4 @@
-"""The E(n)-equivariant message passing layer, and the block that EGNO stacks."""
+"""E(n)-equivariant message passing, the mean field, and the block that EGNO stacks."""
 
 from __future__ import annotations
 
@@ -79,12 +79,65 @@ class EGNNLayer(nn.Module):
         return mlp.weights(in_features)
 
 
+class MeanField(nn.Module):
+    """Moves every node along what its whole graph does; see `egno_jax.ops.mean_field`.
+
+    Its factors are 0 at the start: a model with a mean field begins as the same without.
+
+    Attributes:
+      features: width of the perceptron.
+      dtype: dtype of the perceptron; None follows features and weights. Positions and velocities
+        stay in float32 or wider.
+      param_dtype: dtype of the weights.
+      precision: precision of products over channels.
+    """
+
+    features: int
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: str = "highest"
+
+    @nn.compact
+    def __call__(
+        self,
+        positions: Float[Array, "P N 3"],
+        velocities: Float[Array, "P N 3"],
+        features: Float[Array, "P N A"],
+        graph_ids: Int[Array, "N"] | None = None,
+        num_graphs: int = 1,
+    ) -> Float[Array, "P N 3"]:
+        """Returns the positions after the step.
+
+        Args:
+          positions: `[P, N, 3]`.
+          velocities: `[P, N, 3]`.
+          features: `[P, N, A]`.
+          graph_ids: `[N]`, the graph of each node; None: all are of one graph.
+          num_graphs: G.
+        """
+        if graph_ids is None:
+            graph_ids = jnp.zeros(positions.shape[1], jnp.int32)
+        mlp = MLP(self.features, 2, param_dtype=self.param_dtype, starts_at_zero=True, name="mlp")
+        weights = mlp.weights(features.shape[-1])
+        dtype = compute_dtype(self.dtype, features, weights["linear_0"]["kernel"])
+        return ops.mean_field(
+            cast(weights, dtype),
+            positions.astype(jnp.result_type(positions.dtype, jnp.float32)),
+            velocities.astype(jnp.result_type(velocities.dtype, jnp.float32)),
+            features.astype(dtype),
+            graph_ids,
+            num_graphs,
+            precision=self.precision,
+        )
+
+
 class EGNOBlock(nn.Module):
     """One block of EGNO: scalar and vector temporal convolutions, then message passing.
 
     Attributes:
       features: width C.
       num_modes: number M of modes of the convolutions.
+      mean_field: whether nodes move along the mean of their graph before they pass messages.
       dtype: dtype of messages and features; None follows inputs and weights.
       param_dtype: dtype of the weights.
       precision: precision of products over channels.
@@ -94,6 +147,7 @@ class EGNOBlock(nn.Module):
 
     features: int
     num_modes: int
+    mean_field: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
     precision: str = "highest"
@@ -108,6 +162,8 @@ class EGNOBlock(nn.Module):
         senders: Int[Array, "E"],
         receivers: Int[Array, "E"],
         context: ops.Context | None = None,
+        graph_ids: Int[Array, "N"] | None = None,
+        num_graphs: int = 1,
     ) -> tuple[Float[Array, "P N 3"], Float[Array, "P N 3"], Float[Array, "P N C"]]:
         """Returns positions, velocities and features after the block.
 
@@ -119,6 +175,9 @@ class EGNOBlock(nn.Module):
           senders: `[E]`.
           receivers: `[E]`.
           context: which times carry the Fourier coefficients; None: all, equally spaced.
+          graph_ids: `[N]`, the graph of each node; None: all are of one graph. Read by the mean
+            field alone.
+          num_graphs: G.
         """
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         features = TemporalConv(
@@ -127,6 +186,12 @@ class EGNOBlock(nn.Module):
         vectors = VectorTemporalConv(
             self.num_modes, param_dtype=self.param_dtype, name="vector_temporal_conv"
         )(jnp.stack([positions, velocities], axis=-1), context)
+        positions, velocities = vectors[..., 0], vectors[..., 1]
+        if self.mean_field:
+            mean_field = MeanField(
+                self.features, precision=self.precision, name="mean_field", **options
+            )
+            positions = mean_field(positions, velocities, features, graph_ids, num_graphs)
         return EGNNLayer(self.features, precision=self.precision, name="egnn_layer", **options)(
-            vectors[..., 0], vectors[..., 1], features, edge_features, senders, receivers
+            positions, velocities, features, edge_features, senders, receivers
         )

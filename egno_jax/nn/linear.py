@@ -41,6 +41,7 @@ class Linear(nn.Module):
       dtype: dtype of the computation; None follows input and weights.
       param_dtype: dtype of the weights.
       precision: precision of the product.
+      starts_at_zero: whether both are 0 at the start instead.
 
     Source of the initialisation: `torch.nn.Linear`.
     """
@@ -49,11 +50,13 @@ class Linear(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     precision: str = "highest"
+    starts_at_zero: bool = False
 
     @nn.compact
     def weights(self, in_features: int) -> Weights:
         """Returns `kernel` `[A, B]` and `bias` `[B]` for inputs of size A."""
-        init = symmetric_uniform(1.0 / math.sqrt(max(in_features, 1)))
+        bound = 1.0 / math.sqrt(max(in_features, 1))
+        init = nn.initializers.zeros if self.starts_at_zero else symmetric_uniform(bound)
         return {
             "kernel": self.param("kernel", init, (in_features, self.features), self.param_dtype),
             "bias": self.param("bias", init, (self.features,), self.param_dtype),
@@ -75,6 +78,7 @@ class MLP(nn.Module):
       dtype: dtype of the computation; None follows input and weights.
       param_dtype: dtype of the weights.
       precision: precision of the products.
+      starts_at_zero: whether the output is 0 at the start.
     """
 
     hidden: int
@@ -82,12 +86,18 @@ class MLP(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     precision: str = "highest"
+    starts_at_zero: bool = False
 
     @nn.compact
     def weights(self, in_features: int) -> dict[str, Weights]:
         """Returns the weights of `linear_0` and `linear_1` for inputs of size A."""
         first = Linear(self.hidden, param_dtype=self.param_dtype, name="linear_0")
-        second = Linear(self.features, param_dtype=self.param_dtype, name="linear_1")
+        second = Linear(
+            self.features,
+            param_dtype=self.param_dtype,
+            starts_at_zero=self.starts_at_zero,
+            name="linear_1",
+        )
         return {"linear_0": first.weights(in_features), "linear_1": second.weights(self.hidden)}
 
     def __call__(self, x: Float[Array, "... A"]) -> Float[Array, "... B"]:

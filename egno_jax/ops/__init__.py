@@ -2,6 +2,7 @@
 
 from egno_jax.ops.embedding import embed_times, sinusoidal_embedding
 from egno_jax.ops.linear import linear, matmul, mlp
+from egno_jax.ops.mean_field import mean_field
 from egno_jax.ops.message_passing import (
     MAX_STEP,
     edge_messages,
@@ -61,6 +62,7 @@ __all__ = [
     "limit_norm",
     "linear",
     "matmul",
+    "mean_field",
     "message_sums",
     "message_sums_reference",
     "mix_modes",

@@ -69,6 +69,48 @@ def test_block_is_its_three_layers_one_after_another():
         np.testing.assert_allclose(array, other, atol=1e-6)
 
 
+def test_mean_field_starts_at_zero_is_that_of_ops_and_takes_all_nodes_for_one_graph():
+    positions, velocities, features, *_ = random_inputs()
+    inputs = positions, velocities, features
+    found, variables = helpers.init_layer(nn.MeanField(8), *inputs)
+    np.testing.assert_array_equal(found, positions)
+    rng = np.random.default_rng(1)
+    variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), variables)
+    found = nn.MeanField(8).apply(variables, *inputs)
+    weights = variables["params"]["mlp"]
+    assert weights["linear_0"]["kernel"].shape == (C, 8)
+    assert weights["linear_1"]["kernel"].shape == (8, 2)
+    expected = ops.mean_field(weights, *inputs, np.zeros(N, np.int32), 1)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    apart = nn.MeanField(8).apply(variables, *inputs, np.arange(N), N)
+    alone = ops.mean_field(weights, *inputs, np.arange(N), N)
+    np.testing.assert_allclose(apart, alone, atol=1e-6)
+    assert np.abs(apart - found).max() > 1e-3
+
+
+def test_block_moves_along_the_mean_field_before_it_passes_messages():
+    positions, velocities, features, *edges = random_inputs()
+    block = nn.EGNOBlock(C, num_modes=2, mean_field=True)
+    ids = np.array([0, 0, 1, 1])
+    inputs = positions, velocities, features, *edges, None, ids, 2
+    variables = block.init(jax.random.key(0), *inputs)
+    rng = np.random.default_rng(1)
+    variables = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape), variables)
+    found = block.apply(variables, *inputs)
+    weights = variables["params"]
+    features = nn.TemporalConv(2).apply({"params": weights["temporal_conv"]}, features)
+    vectors = nn.VectorTemporalConv(2).apply(
+        {"params": weights["vector_temporal_conv"]}, np.stack([positions, velocities], axis=-1)
+    )
+    moved = nn.MeanField(C).apply(
+        {"params": weights["mean_field"]}, vectors[..., 0], vectors[..., 1], features, ids, 2
+    )
+    layer = nn.EGNNLayer(C).bind({"params": weights["egnn_layer"]})
+    expected = layer(moved, vectors[..., 1], features, *edges)
+    for array, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(array, other, atol=1e-6)
+
+
 def test_layers_work_in_a_linen_module_of_the_reader():
     class Smoother(flax.linen.Module):
         @flax.linen.compact
