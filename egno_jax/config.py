@@ -43,6 +43,9 @@ class EGNOConfig:
         graph, `x_i += a_i (x_i - mean x) + b_i mean v` with learned factors of the features. It
         tells every node at once where the whole system is and where it drifts, which messages
         along edges carry over many blocks or not at all. Off in the original.
+      vector_init: the vector kernels start uniform in `[0, vector_init)`; the original's 0.1. At 0
+        positions and velocities start out unmixed over time, which spares a deep model large steps
+        at first. Read by `init` alone.
       velocity_weight: weight of the velocity error in the loss that the weights were trained
         with. At 0 (the original's) `Trajectory.velocities` is an inner vector channel of the
         model and predicts no velocity. Read by the training loss, recorded by checkpoints, never
@@ -66,6 +69,7 @@ class EGNOConfig:
     context_times: tuple[float, ...] = ()
     velocity_scale: float = 1.0
     mean_field: bool = False
+    vector_init: float = 0.1
     velocity_weight: float = 0.0
     dtype: str | None = None
     param_dtype: str = "float32"
@@ -79,8 +83,9 @@ class EGNOConfig:
             self._set(name, number)
             _check(name, getattr(self, name), number > 0, "a finite number above 0")
         self._set("mean_field", _flag("mean_field", self.mean_field))
-        self._set("velocity_weight", _number("velocity_weight", self.velocity_weight, "0 or more"))
-        _check("velocity_weight", self.velocity_weight, self.velocity_weight >= 0, "0 or more")
+        for name in ("vector_init", "velocity_weight"):
+            self._set(name, _number(name, getattr(self, name), "0 or more"))
+            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
         _check_choice("temporal_grid", self.temporal_grid, _TEMPORAL_GRIDS)
         self._set("context_times", _context(self.temporal_grid, self.context_times))
         if self.dtype is not None:

@@ -147,6 +147,7 @@ class EGNO(nn.Module):
                 config.hidden_dim,
                 config.num_modes,
                 mean_field=config.mean_field,
+                vector_init=config.vector_init,
                 name=f"block_{index}",
                 **layer_options,
             )

@@ -109,16 +109,20 @@ def _summary(ours: Row, rows: Sequence[Row]) -> list[str]:
     record = ours.records[0]
     minutes = f"{ours.mean('train_seconds') / 60:.1f}"
     cost = [str(record["num_parameters"]), str(record["steps"]), minutes, record["device"]]
-    return [*_errors(ours), str(ours.seeds), *baseline, *cited, _notes(ours, best), *cost]
+    return [*_errors(ours), str(ours.seeds), *baseline, *cited, _notes(ours, rows, best), *cost]
 
 
 def _marked(rival: Rival) -> str:
     return f"{rival.row.model} {_SETTINGS_MARK}" if rival.differences else rival.row.model
 
 
-def _notes(ours: Row, best: Rival | None) -> str:
-    """Returns how EGNO's data differ from the published, and the best baseline from EGNO's row."""
+def _notes(ours: Row, rows: Sequence[Row], best: Rival | None) -> str:
+    """Returns how EGNO's model and data differ from the published, and the best baseline from it."""
     parts = notes(ours)
+    if ours.settings["model.mean_field"]:
+        plain = selected(row for row in rows if not row.settings["model.mean_field"])
+        without = "" if plain is None else f", without: {_errors(plain)[0]}"
+        parts.append(f"EGNO with mean field{without}")
     if best is not None and best.differences:
         parts.append(f"{best.row.model} with {', '.join(f'`{d}`' for d in best.differences)}")
     return "; ".join(parts)
@@ -173,7 +177,7 @@ def _headline(ours: Row, rows: Sequence[Row]) -> list[str]:
         *(literature.get(method, "") for method in (_PAPER, _REPRODUCTION)),
         str(ours.records[0]["steps"]),
         seeds,
-        _notes(ours, best),
+        _notes(ours, rows, best),
     ]
 
 

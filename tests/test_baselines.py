@@ -257,7 +257,7 @@ def test_models_are_called_after_their_method_and_mean_field():
 
 @pytest.mark.parametrize("method", ["linear", "mpnn"])
 def test_a_mean_field_has_no_place_without_equivariant_layers(method):
-    with pytest.raises(ValueError, match="^BaselineConfig.mean_field: got True, expected False"):
+    with pytest.raises(ValueError, match=r"^BaselineConfig\.mean_field: got True, expected False"):
         config_of(method, mean_field=True)
 
 

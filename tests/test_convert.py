@@ -147,8 +147,8 @@ def test_weights_must_be_finite_in_the_dtype_that_is_asked():
 
 def test_a_mean_field_is_refused_both_ways(fixture):
     config = dataclasses.replace(fixture.config, mean_field=True)
-    with pytest.raises(ValueError, match="^config.mean_field: got True, expected False"):
+    with pytest.raises(ValueError, match=r"^config\.mean_field: got True, expected False"):
         egno_jax.from_torch_state_dict(fixture.state(), config)
     params = helpers.random_params(np.random.default_rng(0), config)
-    with pytest.raises(ValueError, match="^config.mean_field: got True, expected False"):
+    with pytest.raises(ValueError, match=r"^config\.mean_field: got True, expected False"):
         egno_jax.to_torch_state_dict(params)

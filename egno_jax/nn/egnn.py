@@ -138,6 +138,7 @@ class EGNOBlock(nn.Module):
       features: width C.
       num_modes: number M of modes of the convolutions.
       mean_field: whether nodes move along the mean of their graph before they pass messages.
+      vector_init: bound of the vector kernel's start; see `VectorTemporalConv`.
       dtype: dtype of messages and features; None follows inputs and weights.
       param_dtype: dtype of the weights.
       precision: precision of products over channels.
@@ -148,6 +149,7 @@ class EGNOBlock(nn.Module):
     features: int
     num_modes: int
     mean_field: bool = False
+    vector_init: float = 0.1
     dtype: Any = None
     param_dtype: Any = jnp.float32
     precision: str = "highest"
@@ -184,7 +186,10 @@ class EGNOBlock(nn.Module):
             self.num_modes, precision=self.precision, name="temporal_conv", **options
         )(features, context)
         vectors = VectorTemporalConv(
-            self.num_modes, param_dtype=self.param_dtype, name="vector_temporal_conv"
+            self.num_modes,
+            param_dtype=self.param_dtype,
+            init_bound=self.vector_init,
+            name="vector_temporal_conv",
         )(jnp.stack([positions, velocities], axis=-1), context)
         positions, velocities = vectors[..., 0], vectors[..., 1]
         if self.mean_field:

@@ -117,12 +117,21 @@ def test_original_preset_is_the_table_of_the_original_settings():
     assert (data.motion, data.protocol, data.height) == ("run", "last", True)
 
 
-def test_run_preset_keeps_model_data_and_batch_of_the_original():
+def test_run_preset_keeps_sizes_data_and_batch_of_the_original():
     ours, original = PRESETS["run"], PRESETS["run-original"]
+    as_published = {"mean_field": False, "vector_init": 0.1}
     units = {"time_scale": 1.0, "velocity_scale": 1.0}
-    assert dataclasses.replace(ours.model, **units) == original.model
+    assert dataclasses.replace(ours.model, **as_published, **units) == original.model
     assert dataclasses.replace(ours.data, height=True) == original.data
     assert ours.training.batch_size == original.training.batch_size
+
+
+def test_baselines_are_compared_as_published_but_for_what_is_egno_without_convolutions():
+    for name in ("run", "walk"):
+        assert PRESETS[name].model.mean_field
+        assert not PRESETS[f"{name}-egnn"].model.mean_field
+        assert not PRESETS[f"{name}-egnn-s"].model.mean_field
+        assert PRESETS[f"{name}-egno-no-conv"].model.mean_field
 
 
 def test_the_model_tells_target_times_apart():

@@ -247,3 +247,14 @@ def test_a_signal_of_another_form_is_named(layer, shape, message):
     if "with C" not in message:
         with pytest.raises(ValueError, match=message):
             layer.init(jax.random.key(0), jnp.ones(shape))
+
+
+@pytest.mark.parametrize(("init_bound", "largest"), [(None, 0.1), (0.3, 0.3), (0.0, 0.0)])
+def test_the_vector_kernel_starts_below_its_bound(init_bound, largest):
+    vectors = np.random.default_rng(0).normal(size=(4, 5, 3, 2)).astype(np.float32)
+    layer = nn.VectorTemporalConv(num_modes=2, init_bound=init_bound)
+    found, variables = layer.init_with_output(jax.random.key(0), vectors)
+    kernel = variables["params"]["kernel"]
+    assert 0 <= kernel.min() and 0.5 * largest <= kernel.max() <= largest
+    if largest == 0:
+        np.testing.assert_array_equal(found, vectors)
