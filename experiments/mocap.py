@@ -88,7 +88,7 @@ class MocapConfig:
     data: DataConfig
 
 
-# The original's model; `run-original` has it as it is. Times are frames after the given state. Those of the protocol `last` are one
+# The original's model. Times are frames after the given state. Those of the protocol `last` are one
 # frame apart, so the unit is a frame: the embedding of a time must tell 29 from 30.
 _MODEL = EGNOConfig(
     num_layers=6,
@@ -126,20 +126,18 @@ _BODY_MODEL = dataclasses.replace(
     vector_init=0.0,
 )
 
+_OPTIMIZER = dataclasses.replace(_TRAINING.optimizer, learning_rate=2e-3, warmup_steps=400)
+
 # The 200 windows are soon learned by heart: hence the noise.
 _RUN_TRAINING = dataclasses.replace(
     _TRAINING,
     num_steps=4800,
     noise=NoiseConfig(positions=0.15, velocities=0.03),
-    optimizer=dataclasses.replace(_TRAINING.optimizer, learning_rate=2e-3, warmup_steps=400),
+    optimizer=_OPTIMIZER,
 )
 
-# A walk varies less than a run: a third of the steps will do.
-_WALK_TRAINING = dataclasses.replace(
-    _TRAINING,
-    num_steps=3200,
-    optimizer=dataclasses.replace(_TRAINING.optimizer, warmup_steps=800),
-)
+# A walk varies less than a run: two thirds of the steps will do, and noise is no help.
+_WALK_TRAINING = dataclasses.replace(_TRAINING, num_steps=3200, optimizer=_OPTIMIZER)
 
 _WALK = DataConfig(
     motion="walk",

@@ -29,6 +29,7 @@ _STYLES = {
     "EGNN-S": ("#009e73", "v"),
     "EGNN-R": ("#cc79a7", "P"),
     "EGNN": ("#d55e00", "D"),
+    "EGNN with mean field": ("#661100", "d"),
     "MPNN": ("#e69f00", "^"),
     "Linear": ("#777777", "X"),
     "EGNO on EGHN": ("#332288", "p"),

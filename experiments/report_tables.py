@@ -117,7 +117,7 @@ def _marked(rival: Rival) -> str:
 
 
 def _notes(ours: Row, rows: Sequence[Row], best: Rival | None) -> str:
-    """Returns how EGNO's model and data differ from the published, and the best baseline from it."""
+    """Returns how EGNO and its data differ from the published, and the best baseline from it."""
     parts = notes(ours)
     if ours.settings["model.mean_field"]:
         plain = selected(row for row in rows if not row.settings["model.mean_field"])

@@ -25,10 +25,10 @@ _STATE_TO_STATE = ("mpnn", "egnn")
 class BaselineConfig(EGNOConfig):
     """Hyper-parameters of a baseline: EGNO's, and which method takes its place.
 
-    No method has temporal convolutions, so `num_modes` is read by none and `temporal_grid` must be
-    `"index"`. `velocity_scale` means nothing to `linear`, which learns one of its own.
-    `time_embed_dim` is read by `egnn-r` and `egno-no-conv` alone. `mean_field`, which is no part of
-    the methods as published, can be added to those made of E(n)-equivariant layers.
+    No method has temporal convolutions, so `num_modes` and `vector_init` are read by none and
+    `temporal_grid` must be `"index"`. `velocity_scale` means nothing to `linear`, which learns one
+    of its own. `time_embed_dim` is read by `egnn-r` and `egno-no-conv` alone. `mean_field`, which
+    is no part of the methods as published, can be added to those of E(n)-equivariant layers.
 
     Attributes:
       method: `linear`: x + v t / s, s learned. `mpnn`: message passing that knows no symmetry, to
