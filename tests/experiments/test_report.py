@@ -157,7 +157,7 @@ def rows(*records):
     return report.rows_of("mocap", records)
 
 
-WARMUP = {"training__optimizer__warmup_steps": 800}
+WARMUP = {"training__optimizer__warmup_steps": 500}
 
 
 def test_the_validation_set_selects_and_the_test_set_does_not():
@@ -191,13 +191,13 @@ def test_a_baseline_is_compared_with_the_row_that_was_trained_as_it_was():
     assert "| EGNN | 0.09000 |" in table and "†" not in table
     table = report.summary({"mocap": rows(*ours, other)})
     assert "| EGNN † | 0.08000 |" in table and "† Trained with other settings" in table
-    assert "EGNN with `warmup_steps=400` |" in table
+    assert "EGNN with `warmup_steps=800` |" in table
 
 
 def test_a_baseline_that_is_ahead_with_its_own_settings_is_not_hidden():
     ours = [record("walk", f_mse=0.070, **WARMUP), record("walk", f_mse=0.075, valid=0.9)]
     table = report.shortfalls({"mocap": rows(*ours, record("walk-mpnn", f_mse=0.071))})
-    assert "| F-MSE | 0.07000 | MPNN | 0.07100 | `warmup_steps=400` | 0.07500 |" in table
+    assert "| F-MSE | 0.07000 | MPNN | 0.07100 | `warmup_steps=800` | 0.07500 |" in table
     longer = record("walk-mpnn", f_mse=0.01, training__num_steps=6400)
     assert "No baseline" in report.shortfalls({"mocap": rows(*ours, longer)})
     assert "| MPNN † | 0.01000 |" in report.summary({"mocap": rows(*ours, longer)})
@@ -383,7 +383,7 @@ def test_the_command_of_today_asks_for_the_settings_of_the_run(changes):
 def test_the_command_of_a_run_is_kept_where_it_asks_for_something_else_today():
     now = record("walk", 1, data__height=True)
     now["command"] = (
-        "python -m experiments.mocap --preset=walk --training.optimizer.warmup_steps 400 "
+        "python -m experiments.mocap --preset=walk --training.optimizer.warmup_steps 800 "
         "--data.height --out runs/x --training.seed 1 --data.data-dir /x --training.batch-size 12"
     )
     assert report_rows.is_repeatable(now)
