@@ -9,6 +9,9 @@ from typing import Any
 from egno_jax import EGNOConfig
 from egno_jax.baselines import METHODS, BaselineConfig
 
+# A baseline, which has no temporal convolutions, keeps the default.
+_OF_CONVOLUTIONS = ("vector_init",)
+
 
 def preset_names(names: Iterable[str], *, compared: Iterable[str]) -> tuple[str, ...]:
     """Returns the presets of an experiment: EGNO's, then those of the baselines.
@@ -39,6 +42,7 @@ def with_baselines(
             sizes = {
                 field.name: getattr(presets[name].model, field.name)
                 for field in dataclasses.fields(EGNOConfig)
+                if field.name not in _OF_CONVOLUTIONS
             }
             # EGNN is compared as it was published; EGNO without convolutions is ours otherwise.
             sizes["mean_field"] = sizes["mean_field"] and method == "egno-no-conv"

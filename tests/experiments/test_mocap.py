@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import egno_jax
-from egno_jax import datasets, ops
+from egno_jax import EGNOConfig, datasets, ops
 from egno_jax.datasets import mocap as mocap_data
 from tests import mocap_files
 
@@ -132,6 +132,7 @@ def test_baselines_are_compared_as_published_but_for_what_is_egno_without_convol
         assert not PRESETS[f"{name}-egnn"].model.mean_field
         assert not PRESETS[f"{name}-egnn-s"].model.mean_field
         assert PRESETS[f"{name}-egno-no-conv"].model.mean_field
+        assert PRESETS[f"{name}-egno-no-conv"].model.vector_init == EGNOConfig().vector_init
 
 
 def test_the_model_tells_target_times_apart():
