@@ -114,13 +114,17 @@ _TRAINING = TrainingConfig(
     ),
 )
 
-# A body moves as a whole, and joints that stand still learn it from the mean field. Vector kernels
-# start at 0: before they are trained they only throw joints about.
-_WALK_MODEL = dataclasses.replace(_MODEL, mean_field=True, vector_init=0.0)
-
 # Within the window a runner moves thirty times the length of a velocity, which is per frame: hence
 # the unit of velocity, and times in units of the window, in which the last five are nearly alike.
-_RUN_MODEL = dataclasses.replace(_WALK_MODEL, time_scale=float(mocap.HORIZON), velocity_scale=20.0)
+# He moves as a whole, and joints that stand still learn it from the mean field. Vector kernels start
+# at 0: before they are trained they only throw joints about.
+_RUN_MODEL = dataclasses.replace(
+    _MODEL,
+    time_scale=float(mocap.HORIZON),
+    velocity_scale=20.0,
+    mean_field=True,
+    vector_init=0.0,
+)
 
 # The 200 windows are soon learned by heart: hence the noise.
 _RUN_TRAINING = dataclasses.replace(
@@ -130,7 +134,7 @@ _RUN_TRAINING = dataclasses.replace(
     optimizer=dataclasses.replace(_TRAINING.optimizer, learning_rate=2e-3, warmup_steps=400),
 )
 
-# A walk varies less than a run: two thirds of the steps will do. With the rate and the units of the
+# A walk varies less than a run: two thirds of the steps will do. With the rate and the model of the
 # run EGNO learns the windows of a walk by heart.
 _WALK_TRAINING = dataclasses.replace(
     _TRAINING,
@@ -168,16 +172,16 @@ _EGNO_PRESETS = {
         ),
         data=DataConfig(height=True),
     ),
-    "walk": MocapConfig(preset="walk", model=_WALK_MODEL, training=_WALK_TRAINING, data=_WALK),
+    "walk": MocapConfig(preset="walk", model=_MODEL, training=_WALK_TRAINING, data=_WALK),
     "walk-uniform": MocapConfig(
         preset="walk-uniform",
-        model=dataclasses.replace(_WALK_MODEL, time_scale=6.0),
+        model=dataclasses.replace(_MODEL, time_scale=6.0),
         training=_WALK_TRAINING,
         data=dataclasses.replace(_WALK, protocol="uniform"),
     ),
     "walk-dense": MocapConfig(
         preset="walk-dense",
-        model=_WALK_MODEL,
+        model=_MODEL,
         training=dataclasses.replace(_WALK_TRAINING, random_times="grids", num_times=(5,)),
         data=dataclasses.replace(_WALK, dense=True),
     ),

@@ -127,12 +127,11 @@ def test_run_preset_keeps_sizes_data_and_batch_of_the_original():
 
 
 def test_baselines_are_compared_as_published_but_for_what_is_egno_without_convolutions():
-    for name in ("run", "walk"):
-        assert PRESETS[name].model.mean_field
-        assert not PRESETS[f"{name}-egnn"].model.mean_field
-        assert not PRESETS[f"{name}-egnn-s"].model.mean_field
-        assert PRESETS[f"{name}-egno-no-conv"].model.mean_field
-        assert PRESETS[f"{name}-egno-no-conv"].model.vector_init == EGNOConfig().vector_init
+    assert PRESETS["run"].model.mean_field
+    assert not PRESETS["run-egnn"].model.mean_field
+    assert not PRESETS["run-egnn-s"].model.mean_field
+    assert PRESETS["run-egno-no-conv"].model.mean_field
+    assert PRESETS["run-egno-no-conv"].model.vector_init == EGNOConfig().vector_init
 
 
 def test_the_model_tells_target_times_apart():
