@@ -116,8 +116,8 @@ _TRAINING = TrainingConfig(
 
 # Within the window a runner moves thirty times the length of a velocity, which is per frame: hence
 # the unit of velocity, and times in units of the window, in which the last five are nearly alike.
-# He moves as a whole, and joints that stand still learn it from the mean field. Vector kernels start
-# at 0: before they are trained they only throw joints about.
+# He moves as a whole, and joints that stand still learn it from the mean field. Vector kernels
+# start at 0: before they are trained they only throw joints about.
 _RUN_MODEL = dataclasses.replace(
     _MODEL,
     time_scale=float(mocap.HORIZON),
