@@ -323,13 +323,16 @@ def rivals(rows: Iterable[Row], ours: Row) -> list[Rival]:
     """Returns a row for each baseline, by the error on the validation set.
 
     It is the one trained with the settings of `ours`; where a method has none, the best validated
-    of those with as many steps and samples a step, or else of all.
+    of those with as many steps and samples a step, or else of all. One with a mean field stands
+    beside an EGNO with one alone.
 
     Args:
       rows: those of a task.
       ours: the row of EGNO that they are compared with.
     """
     found = []
+    key = "model.mean_field"
+    rows = [row for row in rows if ours.settings[key] or not row.settings[key]]
     for own in _by_baseline(rows).values():
         alike = [row for row in own if not differences(ours, row)]
         row = best_validated(alike or [row for row in own if has_budget_of(ours, row)] or own)

@@ -284,6 +284,11 @@ def test_a_mean_field_is_noted_beside_the_error_without_it():
     )
     line = report.summary({"mocap": found})
     assert "EGNO with mean field, without: 0.30000 ±" in line
+    extended = {**record("run-egnn", 0, 0.01, model__mean_field=True), "model": "EGNN+"}
+    plain = rows(record("run", 0, 0.3, model__mean_field=False), extended)
+    assert "EGNN+ | 0.01000" not in report.summary({"mocap": plain})
+    assert "EGNN+ | 0.01000" in report.shortfalls({"mocap": plain})
+    assert "EGNN+ | 0.01000" in report.summary({"mocap": rows(record("run"), extended)})
     plain = rows(record("run", 0, 0.3, model__mean_field=False))
     assert "mean field" not in report.summary({"mocap": plain})
 
