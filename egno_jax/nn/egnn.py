@@ -65,8 +65,8 @@ class EGNNLayer(nn.Module):
         dtype = compute_dtype(self.dtype, features, kernel)
         return ops.egnn_layer(
             cast(weights, dtype),
-            positions.astype(jnp.result_type(positions.dtype, jnp.float32)),
-            velocities.astype(jnp.result_type(velocities.dtype, jnp.float32)),
+            _geometry(positions),
+            _geometry(velocities),
             features.astype(dtype),
             edge_features,
             senders,
@@ -122,8 +122,8 @@ class MeanField(nn.Module):
         dtype = compute_dtype(self.dtype, features, weights["linear_0"]["kernel"])
         return ops.mean_field(
             cast(weights, dtype),
-            positions.astype(jnp.result_type(positions.dtype, jnp.float32)),
-            velocities.astype(jnp.result_type(velocities.dtype, jnp.float32)),
+            _geometry(positions),
+            _geometry(velocities),
             features.astype(dtype),
             graph_ids,
             num_graphs,
@@ -200,3 +200,8 @@ class EGNOBlock(nn.Module):
         return EGNNLayer(self.features, precision=self.precision, name="egnn_layer", **options)(
             positions, velocities, features, edge_features, senders, receivers
         )
+
+
+def _geometry(vectors: Float[Array, "P N 3"]) -> Float[Array, "P N 3"]:
+    """Returns positions or velocities in float32 or wider, as all geometry is computed."""
+    return vectors.astype(jnp.result_type(vectors.dtype, jnp.float32))
