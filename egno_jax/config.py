@@ -43,6 +43,8 @@ class EGNOConfig:
         graph, `x_i += a_i (x_i - mean x) + b_i mean v` with learned factors of the features. It
         tells every node at once where the whole system is and where it drifts, which messages
         along edges carry over many blocks or not at all. Off in the original.
+      mean_field_channels: number K of further means in a mean field, in which nodes weigh what
+        they are and receivers which mean they follow; see `egno_jax.ops.mean_field`.
       vector_init: the vector kernels start uniform in `[0, vector_init)`; the original's 0.1. At 0
         positions and velocities start out unmixed over time, which spares a deep model large steps
         at first. Read by `init` alone.
@@ -69,6 +71,7 @@ class EGNOConfig:
     context_times: tuple[float, ...] = ()
     velocity_scale: float = 1.0
     mean_field: bool = False
+    mean_field_channels: int = 0
     vector_init: float = 0.1
     velocity_weight: float = 0.0
     dtype: str | None = None
@@ -83,6 +86,10 @@ class EGNOConfig:
             self._set(name, number)
             _check(name, getattr(self, name), number > 0, "a finite number above 0")
         self._set("mean_field", _flag("mean_field", self.mean_field))
+        channels = _count("mean_field_channels", self.mean_field_channels, 0)
+        self._set("mean_field_channels", channels)
+        expected = "0 without mean_field"
+        _check("mean_field_channels", channels, self.mean_field or not channels, expected)
         for name in ("vector_init", "velocity_weight"):
             self._set(name, _number(name, getattr(self, name), "0 or more"))
             _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")

@@ -147,6 +147,7 @@ class EGNO(nn.Module):
                 config.hidden_dim,
                 config.num_modes,
                 mean_field=config.mean_field,
+                mean_field_channels=config.mean_field_channels,
                 vector_init=config.vector_init,
                 name=f"block_{index}",
                 **layer_options,
@@ -336,7 +337,12 @@ def weight_shapes(
             shapes |= _linear_shapes(f"{block}/egnn_layer/{mlp}/linear_1", width, columns)
         if config.mean_field:
             shapes |= _linear_shapes(f"{block}/mean_field/mlp/linear_0", width, width)
-            shapes |= _linear_shapes(f"{block}/mean_field/mlp/linear_1", width, 2)
+            channels = config.mean_field_channels
+            shapes |= _linear_shapes(f"{block}/mean_field/mlp/linear_1", width, 2 + channels)
+            if channels:
+                senders = f"{block}/mean_field/sender_mlp"
+                shapes |= _linear_shapes(f"{senders}/linear_0", width, width)
+                shapes |= _linear_shapes(f"{senders}/linear_1", width, 2 * channels)
     return shapes
 
 

@@ -45,7 +45,8 @@ def with_baselines(
                 if field.name not in _OF_CONVOLUTIONS
             }
             # EGNN is compared as it was published; EGNO without convolutions is ours otherwise.
-            sizes["mean_field"] = sizes["mean_field"] and method == "egno-no-conv"
+            if method != "egno-no-conv":
+                sizes |= {"mean_field": False, "mean_field_channels": 0}
             if method == "egnn-s":
                 sizes["num_layers"] = max(sizes["num_layers"], num_times)
             changed = f"{name}-{method}"

@@ -226,7 +226,7 @@ def test_errors_name_the_field():
 def test_a_mean_field_is_equivariant_and_starts_at_nothing(method):
     graph, _ = model_of(method)
     times = times_of(method)
-    config = config_of(method, mean_field=True)
+    config = config_of(method, mean_field=True, mean_field_channels=2)
     params = egno_jax.init(jax.random.key(1), config, graph, times)
     started = helpers.apply(params, graph, times)
     rng = np.random.default_rng(2)

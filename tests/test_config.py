@@ -25,9 +25,14 @@ GRIDS = st.one_of(
         st.integers(2, 9),
     ),
 )
+MEAN_FIELDS = st.one_of(
+    st.builds(dict, mean_field=st.booleans() | st.booleans().map(np.bool_)),
+    st.builds(dict, mean_field=st.just(True), mean_field_channels=st.integers(0, 9)),
+)
 CONFIGS = st.builds(
-    lambda grid, **fields: EGNOConfig(**grid, **fields),
+    lambda grid, mean_field, **fields: EGNOConfig(**grid, **mean_field, **fields),
     GRIDS,
+    MEAN_FIELDS,
     num_layers=st.integers(1, 9),
     hidden_dim=st.integers(1, 512),
     num_modes=st.integers(1, 20),
@@ -35,7 +40,6 @@ CONFIGS = st.builds(
     time_scale=POSITIVE | st.integers(1, 9),
     velocity_scale=POSITIVE,
     vector_init=POSITIVE | st.just(0),
-    mean_field=st.booleans() | st.booleans().map(np.bool_),
     velocity_weight=POSITIVE | st.just(0),
     dtype=DTYPES | st.none(),
     param_dtype=DTYPES,
@@ -97,6 +101,9 @@ def test_missing_fields_take_their_defaults():
         ("mean_field", 1),
         ("mean_field", "yes"),
         ("mean_field", None),
+        ("mean_field_channels", 1),
+        ("mean_field_channels", -1),
+        ("mean_field_channels", 2.0),
         ("velocity_weight", -0.5),
         ("velocity_weight", float("inf")),
         ("velocity_weight", None),

@@ -245,9 +245,16 @@ def test_nnx_bridge_agrees_with_the_plain_call(params, plain):
 # Batches, padding and times
 
 
-@pytest.mark.parametrize("mean_field", [False, True])
-def test_a_padded_batch_agrees_with_one_graph_at_a_time(mean_field):
-    params = random_params(mean_field=mean_field)
+def with_mean_field(channels):
+    """Random weights with a mean field of so many channels; None: without one."""
+    if channels is None:
+        return random_params()
+    return random_params(mean_field=True, mean_field_channels=channels)
+
+
+@pytest.mark.parametrize("channels", [None, 3])
+def test_a_padded_batch_agrees_with_one_graph_at_a_time(channels):
+    params = with_mean_field(channels)
     graphs = [
         random_graph(0, n_node=(5,), num_edges=12),
         random_graph(1, n_node=(1,), num_edges=0),
@@ -265,9 +272,9 @@ def test_a_padded_batch_agrees_with_one_graph_at_a_time(mean_field):
         helpers.assert_trees_close(rows, alone, 1e-5)
 
 
-@pytest.mark.parametrize("mean_field", [False, True])
-def test_gradients_of_a_padded_batch_are_those_of_the_batch(mean_field):
-    params = random_params(mean_field=mean_field)
+@pytest.mark.parametrize("channels", [None, 3])
+def test_gradients_of_a_padded_batch_are_those_of_the_batch(channels):
+    params = with_mean_field(channels)
     graph = random_graph()
     padded, mask = egno_jax.graph.pad(graph, num_nodes=200, num_edges=500, num_graphs=9)
 

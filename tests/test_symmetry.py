@@ -38,7 +38,7 @@ class Example:
       weight_noise: how far the weights are from those of `init`.
       step_gain: how much longer the coordinate steps are than those of `init`.
       width: channels of the hidden features.
-      mean_field: whether blocks have one.
+      channels: those of a mean field; None: without one.
     """
 
     seed: int
@@ -47,7 +47,7 @@ class Example:
     weight_noise: float = 0.0
     step_gain: float = 1.0
     width: int = 8
-    mean_field: bool = False
+    channels: int | None = None
 
     def make(self, num_times, num_edge_features, dtype):
         """Returns params, a graph and times; rejects what float32 cannot answer."""
@@ -59,7 +59,8 @@ class Example:
             num_layers=2,
             hidden_dim=self.width,
             num_modes=3,
-            mean_field=self.mean_field,
+            mean_field=self.channels is not None,
+            mean_field_channels=self.channels or 0,
             param_dtype=dtype,
         )
         params = helpers.random_params(rng, config, num_edge_features=num_edge_features)
@@ -188,10 +189,16 @@ def test_reflection(case, example, normal_seed):
 
 @BOTH_DTYPES
 @settings(max_examples=20)
-@given(example=EXAMPLES, angle=ANGLES, axis_seed=SEEDS, is_mirrored=st.booleans())
-def test_turns_with_a_mean_field(case, example, angle, axis_seed, is_mirrored):
+@given(
+    example=EXAMPLES,
+    channels=st.sampled_from([0, 3]),
+    angle=ANGLES,
+    axis_seed=SEEDS,
+    is_mirrored=st.booleans(),
+)
+def test_turns_with_a_mean_field(case, example, channels, angle, axis_seed, is_mirrored):
     matrix = rotation(random_direction(axis_seed), angle) * (-1 if is_mirrored else 1)
-    check_turn(dataclasses.replace(example, mean_field=True), case, matrix)
+    check_turn(dataclasses.replace(example, channels=channels), case, matrix)
 
 
 @jax.jit

@@ -79,7 +79,8 @@ def _layers(config: BaselineConfig, state: _State) -> list[Callable[..., tuple[A
 
     def layer(index: int, positions: Array, *rest: Array) -> tuple[Array, ...]:
         if config.mean_field:
-            mean_field = MeanField(config.hidden_dim, name=f"mean_field_{index}", **options)
+            sizes = config.hidden_dim, config.mean_field_channels
+            mean_field = MeanField(*sizes, name=f"mean_field_{index}", **options)
             positions = mean_field(positions, *rest, state.graph_ids, state.num_graphs)
         egnn_layer = EGNNLayer(config.hidden_dim, name=f"layer_{index}", **options)
         return egnn_layer(positions, *rest, *state.edges)

@@ -85,14 +85,16 @@ class MeanField(nn.Module):
     Its factors are 0 at the start: a model with a mean field begins as the same without.
 
     Attributes:
-      features: width of the perceptron.
-      dtype: dtype of the perceptron; None follows features and weights. Positions and velocities
+      features: width of the perceptrons.
+      channels: number K of means that senders weigh, beside the plain one.
+      dtype: dtype of the perceptrons; None follows features and weights. Positions and velocities
         stay in float32 or wider.
       param_dtype: dtype of the weights.
       precision: precision of products over channels.
     """
 
     features: int
+    channels: int = 0
     dtype: Any = None
     param_dtype: Any = jnp.float32
     precision: str = "highest"
@@ -117,8 +119,12 @@ class MeanField(nn.Module):
         """
         if graph_ids is None:
             graph_ids = jnp.zeros(positions.shape[1], jnp.int32)
-        mlp = MLP(self.features, 2, param_dtype=self.param_dtype, starts_at_zero=True, name="mlp")
-        weights = mlp.weights(features.shape[-1])
+        options = {"param_dtype": self.param_dtype}
+        mlp = MLP(self.features, 2 + self.channels, starts_at_zero=True, name="mlp", **options)
+        weights, sender_weights = mlp.weights(features.shape[-1]), None
+        if self.channels:
+            sender_mlp = MLP(self.features, 2 * self.channels, name="sender_mlp", **options)
+            sender_weights = sender_mlp.weights(features.shape[-1])
         dtype = compute_dtype(self.dtype, features, weights["linear_0"]["kernel"])
         return ops.mean_field(
             cast(weights, dtype),
@@ -127,6 +133,7 @@ class MeanField(nn.Module):
             features.astype(dtype),
             graph_ids,
             num_graphs,
+            sender_weights=None if sender_weights is None else cast(sender_weights, dtype),
             precision=self.precision,
         )
 
@@ -138,6 +145,7 @@ class EGNOBlock(nn.Module):
       features: width C.
       num_modes: number M of modes of the convolutions.
       mean_field: whether nodes move along the mean of their graph before they pass messages.
+      mean_field_channels: number of its channels; see `MeanField`.
       vector_init: bound of the vector kernel's start; see `VectorTemporalConv`.
       dtype: dtype of messages and features; None follows inputs and weights.
       param_dtype: dtype of the weights.
@@ -149,6 +157,7 @@ class EGNOBlock(nn.Module):
     features: int
     num_modes: int
     mean_field: bool = False
+    mean_field_channels: int = 0
     vector_init: float = 0.1
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -194,7 +203,11 @@ class EGNOBlock(nn.Module):
         positions, velocities = vectors[..., 0], vectors[..., 1]
         if self.mean_field:
             mean_field = MeanField(
-                self.features, precision=self.precision, name="mean_field", **options
+                self.features,
+                self.mean_field_channels,
+                precision=self.precision,
+                name="mean_field",
+                **options,
             )
             positions = mean_field(positions, velocities, features, graph_ids, num_graphs)
         return EGNNLayer(self.features, precision=self.precision, name="egnn_layer", **options)(

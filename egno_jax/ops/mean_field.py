@@ -25,6 +25,7 @@ def mean_field(
     graph_ids: Int[Array, "N"],
     num_graphs: int,
     *,
+    sender_weights: Mapping[str, Mapping[str, Array]] | None = None,
     precision: str = "highest",
 ) -> Float[Array, "P N 3"]:
     """Moves every node along what its whole graph does: from its middle, and with its drift.
@@ -35,21 +36,43 @@ def mean_field(
     from every node to every other whose weight the receiver alone decides: the reach of a complete
     graph at the cost of its nodes. It turns and moves with its input as a message does.
 
+    With `sender_weights` there are K channels more, of means that senders weigh:
+
+        x_i <- ... + sum_k c_ik mean_j [w_jk (x_j - mean x) + u_jk v_j],
+        [a_i, b_i, c_i] = phi_u(h_i),    [w_j, u_j] = phi_w(h_j)
+
+    so that a node may follow one part of its graph and not another. The weights of messages between
+    all pairs are then a matrix of rank K, as in linear attention: P N K (C + 3) work, not P N^2.
+
     Args:
-      weights: phi_u, as `egno_jax.ops.mlp` takes it, from C to 2.
+      weights: phi_u, as `egno_jax.ops.mlp` takes it, from C to 2, or to 2 + K.
       positions: `[P, N, 3]`.
       velocities: `[P, N, 3]`.
       features: `[P, N, C]`, invariant.
       graph_ids: `[N]`, the graph of each node, as `egno_jax.graph.graph_ids` gives it.
       num_graphs: G.
+      sender_weights: phi_w, from C to 2 K; None: K = 0.
       precision: precision of products over channels; means of coordinates are always exact.
 
     Returns:
       The new positions, `[P, N, 3]`.
+
+    Source: the weighted means are the virtual nodes of Zhang et al., "Improving Equivariant Graph
+    Neural Networks on Large Geometric Graphs via Virtual Nodes Learning", ICML 2024, with vectors
+    in place of places, so that no number of them has to be laid out at the start.
     """
+
+    def mean(values: Float[Array, "P N B"]) -> Float[Array, "P N B"]:
+        means = segment_mean(values, graph_ids, num_graphs)
+        return jnp.take(means, graph_ids, axis=1, mode="clip")
+
     factors = mlp(weights, features, precision).astype(positions.dtype)
-    middle, drift = (
-        jnp.take(segment_mean(x, graph_ids, num_graphs), graph_ids, axis=1, mode="clip")
-        for x in (positions, velocities)
-    )
-    return positions + factors[..., :1] * (positions - middle) + factors[..., 1:] * drift
+    offsets = positions - mean(positions)
+    moved = positions + factors[..., :1] * offsets + factors[..., 1:2] * mean(velocities)
+    if sender_weights is None:
+        return moved
+    shares = mlp(sender_weights, features, precision).astype(positions.dtype)
+    of_offsets, of_velocities = jnp.split(shares[..., None], 2, axis=-2)  # [P, N, K, 1] each
+    vectors = of_offsets * offsets[..., None, :] + of_velocities * velocities[..., None, :]
+    channels = mean(vectors.reshape(*vectors.shape[:2], -1)).reshape(vectors.shape)
+    return moved + jnp.sum(factors[..., 2:, None] * channels, axis=-2)

@@ -117,20 +117,24 @@ def test_original_preset_is_the_table_of_the_original_settings():
     assert (data.motion, data.protocol, data.height) == ("run", "last", True)
 
 
-def test_run_preset_keeps_sizes_data_and_batch_of_the_original():
+def test_run_preset_keeps_modes_data_and_batch_of_the_original():
     ours, original = PRESETS["run"], PRESETS["run-original"]
-    as_published = {"mean_field": False, "vector_init": 0.1}
+    as_published = {"mean_field": False, "mean_field_channels": 0, "vector_init": 0.1}
     units = {"time_scale": 1.0, "velocity_scale": 1.0}
-    assert dataclasses.replace(ours.model, **as_published, **units) == original.model
+    sizes = {"num_layers": 6, "hidden_dim": 128}
+    assert dataclasses.replace(ours.model, **as_published, **units, **sizes) == original.model
     assert dataclasses.replace(ours.data, height=True) == original.data
     assert ours.training.batch_size == original.training.batch_size
 
 
 def test_baselines_are_compared_as_published_but_for_what_is_egno_without_convolutions():
     assert PRESETS["run"].model.mean_field
-    assert not PRESETS["run-egnn"].model.mean_field
-    assert not PRESETS["run-egnn-s"].model.mean_field
+    for method in ("egnn", "egnn-s"):
+        model = PRESETS[f"run-{method}"].model
+        assert (model.mean_field, model.mean_field_channels) == (False, 0)
     assert PRESETS["run-egno-no-conv"].model.mean_field
+    channels = PRESETS["run"].model.mean_field_channels
+    assert PRESETS["run-egno-no-conv"].model.mean_field_channels == channels
     assert PRESETS["run-egno-no-conv"].model.vector_init == EGNOConfig().vector_init
 
 

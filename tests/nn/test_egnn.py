@@ -69,28 +69,32 @@ def test_block_is_its_three_layers_one_after_another():
         np.testing.assert_allclose(array, other, atol=1e-6)
 
 
-def test_mean_field_starts_at_zero_is_that_of_ops_and_takes_all_nodes_for_one_graph():
+@pytest.mark.parametrize("channels", [0, 3])
+def test_mean_field_starts_at_zero_is_that_of_ops_and_takes_all_nodes_for_one_graph(channels):
     positions, velocities, features, *_ = random_inputs()
     inputs = positions, velocities, features
-    found, variables = helpers.init_layer(nn.MeanField(8), *inputs)
+    layer = nn.MeanField(8, channels)
+    found, variables = helpers.init_layer(layer, *inputs)
     np.testing.assert_array_equal(found, positions)
     rng = np.random.default_rng(1)
     variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), variables)
-    found = nn.MeanField(8).apply(variables, *inputs)
-    weights = variables["params"]["mlp"]
+    found = layer.apply(variables, *inputs)
+    weights, senders = (variables["params"].get(name) for name in ("mlp", "sender_mlp"))
     assert weights["linear_0"]["kernel"].shape == (C, 8)
-    assert weights["linear_1"]["kernel"].shape == (8, 2)
-    expected = ops.mean_field(weights, *inputs, np.zeros(N, np.int32), 1)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    apart = nn.MeanField(8).apply(variables, *inputs, np.arange(N), N)
-    alone = ops.mean_field(weights, *inputs, np.arange(N), N)
+    assert weights["linear_1"]["kernel"].shape == (8, 2 + channels)
+    assert (senders is None) == (channels == 0)
+    options = {"sender_weights": senders}
+    expected = ops.mean_field(weights, *inputs, np.zeros(N, np.int32), 1, **options)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    apart = layer.apply(variables, *inputs, np.arange(N), N)
+    alone = ops.mean_field(weights, *inputs, np.arange(N), N, **options)
     np.testing.assert_allclose(apart, alone, atol=1e-6)
     assert np.abs(apart - found).max() > 1e-3
 
 
 def test_block_moves_along_the_mean_field_before_it_passes_messages():
     positions, velocities, features, *edges = random_inputs()
-    block = nn.EGNOBlock(C, num_modes=2, mean_field=True)
+    block = nn.EGNOBlock(C, num_modes=2, mean_field=True, mean_field_channels=2)
     ids = np.array([0, 0, 1, 1])
     inputs = positions, velocities, features, *edges, None, ids, 2
     variables = block.init(jax.random.key(0), *inputs)
@@ -102,7 +106,7 @@ def test_block_moves_along_the_mean_field_before_it_passes_messages():
     vectors = nn.VectorTemporalConv(2).apply(
         {"params": weights["vector_temporal_conv"]}, np.stack([positions, velocities], axis=-1)
     )
-    moved = nn.MeanField(C).apply(
+    moved = nn.MeanField(C, 2).apply(
         {"params": weights["mean_field"]}, vectors[..., 0], vectors[..., 1], features, ids, 2
     )
     layer = nn.EGNNLayer(C).bind({"params": weights["egnn_layer"]})

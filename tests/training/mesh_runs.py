@@ -53,7 +53,13 @@ def task():
         )
         for split, number in (("train", 16), ("valid", 7))
     )
-    config = egno_jax.EGNOConfig(num_layers=1, hidden_dim=8, mean_field=True, velocity_weight=0.1)
+    config = egno_jax.EGNOConfig(
+        num_layers=1,
+        hidden_dim=8,
+        mean_field=True,
+        mean_field_channels=2,
+        velocity_weight=0.1,
+    )
     batch = datasets.take(train, jnp.arange(1))
     params = egno_jax.init(jax.random.key(0), config, batch.graph, batch.times)
     return params, train, valid
@@ -92,7 +98,13 @@ def guarded(names: list[str]) -> dict:
 
 def mixed_losses(meshes: dict, stream: bool | None = None) -> dict:
     buckets = datasets.bucketed([swarm(bodies, 6, num_times=5) for bodies in (3, 4, 6)], 2)
-    config = egno_jax.EGNOConfig(num_layers=1, hidden_dim=8, mean_field=True, velocity_weight=0.1)
+    config = egno_jax.EGNOConfig(
+        num_layers=1,
+        hidden_dim=8,
+        mean_field=True,
+        mean_field_channels=2,
+        velocity_weight=0.1,
+    )
     example = datasets.take(buckets.samples[0], jnp.arange(1))
     params = egno_jax.init(jax.random.key(0), config, example.graph, example.times)
     found = {}
