@@ -195,7 +195,7 @@ _EGNO_PRESETS = {
 PRESETS = methods.with_baselines(_EGNO_PRESETS, compared=_COMPARED, num_times=5)
 
 _EGNO_DESCRIPTIONS = {
-    "run": "subject 9 runs: the original's data and split; our own model, of four layers with a mean field, and optimisation",
+    "run": "subject 9 runs: the original's data and split; our own optimisation, and a mean field",
     "run-original": "the original's optimisation and height feature too: 2000 epochs of Adam",
     "walk": "subject 35 walks, split by trial; the last five frames",
     "walk-dense": "subject 35 walks, trained on five frames of thirty that are drawn in each step",
