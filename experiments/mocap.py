@@ -26,9 +26,19 @@ from experiments.run_page import Drawing
 from experiments.runner import Experiment, Published, Splits, main
 
 # The presets that baselines are compared with EGNO in.
-_COMPARED = ("run", "walk")
+_COMPARED = ("run", "run-plain", "walk", "walk-plain")
 _PRESETS = methods.preset_names(
-    ("run", "run-original", "walk", "walk-uniform", "walk-dense", "quick"), compared=_COMPARED
+    (
+        "run",
+        "run-plain",
+        "run-original",
+        "walk",
+        "walk-plain",
+        "walk-uniform",
+        "walk-dense",
+        "quick",
+    ),
+    compared=_COMPARED,
 )
 
 
@@ -130,6 +140,11 @@ _OUR_MODEL = dataclasses.replace(
     vector_init=0.0,
 )
 
+# With the layers and the size of the original.
+_PLAIN_RUN_MODEL = dataclasses.replace(
+    _MODEL, time_scale=_OUR_MODEL.time_scale, velocity_scale=_OUR_MODEL.velocity_scale
+)
+
 # The 200 windows are soon learned by heart: hence the noise.
 _RUN_TRAINING = dataclasses.replace(
     _TRAINING,
@@ -150,6 +165,9 @@ _WALK = DataConfig(
 
 _EGNO_PRESETS = {
     "run": MocapConfig(preset="run", model=_OUR_MODEL, training=_RUN_TRAINING, data=DataConfig()),
+    "run-plain": MocapConfig(
+        preset="run-plain", model=_PLAIN_RUN_MODEL, training=_RUN_TRAINING, data=DataConfig()
+    ),
     "run-original": MocapConfig(
         preset="run-original",
         model=_MODEL,
@@ -172,6 +190,16 @@ _EGNO_PRESETS = {
         data=DataConfig(height=True),
     ),
     "walk": MocapConfig(preset="walk", model=_OUR_MODEL, training=_WALK_TRAINING, data=_WALK),
+    "walk-plain": MocapConfig(
+        preset="walk-plain",
+        model=_MODEL,
+        training=dataclasses.replace(
+            _TRAINING,
+            num_steps=_WALK_TRAINING.num_steps,
+            optimizer=dataclasses.replace(_TRAINING.optimizer, warmup_steps=800),
+        ),
+        data=_WALK,
+    ),
     "walk-uniform": MocapConfig(
         preset="walk-uniform",
         model=_OUR_MODEL,
@@ -196,8 +224,10 @@ PRESETS = methods.with_baselines(_EGNO_PRESETS, compared=_COMPARED, num_times=5)
 
 _EGNO_DESCRIPTIONS = {
     "run": "subject 9 runs: the original's data and split; our own optimisation, and a mean field",
+    "run-plain": "run without the mean field, in the original's size: 6 layers of 128 channels",
     "run-original": "the original's optimisation and height feature too: 2000 epochs of Adam",
     "walk": "subject 35 walks, split by trial; the last five frames",
+    "walk-plain": "walk without the mean field, in the original's size, trained as suits it",
     "walk-dense": "subject 35 walks, trained on five frames of thirty that are drawn in each step",
     "walk-uniform": "subject 35 walks, five evenly spaced frames",
     "quick": "a short run of subject 9, a first look",

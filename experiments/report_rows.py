@@ -129,14 +129,36 @@ def load_records(directory: Path) -> list[dict[str, Any]]:
     return records
 
 
-def preset_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns today's settings of a run's preset under dotted names, but for folders."""
-    preset = EXPERIMENTS[record["experiment"]].presets[record["settings"]["preset"]]
+def preset_of(record: Mapping[str, Any]) -> str:
+    """Returns the preset whose settings of today are nearest to those of a run.
+
+    The model's kind counts first, then the task, then how much else differs. A preset may have
+    changed since the run, and another may now hold its settings.
+    """
+    experiment = EXPERIMENTS[record["experiment"]]
+    of_task = {f"data.{field}" for field in task_fields(experiment)}
+    wanted, own = settings_of(record), record["settings"]["preset"]
+
+    def distance(name: str) -> tuple[bool, int, int, bool]:
+        found = preset_settings(record, name)
+        changed = [
+            key
+            for key in dict.fromkeys([*wanted, *found])
+            if key not in _BOOKKEEPING and wanted.get(key) != found.get(key)
+        ]
+        return "model.method" in changed, len(of_task & {*changed}), len(changed), name != own
+
+    return min(experiment.presets, key=distance)
+
+
+def preset_settings(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Returns today's settings of a preset of a run's experiment as `settings_of` does."""
+    preset = EXPERIMENTS[record["experiment"]].presets[name]
     return dict(_settings(run_directory.plain(preset)))
 
 
 def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns all settings of a run under dotted names, but for folders.
+    """Returns all settings of a run under dotted names, but for folders and its preset's name.
 
     A setting that is newer than the run has its default: what it does was not done then, whatever
     the preset says today.
@@ -149,7 +171,7 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _settings(tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in run_directory.flatten(tree):
-        if key not in run_directory.FOLDERS:
+        if key not in (*run_directory.FOLDERS, "preset"):
             yield key, value
 
 
@@ -176,13 +198,20 @@ def rows_of(name: str, records: Sequence[dict[str, Any]]) -> list[Row]:
 
 def _row_name(record: dict[str, Any]) -> str:
     """Names a row after its preset and the settings in which it differs from it."""
-    preset = preset_of(record)
+    name = preset_of(record)
+    preset = preset_settings(record, name)
     changes = [
-        f"`{key}={value}`"
+        f"`{_leaf(key)}={value}`"
         for key, value in settings_of(record).items()
         if key not in _BOOKKEEPING and preset.get(key) != value
     ]
-    return ", ".join([f"preset `{record['settings']['preset']}`", *changes])
+    return ", ".join([f"preset `{name}`", *changes])
+
+
+def _leaf(key: str) -> str:
+    """Returns a setting's own name, with that of its group where it says little alone."""
+    group, _, name = key.rpartition(".")
+    return f"{group.rsplit('.', 1)[-1]}.{name}" if group.endswith("noise") else name
 
 
 def by_task(rows: Sequence[Row]) -> dict[Task, list[Row]]:
@@ -201,10 +230,13 @@ def by_task(rows: Sequence[Row]) -> dict[Task, list[Row]]:
 def task_of(row: Row) -> Task:
     """Returns those settings in `data` that make the row's task."""
     data = row.data
-    fields = row.experiment.task_fields or dict.fromkeys(
-        key for other in row.experiment.published for key in other.conditions
-    )
-    return tuple((key, _frozen(data[key])) for key in fields)
+    return tuple((key, _frozen(data[key])) for key in task_fields(row.experiment))
+
+
+def task_fields(experiment: Experiment) -> Sequence[str]:
+    """Returns the names of those settings in `data` that make a task."""
+    conditions = (key for other in experiment.published for key in other.conditions)
+    return experiment.task_fields or [*dict.fromkeys(conditions)]
 
 
 def _frozen(value: Any) -> Any:
@@ -305,7 +337,7 @@ def differences(ours: Row, other: Row) -> list[str]:
     """Returns the settings of training and data, as `other` has them, in which two rows differ."""
     mine, its = ours.settings, other.settings
     return [
-        f"{key.rsplit('.', 1)[1]}={its.get(key)}"
+        f"{_leaf(key)}={its.get(key)}"
         for key in dict.fromkeys([*mine, *its])
         if key.startswith(("training.", "data."))
         and key not in _BOOKKEEPING
@@ -367,9 +399,9 @@ def trained_like(rows: Iterable[Row], other: Row) -> Row | None:
 
 def command_today(record: Mapping[str, Any]) -> str:
     """Returns the command that asks today's presets for the settings of a run."""
-    preset, wanted = preset_of(record), settings_of(record)
-    words = ["python", "-m", f"experiments.{record['experiment']}"]
-    words += ["--preset", record["settings"]["preset"]]
+    name, wanted = preset_of(record), settings_of(record)
+    preset = preset_settings(record, name)
+    words = ["python", "-m", f"experiments.{record['experiment']}", "--preset", name]
     for key in preset:
         if wanted[key] != preset[key]:
             words += _option(key, wanted[key])
@@ -381,7 +413,8 @@ def is_repeatable(record: Mapping[str, Any]) -> bool:
     given = dict(_options(shlex.split(record["command"])))
     if given.get("preset") != [record["settings"]["preset"]]:
         return False
-    today = {key: _texts(value) for key, value in preset_of(record).items()}
+    preset = preset_settings(record, record["settings"]["preset"])
+    today = {key: _texts(value) for key, value in preset.items()}
     asked = {**today, **{key: words for key, words in given.items() if key in today}}
     wanted = settings_of(record)
     return all(asked[key] == _texts(wanted[key]) for key in today)

@@ -75,7 +75,7 @@ def test_seeds_share_a_row_and_other_settings_have_their_own(published):
     assert report.main([str(run) for run in runs]) == 0
     page = (published / "RESULTS.md").read_text()
     assert "| **EGNO**, preset `paper` | 0.00500 ± 0.00141 | 0.00250 ± 0.00071 | 2 |" in page
-    assert "preset `paper`, `data.time_reversal=False` | 0.00700 | 0.00350 | 1 |" in page
+    assert "preset `paper`, `time_reversal=False` | 0.00700 | 0.00350 | 1 |" in page
     assert "| EGNO | 0.0054 |" in page
     assert "| 5-body problem | length units² | 0.00500 ± 0.00141 | 0.00250 ± 0.00071 | 2 |" in page
     assert page.count("| `0123456` | 2026-01-02 |") == 3
@@ -191,13 +191,13 @@ def test_a_baseline_is_compared_with_the_row_that_was_trained_as_it_was():
     assert "| EGNN | 0.09000 |" in table and "†" not in table
     table = report.summary({"mocap": rows(*ours, other)})
     assert "| EGNN † | 0.08000 |" in table and "† Trained with other settings" in table
-    assert "EGNN with `warmup_steps=800` |" in table
+    assert "EGNN with `warmup_steps=400` |" in table
 
 
 def test_a_baseline_that_is_ahead_with_its_own_settings_is_not_hidden():
     ours = [record("walk", f_mse=0.070, **WARMUP), record("walk", f_mse=0.075, valid=0.9)]
     table = report.shortfalls({"mocap": rows(*ours, record("walk-mpnn", f_mse=0.071))})
-    assert "| F-MSE | 0.07000 | MPNN | 0.07100 | `warmup_steps=800` | 0.07500 |" in table
+    assert "| F-MSE | 0.07000 | MPNN | 0.07100 | `warmup_steps=400` | 0.07500 |" in table
     longer = record("walk-mpnn", f_mse=0.01, training__num_steps=6400)
     assert "No baseline" in report.shortfalls({"mocap": rows(*ours, longer)})
     assert "| MPNN † | 0.01000 |" in report.summary({"mocap": rows(*ours, longer)})
@@ -302,7 +302,7 @@ def test_a_setting_that_is_newer_than_a_run_has_its_default_and_not_that_of_the_
     before = next(row for row in found if row.records == [old])
     assert before.settings["training.noise.positions"] == 0
     assert before.settings["model.velocity_scale"] == 1
-    assert "`training.noise.positions=0.0`" in before.name
+    assert "`noise.positions=0.0`" in before.name
 
 
 def test_without_fields_of_its_own_a_task_is_made_by_the_conditions_of_published_results(
@@ -381,14 +381,17 @@ def test_the_command_of_today_asks_for_the_settings_of_the_run(changes):
         descriptions=mocap.DESCRIPTIONS,
         read_config=None,
     )
-    assert run_directory.plain(config) == made["settings"]
+    found, wanted = (
+        {**tree, "preset": None} for tree in (run_directory.plain(config), made["settings"])
+    )
+    assert found == wanted
     assert options.out.name == made["name"]
 
 
 def test_the_command_of_a_run_is_kept_where_it_asks_for_something_else_today():
     now = record("walk", 1, data__height=True)
     now["command"] = (
-        "python -m experiments.mocap --preset=walk --training.optimizer.warmup_steps 800 "
+        "python -m experiments.mocap --preset=walk --training.optimizer.warmup_steps 400 "
         "--data.height --out runs/x --training.seed 1 --data.data-dir /x --training.batch-size 12"
     )
     assert report_rows.is_repeatable(now)
