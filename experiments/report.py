@@ -77,7 +77,7 @@ independent run of its public code gave."""
 
 _AHEAD = """Each baseline's best row on the validation set, of those trained for as many steps of as
 many samples as EGNO's. Where other settings differ they are named, and EGNO trained with these
-stands beside it if there is such a run. A baseline is listed if it is below either."""
+stands beside it if there is such a run."""
 
 
 def collect(directory: Path, target: Path | None = None) -> Path:

@@ -239,23 +239,13 @@ def shortfalls(found: Found) -> str:
 
 
 def _shortfalls(ours: Row, rows: Sequence[Row]) -> list[list[str]]:
-    """Returns the cells, behind the task's, of each error in which a baseline is ahead.
-
-    It is ahead if it is below the row that stands for EGNO, or below the one of EGNO that was
-    trained as it was.
-    """
+    """Returns the cells, behind the task's, of each error in which a baseline is ahead."""
     lines = []
     for row, others in contenders(rows, ours):
         twin = trained_like(rows, row) if others else None
         for index, (label, key) in enumerate((("F-MSE", "f_mse"), ("A-MSE", "a_mse"))):
-            its = _errors(row)[index]
-            errors = [
-                (own, _errors(own)[index])
-                for own in (ours, twin)
-                if own is not None and _errors(own)[index]
-            ]
-            if its and any(row.mean(key) < own.mean(key) for own, _ in errors):
-                mine = _errors(ours)[index]
+            mine, its = _errors(ours)[index], _errors(row)[index]
+            if its and row.mean(key) < ours.mean(key):
                 with_these = _errors(twin)[index] if twin is not None else ""
                 settings = ", ".join(f"`{other}`" for other in others)
                 seeds = f"{ours.seeds} / {row.seeds}"

@@ -196,8 +196,11 @@ def test_a_baseline_is_compared_with_the_row_that_was_trained_as_it_was():
 
 def test_a_baseline_that_is_ahead_with_its_own_settings_is_not_hidden():
     ours = [record("walk", f_mse=0.070, **WARMUP), record("walk", f_mse=0.075, valid=0.9)]
-    table = report.shortfalls({"mocap": rows(*ours, record("walk-mpnn", f_mse=0.071))})
-    assert "| F-MSE | 0.07000 | MPNN | 0.07100 | `warmup_steps=400` | 0.07500 |" in table
+    assert "No baseline" in report.shortfalls(
+        {"mocap": rows(*ours, record("walk-mpnn", f_mse=0.071))}
+    )
+    table = report.shortfalls({"mocap": rows(*ours, record("walk-mpnn", f_mse=0.069))})
+    assert "| F-MSE | 0.07000 | MPNN | 0.06900 | `warmup_steps=400` | 0.07500 |" in table
     longer = record("walk-mpnn", f_mse=0.01, training__num_steps=6400)
     assert "No baseline" in report.shortfalls({"mocap": rows(*ours, longer)})
     assert "| MPNN † | 0.01000 |" in report.summary({"mocap": rows(*ours, longer)})
