@@ -20,6 +20,20 @@ from egno_jax.nn import EGNOBlock, TimeEmbedding
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
+__all__ = [
+    "EGNO",
+    "Kind",
+    "Params",
+    "Trajectory",
+    "apply",
+    "centred_state",
+    "config_class",
+    "feature_sizes",
+    "init",
+    "register",
+    "weight_shapes",
+]
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
