@@ -20,6 +20,21 @@ from egno_jax.nn import EGNOBlock, TimeEmbedding
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
+__all__ = [
+    "EGNO",
+    "Kind",
+    "Params",
+    "Trajectory",
+    "apply",
+    "centred_state",
+    "checked_inputs",
+    "config_class",
+    "feature_sizes",
+    "init",
+    "register",
+    "weight_shapes",
+]
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +129,7 @@ class EGNO(nn.Module):
         self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
     ) -> Trajectory:
         """Decodes the trajectory; see `egno_jax.apply`."""
-        graph, times = _checked(graph, times)
+        graph, times = checked_inputs(graph, times)
         config = self.config
         layer_options = {
             "dtype": config.dtype,
@@ -195,7 +210,7 @@ def init(
       ValueError: a field of the graph or of the times has a wrong shape, dtype or key.
     """
     check_config(config)
-    graph, times = _checked(graph, times)
+    graph, times = checked_inputs(graph, times)
     return Params(weights=_init_weights(key, config, graph, times), config=config)
 
 
@@ -230,14 +245,22 @@ def apply(
         feature sizes differ from those that the weights were made for.
     """
     check_params(params)
-    graph, times = _checked(graph, times)
+    graph, times = checked_inputs(graph, times)
     check_feature_sizes(params, graph)
     module = _kind(params).module(params.config)
     return module.apply({"params": params.weights}, graph, times)
 
 
-def _checked(graph: Any, times: Any) -> tuple[jraph.GraphsTuple, Array]:
-    """Checks the inputs and returns them as JAX's arrays, in the dtypes that JAX computes in."""
+def checked_inputs(graph: Any, times: Any) -> tuple[jraph.GraphsTuple, Array]:
+    """Checks the inputs of a model and returns them as JAX's arrays, in the dtypes it computes in.
+
+    Args:
+      graph: what should be a graph as `apply` takes it.
+      times: what should be its times, an array or a list.
+
+    Raises:
+      ValueError: a field of the graph or of the times has a wrong shape, dtype or key.
+    """
     if times is None:
         raise ValueError("times: got None, expected an array [P] or [P, G]")
     times = graph_lib.as_times(times)

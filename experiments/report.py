@@ -116,10 +116,16 @@ def collect(directory: Path, target: Path | None = None) -> Path:
 
 def _anywhere(command: str) -> str:
     """The command without the folders of the machine it ran on: runs are below `runs/`."""
-    words = []
+    words, option = [], ""
     for word in shlex.split(command):
-        path = Path(word)
-        words.append(f"runs/{path.name}" if path.is_absolute() else word)
+        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if flag:
+            option = flag.removeprefix("--").replace("-", "_")
+        if option in run_directory.FOLDERS:
+            continue
+        if option in ("out", "resume", "evaluate") and Path(value).is_absolute():
+            value = f"runs/{Path(value).name}"
+        words.append(flag + equals + value)
     return shlex.join(words)
 
 

@@ -13,6 +13,7 @@ import pytest
 import egno_jax
 from egno_jax import baselines, training
 from egno_jax.baselines import METHODS, BaselineConfig
+from egno_jax.baselines.models import _MODULES
 from egno_jax.datasets.base import Samples
 from tests import helpers
 
@@ -149,6 +150,23 @@ def test_saved_and_loaded_bit_for_bit(method, tmp_path):
     assert type(loaded.config) is BaselineConfig
     for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_linen_module_takes_and_refuses_what_apply_does(method):
+    graph, params = model_of(method)
+    module, times = _MODULES[method](params.config), times_of(method).tolist()
+    made = jax.eval_shape(module.init, jax.random.key(0), graph, times)["params"]
+    assert jax.tree.structure(made) == jax.tree.structure(params.weights)
+    found = jax.jit(lambda weights: module.apply({"params": weights}, graph, times))(params.weights)
+    expected = helpers.apply(params, graph, times_of(method))
+    helpers.assert_close(found.positions, expected.positions, 1e-6)
+    with pytest.raises(ValueError, match="times: got None"):
+        module.init(jax.random.key(0), graph, None)
+    with pytest.raises(ValueError, match="velocities"):
+        module.init(
+            jax.random.key(0), graph._replace(nodes={**graph.nodes, "velocities": 1}), times
+        )
 
 
 def test_linear_goes_straight_on_in_the_unit_of_time_scale():

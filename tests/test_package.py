@@ -3,12 +3,14 @@
 import ast
 import configparser
 import importlib
+import importlib.util
 import inspect
 import pathlib
 import re
 import subprocess
 import sys
 import textwrap
+from unittest import mock
 
 import pytest
 
@@ -169,6 +171,23 @@ def test_every_public_module_is_in_the_reference():
     left_out = re.findall(r":exclude-members: (.*)", reference)
     names = {f"egno_jax.{name}" for names in left_out for name in names.split(", ")}
     assert names <= set(documented)
+
+
+def test_the_build_of_the_reference_warns_of_what_it_lacks(monkeypatch):
+    pytest.importorskip("sphinx")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # conf.py sets it where it is not
+    specification = importlib.util.spec_from_file_location("conf", ROOT / "docs" / "conf.py")
+    conf = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(conf)
+    logger = mock.Mock()
+    monkeypatch.setattr(conf.logging, "getLogger", lambda name: logger)
+    # Rollout and rollout may stand with the package, which exports them.
+    objects = ("egno_jax.rolling.State", "egno_jax.rolling.NextGraph", "egno_jax.Rollout")
+    data = {"modules": {"egno_jax.rolling": None}, "objects": dict.fromkeys(objects)}
+    conf.check_reference(None, mock.Mock(domaindata={"py": data}))
+    missing = {call.args[2] for call in logger.warning.call_args_list}
+    assert {"OVERFLOW", "rollout", "refresh", "with_state", "radius_graph"} <= missing
+    assert not missing & {"State", "NextGraph", "Rollout", "Params", "np"}
 
 
 def test_citation_names_the_software_and_the_paper():

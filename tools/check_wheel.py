@@ -5,6 +5,8 @@ import importlib.metadata
 import importlib.util
 import os
 import pathlib
+import posixpath
+import re
 import shutil
 import subprocess
 import sys
@@ -43,10 +45,26 @@ def check_archives(dist: pathlib.Path) -> None:
     assert not strange, f"the wheel holds more than egno_jax: {strange}"
     with tarfile.open(sdist) as archive:
         folders = {name.split("/")[1] for name in archive.getnames() if "/" in name}
+        lost = absent_pictures(archive)
+    assert not lost, f"the sdist lacks pictures that its pages show: {sorted(lost)}"
     sources = ("egno_jax", "tests", "docs", "experiments", "benchmarks")
     expected = {name for name in sources if any(dist.parent.glob(f"{name}/*.py"))}
     missing = (expected | {"LICENSE", "README.md", "constraints.txt", "Makefile"}) - folders
     assert not missing, f"the sdist lacks {missing}"
+
+
+def absent_pictures(archive: tarfile.TarFile) -> set[str]:
+    """Returns the pictures that an archive's Markdown pages show and that it does not hold."""
+    names, shown = set(archive.getnames()), set()
+    for page in (name for name in names if name.endswith(".md")):
+        text = archive.extractfile(page).read().decode()
+        addresses = re.findall(r"!\[[^\]]*\]\(([^)\s]+)", text)
+        shown |= {
+            posixpath.normpath(posixpath.join(posixpath.dirname(page), address))
+            for address in addresses
+            if "://" not in address
+        }
+    return shown - names
 
 
 def check_environment() -> None:

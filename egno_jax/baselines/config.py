@@ -61,7 +61,11 @@ class BaselineConfig(EGNOConfig):
 
 
 def num_times(config: EGNOConfig) -> int | None:
-    """Returns how many times a model can be asked for: 1 if it predicts one state, None for any."""
+    """Returns how many times a model predicts if their number is fixed: 1 for one later state.
+
+    None where it is not: any number, and of `egnn-s`, which predicts a time a layer, at most
+    `num_layers`.
+    """
     is_baseline = isinstance(config, BaselineConfig)
     return 1 if is_baseline and config.method in _STATE_TO_STATE else None
 

@@ -116,6 +116,7 @@ class LinearMotion(nn.Module):
         self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
     ) -> Trajectory:
         """Decodes the trajectory; see `egno_jax.apply`."""
+        graph, times = model.checked_inputs(graph, times)
         log_speed = self.param("log_speed", nn.initializers.zeros, (), self.config.param_dtype)
         nodes = graph.nodes
         times = _scaled(times, graph, self.config)
@@ -153,6 +154,7 @@ class MPNN(nn.Module):
         self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
     ) -> Trajectory:
         """Predicts the state at the one time asked; see `egno_jax.apply`."""
+        graph, times = model.checked_inputs(graph, times)
         _check_one_time(times, "MPNN")
         width, options = self.config.hidden_dim, _options(self.config)
         state = _state(graph, self.config)
@@ -195,6 +197,7 @@ class EGNN(nn.Module):
         self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
     ) -> Trajectory:
         """Predicts the state at the one time asked; see `egno_jax.apply`."""
+        graph, times = model.checked_inputs(graph, times)
         _check_one_time(times, "EGNN")
         *_, last = _states_of_layers(self.config, _state(graph, self.config))
         return last
@@ -216,6 +219,7 @@ class EGNNSequential(nn.Module):
         self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
     ) -> Trajectory:
         """Reads the trajectory off the layers; see `egno_jax.apply`."""
+        graph, times = model.checked_inputs(graph, times)
         num_asked, num_layers = times.shape[0], self.config.num_layers
         if num_asked > num_layers:
             raise ValueError(
@@ -257,6 +261,7 @@ class EGNNRoll(nn.Module):
         self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
     ) -> Trajectory:
         """Rolls the step out; see `egno_jax.apply`."""
+        graph, times = model.checked_inputs(graph, times)
         state = _state(graph, self.config)
         steps = jnp.diff(_scaled(times, graph, self.config), axis=0, prepend=0)
         take_steps = nn.scan(
@@ -308,6 +313,7 @@ class EGNOWithoutConvolutions(nn.Module):
         self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
     ) -> Trajectory:
         """Decodes the trajectory; see `egno_jax.apply`."""
+        graph, times = model.checked_inputs(graph, times)
         config = self.config
         state = _state(graph, self.config)
         tau = _scaled(times, graph, config)

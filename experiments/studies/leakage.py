@@ -104,8 +104,9 @@ def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
     Returns:
       `ramp`: relative error of the first mode of x(t) = t on equally spaced times; `leakage`: of a
       pure first mode on random times, the share of the power that is found in other modes;
-      `outputs`: relative error of a convolution's output at the window's end, on equally spaced
-      and on random times; `spread`: how much that output differs between random grids.
+      `uniform` and `random`: relative error of a convolution's output at the window's end, on
+      equally spaced and on random times; `spread`: how much that output differs between random
+      grids. Each by scheme, then by the number of times.
     """
     rng = np.random.default_rng(0)
     shape = (size.num_modes, size.num_channels, size.num_channels)

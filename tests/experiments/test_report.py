@@ -492,6 +492,23 @@ def test_a_published_command_names_no_folder_of_the_machine(published):
     assert written["resumed"][0]["command"] == "python -m experiments.nbody --resume runs/a"
 
 
+@pytest.mark.parametrize(
+    ("options", "published_options"),
+    [
+        ("--out=/x/y --training.seed 1", "--out=runs/y --training.seed 1"),
+        ("--evaluate /x/y", "--evaluate runs/y"),
+        ("--out runs/y --auto-resume", "--out runs/y --auto-resume"),
+        ("--data.data-dir /mnt/d/mocap --data.num-train 9", "--data.num-train 9"),
+        ("--data.cache_dir=/mnt/d --out 'runs/a b'", "--out 'runs/a b'"),
+        ("--data.topology /x/adk.psf", "--data.topology /x/adk.psf"),
+        ("--preset run --data.data-dir d", "--preset run"),
+    ],
+)
+def test_a_published_command_stays_true(options, published_options):
+    program = "python -m experiments.mocap"
+    assert report._anywhere(f"{program} {options}") == f"{program} {published_options}"
+
+
 def test_only_finished_runs_are_published(published, capsys):
     assert report.main([str(make_run(published / "a", finished=False))]) == 2
     num_steps = nbody.PRESETS["paper"].training.num_steps

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import jraph
 import numpy as np
 
 from egno_jax.datasets import cache
 from egno_jax.datasets.base import Samples
 from egno_jax.datasets.collisions.events import Motion, simulate
-from egno_jax.datasets.nbody.simulation import check_integer
+from egno_jax.datasets.windows import check_frames, check_integer, stacked_graph
+from egno_jax.graph import Edges
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
+    import jraph
     from jaxtyping import Float
 
 NUM_SPHERES = 5
@@ -191,14 +192,8 @@ def samples(
     Raises:
       ValueError: frames do not exist or are out of order.
     """
-    frames = np.asarray([start, *target_frames])
     num_boxes, num_frames, num_spheres, _ = motion.positions.shape
-    is_wrong = len(frames) < 2 or not np.issubdtype(frames.dtype, np.integer)
-    if is_wrong or frames[0] < 0 or frames[-1] >= num_frames or (np.diff(frames) <= 0).any():
-        raise ValueError(
-            f"start is {start!r} and target_frames is {tuple(target_frames)!r}, expected frames "
-            f"that increase from start and lie in 0..{num_frames - 1}"
-        )
+    frames = check_frames(start, target_frames, num_frames)
     walls = np.broadcast_to(box * _WALLS, (num_boxes, len(frames), *_WALLS.shape))
     positions = np.concatenate([motion.positions[:, frames], walls], axis=2).astype(dtype)
     velocities = np.concatenate([motion.velocities[:, frames], 0 * walls], axis=2).astype(dtype)
@@ -213,30 +208,8 @@ def samples(
 
 
 def _graph(positions: np.ndarray, velocities: np.ndarray, is_wall: np.ndarray) -> jraph.GraphsTuple:
-    num_boxes, num_nodes, _ = positions.shape
-    receivers, senders = np.nonzero(~np.eye(num_nodes, dtype=bool) & ~is_wall[:, None])
-    squares = ((positions[:, receivers] - positions[:, senders]) ** 2).sum(-1, keepdims=True)
+    receivers, senders = np.nonzero(~np.eye(len(is_wall), dtype=bool) & ~is_wall[:, None])
     speeds = np.sqrt((velocities**2).sum(-1, keepdims=True))
-
-    def repeat(values: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(values, (num_boxes, *values.shape))
-
-    return jraph.GraphsTuple(
-        nodes={
-            "positions": positions,
-            "velocities": velocities,
-            "features": np.concatenate(
-                [speeds, repeat(is_wall[:, None].astype(positions.dtype))], axis=-1
-            ),
-        },
-        edges={
-            "features": np.concatenate(
-                [repeat(is_wall[senders, None].astype(positions.dtype)), squares], axis=-1
-            )
-        },
-        senders=repeat(senders.astype(np.int32)).copy(),
-        receivers=repeat(receivers.astype(np.int32)).copy(),
-        n_node=repeat(np.array([num_nodes], np.int32)).copy(),
-        n_edge=repeat(np.array([len(senders)], np.int32)).copy(),
-        globals=None,
-    )
+    features = np.concatenate([speeds, np.broadcast_to(is_wall[:, None], speeds.shape)], axis=-1)
+    edges = Edges(senders, receivers, is_wall[senders, None])
+    return stacked_graph(positions, velocities, features, edges, positions.dtype)

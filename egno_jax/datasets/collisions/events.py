@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from egno_jax.datasets.nbody.simulation import check_integer
+from egno_jax.datasets.windows import check_integer
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -5,37 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import jax
-import jraph
 import numpy as np
 
 from egno_jax import graph as graph_lib
 from egno_jax.datasets.base import Samples
 from egno_jax.datasets.md17.splits import WINDOW
+from egno_jax.datasets.windows import stacked_graph, target_offsets, window_frames
 
 if TYPE_CHECKING:
+    import jraph
     from jaxtyping import Float, Int
 
     from egno_jax.datasets.md17.trajectory import Trajectory
 
 NUM_TARGETS = 8
 RADIUS = 5.0
-
-
-def target_offsets(window: int = WINDOW, num_targets: int = NUM_TARGETS) -> Int[np.ndarray, "P"]:
-    """Returns the frames after the given state to predict: `window * p // P` for p = 1..P.
-
-    Args:
-      window: frames to the last target.
-      num_targets: P, at most `window`.
-
-    Raises:
-      ValueError: P is not from 1 to `window`.
-    """
-    if not 1 <= num_targets <= window:
-        raise ValueError(
-            f"num_targets: got {num_targets}, expected from 1 to {window}, the frames of the window"
-        )
-    return window * np.arange(1, num_targets + 1) // num_targets
 
 
 def samples(
@@ -69,34 +53,13 @@ def samples(
     """
     positions, velocities, times = _cut(trajectory, starts, target_offsets(window, num_targets))
     _check_edges(edges, len(trajectory.numbers))
-    num_samples = len(positions)
-    vectors = positions[:, 0, edges.receivers] - positions[:, 0, edges.senders]
-    columns = [np.sum(vectors**2, axis=-1, keepdims=True)]
-    if edges.features is not None:
-        columns.insert(0, np.broadcast_to(edges.features, (num_samples, *edges.features.shape)))
-
-    def repeat(values: np.ndarray) -> np.ndarray:
-        return np.tile(np.asarray(values, np.int32), (num_samples, 1))
-
-    graph = jraph.GraphsTuple(
-        nodes={
-            "positions": positions[:, 0].astype(dtype),
-            "velocities": velocities[:, 0].astype(dtype),
-            "features": _node_features(velocities[:, 0], trajectory.numbers).astype(dtype),
-        },
-        edges={"features": np.concatenate(columns, axis=-1).astype(dtype)},
-        senders=repeat(edges.senders),
-        receivers=repeat(edges.receivers),
-        n_node=repeat([positions.shape[2]]),
-        n_edge=repeat([len(edges.senders)]),
-        globals=None,
-    )
+    features = _node_features(velocities[:, 0], trajectory.numbers)
     return Samples(
-        graph=graph,
+        graph=stacked_graph(positions[:, 0], velocities[:, 0], features, edges, dtype),
         times=times.astype(dtype),
         positions=positions[:, 1:].astype(dtype),
         velocities=velocities[:, 1:].astype(dtype),
-        node_mask=np.ones((num_samples, positions.shape[2]), bool),
+        node_mask=np.ones((len(positions), positions.shape[2]), bool),
     )
 
 
@@ -211,7 +174,7 @@ def paths(
       ValueError: a window does not fit into the trajectory.
     """
     offsets = target_offsets(window, num_targets)
-    frames = _frames(trajectory, starts, offsets)
+    frames = window_frames(len(trajectory.positions), starts, offsets)
     steps = num_targets * frames_per_target
     return trajectory.positions[frames[:, :1] + window * np.arange(steps + 1) // steps]
 
@@ -220,29 +183,9 @@ def _cut(
     trajectory: Trajectory, starts: Int[np.ndarray, "S"], offsets: Int[np.ndarray, "P"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns positions and velocities `[S, 1 + P, N, 3]`, given state first, and times `[P]`."""
-    frames = _frames(trajectory, starts, offsets)
+    frames = window_frames(len(trajectory.positions), starts, offsets)
     positions = trajectory.positions[frames].astype(np.float64)
     return positions, trajectory.positions[frames + 1] - positions, offsets
-
-
-def _frames(
-    trajectory: Trajectory, starts: Int[np.ndarray, "S"], offsets: Int[np.ndarray, "P"]
-) -> Int[np.ndarray, "S 1+P"]:
-    """Returns the frames of given states and targets, after checking that they are there."""
-    starts = np.asarray(starts)
-    if starts.ndim != 1 or not starts.size or not np.issubdtype(starts.dtype, np.integer):
-        raise ValueError(
-            f"starts is {starts.dtype} {list(starts.shape)}, expected integer [S] with S >= 1"
-        )
-    last = len(trajectory.positions) - 2 - offsets[-1]
-    outside = np.flatnonzero((starts < 0) | (starts > last))
-    if outside.size:
-        raise ValueError(
-            f"starts[{outside[0]}] is {starts[outside[0]]}, expected from 0 to {last}: the "
-            f"trajectory has {len(trajectory.positions)} frames, the last target is {offsets[-1]} "
-            "frames after the given state, and its velocity needs the frame behind it"
-        )
-    return starts[:, None] + np.concatenate([[0], offsets])
 
 
 def _node_features(velocities: np.ndarray, numbers: np.ndarray) -> np.ndarray:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import jraph
 import numpy as np
 
 from egno_jax.datasets.base import Samples
+from egno_jax.datasets.windows import stacked_graph
 from egno_jax.graph import bond_edges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
     from jaxtyping import Float, Int
     from numpy.typing import ArrayLike, DTypeLike
@@ -114,44 +113,13 @@ def samples(
     features = [np.linalg.norm(velocity, axis=-1)]
     if height:
         features.append(state[..., 1] / HEIGHT_SCALE)
+    edges = bond_edges(windows.bonds, state.shape[1])
     return Samples(
-        graph=_graph(state, velocity, np.stack(features, axis=-1), windows.bonds, dtype),
+        graph=stacked_graph(state, velocity, np.stack(features, axis=-1), edges, dtype),
         times=frames.astype(dtype),
         positions=positions[:, frames].astype(dtype),
         velocities=velocities[:, frames].astype(dtype),
         node_mask=np.ones(state.shape[:2], bool),
-    )
-
-
-def _graph(
-    positions: np.ndarray,
-    velocities: np.ndarray,
-    features: np.ndarray,
-    bonds: np.ndarray,
-    dtype: DTypeLike,
-) -> jraph.GraphsTuple:
-    """Returns S stacked graphs of one skeleton from states `[S, N, 3]`."""
-    num_samples, num_joints, _ = positions.shape
-    edges = bond_edges(bonds, num_joints)
-    offsets = positions[:, edges.receivers] - positions[:, edges.senders]
-    squares = (offsets**2).sum(-1)
-    hops = np.broadcast_to(edges.features[:, 0], squares.shape)
-
-    def repeat(values: Any) -> np.ndarray:
-        return np.tile(np.asarray(values, np.int32), (num_samples, 1))
-
-    return jraph.GraphsTuple(
-        nodes={
-            "positions": positions.astype(dtype),
-            "velocities": velocities.astype(dtype),
-            "features": features.astype(dtype),
-        },
-        edges={"features": np.stack([hops, squares], axis=-1).astype(dtype)},
-        senders=repeat(edges.senders),
-        receivers=repeat(edges.receivers),
-        n_node=repeat([num_joints]),
-        n_edge=repeat([len(edges.senders)]),
-        globals=None,
     )
 
 

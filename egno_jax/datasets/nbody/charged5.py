@@ -15,10 +15,10 @@ from egno_jax.datasets.nbody.simulation import (
     MAX_FORCE,
     Trajectories,
     charge_products,
-    check_integer,
     simulate,
 )
 from egno_jax.datasets.nbody.windows import START, TARGET_FRAMES, samples
+from egno_jax.datasets.windows import check_integer
 
 if TYPE_CHECKING:
     import os

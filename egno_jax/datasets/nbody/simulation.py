@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from egno_jax.datasets.windows import check_integer
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -292,12 +294,6 @@ def reverse_time(
     ]
     backwards = -(velocities + dt * np.stack(kicks, axis=1))
     return Trajectories(positions[:, ::-1], backwards[:, ::-1], couplings)
-
-
-def check_integer(name: str, value: int) -> None:
-    """Raises `ValueError` unless `value` is an integer of at least 1."""
-    if not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
 
 
 def check_trajectories(trajectories: Trajectories) -> Trajectories:

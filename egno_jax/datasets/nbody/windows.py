@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import jraph
 import numpy as np
 
 from egno_jax.datasets.base import Samples
@@ -17,12 +16,13 @@ from egno_jax.datasets.nbody.simulation import (
     check_trajectories,
     reverse_time,
 )
+from egno_jax.datasets.windows import check_frames, stacked_graph
 from egno_jax.graph import fully_connected_edges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxtyping import Int
+    import jraph
 
 START = 30
 TARGET_FRAMES = (32, 34, 36, 38, 40)
@@ -55,7 +55,7 @@ def samples(
       ValueError: if frames do not exist or are out of order, or shapes do not match.
     """
     positions, velocities, couplings = check_trajectories(trajectories)
-    frames = _check_frames(start, target_frames, positions.shape[1])
+    frames = check_frames(start, target_frames, positions.shape[1])
     if not np.issubdtype(np.dtype(dtype), np.floating):
         raise ValueError(f"dtype is {np.dtype(dtype)}, expected a floating dtype such as float32")
     graph = _graph(positions[:, frames[0]], velocities[:, frames[0]], couplings, dtype)
@@ -100,7 +100,7 @@ def reversed_samples(
       ValueError: if frames do not exist or are out of order, or shapes do not match.
     """
     positions, velocities, couplings = check_trajectories(trajectories)
-    frames = _check_frames(start, target_frames, positions.shape[1])
+    frames = check_frames(start, target_frames, positions.shape[1])
     window = Trajectories(positions[:, frames], velocities[:, frames], couplings)
     backwards = reverse_time(window, interaction=interaction, dt=dt, max_force=max_force)
     cut = samples(backwards, start=0, target_frames=range(1, len(frames)), dtype=dtype)
@@ -111,42 +111,7 @@ def _graph(
     positions: np.ndarray, velocities: np.ndarray, couplings: np.ndarray, dtype: np.typing.DTypeLike
 ) -> jraph.GraphsTuple:
     """Returns S stacked graphs of all pairs from states `[S, N, 3]` and couplings `[S, N, N]`."""
-    num_simulations, num_particles, _ = positions.shape
-    senders, receivers, _ = fully_connected_edges(num_particles)
-    offsets = positions[:, receivers] - positions[:, senders]
-    squared_distances = (offsets**2).sum(-1)
-    features = np.stack([couplings[:, receivers, senders], squared_distances], axis=-1)
+    edges = fully_connected_edges(positions.shape[1])
+    edges = edges._replace(features=couplings[:, edges.receivers, edges.senders, None])
     speeds = np.sqrt((velocities**2).sum(-1, keepdims=True))
-
-    def repeat(values: Int[np.ndarray, "K"] | list[int]) -> np.ndarray:
-        return np.tile(np.asarray(values, np.int32), (num_simulations, 1))
-
-    return jraph.GraphsTuple(
-        nodes={
-            "positions": positions.astype(dtype),
-            "velocities": velocities.astype(dtype),
-            "features": speeds.astype(dtype),
-        },
-        edges={"features": features.astype(dtype)},
-        senders=repeat(senders),
-        receivers=repeat(receivers),
-        n_node=repeat([num_particles]),
-        n_edge=repeat([len(senders)]),
-        globals=None,
-    )
-
-
-def _check_frames(start: int, target_frames: Sequence[int], num_frames: int) -> np.ndarray:
-    """Returns the start and the targets as one array `[1 + P]` of existing, increasing frames."""
-    frames = np.asarray([start, *target_frames])
-    if len(frames) < 2 or not np.issubdtype(frames.dtype, np.integer):
-        raise ValueError(
-            f"start is {start!r} and target_frames is {target_frames!r}, expected an integer and "
-            "at least one integer"
-        )
-    if frames[0] < 0 or frames[-1] >= num_frames or (np.diff(frames) <= 0).any():
-        raise ValueError(
-            f"start is {start} and target_frames is {tuple(target_frames)}, expected frames that "
-            f"increase from start and lie in 0..{num_frames - 1}, the frames of the trajectories"
-        )
-    return frames
+    return stacked_graph(positions, velocities, speeds, edges, dtype)

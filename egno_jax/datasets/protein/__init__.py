@@ -11,7 +11,6 @@ Sources: Han et al., "Equivariant Graph Hierarchy-Based Neural Networks" (NeurIP
 task; Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics" (ICML 2024).
 """
 
-from egno_jax.datasets.md17 import target_offsets
 from egno_jax.datasets.protein.adk import load_equilibrium, load_transition
 from egno_jax.datasets.protein.files import load_universe
 from egno_jax.datasets.protein.splits import FRACTIONS, WINDOW, Starts, block_starts
@@ -24,6 +23,7 @@ from egno_jax.datasets.protein.windows import (
     paths,
     samples,
 )
+from egno_jax.datasets.windows import target_offsets
 
 __all__ = [
     "CUTOFF",

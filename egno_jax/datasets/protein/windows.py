@@ -9,8 +9,8 @@ import numpy as np
 
 from egno_jax import graph as graph_lib
 from egno_jax.datasets.base import Samples
-from egno_jax.datasets.md17 import target_offsets
 from egno_jax.datasets.protein.splits import WINDOW
+from egno_jax.datasets.windows import target_offsets, window_frames
 
 if TYPE_CHECKING:
     import jraph
@@ -104,7 +104,7 @@ def samples(
       ImportError: vesin, of the extra `data`, is not installed.
     """
     times = target_offsets(window, num_targets)
-    frames = _frames(trajectory, starts, times)
+    frames = window_frames(len(trajectory.positions), starts, times)
     positions = trajectory.positions[frames].astype(np.float64)
     velocities = trajectory.positions[frames + 1] - positions
     edges = [contacts(trajectory, frame, cutoff=cutoff) for frame in frames[:, 0]]
@@ -142,27 +142,8 @@ def paths(
     Raises:
       ValueError: a window does not fit into the trajectory.
     """
-    return trajectory.positions[_frames(trajectory, starts, np.arange(1, window + 1))]
-
-
-def _frames(
-    trajectory: Trajectory, starts: Int[np.ndarray, "S"], offsets: Int[np.ndarray, "P"]
-) -> Int[np.ndarray, "S 1+P"]:
-    """Returns the frames of given states and targets, after checking that they are there."""
-    starts = np.asarray(starts)
-    if starts.ndim != 1 or not starts.size or not np.issubdtype(starts.dtype, np.integer):
-        raise ValueError(
-            f"starts is {starts.dtype} {list(starts.shape)}, expected integer [S] with S >= 1"
-        )
-    last = len(trajectory.positions) - 2 - offsets[-1]
-    outside = np.flatnonzero((starts < 0) | (starts > last))
-    if outside.size:
-        raise ValueError(
-            f"starts[{outside[0]}] is {starts[outside[0]]}, expected from 0 to {last}: the "
-            f"trajectory has {len(trajectory.positions)} frames, the last target is {offsets[-1]} "
-            "frames after the given state, and its velocity needs the frame behind it"
-        )
-    return starts[:, None] + np.concatenate([[0], offsets])
+    offsets = np.arange(1, window + 1)
+    return trajectory.positions[window_frames(len(trajectory.positions), starts, offsets)]
 
 
 def _num_edges(

@@ -9,30 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from egno_jax.ops.accelerated import Kernel
-from egno_jax.ops.kernels import library
+from egno_jax.ops.kernels.arguments import fits, floats, pick
 
 if TYPE_CHECKING:
     from jaxtyping import Array
 
-# A kernel's vectors have at most so many numbers, and it has no tails.
-_LANES = 16
 # Other integers go through the specification.
 _INDICES = {jnp.dtype("int32"), jnp.dtype("int64")}
-
-
-def _fits(arrays: Sequence[Array], shapes: Sequence[Sequence[int]], widths: Sequence[int]) -> bool:
-    """Says whether the kernels have something to do: float32, whole vectors, no broadcasting."""
-    return (
-        all(array.dtype == jnp.float32 for array in arrays)
-        and [array.shape for array in arrays] == [tuple(shape) for shape in shapes]
-        and all(width > 0 and width % _LANES == 0 for width in widths)
-        and all(size > 0 for size in arrays[0].shape)
-        and library.load().is_loaded
-    )
-
-
-def _floats(*shapes: Sequence[int]) -> list[jax.ShapeDtypeStruct]:
-    return [jax.ShapeDtypeStruct(tuple(shape), jnp.float32) for shape in shapes]
 
 
 def _with_int32(args: Sequence[Array]) -> list[Array]:
@@ -72,14 +55,14 @@ class _MessageSums:
             edges > 0
             and senders.shape == receivers.shape == (edges,)
             and {senders.dtype, receivers.dtype} <= _INDICES
-            and _fits(args[:-2], shapes, (depth, width))
+            and fits(args[:-2], shapes, (depth, width))
         )
 
     @staticmethod
     def function(*args: Array) -> Sequence[Array]:
         times_and_nodes, width = args[0].shape[:2], args[3].shape[-1]
         terms = (*times_and_nodes, width)
-        results = _floats(terms, (*times_and_nodes, 3), terms, terms)
+        results = floats(terms, (*times_and_nodes, 3), terms, terms)
         return jax.ffi.ffi_call("egno_message_sums", results)(*_with_int32(args))
 
     @classmethod
@@ -90,14 +73,14 @@ class _MessageSums:
         cotangents: Sequence[Array],
         wanted: tuple[bool, ...],
     ) -> Sequence[Array]:
-        results = _floats(*(x.shape for x in args[:-2]))
+        results = floats(*(x.shape for x in args[:-2]))
         # The kernel has the gradient of edge features time by time, or, with no time, not at all.
         num_times = args[0].shape[0] if wanted[cls.edge_features] else 0
-        results[cls.edge_features] = _floats((num_times, *args[cls.edge_features].shape))[0]
+        results[cls.edge_features] = floats((num_times, *args[cls.edge_features].shape))[0]
         call = jax.ffi.ffi_call("egno_message_sums_vjp", results)
         gradients = list(call(*_with_int32(args), *intermediates, *cotangents))
         gradients[cls.edge_features] = jnp.sum(gradients[cls.edge_features], axis=0)
-        return _pick(gradients, wanted)
+        return pick(gradients, wanted)
 
 
 class _TwoLayers:
@@ -123,14 +106,14 @@ class _TwoLayers:
             *((sum(depths), width), (width,), (width, out_width), (out_width,)),
         ]
         if len(inputs) == 1:  # one number a node
-            return out_width == 1 and _fits(args, shapes, [*depths, width])
-        return _fits(args, shapes, [*depths, width, out_width])
+            return out_width == 1 and fits(args, shapes, [*depths, width])
+        return fits(args, shapes, [*depths, width, out_width])
 
     def function(self, *args: Array) -> Sequence[Array]:
         times_and_nodes = args[0].shape[:2]
         kernel_1, kernel_2 = args[self.num_inputs], args[self.num_inputs + 2]
         widths = (kernel_2.shape[-1], kernel_1.shape[-1])
-        results = _floats(*((*times_and_nodes, width) for width in widths))
+        results = floats(*((*times_and_nodes, width) for width in widths))
         return jax.ffi.ffi_call(self.name, results)(*args)
 
     def vjp(
@@ -140,51 +123,14 @@ class _TwoLayers:
         cotangents: Sequence[Array],
         wanted: tuple[bool, ...],
     ) -> Sequence[Array]:
-        results = _floats(*(x.shape for x in args))
+        results = floats(*(x.shape for x in args))
         call = jax.ffi.ffi_call(f"{self.name}_vjp", results)
-        return _pick(call(*args, *intermediates, *cotangents), wanted)
+        return pick(call(*args, *intermediates, *cotangents), wanted)
 
     def kernel(self) -> Kernel:
         return Kernel(self.is_usable, self.function, self.vjp)
 
 
-class _TemporalConv:
-    """Calls for `egno_jax.ops.temporal_conv`; its arguments, then basis and modes."""
-
-    @staticmethod
-    def is_usable(*args: Array) -> bool:
-        features, kernel, _, _, mode_of = args
-        if features.ndim != 3 or kernel.ndim != 4:
-            return False
-        times, _, width = features.shape
-        (coefficients,) = mode_of.shape
-        shapes = [
-            *(features.shape, (2, kernel.shape[1], width, width)),
-            *((coefficients, times), (times, coefficients)),
-        ]
-        return _fits(args[:-1], shapes, (width,))
-
-    @staticmethod
-    def function(*args: Array) -> Sequence[Array]:
-        return jax.ffi.ffi_call("egno_temporal_conv", _floats(args[0].shape))(*args)
-
-    @staticmethod
-    def vjp(
-        args: Sequence[Array],
-        intermediates: Sequence[Array],
-        cotangents: Sequence[Array],
-        wanted: tuple[bool, ...],
-    ) -> Sequence[Array]:
-        results = _floats(args[0].shape, args[1].shape)
-        gradients = jax.ffi.ffi_call("egno_temporal_conv_vjp", results)(*args, *cotangents)
-        return _pick(gradients, wanted)
-
-
-def _pick(gradients: Sequence[Array], wanted: tuple[bool, ...]) -> list[Array]:
-    return [gradient for gradient, is_wanted in zip(gradients, wanted, strict=True) if is_wanted]
-
-
 MESSAGE_SUMS = Kernel(_MessageSums.is_usable, _MessageSums.function, _MessageSums.vjp)
 FEATURE_UPDATE = _TwoLayers("egno_feature_update", num_inputs=2).kernel()
 VELOCITY_FACTOR = _TwoLayers("egno_velocity_factor", num_inputs=1).kernel()
-TEMPORAL_CONV = Kernel(_TemporalConv.is_usable, _TemporalConv.function, _TemporalConv.vjp)
