@@ -15,7 +15,7 @@ from egno_jax import graph as graph_lib
 from egno_jax.model import Params, apply, check_params
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
+    from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 OVERFLOW = "overflow"
 
@@ -206,21 +206,26 @@ def with_state(
 
 def radius_graph(
     radius: float,
+    node_mask: Bool[ArrayLike, "N"],
     *,
     velocity_unit: float | None = None,
     speed_column: int | None = 0,
     edge_features: Callable[[jraph.GraphsTuple, Array, Array, Array], Array] | None = None,
 ) -> NextGraph:
-    """Makes a `next_graph` that joins all nodes of a graph within a radius, anew in each window.
+    """Makes a `next_graph` that joins real nodes closer than a radius, anew in each window.
+
+        graph, node_mask = egno_jax.graph.pad(graph, num_edges=capacity)
+        next_graph = egno_jax.rolling.radius_graph(radius, node_mask)
 
     The number of edges that the graph has room for is its capacity: E must be the same in all
-    windows, so the given graph is padded to it (`egno_jax.graph.pad`), and its last node, which
-    must pad, takes the edges that are left over. Where more nodes are near than that, the farthest
-    in the order of receivers fall out and `Rollout.overflow` is True. Every pair of nodes is looked
-    at: N^2 distances.
+    windows, so the given graph is padded to it, and the last padding node takes the edges that are
+    left over. Where more nodes are near than that, the last in the order of receivers fall out and
+    `Rollout.overflow` is True. Nodes are joined within their graph, |x_i - x_j| < radius as in
+    `egno_jax.graph.radius_edges`. Every pair of nodes is looked at: N^2 distances.
 
     Args:
       radius: the cutoff, in the unit of the positions.
+      node_mask: `[N]`, False on padding nodes, as `egno_jax.graph.pad` returns it; on the host.
       velocity_unit: as in `refresh`.
       speed_column: as in `refresh`.
       edge_features: takes the graph, senders, receivers and |x_i - x_j|^2 `[E, 1]` and returns
@@ -230,10 +235,13 @@ def radius_graph(
       The function.
 
     Raises:
-      ValueError: the radius is not above 0.
+      ValueError: the radius is not above 0, or the mask is none or has no padding node. The
+        function raises one if the mask is not of as many nodes as the graph has.
     """
     if not radius > 0:
         raise ValueError(f"radius: got {radius}, expected a number above 0")
+    is_real = _real_nodes(node_mask)
+    spare_node = int(np.flatnonzero(~is_real)[-1])
     refreshed = refresh(
         velocity_unit=velocity_unit, speed_column=speed_column, distance_column=None
     )
@@ -242,13 +250,16 @@ def radius_graph(
         graph = refreshed(graph, state)
         positions, capacity = state.positions, graph.senders.shape[0]
         num_nodes = positions.shape[0]
+        if num_nodes != is_real.size:
+            raise ValueError(
+                f"node_mask: got {is_real.size} nodes, expected {num_nodes}, those of the graph"
+            )
         graph_ids = graph_lib.graph_ids(graph.n_node, num_nodes)
-        # The last graph is the padding, whose nodes are joined to nothing.
-        is_real = graph_ids < graph.n_node.shape[0] - 1
         difference = positions[:, None] - positions[None]
-        is_near = jnp.sum(difference**2, axis=-1) <= radius**2
-        is_near &= (graph_ids[:, None] == graph_ids) & is_real & ~jnp.eye(num_nodes, dtype=bool)
-        receivers, senders = jnp.nonzero(is_near, size=capacity, fill_value=num_nodes - 1)
+        is_near = jnp.sum(difference**2, axis=-1) < radius**2
+        is_pair = is_real[:, None] & is_real & ~np.eye(num_nodes, dtype=bool)
+        is_near &= is_pair & (graph_ids[:, None] == graph_ids)
+        receivers, senders = jnp.nonzero(is_near, size=capacity, fill_value=spare_node)
         squares = _squares(positions, senders, receivers)
         features = squares
         if edge_features is not None:
@@ -263,6 +274,22 @@ def radius_graph(
         )
 
     return next_graph
+
+
+def _real_nodes(node_mask: Bool[ArrayLike, "N"]) -> Bool[np.ndarray, "N"]:
+    """Returns the mask on the host, after checking that it has a padding node."""
+    mask = np.asarray(node_mask)
+    if mask.ndim != 1 or mask.dtype != bool:
+        raise ValueError(
+            f"node_mask: got {mask.dtype} of shape {list(mask.shape)}, expected bool [N], the mask "
+            "that egno_jax.graph.pad returns"
+        )
+    if mask.all():
+        raise ValueError(
+            f"node_mask: got {mask.size} nodes, all of them real, expected a padding node, which "
+            "takes the edges that are left over; egno_jax.graph.pad adds one and returns the mask"
+        )
+    return mask
 
 
 def _move(graph: jraph.GraphsTuple, state: State) -> jraph.GraphsTuple:
