@@ -160,7 +160,7 @@ def refresh(
       distance_column: the edge feature that holds |x_i - x_j|^2; None if there is none.
 
     Returns:
-      The function.
+      The function. It raises a ValueError if the graph has no such column.
     """
 
     def next_graph(graph: jraph.GraphsTuple, state: State) -> jraph.GraphsTuple:
@@ -192,14 +192,18 @@ def with_state(
       velocities: `[N, 3]`.
       speed_column: the node feature that holds |v_i|; None if there is none.
       distance_column: the edge feature that holds |x_i - x_j|^2; None if there is none.
+
+    Raises:
+      ValueError: the graph has no such column; names it.
     """
     nodes = {**graph.nodes, "positions": positions, "velocities": velocities}
     if speed_column is not None:
-        nodes["features"] = _with_column(nodes["features"], speed_column, _norm(velocities))
+        speeds = _norm(velocities)
+        nodes["features"] = _with_column(nodes["features"], "speed_column", speed_column, speeds)
     edges = graph.edges
     if distance_column is not None and edges is not None:
         squares = _squares(positions, graph.senders, graph.receivers)
-        features = _with_column(edges["features"], distance_column, squares)
+        features = _with_column(edges["features"], "distance_column", distance_column, squares)
         edges = {**edges, "features": features}
     return graph._replace(nodes=nodes, edges=edges)
 
@@ -357,7 +361,14 @@ def _squares(
     return jnp.sum((received - sent) ** 2, axis=-1, keepdims=True)
 
 
-def _with_column(features: Array, column: int, values: Array) -> Array:
+def _with_column(features: Array, name: str, column: int, values: Array) -> Array:
+    """Returns features with one column replaced, after checking that there is such a column."""
+    num_columns = features.shape[-1]
+    if not -num_columns <= column < num_columns:
+        raise ValueError(
+            f"{name}: got {column}, expected -F <= column < F with F = {num_columns}, the number "
+            "of features that there are, or None"
+        )
     return jnp.asarray(features).at[:, column].set(values[:, 0].astype(features.dtype))
 
 

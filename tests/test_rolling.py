@@ -242,6 +242,26 @@ def test_refusals(arguments, message):
         )
 
 
+@pytest.mark.parametrize("column", [1, -2, 3])
+@pytest.mark.parametrize("name", ["speed_column", "distance_column"])
+def test_a_column_that_is_not_there_is_named(name, column):
+    graph, params = system()
+    nodes = graph.nodes
+    message = f"{name}: got {column}, expected -F <= column < F with F = 1"
+    with pytest.raises(ValueError, match=message):
+        rolling.with_state(graph, nodes["positions"], nodes["velocities"], **{name: column})
+    with pytest.raises(ValueError, match=message):
+        rolling.rollout(params, graph, TIMES, 2, next_graph=rolling.refresh(**{name: column}))
+
+
+def test_a_radius_graph_names_a_column_that_is_not_there():
+    graph, params = system()
+    graph, mask = egno_jax.graph.pad(graph)
+    next_graph = rolling.radius_graph(1.0, mask, speed_column=3)
+    with pytest.raises(ValueError, match=r"speed_column: got 3, expected .* F = 1"):
+        rolling.rollout(params, graph, TIMES, 2, next_graph=next_graph)
+
+
 def test_radius_must_be_above_zero():
     with pytest.raises(ValueError, match="radius: got 0"):
         rolling.radius_graph(0, np.array([True, False]))

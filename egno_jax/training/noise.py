@@ -83,6 +83,9 @@ def add_noise(batch: Batch, key: Array, places: Int[Array, "B"], config: NoiseCo
       key: the key of the step.
       places: `[B]`, where in the batch of the step each sample stands.
       config: how much.
+
+    Raises:
+      ValueError: the graph has no such column as the config names.
     """
     if config.is_off:
         return batch

@@ -106,6 +106,13 @@ def test_settings_out_of_range_are_named(field, value):
         NoiseConfig(**{field: value})
 
 
+@pytest.mark.parametrize(("name", "column"), [("speed_column", 1), ("distance_column", -3)])
+def test_a_column_that_is_not_there_is_named(task, name, column):
+    config = dataclasses.replace(NOISE, **{name: column})
+    with pytest.raises(ValueError, match=f"{name}: got {column}, expected -F <= column < F"):
+        add_noise(batch_of(task, [0, 1]), KEY, jnp.arange(2), config)
+
+
 def test_a_noise_of_another_kind_is_refused():
     with pytest.raises(ValueError, match=r"TrainingConfig.noise: got 0.1, expected an egno_jax"):
         training.TrainingConfig(noise=0.1)
