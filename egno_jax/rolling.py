@@ -12,6 +12,7 @@ import jraph
 import numpy as np
 
 from egno_jax import graph as graph_lib
+from egno_jax import ops
 from egno_jax.model import Params, apply, check_params
 
 if TYPE_CHECKING:
@@ -198,11 +199,11 @@ def with_state(
     """
     nodes = {**graph.nodes, "positions": positions, "velocities": velocities}
     if speed_column is not None:
-        speeds = _norm(velocities)
+        speeds = ops.safe_norm(velocities)
         nodes["features"] = _with_column(nodes["features"], "speed_column", speed_column, speeds)
     edges = graph.edges
     if distance_column is not None and edges is not None:
-        squares = _squares(positions, graph.senders, graph.receivers)
+        squares = ops.squared_norm(_offsets(positions, graph.senders, graph.receivers))
         features = _with_column(edges["features"], "distance_column", distance_column, squares)
         edges = {**edges, "features": features}
     return graph._replace(nodes=nodes, edges=edges)
@@ -264,7 +265,7 @@ def radius_graph(
         is_pair = is_real[:, None] & is_real & ~np.eye(num_nodes, dtype=bool)
         is_near &= is_pair & (graph_ids[:, None] == graph_ids)
         receivers, senders = jnp.nonzero(is_near, size=capacity, fill_value=spare_node)
-        squares = _squares(positions, senders, receivers)
+        squares = ops.squared_norm(_offsets(positions, senders, receivers))
         features = squares
         if edge_features is not None:
             features = edge_features(graph, senders, receivers, squares)
@@ -348,17 +349,11 @@ def _as(before: jraph.GraphsTuple, after: jraph.GraphsTuple) -> jraph.GraphsTupl
     return after._replace(globals={OVERFLOW: flag})
 
 
-def _norm(vectors: Float[Array, "N 3"]) -> Float[Array, "N 1"]:
-    squares = jnp.sum(vectors**2, axis=-1, keepdims=True)
-    # The gradient of a root is infinite at 0, where that of the norm may be taken to be 0.
-    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
-
-
-def _squares(
+def _offsets(
     positions: Float[Array, "N 3"], senders: Int[Array, "E"], receivers: Int[Array, "E"]
-) -> Float[Array, "E 1"]:
+) -> Float[Array, "E 3"]:
     sent, received = (jnp.take(positions, ids, axis=0, mode="clip") for ids in (senders, receivers))
-    return jnp.sum((received - sent) ** 2, axis=-1, keepdims=True)
+    return received - sent
 
 
 def _with_column(features: Array, name: str, column: int, values: Array) -> Array:
