@@ -49,8 +49,8 @@ class Rollout:
       positions: `[W P, N, 3]`.
       velocities: `[W P, N, 3]`, the model's; see `Trajectory.velocities`.
       times: `[W P]` or `[W P, G]`, after the given state.
-      overflow: `[]`, whether a rebuilt graph had more edges than its capacity in some window; the
-        trajectory behind that window is then wrong.
+      overflow: `[]`, whether the graph of some window was to have more edges than its capacity;
+        the trajectory from that window on is then wrong.
     """
 
     positions: Float[Array, "WP N 3"]
@@ -119,7 +119,9 @@ def rollout(
 
     def window(
         graph: jraph.GraphsTuple, _: None
-    ) -> tuple[jraph.GraphsTuple, tuple[Float[Array, "P N 3"], Float[Array, "P N 3"]]]:
+    ) -> tuple[
+        jraph.GraphsTuple, tuple[Float[Array, "P N 3"], Float[Array, "P N 3"], Bool[Array, "G"]]
+    ]:
         found = apply(params, graph, times)
         start = graph.nodes["positions"][None].astype(found.positions.dtype)
         state = State(
@@ -129,15 +131,17 @@ def rollout(
             times=from_start,
         )
         following = _as(graph, _with_flag(next_graph(graph, state)))
-        return following, (found.positions, found.velocities)
+        return following, (found.positions, found.velocities, graph.globals[OVERFLOW])
 
-    last, (positions, velocities) = jax.lax.scan(jax.checkpoint(window), graph, length=num_windows)
+    # The last of the graphs starts no window, so what it is does not count.
+    _, found = jax.lax.scan(jax.checkpoint(window), graph, length=num_windows)
+    positions, velocities, overflow = found
     starts = jnp.arange(num_windows).reshape(-1, *[1] * times.ndim) * times[-1]
     return Rollout(
         positions=_join(positions),
         velocities=_join(velocities),
         times=_join(starts + times),
-        overflow=jnp.any(last.globals[OVERFLOW]),
+        overflow=jnp.any(overflow),
     )
 
 
@@ -327,7 +331,7 @@ def _with_flag(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
 
 
 def _as(before: jraph.GraphsTuple, after: jraph.GraphsTuple) -> jraph.GraphsTuple:
-    """Returns the next graph in the dtypes of the one before; a flag once set stays.
+    """Returns the next graph in the dtypes of the one before.
 
     Raises:
       ValueError: its structure or a shape differs.
@@ -344,9 +348,7 @@ def _as(before: jraph.GraphsTuple, after: jraph.GraphsTuple) -> jraph.GraphsTupl
             raise ValueError(
                 f"next_graph: returned graph{name} of shape {found}, expected {wanted} as before"
             )
-    after = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, before)
-    flag = before.globals[OVERFLOW] | after.globals[OVERFLOW]
-    return after._replace(globals={OVERFLOW: flag})
+    return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, before)
 
 
 def _offsets(

@@ -209,9 +209,18 @@ def test_a_rollout_says_when_edges_did_not_fit():
     pytest.importorskip("vesin")
     graph, mask = padded_chain(capacity=4)
     params = helpers.random_params(np.random.default_rng(1), CONFIG, 1, 1)
-    roll = functools.partial(rolling.rollout, params, graph, TIMES, 2)
-    assert not roll(next_graph=rolling.radius_graph(1e-3, mask)).overflow
-    assert roll(next_graph=rolling.radius_graph(1e3, mask)).overflow
+    few, many = (rolling.radius_graph(radius, mask) for radius in (1e-3, 1e3))
+    roll = functools.partial(rolling.rollout, params, graph, TIMES)
+    assert not roll(2, next_graph=few).overflow
+    assert roll(2, next_graph=many).overflow
+    # The graph behind the last window is never used.
+    assert not roll(1, next_graph=many).overflow
+
+    def many_at_first(graph, state):
+        is_first = jnp.all(graph.senders == padded_chain(4)[0].senders)
+        return jax.lax.cond(is_first, many, few, graph, state)
+
+    assert roll(3, next_graph=many_at_first).overflow
 
 
 @pytest.mark.parametrize(
