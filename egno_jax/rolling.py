@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -92,8 +93,7 @@ def rollout(
         (`config.velocity_weight` is 0), and no `next_graph` supplies others.
     """
     check_params(params)
-    if isinstance(num_windows, bool) or not isinstance(num_windows, int) or num_windows < 1:
-        raise ValueError(f"num_windows: got {num_windows!r}, expected an integer >= 1")
+    num_windows = _count(num_windows)
     times = graph_lib.as_times(times)
     if times is None or jnp.ndim(times) not in (1, 2):
         raise ValueError("times: expected an array [P] or [P, G]")
@@ -299,6 +299,17 @@ def _real_nodes(node_mask: Bool[ArrayLike, "N"]) -> Bool[np.ndarray, "N"]:
             "takes the edges that are left over; egno_jax.graph.pad adds one and returns the mask"
         )
     return mask
+
+
+def _count(num_windows: Any) -> int:
+    """Returns a Python integer for an integer of any library."""
+    try:
+        count = operator.index(num_windows)
+    except TypeError:
+        count = 0
+    if count < 1 or isinstance(num_windows, bool):
+        raise ValueError(f"num_windows: got {num_windows!r}, expected an integer >= 1")
+    return count
 
 
 def _move(graph: jraph.GraphsTuple, state: State) -> jraph.GraphsTuple:

@@ -81,6 +81,13 @@ def test_graphs_may_have_their_own_times():
     helpers.assert_close(apart.positions, together.positions, 1e-6)
 
 
+def test_the_number_of_windows_may_be_numpys():
+    graph, params = system()
+    found = rolling.rollout(params, graph, TIMES, np.int64(2))
+    expected = rolling.rollout(params, graph, TIMES, 2)
+    helpers.assert_close(found.positions, expected.positions, 0.0)
+
+
 def test_turns_and_moves_with_its_input():
     graph, params = system()
     turn, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))
@@ -228,6 +235,7 @@ def test_a_rollout_says_when_edges_did_not_fit():
     [
         ({"num_windows": 0}, "num_windows: got 0"),
         ({"num_windows": 1.5}, "num_windows: got 1.5"),
+        ({"num_windows": True}, "num_windows: got True, expected an integer >= 1"),
         ({"times": np.array([0.0, 1.0])}, "times: got 0.0, expected times above 0"),
         ({"times": None}, "times: expected an array"),
         ({"velocity_weight": 0.0}, "next_graph: got None, but the model's velocities"),
@@ -240,7 +248,7 @@ def test_a_rollout_says_when_edges_did_not_fit():
             r"next_graph: returned graph\.senders of shape \(3,\), expected \(12,\)",
         ),
     ],
-    ids=["zero", "float", "start", "none", "unsupervised", "refresh", "shape"],
+    ids=["zero", "float", "bool", "start", "none", "unsupervised", "refresh", "shape"],
 )
 def test_refusals(arguments, message):
     arguments = {"times": TIMES, "num_windows": 2, "next_graph": None, **arguments}
