@@ -150,11 +150,14 @@ def refresh(
     velocity_unit: float | None = None,
     speed_column: int | None = 0,
     distance_column: int | None = -1,
+    length_column: int | None = None,
 ) -> NextGraph:
     """Makes a `next_graph` for graphs whose edges stay and whose features follow the state.
 
     That is those of `egno_jax.datasets`, 5-body, motion capture without heights, molecules on
-    bonds: |v_i| among the node features and |x_i - x_j|^2 among the edge features.
+    bonds: |v_i| among the node features and |x_i - x_j|^2 among the edge features. Those of
+    proteins hold |x_i - x_j| too, `length_column=0`. A height among the node features is not
+    renewed.
 
     Args:
       velocity_unit: u, the unit of `times` in the velocities' unit of time, such as 0.1 where times
@@ -163,6 +166,7 @@ def refresh(
         supervised.
       speed_column: the node feature that holds |v_i|; None if there is none.
       distance_column: the edge feature that holds |x_i - x_j|^2; None if there is none.
+      length_column: the edge feature that holds |x_i - x_j|; None if there is none.
 
     Returns:
       The function. It raises a ValueError if the graph has no such column.
@@ -176,6 +180,7 @@ def refresh(
             velocities,
             speed_column=speed_column,
             distance_column=distance_column,
+            length_column=length_column,
         )
 
     return next_graph
@@ -188,6 +193,7 @@ def with_state(
     *,
     speed_column: int | None = 0,
     distance_column: int | None = -1,
+    length_column: int | None = None,
 ) -> jraph.GraphsTuple:
     """Returns a graph in another state, with the features renewed that follow the state.
 
@@ -197,6 +203,7 @@ def with_state(
       velocities: `[N, 3]`.
       speed_column: the node feature that holds |v_i|; None if there is none.
       distance_column: the edge feature that holds |x_i - x_j|^2; None if there is none.
+      length_column: the edge feature that holds |x_i - x_j|; None if there is none.
 
     Raises:
       ValueError: the graph has no such column; names it.
@@ -206,9 +213,15 @@ def with_state(
         speeds = ops.safe_norm(velocities)
         nodes["features"] = _with_column(nodes["features"], "speed_column", speed_column, speeds)
     edges = graph.edges
-    if distance_column is not None and edges is not None:
-        squares = ops.squared_norm(_offsets(positions, graph.senders, graph.receivers))
-        features = _with_column(edges["features"], "distance_column", distance_column, squares)
+    if edges is not None:
+        features = edges["features"]
+        offsets = _offsets(positions, graph.senders, graph.receivers)
+        for name, column, norm in (
+            ("distance_column", distance_column, ops.squared_norm),
+            ("length_column", length_column, ops.safe_norm),
+        ):
+            if column is not None:
+                features = _with_column(features, name, column, norm(offsets))
         edges = {**edges, "features": features}
     return graph._replace(nodes=nodes, edges=edges)
 

@@ -56,6 +56,19 @@ def test_windows_are_those_chained_by_hand():
         graph = moved(graph, expected.positions[-1], expected.velocities[-1])
 
 
+def test_lengths_are_renewed_where_they_are_named():
+    graph, _ = system()
+    features = np.concatenate([graph.edges["features"], np.zeros((12, 1), np.float32)], axis=1)
+    graph = graph._replace(edges={"features": features})
+    positions = np.flip(graph.nodes["positions"], axis=0)
+    found = rolling.with_state(
+        graph, positions, graph.nodes["velocities"], distance_column=0, length_column=1
+    )
+    lengths = np.linalg.norm(positions[graph.receivers] - positions[graph.senders], axis=-1)
+    expected = np.stack([lengths**2, lengths], axis=-1)
+    np.testing.assert_allclose(found.edges["features"], expected, rtol=1e-5)
+
+
 def test_velocities_can_be_those_of_the_path():
     graph, params = system(velocity_weight=0.0)
     next_graph = rolling.refresh(velocity_unit=0.5)
@@ -260,7 +273,7 @@ def test_refusals(arguments, message):
 
 
 @pytest.mark.parametrize("column", [1, -2, 3])
-@pytest.mark.parametrize("name", ["speed_column", "distance_column"])
+@pytest.mark.parametrize("name", ["speed_column", "distance_column", "length_column"])
 def test_a_column_that_is_not_there_is_named(name, column):
     graph, params = system()
     nodes = graph.nodes
