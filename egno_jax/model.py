@@ -94,7 +94,11 @@ def class_name(kind: type) -> str:
 
 
 def config_class_named(name: str) -> type[EGNOConfig] | None:
-    """Returns the registered class of configs of which `class_name` is `name`; None without one."""
+    """Returns the registered class of configs of which `class_name` is `name`; None without one.
+
+    Args:
+      name: the module and the qualified name of the class, as a checkpoint keeps it.
+    """
     return next((kind for kind in _KINDS if class_name(kind) == name), None)
 
 
