@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from egno_jax.config import EGNOConfig
-from egno_jax.model import Params, check_params, config_class
+from egno_jax.model import Params, check_params, class_name, config_class, config_class_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +71,7 @@ def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool =
         manifest = {
             "format_version": FORMAT_VERSION,
             "config": dataclasses.asdict(params.config),
-            "config_class": _class_name(type(params.config)),
+            "config_class": class_name(type(params.config)),
             "versions": library_versions(),
             "sha256": _checksums(staging / _WEIGHTS),
         }
@@ -202,24 +202,26 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def _read_config(directory: Path, manifest: dict[str, Any]) -> EGNOConfig:
-    found, name = config_class(manifest["config"]), manifest.get("config_class")
+    path, name = directory / _MANIFEST, manifest.get("config_class")
+    found = config_class(manifest["config"]) if name is None else config_class_named(name)
+    if found is None:
+        raise CheckpointError(
+            f"{path}: config_class is {name!r}, which is not registered; if it is that of your own "
+            f"model, import {str(name).partition(':')[0]} first, where egno_jax.model.register is "
+            f"called; otherwise a newer version of egno_jax wrote it ({manifest.get('versions')})"
+        )
     unknown = sorted(manifest["config"].keys() - {each.name for each in dataclasses.fields(found)})
     if unknown:
-        module = "the module that registers it" if name is None else name.partition(":")[0]
         raise CheckpointError(
-            f"{directory / _MANIFEST}: unknown field(s) {unknown} in the config, which no "
-            f"registered class has; if it is that of your own model, import {module} first, where "
+            f"{path}: unknown field(s) {unknown} in the config, which {class_name(found)} has not; "
+            "if it is that of your own model, import the module that registers it first, where "
             "egno_jax.model.register is called; otherwise a newer version of egno_jax wrote it "
             f"({manifest.get('versions')})"
         )
     try:
         return found.from_json(json.dumps(manifest["config"]))
     except ValueError as error:
-        raise CheckpointError(f"{directory / _MANIFEST}: {error}") from error
-
-
-def _class_name(kind: type) -> str:
-    return f"{kind.__module__}:{kind.__qualname__}"
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _checksums(root: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from egno_jax.config import EGNOConfig
-from egno_jax.model import Params, check_config, feature_sizes, weight_shapes
+from egno_jax.model import Params, check_config, check_params, feature_sizes, weight_shapes
 
 if TYPE_CHECKING:
     from jaxtyping import ArrayLike
@@ -43,7 +43,8 @@ def from_torch_state_dict(state: Mapping[str, ArrayLike], config: EGNOConfig) ->
 
     Raises:
       ValueError: an array is missing, unknown, of another shape than the config says, or not
-        finite; names it. Or the config asks for a mean field, which the original does not have.
+        finite; names it. Or the config asks for a mean field or another `velocity_scale` than 1,
+        which the original does not have.
 
     Source of the names: github.com/MinkaiXu/EGNO, `model/egno.py`.
     """
@@ -72,6 +73,10 @@ def from_torch_state_dict(state: Mapping[str, ArrayLike], config: EGNOConfig) ->
 def to_torch_state_dict(params: Params) -> dict[str, np.ndarray]:
     """Converts parameters to the names and layouts of the original EGNO code.
 
+    The weights are all that is converted. The original embeds the numbers 0..P-1 of the times that
+    are asked, so that it gives this model's numbers where `times / config.time_scale` are these,
+    and with `temporal_grid="context"` only where the times are the context times.
+
     Args:
       params: a model.
 
@@ -79,8 +84,10 @@ def to_torch_state_dict(params: Params) -> dict[str, np.ndarray]:
       Names and NumPy arrays for `torch_model.load_state_dict` (after `torch.from_numpy`).
 
     Raises:
-      ValueError: it is a baseline or has a mean field, for which the original has no names.
+      ValueError: these are no parameters; or it is a baseline, or has a mean field or another
+        `velocity_scale` than 1, for which the original has no names.
     """
+    check_params(params)
     if type(params.config) is not EGNOConfig:
         raise ValueError(
             f"params.config: got a {type(params.config).__name__}, expected an EGNOConfig"
@@ -96,6 +103,11 @@ def _check_is_original(config: EGNOConfig) -> None:
     if config.mean_field:
         raise ValueError(
             "config.mean_field: got True, expected False: the original EGNO has no mean field"
+        )
+    if config.velocity_scale != 1:
+        raise ValueError(
+            f"config.velocity_scale: got {config.velocity_scale}, expected 1: the original EGNO "
+            "computes with velocities as they are given"
         )
 
 

@@ -28,7 +28,9 @@ __all__ = [
     "apply",
     "centred_state",
     "checked_inputs",
+    "class_name",
     "config_class",
+    "config_class_named",
     "feature_sizes",
     "init",
     "register",
@@ -92,7 +94,8 @@ def register(config_class: type[EGNOConfig], kind: Kind) -> None:
 def config_class(names: Collection[str]) -> type[EGNOConfig]:
     """Returns the registered class of configs that has these fields, of several the smallest.
 
-    So a checkpoint finds its kind of model. `EGNOConfig` if no class has them all.
+    So a record that keeps no name of its class finds its kind of model; see `config_class_named`.
+    `EGNOConfig` if no class has them all.
 
     Args:
       names: the names of fields.
@@ -100,6 +103,20 @@ def config_class(names: Collection[str]) -> type[EGNOConfig]:
     fields = {kind: {field.name for field in dataclasses.fields(kind)} for kind in _KINDS}
     fitting = [kind for kind in fields if fields[kind].issuperset(names)]
     return min(fitting, key=lambda kind: len(fields[kind]), default=EGNOConfig)
+
+
+def class_name(kind: type) -> str:
+    """Returns the name that a record keeps of a class, such as `egno_jax.config:EGNOConfig`."""
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def config_class_named(name: str) -> type[EGNOConfig] | None:
+    """Returns the registered class of configs of which `class_name` is `name`; None without one.
+
+    Args:
+      name: the module and the qualified name of the class, as a checkpoint keeps it.
+    """
+    return next((kind for kind in _KINDS if class_name(kind) == name), None)
 
 
 def _kind(params: Params) -> Kind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,10 +13,11 @@ import jraph
 import numpy as np
 
 from egno_jax import graph as graph_lib
+from egno_jax import ops
 from egno_jax.model import Params, apply, check_params
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
+    from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 OVERFLOW = "overflow"
 
@@ -48,8 +50,8 @@ class Rollout:
       positions: `[W P, N, 3]`.
       velocities: `[W P, N, 3]`, the model's; see `Trajectory.velocities`.
       times: `[W P]` or `[W P, G]`, after the given state.
-      overflow: `[]`, whether a rebuilt graph had more edges than its capacity in some window; the
-        trajectory behind that window is then wrong.
+      overflow: `[]`, whether the graph of some window was to have more edges than its capacity;
+        the trajectory from that window on is then wrong.
     """
 
     positions: Float[Array, "WP N 3"]
@@ -91,8 +93,7 @@ def rollout(
         (`config.velocity_weight` is 0), and no `next_graph` supplies others.
     """
     check_params(params)
-    if isinstance(num_windows, bool) or not isinstance(num_windows, int) or num_windows < 1:
-        raise ValueError(f"num_windows: got {num_windows!r}, expected an integer >= 1")
+    num_windows = _count(num_windows)
     times = graph_lib.as_times(times)
     if times is None or jnp.ndim(times) not in (1, 2):
         raise ValueError("times: expected an array [P] or [P, G]")
@@ -118,7 +119,9 @@ def rollout(
 
     def window(
         graph: jraph.GraphsTuple, _: None
-    ) -> tuple[jraph.GraphsTuple, tuple[Float[Array, "P N 3"], Float[Array, "P N 3"]]]:
+    ) -> tuple[
+        jraph.GraphsTuple, tuple[Float[Array, "P N 3"], Float[Array, "P N 3"], Bool[Array, "G"]]
+    ]:
         found = apply(params, graph, times)
         start = graph.nodes["positions"][None].astype(found.positions.dtype)
         state = State(
@@ -128,15 +131,17 @@ def rollout(
             times=from_start,
         )
         following = _as(graph, _with_flag(next_graph(graph, state)))
-        return following, (found.positions, found.velocities)
+        return following, (found.positions, found.velocities, graph.globals[OVERFLOW])
 
-    last, (positions, velocities) = jax.lax.scan(jax.checkpoint(window), graph, length=num_windows)
+    # The last of the graphs starts no window, so what it is does not count.
+    _, found = jax.lax.scan(jax.checkpoint(window), graph, length=num_windows)
+    positions, velocities, overflow = found
     starts = jnp.arange(num_windows).reshape(-1, *[1] * times.ndim) * times[-1]
     return Rollout(
         positions=_join(positions),
         velocities=_join(velocities),
         times=_join(starts + times),
-        overflow=jnp.any(last.globals[OVERFLOW]),
+        overflow=jnp.any(overflow),
     )
 
 
@@ -145,11 +150,14 @@ def refresh(
     velocity_unit: float | None = None,
     speed_column: int | None = 0,
     distance_column: int | None = -1,
+    length_column: int | None = None,
 ) -> NextGraph:
     """Makes a `next_graph` for graphs whose edges stay and whose features follow the state.
 
     That is those of `egno_jax.datasets`, 5-body, motion capture without heights, molecules on
-    bonds: |v_i| among the node features and |x_i - x_j|^2 among the edge features.
+    bonds: |v_i| among the node features and |x_i - x_j|^2 among the edge features. Those of
+    proteins hold |x_i - x_j| too, `length_column=0`. A height among the node features is not
+    renewed.
 
     Args:
       velocity_unit: u, the unit of `times` in the velocities' unit of time, such as 0.1 where times
@@ -158,9 +166,10 @@ def refresh(
         supervised.
       speed_column: the node feature that holds |v_i|; None if there is none.
       distance_column: the edge feature that holds |x_i - x_j|^2; None if there is none.
+      length_column: the edge feature that holds |x_i - x_j|; None if there is none.
 
     Returns:
-      The function.
+      The function. It raises a ValueError if the graph has no such column.
     """
 
     def next_graph(graph: jraph.GraphsTuple, state: State) -> jraph.GraphsTuple:
@@ -171,6 +180,7 @@ def refresh(
             velocities,
             speed_column=speed_column,
             distance_column=distance_column,
+            length_column=length_column,
         )
 
     return next_graph
@@ -183,6 +193,7 @@ def with_state(
     *,
     speed_column: int | None = 0,
     distance_column: int | None = -1,
+    length_column: int | None = None,
 ) -> jraph.GraphsTuple:
     """Returns a graph in another state, with the features renewed that follow the state.
 
@@ -192,35 +203,51 @@ def with_state(
       velocities: `[N, 3]`.
       speed_column: the node feature that holds |v_i|; None if there is none.
       distance_column: the edge feature that holds |x_i - x_j|^2; None if there is none.
+      length_column: the edge feature that holds |x_i - x_j|; None if there is none.
+
+    Raises:
+      ValueError: the graph has no such column; names it.
     """
     nodes = {**graph.nodes, "positions": positions, "velocities": velocities}
     if speed_column is not None:
-        nodes["features"] = _with_column(nodes["features"], speed_column, _norm(velocities))
+        speeds = ops.safe_norm(velocities)
+        nodes["features"] = _with_column(nodes["features"], "speed_column", speed_column, speeds)
     edges = graph.edges
-    if distance_column is not None and edges is not None:
-        squares = _squares(positions, graph.senders, graph.receivers)
-        features = _with_column(edges["features"], distance_column, squares)
+    if edges is not None:
+        features = edges["features"]
+        offsets = _offsets(positions, graph.senders, graph.receivers)
+        for name, column, norm in (
+            ("distance_column", distance_column, ops.squared_norm),
+            ("length_column", length_column, ops.safe_norm),
+        ):
+            if column is not None:
+                features = _with_column(features, name, column, norm(offsets))
         edges = {**edges, "features": features}
     return graph._replace(nodes=nodes, edges=edges)
 
 
 def radius_graph(
     radius: float,
+    node_mask: Bool[ArrayLike, "N"],
     *,
     velocity_unit: float | None = None,
     speed_column: int | None = 0,
     edge_features: Callable[[jraph.GraphsTuple, Array, Array, Array], Array] | None = None,
 ) -> NextGraph:
-    """Makes a `next_graph` that joins all nodes of a graph within a radius, anew in each window.
+    """Makes a `next_graph` that joins real nodes closer than a radius, anew in each window.
+
+        graph, node_mask = egno_jax.graph.pad(graph, num_edges=capacity)
+        next_graph = egno_jax.rolling.radius_graph(radius, node_mask)
 
     The number of edges that the graph has room for is its capacity: E must be the same in all
-    windows, so the given graph is padded to it (`egno_jax.graph.pad`), and its last node, which
-    must pad, takes the edges that are left over. Where more nodes are near than that, the farthest
-    in the order of receivers fall out and `Rollout.overflow` is True. Every pair of nodes is looked
-    at: N^2 distances.
+    windows, so the given graph is padded to it, and the last padding node takes the edges that are
+    left over. Where more nodes are near than that, the last in the order of receivers fall out and
+    `Rollout.overflow` is True. Nodes are joined within their graph, |x_i - x_j| < radius as in
+    `egno_jax.graph.radius_edges`. Every pair of nodes is looked at: N^2 distances.
 
     Args:
       radius: the cutoff, in the unit of the positions.
+      node_mask: `[N]`, False on padding nodes, as `egno_jax.graph.pad` returns it; on the host.
       velocity_unit: as in `refresh`.
       speed_column: as in `refresh`.
       edge_features: takes the graph, senders, receivers and |x_i - x_j|^2 `[E, 1]` and returns
@@ -230,10 +257,13 @@ def radius_graph(
       The function.
 
     Raises:
-      ValueError: the radius is not above 0.
+      ValueError: the radius is not above 0, or the mask is none or has no padding node. The
+        function raises one if the mask is not of as many nodes as the graph has.
     """
     if not radius > 0:
         raise ValueError(f"radius: got {radius}, expected a number above 0")
+    is_real = _real_nodes(node_mask)
+    spare_node = int(np.flatnonzero(~is_real)[-1])
     refreshed = refresh(
         velocity_unit=velocity_unit, speed_column=speed_column, distance_column=None
     )
@@ -242,14 +272,17 @@ def radius_graph(
         graph = refreshed(graph, state)
         positions, capacity = state.positions, graph.senders.shape[0]
         num_nodes = positions.shape[0]
+        if num_nodes != is_real.size:
+            raise ValueError(
+                f"node_mask: got {is_real.size} nodes, expected {num_nodes}, those of the graph"
+            )
         graph_ids = graph_lib.graph_ids(graph.n_node, num_nodes)
-        # The last graph is the padding, whose nodes are joined to nothing.
-        is_real = graph_ids < graph.n_node.shape[0] - 1
         difference = positions[:, None] - positions[None]
-        is_near = jnp.sum(difference**2, axis=-1) <= radius**2
-        is_near &= (graph_ids[:, None] == graph_ids) & is_real & ~jnp.eye(num_nodes, dtype=bool)
-        receivers, senders = jnp.nonzero(is_near, size=capacity, fill_value=num_nodes - 1)
-        squares = _squares(positions, senders, receivers)
+        is_near = jnp.sum(difference**2, axis=-1) < radius**2
+        is_pair = is_real[:, None] & is_real & ~np.eye(num_nodes, dtype=bool)
+        is_near &= is_pair & (graph_ids[:, None] == graph_ids)
+        receivers, senders = jnp.nonzero(is_near, size=capacity, fill_value=spare_node)
+        squares = ops.squared_norm(_offsets(positions, senders, receivers))
         features = squares
         if edge_features is not None:
             features = edge_features(graph, senders, receivers, squares)
@@ -263,6 +296,33 @@ def radius_graph(
         )
 
     return next_graph
+
+
+def _real_nodes(node_mask: Bool[ArrayLike, "N"]) -> Bool[np.ndarray, "N"]:
+    """Returns the mask on the host, after checking that it has a padding node."""
+    mask = np.asarray(node_mask)
+    if mask.ndim != 1 or mask.dtype != bool:
+        raise ValueError(
+            f"node_mask: got {mask.dtype} of shape {list(mask.shape)}, expected bool [N], the mask "
+            "that egno_jax.graph.pad returns"
+        )
+    if mask.all():
+        raise ValueError(
+            f"node_mask: got {mask.size} nodes, all of them real, expected a padding node, which "
+            "takes the edges that are left over; egno_jax.graph.pad adds one and returns the mask"
+        )
+    return mask
+
+
+def _count(num_windows: Any) -> int:
+    """Returns a Python integer for an integer of any library."""
+    try:
+        count = operator.index(num_windows)
+    except TypeError:
+        count = 0
+    if count < 1 or isinstance(num_windows, bool):
+        raise ValueError(f"num_windows: got {num_windows!r}, expected an integer >= 1")
+    return count
 
 
 def _move(graph: jraph.GraphsTuple, state: State) -> jraph.GraphsTuple:
@@ -295,7 +355,7 @@ def _with_flag(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
 
 
 def _as(before: jraph.GraphsTuple, after: jraph.GraphsTuple) -> jraph.GraphsTuple:
-    """Returns the next graph in the dtypes of the one before; a flag once set stays.
+    """Returns the next graph in the dtypes of the one before.
 
     Raises:
       ValueError: its structure or a shape differs.
@@ -312,25 +372,24 @@ def _as(before: jraph.GraphsTuple, after: jraph.GraphsTuple) -> jraph.GraphsTupl
             raise ValueError(
                 f"next_graph: returned graph{name} of shape {found}, expected {wanted} as before"
             )
-    after = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, before)
-    flag = before.globals[OVERFLOW] | after.globals[OVERFLOW]
-    return after._replace(globals={OVERFLOW: flag})
+    return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, before)
 
 
-def _norm(vectors: Float[Array, "N 3"]) -> Float[Array, "N 1"]:
-    squares = jnp.sum(vectors**2, axis=-1, keepdims=True)
-    # The gradient of a root is infinite at 0, where that of the norm may be taken to be 0.
-    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
-
-
-def _squares(
+def _offsets(
     positions: Float[Array, "N 3"], senders: Int[Array, "E"], receivers: Int[Array, "E"]
-) -> Float[Array, "E 1"]:
+) -> Float[Array, "E 3"]:
     sent, received = (jnp.take(positions, ids, axis=0, mode="clip") for ids in (senders, receivers))
-    return jnp.sum((received - sent) ** 2, axis=-1, keepdims=True)
+    return received - sent
 
 
-def _with_column(features: Array, column: int, values: Array) -> Array:
+def _with_column(features: Array, name: str, column: int, values: Array) -> Array:
+    """Returns features with one column replaced, after checking that there is such a column."""
+    num_columns = features.shape[-1]
+    if not -num_columns <= column < num_columns:
+        raise ValueError(
+            f"{name}: got {column}, expected -F <= column < F with F = {num_columns}, the number "
+            "of features that there are, or None"
+        )
     return jnp.asarray(features).at[:, column].set(values[:, 0].astype(features.dtype))
 
 

@@ -90,12 +90,24 @@ class MocapConfig:
       model: the model; `time_scale` is in frames.
       training: the training loop.
       data: the data set.
+
+    Raises:
+      ValueError: there are heights among the features and noise on the positions, which would leave
+        the heights as they were.
     """
 
     preset: Literal[_PRESETS] = "run"
     model: EGNOConfig
     training: TrainingConfig
     data: DataConfig
+
+    def __post_init__(self) -> None:
+        if self.data.height and self.training.noise.positions:
+            raise ValueError(
+                f"MocapConfig: got data.height=True and training.noise.positions="
+                f"{self.training.noise.positions}, expected one of them alone: the height would "
+                "tell the position without noise; --training.noise.positions 0 switches that off"
+            )
 
 
 # The original's model. Times are frames after the given state. Those of the protocol `last` are one

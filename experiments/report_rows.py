@@ -34,6 +34,8 @@ _BOOKKEEPING = (
     "training.keep_checkpoints",
     "training.max_skipped_steps",
 )
+# Settings that noise alone reads.
+_COLUMNS = tuple(f"training.noise.{name}_column" for name in ("speed", "distance", "length"))
 _BUDGET = ("training.num_steps", "training.batch_size")
 
 # The settings in `data` that make a task.
@@ -161,12 +163,16 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Returns all settings of a run under dotted names, but for folders and its preset's name.
 
     A setting that is newer than the run has its default: what it does was not done then, whatever
-    the preset says today.
+    the preset says today. Without noise its columns do nothing, and are those of the preset.
     """
     preset = EXPERIMENTS[record["experiment"]].presets[record["settings"]["preset"]]
     parts = {name: type(getattr(preset, name))() for name in ("model", "training", "data")}
     defaults = run_directory.plain(dataclasses.replace(preset, **parts))
-    return dict(_settings(defaults)) | dict(_settings(record["settings"]))
+    settings = dict(_settings(defaults)) | dict(_settings(record["settings"]))
+    if not (settings["training.noise.positions"] or settings["training.noise.velocities"]):
+        today = preset_settings(record, record["settings"]["preset"])
+        settings |= {key: value for key, value in today.items() if key in _COLUMNS}
+    return settings
 
 
 def _settings(tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:

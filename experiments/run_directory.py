@@ -81,7 +81,12 @@ def check_new(directory: Path) -> None:
 def start(directory: Path, config: Any, command: str) -> None:
     """Makes the directory of a new run and writes `config.json`."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / CONFIG, {"settings": plain(config), "made_with": [origin(command)]})
+    record = {
+        "settings": plain(config),
+        "model_class": model.class_name(type(config.model)),
+        "made_with": [origin(command)],
+    }
+    write_json(directory / CONFIG, record)
 
 
 def resume(directory: Path, config: Any, command: str) -> None:
@@ -118,9 +123,9 @@ def read_config(directory: Path, config_class: type) -> Any:
     Raises:
       ValueError: there is no run, or its settings are not those of `config_class`; names the file.
     """
-    settings = _read_record(directory)["settings"]
+    record = _read_record(directory)
     try:
-        return _build(config_class, settings)
+        return _build(config_class, record["settings"], record.get("model_class"))
     # A field may hold anything, so a class may stumble over it anywhere.
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
@@ -197,17 +202,31 @@ def plain(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def _build(kind: type, fields: dict[str, Any]) -> Any:
-    """Returns the dataclass of `kind` that `plain` made the fields of."""
+def _build(kind: type, fields: dict[str, Any], model_class: str | None) -> Any:
+    """Returns the dataclass of `kind` that `plain` made the fields of.
+
+    Args:
+      kind: the class; where it is that of EGNO, the model's own may be another.
+      fields: the settings.
+      model_class: the name of the model's; None in runs that did not record it.
+    """
     if kind is EGNOConfig:
-        kind = model.config_class(fields)
+        kind = _model_class(fields, model_class)
     hints = typing.get_type_hints(kind)
-    return kind(**{name: _as_type(hints[name], value) for name, value in fields.items()})
+    made = {name: _as_type(hints[name], value, model_class) for name, value in fields.items()}
+    return kind(**made)
 
 
-def _as_type(hint: Any, value: Any) -> Any:
+def _model_class(fields: dict[str, Any], name: str | None) -> type[EGNOConfig]:
+    found = model.config_class(fields) if name is None else model.config_class_named(name)
+    if found is None:
+        raise ValueError(f"model_class is {name!r}, which is not registered; import it first")
+    return found
+
+
+def _as_type(hint: Any, value: Any, model_class: str | None) -> Any:
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value)
+        return _build(hint, value, model_class)
     if isinstance(value, list):
         return tuple(value)
     if isinstance(value, str) and Path in (hint, *typing.get_args(hint)):

@@ -334,9 +334,39 @@ def test_a_model_of_ones_own_asks_for_its_module(tmp_path):
         assert egno_jax.load(tmp_path / "own").config == params.config
     finally:
         kinds.pop(OwnConfig, None)
-    expected = rf"unknown field\(s\) \['own_field'\].*import {OwnConfig.__module__} first"
+    expected = rf"OwnConfig', which is not registered; .*import {OwnConfig.__module__} first"
     with pytest.raises(CheckpointError, match=expected):
         egno_jax.load(tmp_path / "own")
     change_manifest(tmp_path / "own", lambda manifest: manifest.pop("config_class"))
     with pytest.raises(CheckpointError, match="import the module that registers it first"):
         egno_jax.load(tmp_path / "own")
+
+
+def test_a_model_of_ones_own_without_fields_of_its_own_comes_back_as_itself(tmp_path):
+    """Its fields are those of EGNO; the name of its class in the manifest tells them apart."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class OwnConfig(EGNOConfig):
+        pass
+
+    kinds, directory = egno_jax.model._KINDS, tmp_path / "own"
+    try:
+        egno_jax.model.register(OwnConfig, kinds[EGNOConfig])
+        params = helpers.random_params(np.random.default_rng(0), OwnConfig(num_layers=1))
+        egno_jax.save(directory, params)
+        assert type(egno_jax.load(directory).config) is OwnConfig
+        egno_jax.save(tmp_path / "egno", random_params())
+        assert type(egno_jax.load(tmp_path / "egno").config) is EGNOConfig
+    finally:
+        kinds.pop(OwnConfig, None)
+    with pytest.raises(CheckpointError, match=rf"import {OwnConfig.__module__} first"):
+        egno_jax.load(directory)
+    change_manifest(directory, lambda manifest: manifest.pop("config_class"))
+    assert type(egno_jax.load(directory).config) is EGNOConfig
+
+
+@pytest.mark.parametrize("name", ["egno_jax.config:Nothing", 3, ["a"]], ids=repr)
+def test_a_class_that_there_is_not_is_named(checkpoint, name):
+    change_manifest(checkpoint, lambda manifest: manifest.update(config_class=name))
+    with pytest.raises(CheckpointError, match=r"config_class is .*, which is not registered"):
+        egno_jax.load(checkpoint)

@@ -145,10 +145,31 @@ def test_weights_must_be_finite_in_the_dtype_that_is_asked():
         egno_jax.from_torch_state_dict(state, half)
 
 
-def test_a_mean_field_is_refused_both_ways(fixture):
-    config = dataclasses.replace(fixture.config, mean_field=True)
-    with pytest.raises(ValueError, match=r"^config\.mean_field: got True, expected False"):
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("mean_field", True, r"^config\.mean_field: got True, expected False"),
+        ("velocity_scale", 20.0, r"^config\.velocity_scale: got 20\.0, expected 1"),
+    ],
+)
+def test_what_the_original_has_not_is_refused_both_ways(fixture, name, value, message):
+    config = dataclasses.replace(fixture.config, **{name: value})
+    with pytest.raises(ValueError, match=message):
         egno_jax.from_torch_state_dict(fixture.state(), config)
     params = helpers.random_params(np.random.default_rng(0), config)
-    with pytest.raises(ValueError, match=r"^config\.mean_field: got True, expected False"):
+    with pytest.raises(ValueError, match=message):
         egno_jax.to_torch_state_dict(params)
+
+
+def test_what_is_no_model_is_refused(fixture):
+    params = fixture.params()
+    with pytest.raises(ValueError, match=r"params: got dict, expected egno_jax\.Params"):
+        egno_jax.to_torch_state_dict(params.weights)
+    deeper = dataclasses.replace(params.config, num_layers=9)
+    with pytest.raises(ValueError, match=r"params\.weights: block_.* expected"):
+        egno_jax.to_torch_state_dict(dataclasses.replace(params, config=deeper))
+    baseline = egno_jax.baselines.BaselineConfig(method="linear")
+    graph = helpers.random_graph(np.random.default_rng(0))
+    linear = egno_jax.init(jax.random.key(0), baseline, graph, np.arange(1.0, 3.0))
+    with pytest.raises(ValueError, match="got a BaselineConfig, expected an EGNOConfig"):
+        egno_jax.to_torch_state_dict(linear)

@@ -56,6 +56,19 @@ def test_windows_are_those_chained_by_hand():
         graph = moved(graph, expected.positions[-1], expected.velocities[-1])
 
 
+def test_lengths_are_renewed_where_they_are_named():
+    graph, _ = system()
+    features = np.concatenate([graph.edges["features"], np.zeros((12, 1), np.float32)], axis=1)
+    graph = graph._replace(edges={"features": features})
+    positions = np.flip(graph.nodes["positions"], axis=0)
+    found = rolling.with_state(
+        graph, positions, graph.nodes["velocities"], distance_column=0, length_column=1
+    )
+    lengths = np.linalg.norm(positions[graph.receivers] - positions[graph.senders], axis=-1)
+    expected = np.stack([lengths**2, lengths], axis=-1)
+    np.testing.assert_allclose(found.edges["features"], expected, rtol=1e-5)
+
+
 def test_velocities_can_be_those_of_the_path():
     graph, params = system(velocity_weight=0.0)
     next_graph = rolling.refresh(velocity_unit=0.5)
@@ -79,6 +92,13 @@ def test_graphs_may_have_their_own_times():
     apart = rolling.rollout(params, graph, each, 2, next_graph=next_graph)
     assert apart.times.shape == (6, 2)
     helpers.assert_close(apart.positions, together.positions, 1e-6)
+
+
+def test_the_number_of_windows_may_be_numpys():
+    graph, params = system()
+    found = rolling.rollout(params, graph, TIMES, np.int64(2))
+    expected = rolling.rollout(params, graph, TIMES, 2)
+    helpers.assert_close(found.positions, expected.positions, 0.0)
 
 
 def test_turns_and_moves_with_its_input():
@@ -144,18 +164,17 @@ def padded_chain(capacity):
     graph = egno_jax.graph.build(
         positions, velocities, speeds, egno_jax.graph.with_features(edges, squares)
     )
-    padded, _ = egno_jax.graph.pad(graph, num_nodes=4, num_edges=capacity, num_graphs=2)
-    return padded
+    return egno_jax.graph.pad(graph, num_nodes=4, num_edges=capacity, num_graphs=2)
 
 
 def test_radius_graphs_follow_the_nodes():
     pytest.importorskip("vesin")
-    graph = padded_chain(capacity=8)
+    graph, mask = padded_chain(capacity=8)
     positions = np.array([[0, 0, 0], [1, 0, 0], [1.5, 0, 0], [0, 0, 0]], np.float32)
     zeros = np.zeros_like(positions)
     state = rolling.State(positions, zeros, np.stack([zeros, positions]), np.array([0.0, 1.0]))
     with_flag = rolling._with_flag(graph)
-    found = rolling.radius_graph(1.2)(with_flag, state)
+    found = rolling.radius_graph(1.2, mask)(with_flag, state)
     joined = sorted(zip(*map(np.asarray, (found.receivers, found.senders)), strict=True))
     expected = [(0, 1), (1, 0), (1, 2), (2, 1)]
     assert joined == [*expected, *[(3, 3)] * 4]
@@ -164,18 +183,64 @@ def test_radius_graphs_follow_the_nodes():
     np.testing.assert_allclose(found.edges["features"][:, 0], lengths**2, rtol=1e-6)
     assert not found.globals["overflow"].any()
     egno_jax.graph.validate(found._replace(globals=None))
-    assert rolling.radius_graph(2.0)(with_flag, state).globals["overflow"].sum() == 0
-    small = rolling._with_flag(padded_chain(capacity=4))
-    assert rolling.radius_graph(2.0)(small, state).globals["overflow"].all()
+    assert rolling.radius_graph(2.0, mask)(with_flag, state).globals["overflow"].sum() == 0
+    small = rolling._with_flag(padded_chain(capacity=4)[0])
+    assert rolling.radius_graph(2.0, mask)(small, state).globals["overflow"].all()
+
+
+@pytest.mark.parametrize("sizes", [{}, {"num_nodes": 20, "num_graphs": 5}, {"num_graphs": 9}])
+@pytest.mark.parametrize("is_padded_alone", [False, True])
+def test_radius_graphs_join_real_nodes_wherever_padding_stands(sizes, is_padded_alone):
+    pytest.importorskip("vesin")
+    rng = np.random.default_rng(5)
+    single = [with_true_features(helpers.random_graph(rng, [4], num_edges=8)) for _ in range(4)]
+    if is_padded_alone:
+        padded = [egno_jax.graph.pad(graph, num_nodes=6, num_edges=12) for graph in single]
+        graph = egno_jax.graph.batch([each for each, _ in padded])
+        mask = np.concatenate([each for _, each in padded])
+    else:
+        graph, mask = egno_jax.graph.pad(egno_jax.graph.batch(single), num_edges=50, **sizes)
+    positions = graph.nodes["positions"]
+    state = rolling.State(positions, positions, np.stack([positions] * 2), np.array([0.0, 1.0]))
+    found = rolling.radius_graph(1.5, mask)(rolling._with_flag(graph), state)
+    egno_jax.graph.validate(found._replace(globals=None))
+    is_edge = mask[found.receivers]
+    np.testing.assert_array_equal(mask[found.senders], is_edge)
+    expected, real = [], np.flatnonzero(mask).reshape(4, 4)
+    for nodes in real:
+        edges = egno_jax.graph.radius_edges(positions[nodes], 1.5)
+        expected += zip(nodes[edges.receivers], nodes[edges.senders], strict=True)
+    joined = np.stack([found.receivers, found.senders], axis=1)
+    np.testing.assert_array_equal(joined[is_edge], expected)
+    assert not is_edge.all() and is_edge.any()
+
+
+def test_a_pair_at_the_radius_is_no_edge():
+    pytest.importorskip("vesin")
+    graph, mask = padded_chain(capacity=8)
+    positions = graph.nodes["positions"]
+    state = rolling.State(positions, positions, np.stack([positions] * 2), np.array([0.0, 1.0]))
+    found = rolling.radius_graph(1.0, mask)(rolling._with_flag(graph), state)
+    assert not mask[found.receivers].any()
+    assert not egno_jax.graph.radius_edges(positions[:3], 1.0).senders.size
 
 
 def test_a_rollout_says_when_edges_did_not_fit():
     pytest.importorskip("vesin")
-    graph = padded_chain(capacity=4)
+    graph, mask = padded_chain(capacity=4)
     params = helpers.random_params(np.random.default_rng(1), CONFIG, 1, 1)
-    roll = functools.partial(rolling.rollout, params, graph, TIMES, 2)
-    assert not roll(next_graph=rolling.radius_graph(1e-3)).overflow
-    assert roll(next_graph=rolling.radius_graph(1e3)).overflow
+    few, many = (rolling.radius_graph(radius, mask) for radius in (1e-3, 1e3))
+    roll = functools.partial(rolling.rollout, params, graph, TIMES)
+    assert not roll(2, next_graph=few).overflow
+    assert roll(2, next_graph=many).overflow
+    # The graph behind the last window is never used.
+    assert not roll(1, next_graph=many).overflow
+
+    def many_at_first(graph, state):
+        is_first = jnp.all(graph.senders == padded_chain(4)[0].senders)
+        return jax.lax.cond(is_first, many, few, graph, state)
+
+    assert roll(3, next_graph=many_at_first).overflow
 
 
 @pytest.mark.parametrize(
@@ -183,6 +248,7 @@ def test_a_rollout_says_when_edges_did_not_fit():
     [
         ({"num_windows": 0}, "num_windows: got 0"),
         ({"num_windows": 1.5}, "num_windows: got 1.5"),
+        ({"num_windows": True}, "num_windows: got True, expected an integer >= 1"),
         ({"times": np.array([0.0, 1.0])}, "times: got 0.0, expected times above 0"),
         ({"times": None}, "times: expected an array"),
         ({"velocity_weight": 0.0}, "next_graph: got None, but the model's velocities"),
@@ -195,7 +261,7 @@ def test_a_rollout_says_when_edges_did_not_fit():
             r"next_graph: returned graph\.senders of shape \(3,\), expected \(12,\)",
         ),
     ],
-    ids=["zero", "float", "start", "none", "unsupervised", "refresh", "shape"],
+    ids=["zero", "float", "bool", "start", "none", "unsupervised", "refresh", "shape"],
 )
 def test_refusals(arguments, message):
     arguments = {"times": TIMES, "num_windows": 2, "next_graph": None, **arguments}
@@ -206,6 +272,41 @@ def test_refusals(arguments, message):
         )
 
 
+@pytest.mark.parametrize("column", [1, -2, 3])
+@pytest.mark.parametrize("name", ["speed_column", "distance_column", "length_column"])
+def test_a_column_that_is_not_there_is_named(name, column):
+    graph, params = system()
+    nodes = graph.nodes
+    message = f"{name}: got {column}, expected -F <= column < F with F = 1"
+    with pytest.raises(ValueError, match=message):
+        rolling.with_state(graph, nodes["positions"], nodes["velocities"], **{name: column})
+    with pytest.raises(ValueError, match=message):
+        rolling.rollout(params, graph, TIMES, 2, next_graph=rolling.refresh(**{name: column}))
+
+
+def test_a_radius_graph_names_a_column_that_is_not_there():
+    graph, params = system()
+    graph, mask = egno_jax.graph.pad(graph)
+    next_graph = rolling.radius_graph(1.0, mask, speed_column=3)
+    with pytest.raises(ValueError, match=r"speed_column: got 3, expected .* F = 1"):
+        rolling.rollout(params, graph, TIMES, 2, next_graph=next_graph)
+
+
 def test_radius_must_be_above_zero():
     with pytest.raises(ValueError, match="radius: got 0"):
-        rolling.radius_graph(0)
+        rolling.radius_graph(0, np.array([True, False]))
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.ones(8, bool), "got 8 nodes, all of them real, expected a padding node"),
+        (np.arange(8), r"got int64 of shape \[8\], expected bool \[N\]"),
+        (np.zeros((2, 4), bool), r"got bool of shape \[2, 4\], expected bool \[N\]"),
+        (np.arange(7) < 6, "got 7 nodes, expected 8, those of the graph"),
+    ],
+)
+def test_radius_graphs_ask_for_the_mask_of_padding(mask, message):
+    graph, params = system()
+    with pytest.raises(ValueError, match=f"node_mask: {message}"):
+        rolling.rollout(params, graph, TIMES, 2, next_graph=rolling.radius_graph(1.0, mask))

@@ -150,7 +150,8 @@ class IrrepsTemporalConv(nn.Module):
           An `IrrepsArray` of the same shape, its irreps regrouped (`5x0e + 1x1o`).
 
         Raises:
-          ValueError: `x` is not an `IrrepsArray` or has no time axis.
+          ValueError: `x` is not an `IrrepsArray` or has no time axis, or a type has another
+            multiplicity than its kernel was made for.
         """
         if not isinstance(x, e3nn.IrrepsArray) or x.ndim < 2:
             raise ValueError(
@@ -176,8 +177,15 @@ class IrrepsTemporalConv(nn.Module):
     ) -> Float[Array, "P *rest C I"]:
         mul, ir = irrep
         init = nn.initializers.uniform(1.0 / mul**2 if ir.l == 0 else 0.2 / mul)
-        shape = (2, self.num_modes, mul, mul)
-        kernel = self.param(f"kernel_{ir}", init, shape, self.param_dtype)
+        name, shape = f"kernel_{ir}", (2, self.num_modes, mul, mul)
+        if self.has_variable("params", name):
+            width = self.get_variable("params", name).shape[-1]
+            if mul != width:
+                raise ValueError(
+                    f"x: got {mul}x{ir}, expected {width}x{ir}, the multiplicity that {name} was "
+                    "made for"
+                )
+        kernel = self.param(name, init, shape, self.param_dtype)
         # e3nn-jax has None for a chunk of zeros.
         chunk = jnp.zeros((*leading, mul, ir.dim)) if chunk is None else chunk
         chunk = chunk.astype(dtype)

@@ -4,7 +4,8 @@ Each step perturbs the states that it trains on, and leaves their targets:
 
     x_i <- x_i + s_x e_i,    v_i <- v_i + s_v e'_i,    e, e' ~ N(0, 1),
 
-and renews the features that follow the state. Evaluations see the states as they are.
+and renews the features that follow the state, as far as `NoiseConfig` names them: one that it does
+not name would tell the state without noise. Evaluations see the states as they are.
 
 Source: Bishop, "Training with Noise is Equivalent to Tikhonov Regularization", Neural Computation
 1995; Sanchez-Gonzalez et al., "Learning to Simulate Complex Physics with Graph Networks", ICML
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 # Far from the numbers of epochs, which the sampler folds into the same key.
 _STREAM = 0x7FFFFFFE
+# The fields that name features.
+_COLUMNS = ("speed_column", "distance_column", "length_column")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,8 @@ class NoiseConfig:
         `egno_jax.rolling.refresh`; None if there is none.
       distance_column: the edge feature that holds |x_i - x_j|^2 and is renewed; None if there is
         none.
+      length_column: the edge feature that holds |x_i - x_j| and is renewed, 0 in
+        `egno_jax.datasets.protein`; None if there is none.
 
     Raises:
       ValueError: a field is out of range; names it.
@@ -51,12 +56,13 @@ class NoiseConfig:
     velocities: float = 0.0
     speed_column: int | None = 0
     distance_column: int | None = -1
+    length_column: int | None = None
 
     def __post_init__(self) -> None:
-        check_numbers(self, but=("speed_column", "distance_column"))
+        check_numbers(self, but=_COLUMNS)
         for name in ("positions", "velocities"):
             check(self, name, 0 <= getattr(self, name) < math.inf, "0 (none) or more")
-        for name in ("speed_column", "distance_column"):
+        for name in _COLUMNS:
             column = getattr(self, name)
             is_column = isinstance(column, int) and not isinstance(column, bool)
             check(self, name, column is None or is_column, "a column's number, or None")
@@ -83,6 +89,9 @@ def add_noise(batch: Batch, key: Array, places: Int[Array, "B"], config: NoiseCo
       key: the key of the step.
       places: `[B]`, where in the batch of the step each sample stands.
       config: how much.
+
+    Raises:
+      ValueError: the graph has no such column as the config names.
     """
     if config.is_off:
         return batch
@@ -101,7 +110,6 @@ def add_noise(batch: Batch, key: Array, places: Int[Array, "B"], config: NoiseCo
     graph = with_state(
         batch.graph,
         **moved,
-        speed_column=config.speed_column,
-        distance_column=config.distance_column,
+        **{name: getattr(config, name) for name in _COLUMNS},
     )
     return batch._replace(graph=graph)

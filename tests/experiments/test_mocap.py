@@ -207,6 +207,7 @@ def test_each_task_has_a_table_of_its_own(run, tmp_path, monkeypatch):
         ("--data.num-test 10", "number of samples is 10, expected a multiple of 3"),
         ("--data.num-train 500", "is 500, expected a multiple of 5"),
         ("--data.motion walk --data.num-valid 15 --data.num-test 9", "a multiple of 5"),
+        ("--data.height", "got data.height=True and training.noise.positions=0.15, expected one"),
         ("--data.data-dir nowhere", "nowhere/cmu/subject09_run.npz is missing"),
         ("--preset walk --data.data-dir nowhere", "nowhere/cmu/subject35/35.asf is missing"),
     ],
@@ -225,9 +226,19 @@ def test_wrong_input_is_refused_in_plain_words(
     assert not list(tmp_path.iterdir())
 
 
+def test_heights_go_with_noise_on_velocities_alone():
+    config, data = PRESETS["run"], DataConfig(height=True)
+    with pytest.raises(ValueError, match=r"data\.height=True and training\.noise\.positions=0\.15"):
+        dataclasses.replace(config, data=data)
+    noise = dataclasses.replace(config.training.noise, positions=0.0)
+    training = dataclasses.replace(config.training, noise=noise)
+    assert dataclasses.replace(config, data=data, training=training).data.height
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_settings_survive_their_file(name, tmp_path):
-    config = dataclasses.replace(PRESETS[name], data=DataConfig(data_dir=tmp_path, height=True))
+    data = DataConfig(data_dir=tmp_path, protocol="uniform")
+    config = dataclasses.replace(PRESETS[name], data=data)
     run_directory.start(tmp_path / "run", config, "command")
     assert run_directory.read_config(tmp_path / "run", MocapConfig) == config
     assert config.preset == name and name in EXPERIMENT.descriptions

@@ -410,6 +410,26 @@ def test_settings_survive_their_file(name, tmp_path):
     assert config.preset == name
 
 
+def test_the_class_of_a_model_of_ones_own_survives_its_file(tmp_path, monkeypatch):
+    """It has no field of its own that would tell it from EGNO's."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class OwnConfig(egno_jax.EGNOConfig):
+        pass
+
+    kinds = egno_jax.model._KINDS
+    config = dataclasses.replace(PRESETS["quick"], model=OwnConfig())
+    run_directory.start(tmp_path, config, "command")
+    with pytest.raises(ValueError, match=r"OwnConfig', which is not registered; import it first"):
+        run_directory.read_config(tmp_path, NBodyConfig)
+    monkeypatch.setitem(kinds, OwnConfig, kinds[egno_jax.EGNOConfig])
+    assert type(run_directory.read_config(tmp_path, NBodyConfig).model) is OwnConfig
+    record = json.loads((tmp_path / run_directory.CONFIG).read_text())
+    del record["model_class"]
+    run_directory.write_json(tmp_path / run_directory.CONFIG, record)
+    assert type(run_directory.read_config(tmp_path, NBodyConfig).model) is egno_jax.EGNOConfig
+
+
 def test_default_directories_are_numbered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for expected in ("runs/name", "runs/name-2", "runs/name-3"):

@@ -3,10 +3,13 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from egno_jax import datasets
+from egno_jax.training.noise import add_noise
 from tests import protein_files
 
 pytest.importorskip("tyro")
@@ -74,6 +77,21 @@ def test_data_are_the_windows_asked_for(files):
     fewer = protein.load_splits(dataclasses.replace(config, stride=3, selection="name CA"))
     assert datasets.num_samples(fewer.train) == 8 and fewer.drawing is None
     assert fewer.train.node_mask.shape == (8, RESIDUES + 1)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_name_the_distances_that_noise_must_renew(name, files):
+    noise = dataclasses.replace(PRESETS[name].training.noise, positions=0.5, velocities=0.1)
+    config = DataConfig(source="files", window=5, num_targets=2, cutoff=6.0, **files)
+    batch = datasets.take(protein.load_splits(config).test, jnp.arange(2))
+    graph = add_noise(batch, jax.random.key(0), jnp.arange(2), noise).graph
+    x, v = graph.nodes["positions"], graph.nodes["velocities"]
+    squares = ((x[graph.receivers] - x[graph.senders]) ** 2).sum(-1)
+    expected = np.stack([np.sqrt(squares), squares], axis=-1)
+    np.testing.assert_allclose(graph.edges["features"], expected, rtol=1e-4, atol=1e-5)
+    speeds = np.linalg.norm(v, axis=-1)
+    np.testing.assert_allclose(graph.nodes["features"][:, 0], speeds, rtol=1e-4)
+    assert np.abs(graph.edges["features"] - batch.graph.edges["features"]).max() > 0.1
 
 
 def test_published_figures_are_those_of_the_equilibrium_alone():

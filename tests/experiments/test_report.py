@@ -17,6 +17,7 @@ from experiments import (
     command_line,
     mocap,
     nbody,
+    protein,
     report,
     report_figures,
     report_rows,
@@ -359,6 +360,17 @@ def test_a_run_writes_down_the_error_of_predicting_that_nothing_moves(tmp_path):
     expected = np.mean(np.square(moved), axis=(0, 2, 3))
     np.testing.assert_allclose(results["still_baseline"]["mse_per_time"], expected, rtol=1e-5)
     np.testing.assert_allclose(results["still_baseline"]["a_mse"], expected.mean(), rtol=1e-5)
+
+
+def test_columns_of_noise_count_only_where_there_is_noise():
+    """Records of proteins that are older than `length_column` repeat with today's presets."""
+    column = {"training__noise__length_column": None}
+    made = record("transition", experiment=protein.EXPERIMENT, **column)
+    assert report_rows.settings_of(made) == report_rows.preset_of(made)
+    noisy = record(
+        "transition", experiment=protein.EXPERIMENT, training__noise__positions=0.1, **column
+    )
+    assert report_rows.settings_of(noisy)["training.noise.length_column"] is None
 
 
 @pytest.mark.parametrize(

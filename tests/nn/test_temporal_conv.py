@@ -249,6 +249,25 @@ def test_a_signal_of_another_form_is_named(layer, shape, message):
             layer.init(jax.random.key(0), jnp.ones(shape))
 
 
+@pytest.mark.parametrize(
+    ("irreps", "message"),
+    [
+        ("5x0e + 2x1o", "x: got 5x0e, expected 3x0e, the multiplicity that kernel_0e"),
+        ("3x0e + 1x1o", "x: got 1x1o, expected 2x1o, the multiplicity that kernel_1o"),
+    ],
+)
+def test_other_multiplicities_of_irreps_are_named(irreps, message):
+    layer = nn.IrrepsTemporalConv(num_modes=2)
+
+    def signal(irreps):
+        return e3nn.IrrepsArray(irreps, jnp.ones((5, 2, e3nn.Irreps(irreps).dim)))
+
+    _, variables = layer.init_with_output(jax.random.key(0), signal("3x0e + 2x1o"))
+    layer.apply(variables, signal("1x0e + 2x0e + 2x1o"))
+    with pytest.raises(ValueError, match=message):
+        layer.apply(variables, signal(irreps))
+
+
 @pytest.mark.parametrize(("init_bound", "largest"), [(None, 0.1), (0.3, 0.3), (0.0, 0.0)])
 def test_the_vector_kernel_starts_below_its_bound(init_bound, largest):
     vectors = np.random.default_rng(0).normal(size=(4, 5, 3, 2)).astype(np.float32)

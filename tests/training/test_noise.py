@@ -59,6 +59,18 @@ def test_features_follow_the_noisy_state(task):
     np.testing.assert_array_equal(graph.edges["features"][:, 0], before)
 
 
+def test_lengths_follow_the_noisy_state(task):
+    batch = batch_of(task, [0, 1, 2])
+    edges = {"features": jnp.sqrt(batch.graph.edges["features"][:, [1, 1]])}
+    batch = batch._replace(graph=batch.graph._replace(edges=edges))
+    config = dataclasses.replace(NOISE, length_column=0)
+    graph = add_noise(batch, KEY, jnp.arange(3), config).graph
+    offsets = graph.nodes["positions"][graph.receivers] - graph.nodes["positions"][graph.senders]
+    squares = (offsets**2).sum(-1)
+    expected = np.stack([np.sqrt(squares), squares], axis=-1)
+    np.testing.assert_allclose(graph.edges["features"], expected, rtol=1e-5)
+
+
 def test_columns_that_are_not_named_stay(task):
     batch = batch_of(task, [0, 1])
     config = dataclasses.replace(NOISE, speed_column=None, distance_column=None)
@@ -99,11 +111,21 @@ def test_steps_draw_anew_and_the_same_step_the_same(task, config):
         ("velocities", "much"),
         ("speed_column", 0.5),
         ("distance_column", True),
+        ("length_column", "first"),
     ],
 )
 def test_settings_out_of_range_are_named(field, value):
     with pytest.raises(ValueError, match=f"NoiseConfig.{field}: got {value!r}"):
         NoiseConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [("speed_column", 1), ("distance_column", -3), ("length_column", 2)]
+)
+def test_a_column_that_is_not_there_is_named(task, name, column):
+    config = dataclasses.replace(NOISE, **{name: column})
+    with pytest.raises(ValueError, match=f"{name}: got {column}, expected -F <= column < F"):
+        add_noise(batch_of(task, [0, 1]), KEY, jnp.arange(2), config)
 
 
 def test_a_noise_of_another_kind_is_refused():
