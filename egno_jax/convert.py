@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from egno_jax.config import EGNOConfig
-from egno_jax.model import Params, check_config, check_params, feature_sizes, weight_shapes
+from egno_jax.model import Params, check_config, check_weights, feature_sizes, weight_shapes
 
 if TYPE_CHECKING:
     from jaxtyping import ArrayLike
@@ -87,7 +87,7 @@ def to_torch_state_dict(params: Params) -> dict[str, np.ndarray]:
       ValueError: these are no parameters; or it is a baseline, or has a mean field or another
         `velocity_scale` than 1, for which the original has no names.
     """
-    check_params(params)
+    check_weights(params)
     if type(params.config) is not EGNOConfig:
         raise ValueError(
             f"params.config: got a {type(params.config).__name__}, expected an EGNOConfig"

@@ -405,10 +405,25 @@ def feature_sizes(params: Params) -> tuple[int, int]:
 
 
 def check_params(params: Params) -> None:
-    """Checks that these are parameters, and their weights the tree that their config describes.
+    """Checks that these are parameters that JAX can compute with; see `check_weights`.
 
     Args:
       params: anything.
+
+    Raises:
+      ValueError: they are not; names the weight, its shape and the one expected. Or a dtype is
+        float64 and JAX's x64 mode is off.
+    """
+    if isinstance(params, Params):
+        check_config(params.config)
+    check_weights(params)
+
+
+def check_weights(params: Params) -> None:
+    """Checks that these are parameters, and their weights the tree that their config describes.
+
+    Args:
+      params: anything, in any dtype.
 
     Raises:
       ValueError: they are not; names the weight, its shape and the one expected.
@@ -419,7 +434,6 @@ def check_params(params: Params) -> None:
             "them from a config, and those of a Linen module are "
             'Params(weights=variables["params"], config=config)'
         )
-    check_config(params.config)
     try:
         kind = _kind(params)
         expected = kind.weight_shapes(params.config, *kind.feature_sizes(params))

@@ -366,7 +366,9 @@ def test_columns_of_noise_count_only_where_there_is_noise():
     """Records of proteins that are older than `length_column` repeat with today's presets."""
     column = {"training__noise__length_column": None}
     made = record("transition", experiment=protein.EXPERIMENT, **column)
-    assert report_rows.settings_of(made) == report_rows.preset_of(made)
+    settings = report_rows.settings_of(made)
+    assert settings == report_rows.preset_settings(made, "transition")
+    assert report_rows.preset_of(made) == "transition"
     noisy = record(
         "transition", experiment=protein.EXPERIMENT, training__noise__positions=0.1, **column
     )
