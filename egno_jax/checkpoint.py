@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from egno_jax.config import EGNOConfig
-from egno_jax.model import Params, check_params, class_name, config_class, config_class_named
+from egno_jax.model import Params, check_params, class_name, config_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -203,7 +203,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
 
 def _read_config(directory: Path, manifest: dict[str, Any]) -> EGNOConfig:
     path, name = directory / _MANIFEST, manifest.get("config_class")
-    found = config_class(manifest["config"]) if name is None else config_class_named(name)
+    found = config_class(manifest["config"], name)
     if found is None:
         raise CheckpointError(
             f"{path}: config_class is {name!r}, which is not registered; if it is that of your own "

@@ -30,7 +30,6 @@ __all__ = [
     "checked_inputs",
     "class_name",
     "config_class",
-    "config_class_named",
     "feature_sizes",
     "init",
     "register",
@@ -91,15 +90,20 @@ def register(config_class: type[EGNOConfig], kind: Kind) -> None:
     _KINDS[config_class] = kind
 
 
-def config_class(names: Collection[str]) -> type[EGNOConfig]:
-    """Returns the registered class of configs that has these fields, of several the smallest.
+def config_class(names: Collection[str], recorded: str | None = None) -> type[EGNOConfig] | None:
+    """Returns the registered class of the configs that a record is of; None if there is none.
 
-    So a record that keeps no name of its class finds its kind of model; see `config_class_named`.
-    `EGNOConfig` if no class has them all.
+    That is the one of the recorded name. A record without a name is of the smallest class that has
+    all its fields, `EGNOConfig` if none has; so is one of a script, `__main__:...`, whose classes
+    are called otherwise wherever else they are imported.
 
     Args:
-      names: the names of fields.
+      names: the names of the fields.
+      recorded: what `class_name` gave when the record was written; None where it keeps none.
     """
+    named = next((kind for kind in _KINDS if class_name(kind) == recorded), None)
+    if named is not None or not (recorded is None or str(recorded).startswith("__main__:")):
+        return named
     fields = {kind: {field.name for field in dataclasses.fields(kind)} for kind in _KINDS}
     fitting = [kind for kind in fields if fields[kind].issuperset(names)]
     return min(fitting, key=lambda kind: len(fields[kind]), default=EGNOConfig)
@@ -108,15 +112,6 @@ def config_class(names: Collection[str]) -> type[EGNOConfig]:
 def class_name(kind: type) -> str:
     """Returns the name that a record keeps of a class, such as `egno_jax.config:EGNOConfig`."""
     return f"{kind.__module__}:{kind.__qualname__}"
-
-
-def config_class_named(name: str) -> type[EGNOConfig] | None:
-    """Returns the registered class of configs of which `class_name` is `name`; None without one.
-
-    Args:
-      name: the module and the qualified name of the class, as a checkpoint keeps it.
-    """
-    return next((kind for kind in _KINDS if class_name(kind) == name), None)
 
 
 def _kind(params: Params) -> Kind:

@@ -218,7 +218,7 @@ def _build(kind: type, fields: dict[str, Any], model_class: str | None) -> Any:
 
 
 def _model_class(fields: dict[str, Any], name: str | None) -> type[EGNOConfig]:
-    found = model.config_class(fields) if name is None else model.config_class_named(name)
+    found = model.config_class(fields, name)
     if found is None:
         raise ValueError(f"model_class is {name!r}, which is not registered; import it first")
     return found

@@ -361,8 +361,12 @@ def test_a_model_of_ones_own_without_fields_of_its_own_comes_back_as_itself(tmp_
         kinds.pop(OwnConfig, None)
     with pytest.raises(CheckpointError, match=rf"import {OwnConfig.__module__} first"):
         egno_jax.load(directory)
-    change_manifest(directory, lambda manifest: manifest.pop("config_class"))
-    assert type(egno_jax.load(directory).config) is EGNOConfig
+    for without_name in (
+        lambda manifest: manifest.update(config_class="__main__:OwnConfig"),
+        lambda manifest: manifest.pop("config_class"),
+    ):
+        change_manifest(directory, without_name)
+        assert type(egno_jax.load(directory).config) is EGNOConfig
 
 
 @pytest.mark.parametrize("name", ["egno_jax.config:Nothing", 3, ["a"]], ids=repr)
