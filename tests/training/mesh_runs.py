@@ -42,6 +42,9 @@ CONFIG = training.TrainingConfig(
     optimizer=training.OptimizerConfig(warmup_steps=2),
 )
 # Distinct numbers, so that a shape tells what it is.
+MODEL = egno_jax.EGNOConfig(
+    num_layers=1, hidden_dim=8, mean_field=True, mean_field_channels=2, velocity_weight=0.1
+)
 MODEL_SIZE = Size(layers=2, width=32, modes=3, times=1024, nodes=10, edges=40, time_embed=6)
 
 
@@ -53,15 +56,8 @@ def task():
         )
         for split, number in (("train", 16), ("valid", 7))
     )
-    config = egno_jax.EGNOConfig(
-        num_layers=1,
-        hidden_dim=8,
-        mean_field=True,
-        mean_field_channels=2,
-        velocity_weight=0.1,
-    )
     batch = datasets.take(train, jnp.arange(1))
-    params = egno_jax.init(jax.random.key(0), config, batch.graph, batch.times)
+    params = egno_jax.init(jax.random.key(0), MODEL, batch.graph, batch.times)
     return params, train, valid
 
 
@@ -98,15 +94,8 @@ def guarded(names: list[str]) -> dict:
 
 def mixed_losses(meshes: dict, stream: bool | None = None) -> dict:
     buckets = datasets.bucketed([swarm(bodies, 6, num_times=5) for bodies in (3, 4, 6)], 2)
-    config = egno_jax.EGNOConfig(
-        num_layers=1,
-        hidden_dim=8,
-        mean_field=True,
-        mean_field_channels=2,
-        velocity_weight=0.1,
-    )
     example = datasets.take(buckets.samples[0], jnp.arange(1))
-    params = egno_jax.init(jax.random.key(0), config, example.graph, example.times)
+    params = egno_jax.init(jax.random.key(0), MODEL, example.graph, example.times)
     found = {}
     for name, mesh in meshes.items():
         placement = place(buckets, buckets, CONFIG, mesh, stream=stream)

@@ -20,7 +20,7 @@ _INDICES = {jnp.dtype("int32"), jnp.dtype("int64")}
 
 def _with_int32(args: Sequence[Array]) -> list[Array]:
     """Returns the arguments with narrow indices; what is out of range stays so, on its side."""
-    *floats, senders, receivers = args
+    *reals, senders, receivers = args
     num_nodes = args[0].shape[1]
 
     def narrow(indices: Array) -> Array:
@@ -28,7 +28,7 @@ def _with_int32(args: Sequence[Array]) -> list[Array]:
             return indices
         return jnp.clip(indices, -num_nodes - 1, num_nodes).astype(jnp.int32)
 
-    return [*floats, narrow(senders), narrow(receivers)]
+    return [*reals, narrow(senders), narrow(receivers)]
 
 
 class _MessageSums:
