@@ -205,23 +205,27 @@ def _read_config(directory: Path, manifest: dict[str, Any]) -> EGNOConfig:
     path, name = directory / _MANIFEST, manifest.get("config_class")
     found = config_class(manifest["config"], name)
     if found is None:
-        raise CheckpointError(
-            f"{path}: config_class is {name!r}, which is not registered; if it is that of your own "
-            f"model, import {str(name).partition(':')[0]} first, where egno_jax.model.register is "
-            f"called; otherwise a newer version of egno_jax wrote it ({manifest.get('versions')})"
-        )
+        wrong = f"config_class is {name!r}, which is not registered"
+        raise _unknown_model(path, wrong, str(name).partition(":")[0], manifest)
     unknown = sorted(manifest["config"].keys() - {each.name for each in dataclasses.fields(found)})
     if unknown:
-        raise CheckpointError(
-            f"{path}: unknown field(s) {unknown} in the config, which {class_name(found)} has not; "
-            "if it is that of your own model, import the module that registers it first, where "
-            "egno_jax.model.register is called; otherwise a newer version of egno_jax wrote it "
-            f"({manifest.get('versions')})"
-        )
+        wrong = f"unknown field(s) {unknown} in the config, which {class_name(found)} has not"
+        raise _unknown_model(path, wrong, "the module that registers it", manifest)
     try:
         return found.from_json(json.dumps(manifest["config"]))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def _unknown_model(
+    path: Path, wrong: str, module: str, manifest: dict[str, Any]
+) -> CheckpointError:
+    """Returns the error about a model that this process does not know, with what to do."""
+    return CheckpointError(
+        f"{path}: {wrong}; if it is that of your own model, import {module} first, where "
+        "egno_jax.model.register is called; otherwise a newer version of egno_jax wrote it "
+        f"({manifest.get('versions')})"
+    )
 
 
 def _checksums(root: Path) -> dict[str, str]:

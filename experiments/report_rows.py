@@ -142,12 +142,7 @@ def preset_of(record: Mapping[str, Any]) -> str:
     wanted, own = settings_of(record), record["settings"]["preset"]
 
     def distance(name: str) -> tuple[bool, int, int, bool]:
-        found = preset_settings(record, name)
-        changed = [
-            key
-            for key in dict.fromkeys([*wanted, *found])
-            if key not in _BOOKKEEPING and wanted.get(key) != found.get(key)
-        ]
+        changed = _unequal(wanted, preset_settings(record, name))
         return "model.method" in changed, len(of_task & {*changed}), len(changed), name != own
 
     return min(experiment.presets, key=distance)
@@ -157,6 +152,15 @@ def preset_settings(record: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Returns today's settings of a preset of a run's experiment as `settings_of` does."""
     preset = EXPERIMENTS[record["experiment"]].presets[name]
     return dict(_settings(run_directory.plain(preset)))
+
+
+def _unequal(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the settings in which two differ, those of bookkeeping left out."""
+    return [
+        key
+        for key in dict.fromkeys([*first, *second])
+        if key not in _BOOKKEEPING and first.get(key) != second.get(key)
+    ]
 
 
 def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,13 +208,9 @@ def rows_of(name: str, records: Sequence[dict[str, Any]]) -> list[Row]:
 
 def _row_name(record: dict[str, Any]) -> str:
     """Names a row after its preset and the settings in which it differs from it."""
-    name = preset_of(record)
-    preset = preset_settings(record, name)
-    changes = [
-        f"`{_leaf(key)}={value}`"
-        for key, value in settings_of(record).items()
-        if key not in _BOOKKEEPING and preset.get(key) != value
-    ]
+    name, settings = preset_of(record), settings_of(record)
+    changed = _unequal(settings, preset_settings(record, name))
+    changes = [f"`{_leaf(key)}={settings.get(key)}`" for key in changed]
     return ", ".join([f"preset `{name}`", *changes])
 
 
@@ -341,13 +341,11 @@ def selected(rows: Iterable[Row], model: str = OURS) -> Row | None:
 
 def differences(ours: Row, other: Row) -> list[str]:
     """Returns the settings of training and data, as `other` has them, in which two rows differ."""
-    mine, its = ours.settings, other.settings
+    its = other.settings
     return [
         f"{_leaf(key)}={its.get(key)}"
-        for key in dict.fromkeys([*mine, *its])
+        for key in _unequal(ours.settings, its)
         if key.startswith(("training.", "data."))
-        and key not in _BOOKKEEPING
-        and mine.get(key) != its.get(key)
     ]
 
 
