@@ -151,7 +151,7 @@ _SHORT = TrainingConfig(
     num_steps=600, batch_size=100, ema_decay=0.99, eval_every=60, optimizer=_OPTIMIZER
 )
 
-# At twice this rate a run of salicylic acid stops being finite within 200 steps.
+# At twice this rate salicylic acid stopped being finite, with velocities per 20 frames.
 _FAST_OPTIMIZER = dataclasses.replace(_OPTIMIZER, learning_rate=3e-3)
 
 _EGNO_PRESETS = {

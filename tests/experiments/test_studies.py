@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -9,10 +10,19 @@ import numpy as np
 import pytest
 
 from egno_jax.datasets import nbody
-from experiments.studies import leakage, paths, sizes, symmetry
+from experiments.studies import body_frame, leakage, paths, sizes, symmetry
 from experiments.studies.study import PUBLISHED, main
 
-STUDIES = ("leakage", "long_windows", "modes", "resolution", "rough", "sizes", "symmetry")
+STUDIES = (
+    "body_frame",
+    "leakage",
+    "long_windows",
+    "modes",
+    "resolution",
+    "rough",
+    "sizes",
+    "symmetry",
+)
 
 
 def test_paths_at_whole_frames_are_the_canonical_simulations():
@@ -47,6 +57,50 @@ def test_rotations_are_rotations():
     np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-14)
     assert np.linalg.det(turn) == pytest.approx(1)
     assert np.trace(turn) == pytest.approx(1 + 2 * math.cos(math.pi - 1e-6))
+
+
+def windows_of_a_body(number, seed=0):
+    return np.random.default_rng(seed).normal(size=(number, 32, 31, 3))
+
+
+def test_a_turned_body_has_the_same_state_in_its_own_frame():
+    windows = windows_of_a_body(3)
+    turn = symmetry._rotation(np.array([0.6, 0.0, 0.8]), 1.0)
+    states = body_frame.in_body_frame(windows)
+    turned = body_frame.in_body_frame(windows @ turn.T + np.array([5.0, -2.0, 1.0]))
+    for field, again in zip(states, turned, strict=True):
+        np.testing.assert_allclose(again, field, atol=1e-12)
+    up = states.positions[:, 16] - states.positions[:, 0]
+    np.testing.assert_allclose(up[:, [0, 2]], 0, atol=1e-12)
+    np.testing.assert_allclose(states.velocities.mean(1)[:, 2], 0, atol=1e-12)
+    assert (states.velocities.mean(1)[:, 0] > 0).all()
+
+
+def test_a_mirrored_body_has_the_state_of_the_mirror_image():
+    windows = windows_of_a_body(2)
+    both = body_frame.with_mirror_images(body_frame.in_body_frame(windows))
+    in_a_mirror = windows[:, :, body_frame.SWAPPED] * np.array([1.0, -1.0, 1.0])
+    for field, image in zip(both, body_frame.in_body_frame(in_a_mirror), strict=True):
+        np.testing.assert_allclose(field[2:], image, atol=1e-12)
+
+
+def test_the_regression_finds_a_linear_motion_and_chooses_on_the_validation_set():
+    """Only the linear kernel extrapolates: the validation set lies outside the training set."""
+    weights = np.random.default_rng(1).normal(size=(93, 93)) / 9
+
+    def states(number, seed, scale):
+        found = body_frame.in_body_frame(windows_of_a_body(number, seed))
+        positions = scale * found.positions
+        moves = (positions.reshape(number, -1) @ weights).reshape(positions.shape)
+        return body_frame.States(positions, 0 * found.velocities, moves)
+
+    size = body_frame.Size(velocity_weights=(1.0,), lengths=(1.0,), ridges=(1e-8, 1.0))
+    sets = states(200, 0, 1.0), states(20, 1, 4.0), states(20, 2, 4.0)
+    found = body_frame.regress(*sets, size)
+    assert (found["linear"], found["ridge"]) == (1.0, 1e-8)
+    assert found["f_mse"] < 0.25 * np.mean(sets[2].moves ** 2)
+    narrow = dataclasses.replace(size, linear=(0.0,))
+    assert body_frame.regress(*sets, narrow)["f_mse"] > 2 * found["f_mse"]
 
 
 def test_coefficients_of_what_is_asked_leak():

@@ -1,0 +1,236 @@
+"""What a regression made for one skeleton gets out of the windows that motion capture trains on.
+
+    EGNO_DATA_DIR=data python -m experiments.studies.body_frame
+
+It has what EGNO has not: it knows every joint by name, and it is given the body's own axes. So it
+cannot serve a second skeleton, and what it leaves says how much of an error is due to the windows.
+Kernel ridge regression on positions and velocities z of all joints in the frame of the body,
+
+    x(30) - x(0) = mean + sum_s a_s k(z, z_s),
+    k(z, z') = exp(-|z - z'|^2 / (2 l m)) + c z . z' / m,    m = median |z_s - z_t|^2,
+
+with the weight of velocities in z, l, c and the ridge chosen on the validation set. Once on the
+windows as they are, once on their mirror images too, left joints in the places of right ones: that
+much a model that turns and reflects with its input knows without being told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from egno_jax.datasets import mocap
+from experiments.studies.study import Study, Workshop, main
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from matplotlib.figure import Figure
+
+# Of CMU's skeleton, in the order of its files: left leg, right leg, trunk and head, left arm, right
+# arm; and which joint each becomes in the mirror.
+_ROOT, _HEAD = 0, 16
+SWAPPED = np.concatenate(
+    [
+        [0],
+        np.arange(6, 11),
+        np.arange(1, 6),
+        np.arange(11, 17),
+        np.arange(24, 31),
+        np.arange(17, 24),
+    ]
+)
+_MIRRORED = np.array([1.0, 1.0, -1.0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is measured.
+
+    Attributes:
+      motions: which.
+      velocity_weights: weights of velocities (a frame) beside positions.
+      lengths: l, squared lengths of the kernel in units of the median.
+      linear: c, weights of its linear part.
+      ridges: what is added to the kernel's diagonal.
+    """
+
+    motions: tuple[str, ...] = ("run", "walk")
+    velocity_weights: tuple[float, ...] = (5.0, 10.0, 20.0, 40.0)
+    lengths: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+    linear: tuple[float, ...] = (0.0, 1.0)
+    ridges: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
+
+
+SIZES = {
+    "default": Size(),
+    "smoke": Size(motions=("walk",), velocity_weights=(10.0,), lengths=(1.0,), ridges=(1e-2,)),
+}
+
+
+class States(NamedTuple):
+    """S windows in the frames of their bodies: first axis ahead, second up, third to one side.
+
+    Attributes:
+      positions: `[S, N, 3]`, at the given frame, from the mean of the joints.
+      velocities: `[S, N, 3]`, a frame.
+      moves: `[S, N, 3]`, from there to where the joints are at the last frame.
+    """
+
+    positions: Float[np.ndarray, "S N 3"]
+    velocities: Float[np.ndarray, "S N 3"]
+    moves: Float[np.ndarray, "S N 3"]
+
+
+def in_body_frame(windows: Float[np.ndarray, "S W N 3"]) -> States:
+    """Turns windows so that the body looks along the first axis and stands along the second.
+
+    Up is from the root to the head; ahead is what the mean velocity has across it.
+
+    Args:
+      windows: `[S, 32, N, 3]`, as `mocap.load_windows` gives them.
+    """
+    positions, velocities = windows[:, 0], windows[:, 1] - windows[:, 0]
+    up = _unit(positions[:, _HEAD] - positions[:, _ROOT])
+    drift = velocities.mean(1)
+    ahead = _unit(drift - np.sum(drift * up, axis=-1, keepdims=True) * up)
+    axes = np.stack([ahead, up, np.cross(ahead, up)], axis=1)
+    offsets = positions - positions.mean(1, keepdims=True)
+    moves = windows[:, mocap.HORIZON] - positions
+    return States(*(np.einsum("sij,snj->sni", axes, x) for x in (offsets, velocities, moves)))
+
+
+def _unit(vectors: Float[np.ndarray, "S 3"]) -> Float[np.ndarray, "S 3"]:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def with_mirror_images(states: States) -> States:
+    """Returns the states and, behind them, their mirror images.
+
+    Args:
+      states: as `in_body_frame` gives them.
+    """
+    return States(*(np.concatenate([x, x[:, SWAPPED] * _MIRRORED]) for x in states))
+
+
+def regress(train: States, valid: States, test: States, size: Size) -> dict[str, float]:
+    """Fits all settings on the training states and returns the one that is best on `valid`.
+
+    Args:
+      train: to fit.
+      valid: to choose on.
+      test: to report on.
+      size: which settings are tried.
+
+    Returns:
+      The settings, `valid_f_mse` and `f_mse`.
+    """
+    mean = train.moves.mean(0)
+    targets = (train.moves - mean).reshape(len(train.moves), -1)
+    best: dict[str, float] = {"valid_f_mse": np.inf}
+    for weight in size.velocity_weights:
+        inputs = [_flat(states, weight) for states in (train, valid, test)]
+        inputs = [each - inputs[0].mean(0) for each in inputs]
+        distances = [_squared_distances(each, inputs[0]) for each in inputs]
+        products = [each @ inputs[0].T for each in inputs]
+        median = np.median(distances[0])
+        for length, linear in itertools.product(size.lengths, size.linear):
+            kernels = [
+                np.exp(-distance / (2 * length * median)) + linear * product / median
+                for distance, product in zip(distances, products, strict=True)
+            ]
+            for ridge in size.ridges:
+                factors = np.linalg.solve(kernels[0] + ridge * np.eye(len(targets)), targets)
+                errors = [
+                    float(np.mean((kernel @ factors - _targets(states, mean)) ** 2))
+                    for kernel, states in zip(kernels[1:], (valid, test), strict=True)
+                ]
+                if errors[0] < best["valid_f_mse"]:
+                    best = {
+                        "velocity_weight": weight,
+                        "length": length,
+                        "linear": linear,
+                        "ridge": ridge,
+                        "valid_f_mse": errors[0],
+                        "f_mse": errors[1],
+                    }
+    return best
+
+
+def _flat(states: States, weight: float) -> Float[np.ndarray, "S D"]:
+    number = len(states.positions)
+    parts = (states.positions, weight * states.velocities)
+    return np.concatenate([part.reshape(number, -1) for part in parts], axis=1)
+
+
+def _targets(states: States, mean: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "S D"]:
+    return (states.moves - mean).reshape(len(states.moves), -1)
+
+
+def _squared_distances(
+    left: Float[np.ndarray, "A D"], right: Float[np.ndarray, "B D"]
+) -> Float[np.ndarray, "A B"]:
+    squares = np.sum(left**2, axis=1)[:, None] + np.sum(right**2, axis=1)
+    return np.maximum(squares - 2 * left @ right.T, 0)
+
+
+def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
+    """Measures what the regression leaves of each motion.
+
+    Args:
+      size: how much.
+      workshop: not needed, for there is nothing to resume.
+
+    Returns:
+      `errors`: by motion, then by training set, what `regress` gives.
+    """
+    errors: dict[str, Any] = {}
+    for motion in size.motions:
+        sizes = mocap.PUBLISHED_SIZES[motion]
+        train, valid, test = (
+            in_body_frame(
+                np.asarray(mocap.load_windows(motion, split, num_samples=sizes[split]).positions)
+            )
+            for split in ("train", "valid", "test")
+        )
+        errors[motion] = {
+            "as recorded": regress(train, valid, test, size),
+            "mirrored too": regress(with_mirror_images(train), valid, test, size),
+        }
+    return {"errors": errors}
+
+
+def draw(record: Mapping[str, Any]) -> Figure:
+    """Draws the errors, a panel a motion."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    panels = figure.subplots(1, len(record["errors"]), squeeze=False)[0]
+    for axes, (motion, variants) in zip(panels, record["errors"].items(), strict=True):
+        places = np.arange(len(variants))
+        for shift, field, label in ((-0.2, "valid_f_mse", "validation"), (0.2, "f_mse", "test")):
+            heights = [found[field] for found in variants.values()]
+            bars = axes.bar(places + shift, heights, 0.38, label=label)
+            axes.bar_label(bars, fmt="%.4f", fontsize=8)
+        axes.set_xticks(places, list(variants))
+        axes.set(ylabel="F-MSE, (5.64 cm)²", title=f"motion capture, {motion}")
+    panels[-1].legend(fontsize=8)
+    return figure
+
+
+STUDY = Study(
+    name="body_frame",
+    title="A regression for one skeleton",
+    question="How much of motion capture's errors is due to the windows there are to learn from?",
+    sizes=SIZES,
+    measure=measure,
+    draw=draw,
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY, sys.argv[1:]))
