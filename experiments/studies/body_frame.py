@@ -217,6 +217,7 @@ def draw(record: Mapping[str, Any]) -> Figure:
             bars = axes.bar(places + shift, heights, 0.38, label=label)
             axes.bar_label(bars, fmt="%.4f", fontsize=8)
         axes.set_xticks(places, list(variants))
+        axes.margins(y=0.3)  # room for the legend
         axes.set(ylabel="F-MSE, (5.64 cm)²", title=f"motion capture, {motion}")
     panels[-1].legend(fontsize=8)
     return figure
