@@ -34,16 +34,7 @@ if TYPE_CHECKING:
 # Of CMU's skeleton, in the order of its files: left leg, right leg, trunk and head, left arm, right
 # arm; and which joint each becomes in the mirror.
 _ROOT, _HEAD = 0, 16
-SWAPPED = np.concatenate(
-    [
-        [0],
-        np.arange(6, 11),
-        np.arange(1, 6),
-        np.arange(11, 17),
-        np.arange(24, 31),
-        np.arange(17, 24),
-    ]
-)
+SWAPPED = np.r_[0, 6:11, 1:6, 11:17, 24:31, 17:24]
 _MIRRORED = np.array([1.0, 1.0, -1.0])
 
 
@@ -130,7 +121,9 @@ def regress(train: States, valid: States, test: States, size: Size) -> dict[str,
       The settings, `valid_f_mse` and `f_mse`.
     """
     mean = train.moves.mean(0)
-    targets = (train.moves - mean).reshape(len(train.moves), -1)
+    fitted, *unseen = (
+        (states.moves - mean).reshape(len(states.moves), -1) for states in (train, valid, test)
+    )
     best: dict[str, float] = {"valid_f_mse": np.inf}
     for weight in size.velocity_weights:
         inputs = [_flat(states, weight) for states in (train, valid, test)]
@@ -144,10 +137,10 @@ def regress(train: States, valid: States, test: States, size: Size) -> dict[str,
                 for distance, product in zip(distances, products, strict=True)
             ]
             for ridge in size.ridges:
-                factors = np.linalg.solve(kernels[0] + ridge * np.eye(len(targets)), targets)
+                factors = np.linalg.solve(kernels[0] + ridge * np.eye(len(fitted)), fitted)
                 errors = [
-                    float(np.mean((kernel @ factors - _targets(states, mean)) ** 2))
-                    for kernel, states in zip(kernels[1:], (valid, test), strict=True)
+                    float(np.mean((kernel @ factors - targets) ** 2))
+                    for kernel, targets in zip(kernels[1:], unseen, strict=True)
                 ]
                 if errors[0] < best["valid_f_mse"]:
                     best = {
@@ -165,10 +158,6 @@ def _flat(states: States, weight: float) -> Float[np.ndarray, "S D"]:
     number = len(states.positions)
     parts = (states.positions, weight * states.velocities)
     return np.concatenate([part.reshape(number, -1) for part in parts], axis=1)
-
-
-def _targets(states: States, mean: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "S D"]:
-    return (states.moves - mean).reshape(len(states.moves), -1)
 
 
 def _squared_distances(
