@@ -1,5 +1,6 @@
-"""Pure functions under the layers: they take arrays and weights, and know nothing of Flax."""
+"""Pure functions of arrays and weights, used by the layers; independent of Flax."""
 
+from egno_jax import deprecation
 from egno_jax.ops.embedding import embed_times, sinusoidal_embedding
 from egno_jax.ops.linear import linear, matmul, mlp
 from egno_jax.ops.mean_field import mean_field
@@ -25,8 +26,8 @@ from egno_jax.ops.sharding import (
     is_partitioned,
     num_missing_times,
     pad_times,
-    share_whole,
-    split_times,
+    replicate,
+    shard_times,
 )
 from egno_jax.ops.spectral import (
     NEGATIVE_SLOPE,
@@ -70,19 +71,27 @@ __all__ = [
     "num_live_modes",
     "num_missing_times",
     "pad_times",
+    "replicate",
     "safe_norm",
     "segment_mean",
     "segment_sum",
-    "share_whole",
+    "shard_times",
     "sinusoidal_embedding",
     "spectral_conv",
     "spectral_conv_at",
     "spectral_conv_dft",
     "spectral_conv_fft",
-    "split_times",
     "squared_norm",
     "temporal_conv",
     "temporal_conv_reference",
     "velocity_factor",
     "velocity_factor_reference",
 ]
+
+__getattr__ = deprecation.module_getattr(
+    __name__,
+    {
+        "share_whole": "egno_jax.ops.sharding:replicate",
+        "split_times": "egno_jax.ops.sharding:shard_times",
+    },
+)

@@ -1,4 +1,4 @@
-"""How times enter the model: the sinusoidal embedding, and its sum with the node features."""
+"""The sinusoidal embedding of times, and its sum with the node features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def sinusoidal_embedding(times: Float[Array, "*P"], dim: int) -> Float[Array, "*P {dim}"]:
-    """Embeds times in sines and cosines of geometrically spaced frequencies.
+    """Embeds times by sines and cosines of geometrically spaced frequencies.
 
     `[sin(t w_0), ..., sin(t w_{half-1}), cos(t w_0), ..., cos(t w_{half-1})]` with
     `half = dim // 2` and `w_k = 10000^(-k / (half - 1))`; one zero is appended if `dim` is odd.
@@ -34,7 +34,9 @@ def sinusoidal_embedding(times: Float[Array, "*P"], dim: int) -> Float[Array, "*
     code (sines first, `half - 1` in the exponent).
     """
     if dim < 2:
-        raise ValueError(f"dim: got {dim}, expected at least 2 (one sine and one cosine)")
+        raise ValueError(
+            f"`dim`: got {dim}, expected at least 2; use one sine and one cosine or more"
+        )
     half = dim // 2
     frequencies = 10000.0 ** (-np.arange(half) / max(half - 1, 1))
     angles = times[..., None] * jnp.asarray(frequencies, times.dtype)
@@ -50,16 +52,16 @@ def embed_times(
     *,
     precision: str = "highest",
 ) -> Float[Array, "P N C"]:
-    """Joins node features and time embeddings by one linear layer.
+    """Applies one linear layer to the concatenation of node features and time embeddings.
 
     `h[p, i] = kernel^T [features_i, embedding_p] + bias`, computed as the sum of a product per node
-    and a product per time, so that the P N rows are never concatenated.
+    and a product per time, without forming the P N concatenated rows.
 
     Args:
       weights: `kernel` `[F + T, C]` and `bias` `[C]`.
-      features: `[N, F]`, features of the nodes at time 0.
+      features: `[N, F]`, features of the nodes at the initial time.
       embedding: `[P, 1, T]` for times shared by all graphs, or `[P, G, T]`.
-      graph_ids: `[N]`, the graph that each node belongs to.
+      graph_ids: `[N]`, the graph of each node.
       precision: precision of the products.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Products over channels, with one place for their precision and accumulation."""
+"""Products over channels, at a given precision."""
 
 from __future__ import annotations
 
@@ -15,15 +15,9 @@ if TYPE_CHECKING:
 def matmul(
     x: Float[Array, "... A"], kernel: Float[Array, "A B"], precision: str = "highest"
 ) -> Float[Array, "... B"]:
-    """Multiplies the last axis: `y_b = sum_a x_a kernel_ab`.
+    """Multiplies along the last axis: `y_b = sum_a x_a kernel_ab`, in the dtype of the inputs.
 
-    Args:
-      x: `[..., A]`.
-      kernel: `[A, B]`.
-      precision: a `jax.lax.Precision` name.
-
-    Returns:
-      `[..., B]`, in the dtype of the inputs.
+    `precision` is the name of a `jax.lax.Precision`, here and in the functions below.
     """
     return jnp.matmul(x, kernel, precision=precision)
 
@@ -31,16 +25,7 @@ def matmul(
 def linear(
     weights: Mapping[str, Array], x: Float[Array, "... A"], precision: str = "highest"
 ) -> Float[Array, "... B"]:
-    """Applies `y = x kernel + bias`.
-
-    Args:
-      weights: `kernel` `[A, B]` and `bias` `[B]`.
-      x: `[..., A]`.
-      precision: a `jax.lax.Precision` name.
-
-    Returns:
-      `[..., B]`.
-    """
+    """Applies `y = x kernel + bias` with `weights` `kernel` `[A, B]` and `bias` `[B]`."""
     return matmul(x, weights["kernel"], precision) + weights["bias"]
 
 

@@ -1,4 +1,4 @@
-"""What a node takes from the mean of its graph, at every time alone.
+"""Global message passing by virtual-node channels, independently at each time.
 
 Layout: time first, `[P, N, channels]`.
 """
@@ -28,28 +28,28 @@ def mean_field(
     sender_weights: Mapping[str, Mapping[str, Array]] | None = None,
     precision: str = "highest",
 ) -> Float[Array, "P N 3"]:
-    """Moves every node along what its whole graph does: from its middle, and with its drift.
+    """Updates positions by global message passing: gives every node global context in O(N) time.
 
         x_i <- x_i + a_i (x_i - mean_j x_j) + b_i mean_j v_j,    [a_i, b_i] = phi_u(h_i)
 
     Means are over the nodes of a graph. Since x_i - mean_j x_j = mean_j r_ij, this is a message
-    from every node to every other whose weight the receiver alone decides: the reach of a complete
-    graph at the cost of its nodes. It turns and moves with its input as a message does.
+    between all pairs of nodes, with a weight that depends only on the receiver. It is equivariant
+    to rotations and translations.
 
-    With `sender_weights` there are K channels more, of means that senders weigh:
+    With `sender_weights` there are K virtual-node channels, means weighted by the senders:
 
         x_i <- ... + sum_k c_ik mean_j [w_jk (x_j - mean x) + u_jk v_j],
         [a_i, b_i, c_i] = phi_u(h_i),    [w_j, u_j] = phi_w(h_j)
 
-    so that a node may follow one part of its graph and not another. The weights of messages between
-    all pairs are then a matrix of rank K, as in linear attention: P N K (C + 3) work, not P N^2.
+    A node can then follow one part of its graph and not another. The weights of the messages
+    between all pairs have rank K, as in linear attention: the cost is P N K (C + 3), not P N^2.
 
     Args:
-      weights: phi_u, as `egno_jax.ops.mlp` takes it, from C to 2, or to 2 + K.
+      weights: phi_u, weights of `egno_jax.ops.mlp` from C to 2 + K.
       positions: `[P, N, 3]`.
       velocities: `[P, N, 3]`.
       features: `[P, N, C]`, invariant.
-      graph_ids: `[N]`, the graph of each node, as `egno_jax.graph.graph_ids` gives it.
+      graph_ids: `[N]`, the graph of each node, from `egno_jax.graph.graph_ids`.
       num_graphs: G.
       sender_weights: phi_w, from C to 2 K; None: K = 0.
       precision: precision of products over channels; means of coordinates are always exact.
@@ -57,9 +57,9 @@ def mean_field(
     Returns:
       The new positions, `[P, N, 3]`.
 
-    Source: the weighted means are the virtual nodes of Zhang et al., "Improving Equivariant Graph
-    Neural Networks on Large Geometric Graphs via Virtual Nodes Learning", ICML 2024, with vectors
-    in place of places, so that no number of them has to be laid out at the start.
+    Source: the weighted means correspond to the virtual nodes of Zhang et al., "Improving
+    Equivariant Graph Neural Networks on Large Geometric Graphs via Virtual Nodes Learning", ICML
+    2024. Here a virtual node carries vectors, not a position, and needs no initial position.
     """
 
     def mean(values: Float[Array, "P N B"]) -> Float[Array, "P N B"]:

@@ -1,26 +1,24 @@
-"""E(n)-equivariant message passing, at every time alone.
+"""E(n)-equivariant message passing, independently at each time.
 
-Layout: time first, `[P, N, channels]`. All times share one set of edges, so indices are used once.
+Layout: time first, `[P, N, channels]`. All times share one set of edges.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
 from egno_jax.ops import kernels
-from egno_jax.ops.accelerated import accelerate
 from egno_jax.ops.linear import linear, matmul, mlp
 from egno_jax.ops.numerics import limit_norm, squared_norm
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
-# The longest step that one layer moves a node by along its messages.
+# The longest step of a node by the messages of one layer.
 MAX_STEP = 100.0
 
 
@@ -35,7 +33,7 @@ def egnn_layer(
     *,
     precision: str = "highest",
 ) -> tuple[Float[Array, "P N 3"], Float[Array, "P N 3"], Float[Array, "P N B"]]:
-    """Moves every node along its velocity and its messages, and updates its features.
+    """Updates positions by velocities and messages, and features by messages.
 
         m_ij = SiLU(phi_m([|r_ij|^2, h_i, h_j, e_ij])),    r_ij = x_i - x_j
         x_i <- x_i + phi_v(h_i) v_i + limit(mean_j r_ij phi_x(m_ij))
@@ -43,7 +41,7 @@ def egnn_layer(
 
     Args:
       weights: `message_mlp`, `position_mlp`, `velocity_mlp` and `feature_mlp` for phi_m, phi_x,
-        phi_v and phi_h, each as `egno_jax.ops.mlp` takes it.
+        phi_v and phi_h, each the weights of `egno_jax.ops.mlp`.
       positions: `[P, N, 3]`.
       velocities: `[P, N, 3]`.
       features: `[P, N, C]`, invariant.
@@ -53,10 +51,10 @@ def egnn_layer(
       precision: precision of products over channels; sums of coordinates are always exact.
 
     Returns:
-      The new positions `[P, N, 3]`, the velocities as they came, the new features `[P, N, C_out]`.
+      The new positions `[P, N, 3]`, the unchanged velocities, the new features `[P, N, C_out]`.
 
-    Source: Satorras et al., "E(n) Equivariant Graph Neural Networks", 2021, equations 3 to 7; the
-    variant of the EGNO code: mean over neighbours, a limit on the step, no residual of features.
+    Source: Satorras et al., "E(n) Equivariant Graph Neural Networks", 2021, equations 3 to 7, in
+    the variant of the EGNO code: mean over neighbours, limited step, no residual of features.
     """
     message_sum, step_sum = message_sums(
         weights["message_mlp"],
@@ -88,17 +86,17 @@ def message_sums(
     *,
     precision: str = "highest",
 ) -> tuple[Float[Array, "P N C"], Float[Array, "P N 3"]]:
-    """Sums over each node's incoming edges: its messages, and the steps that they ask for.
+    """Sums the messages and the steps of each node's incoming edges.
 
         m_ij = SiLU(phi_m([|r_ij|^2, h_i, h_j, e_ij])),    r_ij = x_i - x_j
         M_i = sum_j m_ij,    S_i = sum_j r_ij phi_x(m_ij)
 
     This is most of a layer's work. On a CPU, in float32 and for widths that are multiples of 16, it
-    is one kernel (`egno_jax.ops.kernels`) that keeps what belongs to an edge in the cache and
-    computes it again for the gradient; elsewhere it is `message_sums_reference`.
+    is one kernel (`egno_jax.ops.kernels`), which keeps the values of edges in the cache and
+    recomputes them for the gradient; elsewhere it is `message_sums_reference`.
 
     Args:
-      message_mlp: phi_m, as `egno_jax.ops.mlp` takes it; its first kernel has `1 + 2 A + D` rows.
+      message_mlp: phi_m, weights of `egno_jax.ops.mlp`; its first kernel has `1 + 2 A + D` rows.
       position_mlp: phi_x.
       positions: `[P, N, 3]`.
       features: `[P, N, A]`.
@@ -108,37 +106,34 @@ def message_sums(
       precision: precision of products over channels; sums of coordinates are always exact.
 
     Returns:
-      M `[P, N, C]` and S `[P, N, 3]`; zero where no edge comes in.
+      M `[P, N, C]` and S `[P, N, 3]`; zero for nodes without incoming edges.
     """
     if edge_features is None:
         edge_features = jnp.zeros((senders.shape[0], 0), features.dtype)
-    arrays = (features, positions, edge_features.astype(features.dtype))
-    layers = _flat(message_mlp, position_mlp)
-    return tuple(_message_sums(precision)(*arrays, *layers, senders, receivers))
+    return _message_sums(
+        message_mlp=message_mlp,
+        position_mlp=position_mlp,
+        positions=positions,
+        features=features,
+        edge_features=edge_features.astype(features.dtype),
+        senders=senders,
+        receivers=receivers,
+        precision=precision,
+    )
 
 
 def message_sums_reference(
-    features: Float[Array, "P N A"],
+    message_mlp: Mapping[str, Mapping[str, Array]],
+    position_mlp: Mapping[str, Mapping[str, Array]],
     positions: Float[Array, "P N 3"],
-    edge_features: Float[Array, "E D"],
-    *layers_senders_receivers: Array,
+    features: Float[Array, "P N A"],
+    edge_features: Float[Array, "E D"] | None,
+    senders: Int[Array, "E"],
+    receivers: Int[Array, "E"],
+    *,
     precision: str = "highest",
 ) -> tuple[Float[Array, "P N C"], Float[Array, "P N 3"]]:
-    """Computes `message_sums` as its formula says, one array after the other: the specification.
-
-    Args:
-      features: `[P, N, A]`.
-      positions: `[P, N, 3]`.
-      edge_features: `[E, D]`.
-      *layers_senders_receivers: kernel and bias of the two layers of phi_m and of the two of phi_x;
-        senders; receivers.
-      precision: precision of products over channels.
-
-    Returns:
-      M `[P, N, C]` and S `[P, N, 3]`.
-    """
-    *layers, senders, receivers = layers_senders_receivers
-    message_mlp, position_mlp = _nested(layers)
+    """Computes `message_sums` in JAX: its specification, with the same arguments and results."""
     num_nodes = positions.shape[1]
     difference = _gather(positions, receivers) - _gather(positions, senders)
     messages = edge_messages(
@@ -166,10 +161,10 @@ def feature_update(
 ) -> Float[Array, "P N C"]:
     """Computes each node's new features, `h_i <- phi_h([h_i, M_i])`.
 
-    As `message_sums` one kernel where there is one; elsewhere `feature_update_reference`.
+    One kernel under the conditions of `message_sums`; elsewhere `feature_update_reference`.
 
     Args:
-      feature_mlp: phi_h, as `egno_jax.ops.mlp` takes it.
+      feature_mlp: phi_h, weights of `egno_jax.ops.mlp`.
       features: `[P, N, A]`.
       messages: `[P, N, B]`, M.
       precision: precision of products over channels.
@@ -177,29 +172,20 @@ def feature_update(
     Returns:
       `[P, N, C]`.
     """
-    (result,) = _feature_update(precision)(features, messages, *_flat(feature_mlp))
-    return result
+    return _feature_update(
+        feature_mlp=feature_mlp, features=features, messages=messages, precision=precision
+    )
 
 
 def feature_update_reference(
+    feature_mlp: Mapping[str, Mapping[str, Array]],
     features: Float[Array, "P N A"],
     messages: Float[Array, "P N B"],
-    *layers: Array,
+    *,
     precision: str = "highest",
-) -> tuple[Float[Array, "P N C"]]:
-    """Computes `feature_update` as its formula says: the specification.
-
-    Args:
-      features: `[P, N, A]`.
-      messages: `[P, N, B]`.
-      *layers: kernel and bias of the two layers of phi_h.
-      precision: precision of products over channels.
-
-    Returns:
-      The new features `[P, N, C]`, alone in a tuple.
-    """
-    (feature_mlp,) = _nested(layers)
-    return (mlp(feature_mlp, jnp.concatenate([features, messages], axis=-1), precision),)
+) -> Float[Array, "P N C"]:
+    """Computes `feature_update` in JAX: its specification, with the same arguments and result."""
+    return mlp(feature_mlp, jnp.concatenate([features, messages], axis=-1), precision)
 
 
 def velocity_factor(
@@ -208,85 +194,47 @@ def velocity_factor(
     *,
     precision: str = "highest",
 ) -> Float[Array, "P N 1"]:
-    """Computes the factor that each node's velocity moves it by, `f_i = phi_v(h_i)`.
+    """Computes the factor of each node's velocity, `f_i = phi_v(h_i)`.
 
-    As `message_sums` one kernel where there is one; elsewhere `velocity_factor_reference`.
+    One kernel under the conditions of `message_sums`; elsewhere `velocity_factor_reference`.
 
     Args:
-      velocity_mlp: phi_v, as `egno_jax.ops.mlp` takes it.
+      velocity_mlp: phi_v, weights of `egno_jax.ops.mlp`.
       features: `[P, N, A]`, before their update.
       precision: precision of products over channels.
 
     Returns:
       `[P, N, 1]`.
     """
-    (result,) = _velocity_factor(precision)(features, *_flat(velocity_mlp))
-    return result
+    return _velocity_factor(velocity_mlp=velocity_mlp, features=features, precision=precision)
 
 
 def velocity_factor_reference(
-    features: Float[Array, "P N A"], *layers: Array, precision: str = "highest"
-) -> tuple[Float[Array, "P N 1"]]:
-    """Computes `velocity_factor` as its formula says: the specification.
-
-    Args:
-      features: `[P, N, A]`.
-      *layers: kernel and bias of the two layers of phi_v.
-      precision: precision of products over channels.
-
-    Returns:
-      The factors `[P, N, 1]`, alone in a tuple.
-    """
-    (velocity_mlp,) = _nested(layers)
-    return (mlp(velocity_mlp, features, precision),)
+    velocity_mlp: Mapping[str, Mapping[str, Array]],
+    features: Float[Array, "P N A"],
+    *,
+    precision: str = "highest",
+) -> Float[Array, "P N 1"]:
+    """Computes `velocity_factor` in JAX: its specification, with the same arguments and result."""
+    return mlp(velocity_mlp, features, precision)
 
 
-@functools.cache
-def _message_sums(precision: str) -> Callable[..., Sequence[Array]]:
-    reference = functools.partial(message_sums_reference, precision=precision)
-
-    def node_terms(features: Array, positions: Array, edge_features: Array, *rest: Array) -> tuple:
-        return _node_terms({"kernel": rest[0], "bias": rest[1]}, features, precision)
-
-    return accelerate("message_sums", reference, 11, {"cpu": kernels.MESSAGE_SUMS}, node_terms)
-
-
-@functools.cache
-def _feature_update(precision: str) -> Callable[..., Sequence[Array]]:
-    reference = functools.partial(feature_update_reference, precision=precision)
-
-    def hidden(features: Array, messages: Array, *layers: Array) -> list[Array]:
-        (feature_mlp,) = _nested(layers)
-        inputs = jnp.concatenate([features, messages], axis=-1)
-        return [linear(feature_mlp["linear_0"], inputs, precision)]
-
-    return accelerate("feature_update", reference, 6, {"cpu": kernels.FEATURE_UPDATE}, hidden)
-
-
-@functools.cache
-def _velocity_factor(precision: str) -> Callable[..., Sequence[Array]]:
-    reference = functools.partial(velocity_factor_reference, precision=precision)
-
-    def hidden(features: Array, *layers: Array) -> list[Array]:
-        (velocity_mlp,) = _nested(layers)
-        return [linear(velocity_mlp["linear_0"], features, precision)]
-
-    return accelerate("velocity_factor", reference, 5, {"cpu": kernels.VELOCITY_FACTOR}, hidden)
-
-
-def _flat(*mlps: Mapping[str, Mapping[str, Array]]) -> list[Array]:
-    """Returns kernel and bias of every layer of some perceptrons, in order."""
-    layers = [mlp[name] for mlp in mlps for name in ("linear_0", "linear_1")]
-    return [layer[name] for layer in layers for name in ("kernel", "bias")]
-
-
-def _nested(arrays: Sequence[Array]) -> list[dict[str, dict[str, Array]]]:
-    """Returns the perceptrons that `_flat` took apart."""
-    layers = [
-        {"kernel": kernel, "bias": bias}
-        for kernel, bias in zip(arrays[::2], arrays[1::2], strict=True)
-    ]
-    return [{"linear_0": a, "linear_1": b} for a, b in zip(layers[::2], layers[1::2], strict=True)]
+# For a kernel of another platform, add an entry here.
+_message_sums = kernels.accelerate(
+    "message_sums", message_sums_reference, {"cpu": kernels.MESSAGE_SUMS}, static=["precision"]
+)
+_feature_update = kernels.accelerate(
+    "feature_update",
+    feature_update_reference,
+    {"cpu": kernels.FEATURE_UPDATE},
+    static=["precision"],
+)
+_velocity_factor = kernels.accelerate(
+    "velocity_factor",
+    velocity_factor_reference,
+    {"cpu": kernels.VELOCITY_FACTOR},
+    static=["precision"],
+)
 
 
 def edge_messages(
@@ -302,7 +250,7 @@ def edge_messages(
     """Computes the invariant message of every edge: `SiLU(phi_m([|r|^2, h_i, h_j, e_ij]))`.
 
     The first linear layer is split by its inputs: h_i and h_j are multiplied per node before they
-    are gathered, e_ij once for all times, and the concatenation is never formed.
+    are gathered, e_ij once for all times.
 
     Args:
       weights: the weights of phi_m; its first kernel has `1 + 2 C + D` rows in the order above.
@@ -316,34 +264,24 @@ def edge_messages(
     Returns:
       `[P, E, C_out]`.
     """
-    kernel = weights["linear_0"]["kernel"]
-    of_receiver, of_sender = _node_terms(weights["linear_0"], features, precision)
-    hidden = _gather(of_receiver, receivers) + _gather(of_sender, senders)
-    # A squared distance is geometry: its product is rounded to the dtype of the features, not it.
+    kernel, width = weights["linear_0"]["kernel"], features.shape[-1]
+    of_receiver, of_sender = kernel[1 : 1 + width], kernel[1 + width : 1 + 2 * width]
+    receiver_terms = matmul(features, of_receiver, precision) + weights["linear_0"]["bias"]
+    sender_terms = matmul(features, of_sender, precision)
+    hidden = _gather(receiver_terms, receivers) + _gather(sender_terms, senders)
+    # Only the product is rounded to the dtype of the features, not the squared distance itself.
     wide = squared_distances * kernel[0].astype(squared_distances.dtype)
     hidden = hidden + wide.astype(hidden.dtype)
     if edge_features is not None and edge_features.shape[-1]:
-        of_edge = kernel[1 + 2 * features.shape[-1] :]
+        of_edge = kernel[1 + 2 * width :]
         hidden = hidden + matmul(edge_features.astype(features.dtype), of_edge, precision)
     return jax.nn.silu(linear(weights["linear_1"], jax.nn.silu(hidden), precision))
-
-
-def _node_terms(
-    layer: Mapping[str, Array], features: Float[Array, "P N A"], precision: str
-) -> tuple[Float[Array, "P N C"], Float[Array, "P N C"]]:
-    """Returns what phi_m's first layer makes of h_i, its bias included, and of h_j."""
-    kernel, width = layer["kernel"], features.shape[-1]
-    of_receiver, of_sender = kernel[1 : 1 + width], kernel[1 + width : 1 + 2 * width]
-    return (
-        matmul(features, of_receiver, precision) + layer["bias"],
-        matmul(features, of_sender, precision),
-    )
 
 
 def segment_sum(
     values: Float[Array, "P E C"], receivers: Int[Array, "E"], num_nodes: int
 ) -> Float[Array, "P N C"]:
-    """Sums the values of each node's incoming edges, at every time; zero where there are none.
+    """Sums the values of each node's incoming edges at each time; zero if it has none.
 
     Adds in float32 or wider and returns the dtype of the values.
     """
@@ -355,7 +293,7 @@ def segment_sum(
 def segment_mean(
     values: Float[Array, "P E C"], receivers: Int[Array, "E"], num_nodes: int
 ) -> Float[Array, "P N C"]:
-    """Averages each node's incoming edges at every time; zero where there are none."""
+    """Averages the values of each node's incoming edges at each time; zero if it has none."""
     dtype = jnp.result_type(values.dtype, jnp.float32)
     count = jnp.zeros((num_nodes, 1), dtype).at[receivers].add(1, mode="drop")
     total = segment_sum(values.astype(dtype), receivers, num_nodes)

@@ -1,4 +1,4 @@
-"""Delicate numerics, each once: norms whose values and derivatives stay finite."""
+"""Norms whose values and derivatives stay finite."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ if TYPE_CHECKING:
 
 
 def squared_norm(vectors: Float[Array, "... 3"]) -> Float[Array, "... 1"]:
-    """Returns `|v|^2`, the last axis kept with length 1."""
+    """Returns `|v|^2`; the last axis is kept, with length 1."""
     return jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
 
 
 def safe_norm(vectors: Float[Array, "... 3"]) -> Float[Array, "... 1"]:
-    """Returns `|v|`, the last axis kept with length 1; the gradient at a zero vector is zero."""
+    """Returns `|v|`; the last axis is kept, with length 1. The gradient at zero is zero."""
     squared = squared_norm(vectors)
     is_zero = squared == 0
     return jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, squared)))
 
 
 def limit_norm(vectors: Float[Array, "... 3"], max_norm: float) -> Float[Array, "... 3"]:
-    """Scales vectors that are longer than `max_norm` down to that length.
+    """Scales vectors that are longer than `max_norm` to that length: `v min(1, max_norm / |v|)`.
 
-    `v min(1, max_norm / |v|)`: unlike a clip of each component it commutes with rotations, and the
-    two are equal while no vector is longer than `max_norm`. Smooth wherever `|v| != max_norm`.
+    Unlike a clip of each component it commutes with rotations.
 
     Args:
       vectors: `[..., 3]`.
-      max_norm: the greatest length that is left as it is, above 0.
+      max_norm: the greatest length, above 0.
 
     Returns:
       `[..., 3]`; zero where the squared length overflows.

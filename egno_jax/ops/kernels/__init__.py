@@ -1,19 +1,26 @@
-"""Kernels for the operations that XLA leaves far from the machine's limit."""
+"""Kernels for the operations that XLA compiles to far from a machine's limit.
 
-from egno_jax.ops.kernels.library import KernelError, Status, load
-from egno_jax.ops.kernels.message_passing import (
+`accelerate` joins a function in JAX and its kernels; `cpu` calls the kernels of the CPU, which
+`library` compiles from the C++ in this folder.
+"""
+
+from egno_jax.ops.kernels.accelerated import Kernel, accelerate
+from egno_jax.ops.kernels.cpu import (
     FEATURE_UPDATE,
     MESSAGE_SUMS,
+    TEMPORAL_CONV,
     VELOCITY_FACTOR,
 )
-from egno_jax.ops.kernels.temporal_conv import TEMPORAL_CONV
+from egno_jax.ops.kernels.library import KernelError, Status, load
 
 __all__ = [
     "FEATURE_UPDATE",
     "MESSAGE_SUMS",
     "TEMPORAL_CONV",
     "VELOCITY_FACTOR",
+    "Kernel",
     "KernelError",
     "Status",
+    "accelerate",
     "load",
 ]

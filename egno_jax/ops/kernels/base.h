@@ -1,4 +1,4 @@
-// Vectors, small matrix products and threads: what the kernels are made of.
+// Vectors, small matrix products, memory and threads for the kernels.
 
 #ifndef EGNO_JAX_OPS_KERNELS_BASE_H_
 #define EGNO_JAX_OPS_KERNELS_BASE_H_
@@ -188,10 +188,10 @@ inline void AddAll(float* to, const float* from, int64_t size) {
 
 // ---- Memory and threads ----
 
-constexpr int64_t kBlock = 48;  // rows that are worked on together: a multiple of kTileRows
+constexpr int64_t kBlock = 48;  // rows that are processed together: a multiple of kTileRows
 
-// Memory that is kept from one call to the next, because pages that the system has to find and
-// clear again cost more than the work on them. What is kept is bounded, and the oldest goes first.
+// Memory kept from one call to the next, because fresh pages from the system cost more than the
+// work on them. Its size is bounded, and the oldest piece is freed first.
 class Reserve {
  public:
   struct Piece {
@@ -208,7 +208,7 @@ class Reserve {
     auto best = free_.end();
     for (auto it = free_.begin(); it != free_.end(); ++it)
       if (it->size >= size && (best == free_.end() || it->size < best->size)) best = it;
-    // A piece far too large would be missing where it is needed.
+    // A piece that is far too large is left for a call that needs it.
     if (best == free_.end() || best->size > 2 * size)
       return {static_cast<float*>(::operator new(size * sizeof(float), kAlignment)), size};
     const Piece piece = *best;
@@ -238,7 +238,7 @@ class Reserve {
   int64_t kept_ = 0;
 };
 
-// Memory for one call, handed out piece by piece, and returned at the end.
+// Memory for one call, given out in pieces and returned at the end.
 class Scratch {
  public:
   explicit Scratch(int64_t size)
@@ -266,9 +266,9 @@ class Scratch {
 };
 
 // Runs task(0) ... task(count - 1) on the pool's threads and on this one. This thread waits only
-// for tasks that have begun, so pool threads that are themselves waiting here cannot block one
-// another. A helper that comes late finds nothing to do and does not touch `task`, which may be
-// gone. Tasks must not throw: nobody on the pool's threads would catch it.
+// for tasks that have begun, so that pool threads waiting here cannot block one another. A helper
+// that starts late finds no work and does not touch `task`, which may be destroyed by then. Tasks
+// must not throw: the pool's threads would not catch it.
 template <typename Task>
 void Parallel(ffi::ThreadPool& pool, int64_t count, const Task& task) {
   struct State {
@@ -286,7 +286,7 @@ void Parallel(ffi::ThreadPool& pool, int64_t count, const Task& task) {
     try {
       pool.Schedule(std::move(copy));
     } catch (const std::bad_alloc&) {
-      break;  // fewer helpers; those that are at work still read `task`
+      break;  // fewer helpers; those that run still read `task`
     }
   }
   work();
@@ -321,7 +321,7 @@ void ParallelRows(ffi::ThreadPool& pool, int64_t count, int64_t rows, const Body
 using Buffer = ffi::Buffer<ffi::F32>;
 using Result = ffi::ResultBuffer<ffi::F32>;
 
-// The operands of a call by their place; the calls in Python and the kernels agree on types.
+// The operands of a call by position, an `Operand` of the kernel. cpu.py checks their types.
 inline Buffer In(const ffi::RemainingArgs& args, size_t index) {
   return args.get<Buffer>(index).value();
 }
@@ -341,9 +341,9 @@ inline int64_t Size(const ffi::RemainingArgs& args, size_t index, size_t axis) {
   return In(args, index).dimensions()[axis];
 }
 
-// What a task sums over its blocks. A large sum loses digits of what is added to it in float32,
-// so a few blocks are summed by themselves before they are added to the rest. The fields of `Sums`
-// are taken from its scratch one after the other.
+// Sums of one task over its blocks. A large sum in float32 loses digits of small terms, so a few
+// blocks are summed separately before they are added to the total. The fields of `Sums` are
+// consecutive in the scratch.
 template <typename Sums>
 class Carried {
  public:
@@ -359,7 +359,7 @@ class Carried {
         total_begin_(scratch.take(0)),
         total_(layer, scratch) {}
 
-  // Where the next block is added.
+  // The sums to which the next block is added.
   Sums& next() {
     if (++blocks_ % kBlocks == 0) Carry();
     return recent_;

@@ -1,4 +1,4 @@
-// The kernels as XLA calls them.
+// The kernels' entry points for XLA.
 
 #include <exception>
 
@@ -10,7 +10,7 @@
 namespace egno {
 namespace {
 
-// A kernel as a handler: what it throws (memory ran out) becomes an error of the computation.
+// A kernel as a handler: an exception (out of memory) becomes an error of the computation.
 template <auto kKernel>
 ffi::Error Guarded(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
   try {

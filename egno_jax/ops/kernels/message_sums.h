@@ -9,12 +9,12 @@
 //
 //   M_i = sum of m,  S_i = sum of r f  over the edges into i.
 //
-// Edges are taken in blocks of a few rows, so that all that belongs to an edge stays in the cache;
-// only sums over nodes reach memory. The derivative keeps u and v and computes s, m and q again.
-// Sums are taken in an order that depends on the number of threads alone.
+// Edges are processed in blocks of a few rows, so that the values of an edge stay in the cache;
+// only sums over nodes reach memory. The derivative keeps u and v and recomputes s, m and q. The
+// order of summation depends only on the number of threads.
 //
-// All widths are multiples of 16. Indices are clamped where values are read, and edges out of range
-// are dropped where sums are written, as in the specification in JAX.
+// All widths are multiples of 16. Indices are clamped when values are read, and edges out of range
+// are dropped when sums are written, as in the specification in JAX.
 
 #ifndef EGNO_JAX_OPS_KERNELS_MESSAGE_SUMS_H_
 #define EGNO_JAX_OPS_KERNELS_MESSAGE_SUMS_H_
@@ -23,8 +23,31 @@
 
 namespace egno::message_sums {
 
-// Sizes and addresses. The operands: h [P, N, A], x [P, N, 3], e [E, D], kernel_1 [1 + 2 A + D, C]
-// with the rows k, K_i, K_j and K_d, b_1, K_2, b_2, K_3, b_3, k_4, b_4, senders and receivers [E].
+// The operands in the order of cpu.py. Gradients of the floating ones have the same positions.
+enum Operand : size_t {
+  kEdgeFeatures,     // e [E, D]
+  kFeatures,         // h [P, N, A]
+  kMessageBias1,     // b_1
+  kMessageKernel1,   // [1 + 2 A + D, C], with the rows k, K_i, K_j and K_d
+  kMessageBias2,     // b_2
+  kMessageKernel2,   // K_2 [C, C]
+  kPositionBias1,    // b_3
+  kPositionKernel1,  // K_3 [C, C]
+  kPositionBias2,    // b_4 [1]
+  kPositionKernel2,  // k_4 [C, 1]
+  kPositions,        // x [P, N, 3]
+  kReceivers,        // [E]
+  kSenders,          // [E]
+  // Of the derivative: what the function kept, and the cotangents of M and S.
+  kKeptOfReceiver,
+  kKeptOfSender,
+  kMessagesCotangent,
+  kStepsCotangent
+};
+
+enum FunctionResult : size_t { kMessages, kSteps, kOfReceiver, kOfSender };  // M, S, u, v
+
+// Sizes and addresses of the operands.
 struct Layer {
   int64_t times, nodes, edges, depth, width, edge_dim;
   const float *features, *positions, *edge_features;
@@ -32,31 +55,29 @@ struct Layer {
   const float *kernel_2, *bias_2, *kernel_3, *bias_3, *kernel_4, *bias_4;
   const int32_t *senders, *receivers;
 
-  static constexpr size_t kOperands = 13;
-
   explicit Layer(const ffi::RemainingArgs& args)
-      : times(Size(args, 0, 0)),
-        nodes(Size(args, 0, 1)),
-        edges(Size(args, 2, 0)),
-        depth(Size(args, 0, 2)),
-        width(Size(args, 3, 1)),
-        edge_dim(Size(args, 2, 1)),
-        features(InData(args, 0)),
-        positions(InData(args, 1)),
-        edge_features(InData(args, 2)),
-        of_distance(InData(args, 3)),
+      : times(Size(args, kFeatures, 0)),
+        nodes(Size(args, kFeatures, 1)),
+        edges(Size(args, kEdgeFeatures, 0)),
+        depth(Size(args, kFeatures, 2)),
+        width(Size(args, kMessageKernel1, 1)),
+        edge_dim(Size(args, kEdgeFeatures, 1)),
+        features(InData(args, kFeatures)),
+        positions(InData(args, kPositions)),
+        edge_features(InData(args, kEdgeFeatures)),
+        of_distance(InData(args, kMessageKernel1)),
         of_receiver(of_distance + width),
         of_sender(of_receiver + depth * width),
         of_edge(of_sender + depth * width),
-        bias_1(InData(args, 4)),
-        kernel_2(InData(args, 5)),
-        bias_2(InData(args, 6)),
-        kernel_3(InData(args, 7)),
-        bias_3(InData(args, 8)),
-        kernel_4(InData(args, 9)),
-        bias_4(InData(args, 10)),
-        senders(Indices(args, 11)),
-        receivers(Indices(args, 12)) {}
+        bias_1(InData(args, kMessageBias1)),
+        kernel_2(InData(args, kMessageKernel2)),
+        bias_2(InData(args, kMessageBias2)),
+        kernel_3(InData(args, kPositionKernel1)),
+        bias_3(InData(args, kPositionBias1)),
+        kernel_4(InData(args, kPositionKernel2)),
+        bias_4(InData(args, kPositionBias2)),
+        senders(Indices(args, kSenders)),
+        receivers(Indices(args, kReceivers)) {}
 
   int64_t blocks() const { return NumBlocks(edges); }
   int64_t node_rows() const { return times * nodes; }
@@ -66,7 +87,7 @@ inline int64_t Clamped(int64_t index, int64_t size) {
   return std::min(std::max<int64_t>(index, 0), size - 1);
 }
 
-// Where a sum goes: negative indices count from the end, and -1 is nowhere.
+// The node that a sum is added to, or -1 for none; negative indices count from the end.
 inline int64_t Target(int64_t index, int64_t size) {
   if (index < 0) index += size;
   return index < 0 || index >= size ? -1 : index;
@@ -114,7 +135,7 @@ struct Block {
   }
 };
 
-// The rows of a block on their way through the layer, and the slopes of the activations.
+// The activations of a block, and their slopes.
 struct Rows {
   float *s, *m, *q, *slope_s, *slope_m, *slope_q;
 
@@ -158,9 +179,9 @@ struct NodeSums {
   float *first, *second, *vectors;
 };
 
-// Sums over the nodes of all times: lets each task add its blocks of edges. A time that two tasks
-// share is summed by the first of them into the result and by the others into places of their own,
-// which are added at the end.
+// Sums over the nodes of all times: each task adds its blocks of edges. If tasks share a time, the
+// first of them adds to the result and the others to arrays of their own, which are added at the
+// end.
 template <typename AddBlock>
 void SumOverNodes(ffi::ThreadPool& pool, const Layer& layer, int64_t count, NodeSums result,
                   const AddBlock& add_block) {
@@ -217,14 +238,14 @@ inline void AddMessages(const Layer& layer, const Block& block, const Rows& rows
   }
 }
 
-// Results: M, S, and for the derivative u and v.
+// Results: `FunctionResult`; u and v are for the derivative.
 inline void Compute(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
   const Layer layer(args);
   const int64_t size = kBlock * layer.width;
   Scratch shared(layer.width);
-  const NodeTerms<const float> terms = {OutData(rets, 2), OutData(rets, 3)};
-  ComputeNodeTerms(pool, layer, shared.take_zeros(layer.width),
-                   {OutData(rets, 2), OutData(rets, 3)});
+  float *of_receiver = OutData(rets, kOfReceiver), *of_sender = OutData(rets, kOfSender);
+  const NodeTerms<const float> terms = {of_receiver, of_sender};
+  ComputeNodeTerms(pool, layer, shared.take_zeros(layer.width), {of_receiver, of_sender});
 
   const int64_t count = NumTasks(pool, layer.times * layer.blocks());
   std::vector<std::unique_ptr<Scratch>> scratch(count);
@@ -233,7 +254,7 @@ inline void Compute(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
     own = std::make_unique<Scratch>(3 * size);
     rows.emplace_back(*own, size, false);
   }
-  SumOverNodes(pool, layer, count, {OutData(rets, 0), nullptr, OutData(rets, 1)},
+  SumOverNodes(pool, layer, count, {OutData(rets, kMessages), nullptr, OutData(rets, kSteps)},
                [&](int64_t task, const Block& block, NodeSums sums) {
                  Forward<false>(layer, terms, block, rows[task]);
                  AddMessages(layer, block, rows[task], sums);
@@ -242,7 +263,7 @@ inline void Compute(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
 
 // ---- The derivative ----
 
-// The gradients with respect to the weights, as far as one task has summed them.
+// The gradients with respect to the weights, summed by one task.
 struct WeightSums {
   float *kernel_1, *bias_1, *kernel_2, *bias_2, *kernel_3, *bias_3, *kernel_4, *bias_4;
 
@@ -261,14 +282,14 @@ struct WeightSums {
         bias_4(scratch.take_zeros(1)) {}
 };
 
-// What all tasks read: the cotangents of M and S, and what carries them down.
+// Read by all tasks: the cotangents of M and S, and transposed kernels.
 struct Shared {
   const float *d_messages, *d_steps, *zeros;
   float *kernel_2_transposed, *kernel_3_transposed;
   float *of_receiver_transposed, *of_sender_transposed;
 };
 
-// d_c, over slope_q; returns the coefficients f.
+// d_c, written over slope_q, and the coefficients f.
 inline void DescendCoefficients(const Layer& layer, const float* d_steps, const Block& block,
                                 const Rows& rows, WeightSums& weights, float* coefficients) {
   const int64_t width = layer.width;
@@ -296,7 +317,7 @@ inline void DescendCoefficients(const Layer& layer, const float* d_steps, const 
   }
 }
 
-// d_b, over slope_m, from what comes down to m from the coefficients and from the sum.
+// d_b, written over slope_m, from the gradients of m by the coefficients and by the sum.
 inline void DescendMessages(const Layer& layer, const Shared& shared, const Block& block,
                             const Rows& rows, const float* d_m, WeightSums& weights) {
   const int64_t width = layer.width;
@@ -311,7 +332,7 @@ inline void DescendMessages(const Layer& layer, const Shared& shared, const Bloc
   AddColumns(weights.bias_2, rows.slope_m, block.rows, width);
 }
 
-// d_a, over d_s: from there to nodes, distances, and edge features.
+// d_a, written over d_s, and from it the gradients of nodes, distances and edge features.
 inline void DescendInputs(const Layer& layer, const float* d_steps, const Block& block,
                           const Rows& rows, float* d_s, const float* coefficients,
                           WeightSums& weights, NodeSums sums, float* d_edge_features) {
@@ -390,18 +411,17 @@ inline void DescendNodeTerms(ffi::ThreadPool& pool, const Layer& layer, int64_t 
   });
 }
 
-// Further operands: u, v, and the cotangents of M and S. Results: the gradients of the floating
-// operands of `Compute` in their order; that of e is [P, E, D], or empty where nobody asks for it.
+// Results: the gradients of the floating operands; that of e is [P, E, D], or empty if not wanted.
 inline void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
   const Layer layer(args);
   const int64_t depth = layer.depth, width = layer.width, size = kBlock * width;
   const int64_t node_size = layer.node_rows() * width, square = width * width;
   Scratch scratch(2 * node_size + 2 * square + 2 * depth * width + std::max(width, depth));
-  const NodeTerms<const float> terms = {InData(args, Layer::kOperands),
-                                        InData(args, Layer::kOperands + 1)};
+  const NodeTerms<const float> terms = {InData(args, kKeptOfReceiver),
+                                        InData(args, kKeptOfSender)};
   const NodeTerms<float> d_terms = {scratch.take(node_size), scratch.take(node_size)};
-  const Shared shared = {InData(args, Layer::kOperands + 2),
-                         InData(args, Layer::kOperands + 3),
+  const Shared shared = {InData(args, kMessagesCotangent),
+                         InData(args, kStepsCotangent),
                          scratch.take_zeros(std::max(width, depth)),
                          scratch.take(square),
                          scratch.take(square),
@@ -421,24 +441,25 @@ inline void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
     weights.emplace_back(layer, *place);
     rows.emplace_back(*place, size, true);
   }
-  const bool wants_edges = Out(rets, 2)->element_count() > 0;
-  SumOverNodes(pool, layer, count, {d_terms.u, d_terms.v, OutData(rets, 1)},
+  const bool wants_edges = Out(rets, kEdgeFeatures)->element_count() > 0;
+  SumOverNodes(pool, layer, count, {d_terms.u, d_terms.v, OutData(rets, kPositions)},
                [&](int64_t task, const Block& block, NodeSums sums) {
                  const int64_t offset = block.time * layer.edges * layer.edge_dim;
-                 float* d_edges = wants_edges ? OutData(rets, 2) + offset : nullptr;
+                 float* d_edges = wants_edges ? OutData(rets, kEdgeFeatures) + offset : nullptr;
                  Forward<true>(layer, terms, block, rows[task]);
                  Backward(layer, shared, block, rows[task], weights[task].next(), sums, d_edges);
                });
-  DescendNodeTerms(pool, layer, count, shared, {d_terms.u, d_terms.v}, weights, OutData(rets, 0));
+  DescendNodeTerms(pool, layer, count, shared, {d_terms.u, d_terms.v}, weights,
+                   OutData(rets, kFeatures));
   for (auto& sums : weights) sums.Carry();
-  Gather(weights, &WeightSums::kernel_1, Out(rets, 3));
-  Gather(weights, &WeightSums::bias_1, Out(rets, 4));
-  Gather(weights, &WeightSums::kernel_2, Out(rets, 5));
-  Gather(weights, &WeightSums::bias_2, Out(rets, 6));
-  Gather(weights, &WeightSums::kernel_3, Out(rets, 7));
-  Gather(weights, &WeightSums::bias_3, Out(rets, 8));
-  Gather(weights, &WeightSums::kernel_4, Out(rets, 9));
-  Gather(weights, &WeightSums::bias_4, Out(rets, 10));
+  Gather(weights, &WeightSums::kernel_1, Out(rets, kMessageKernel1));
+  Gather(weights, &WeightSums::bias_1, Out(rets, kMessageBias1));
+  Gather(weights, &WeightSums::kernel_2, Out(rets, kMessageKernel2));
+  Gather(weights, &WeightSums::bias_2, Out(rets, kMessageBias2));
+  Gather(weights, &WeightSums::kernel_3, Out(rets, kPositionKernel1));
+  Gather(weights, &WeightSums::bias_3, Out(rets, kPositionBias1));
+  Gather(weights, &WeightSums::kernel_4, Out(rets, kPositionKernel2));
+  Gather(weights, &WeightSums::bias_4, Out(rets, kPositionBias2));
 }
 
 }  // namespace egno::message_sums

@@ -1,11 +1,11 @@
-// What an E(n)-equivariant layer does at a node, and the reverse-mode derivatives. For every row (a
-// node at a time):
+// Node updates of an E(n)-equivariant layer, and their reverse-mode derivatives. For every row (one
+// node at one time):
 //
 //   FeatureUpdate:    a = h K_h + M K_m + b_1,   s = silu(a),   y = s K_2 + b_2
 //   VelocityFactor:   a = h K_1 + b_1,           s = silu(a),   f = s . k_2 + b_2
 //
-// Rows are taken in blocks that stay in the cache; the derivatives keep a. All widths but that of f
-// are multiples of 16.
+// Rows are processed in blocks that stay in the cache; the derivatives keep a. All widths except
+// that of f are multiples of 16.
 
 #ifndef EGNO_JAX_OPS_KERNELS_NODE_UPDATE_H_
 #define EGNO_JAX_OPS_KERNELS_NODE_UPDATE_H_
@@ -14,45 +14,56 @@
 
 namespace egno::node_update {
 
-// Both are two layers on up to two inputs; the second input of VelocityFactor has no columns.
+// The operands in the order of cpu.py. Gradients have the same positions.
+enum Operand : size_t {
+  kFeatures,  // h [P, N, A]
+  kMessages,  // M [P, N, B]; B = 0 for VelocityFactor
+  kBias1,     // b_1
+  kKernel1,   // [A + B, C], with the rows K_h and K_m
+  kBias2,     // b_2
+  kKernel2,   // [C, C_out]
+  // Of the derivative: what the function kept, and the cotangent of the result.
+  kKeptHidden,
+  kCotangent
+};
+
+enum FunctionResult : size_t { kOut, kHidden };  // y or f, and a for the derivative
+
+// Sizes and addresses of the operands.
 struct Layer {
   int64_t rows, depth, message_depth, width, out_width;
   const float *features, *messages, *of_features, *of_messages, *bias_1, *kernel_2, *bias_2;
-  size_t operands;
 
-  Layer(const ffi::RemainingArgs& args, bool has_messages)
-      : rows(Size(args, 0, 0) * Size(args, 0, 1)),
-        depth(Size(args, 0, 2)),
-        message_depth(has_messages ? Size(args, 1, 2) : 0),
-        operands(has_messages ? 6 : 5) {
-    size_t next = 0;
-    features = InData(args, next++);
-    messages = has_messages ? InData(args, next++) : nullptr;
-    width = Size(args, next, 1);
-    of_features = InData(args, next++);
-    of_messages = of_features + depth * width;
-    bias_1 = InData(args, next++);
-    out_width = Size(args, next, 1);
-    kernel_2 = InData(args, next++);
-    bias_2 = InData(args, next);
-  }
+  explicit Layer(const ffi::RemainingArgs& args)
+      : rows(Size(args, kFeatures, 0) * Size(args, kFeatures, 1)),
+        depth(Size(args, kFeatures, 2)),
+        message_depth(Size(args, kMessages, 2)),
+        width(Size(args, kKernel1, 1)),
+        out_width(Size(args, kKernel2, 1)),
+        features(InData(args, kFeatures)),
+        messages(InData(args, kMessages)),
+        of_features(InData(args, kKernel1)),
+        of_messages(of_features + depth * width),
+        bias_1(InData(args, kBias1)),
+        kernel_2(InData(args, kKernel2)),
+        bias_2(InData(args, kBias2)) {}
 };
 
 inline void FirstLayer(const Layer& layer, int64_t first, int64_t rows, float* a) {
   Linear(layer.features + first * layer.depth, layer.of_features, layer.bias_1, rows, layer.depth,
          layer.width, a);
-  if (layer.messages)
+  if (layer.message_depth)
     MultiplyAdd(layer.messages + first * layer.message_depth, layer.of_messages, rows,
                 layer.message_depth, layer.width, a);
 }
 
-// Results: y or f, and for the derivative a.
+// Results: `FunctionResult`.
 template <bool kHasMessages>
 void Compute(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
-  const Layer layer(args, kHasMessages);
+  const Layer layer(args);
   const int64_t count = NumTasks(pool, NumBlocks(layer.rows)), size = kBlock * layer.width;
   Scratch scratch(count * size);
-  float *s = scratch.take(count * size), *out = OutData(rets, 0), *kept = OutData(rets, 1);
+  float *s = scratch.take(count * size), *out = OutData(rets, kOut), *kept = OutData(rets, kHidden);
   ParallelRows(pool, count, layer.rows, [&](int64_t task, int64_t first, int64_t rows) {
     float *own_s = s + task * size, *own_a = kept + first * layer.width;
     FirstLayer(layer, first, rows, own_a);
@@ -106,7 +117,7 @@ struct Transposed {
   }
 };
 
-// s, its slope, and the cotangent of a, of one block.
+// For one block: s, its slope, and the cotangent of a.
 struct Rows {
   float *s, *slope, *d_a;
 
@@ -144,14 +155,12 @@ inline void DescendNarrow(const Layer& layer, const float* d_out, int64_t count,
   }
 }
 
-// Further operands: a, and the cotangent of the result. Results: the gradients of the operands of
-// `Compute` in their order.
+// Results: the gradients of all operands of `Compute`.
 template <bool kHasMessages>
 void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
-  const Layer layer(args, kHasMessages);
-  const float *kept = InData(args, layer.operands), *d_out = InData(args, layer.operands + 1);
-  float* d_features = OutData(rets, 0);
-  float* d_messages = kHasMessages ? OutData(rets, 1) : nullptr;
+  const Layer layer(args);
+  const float *kept = InData(args, kKeptHidden), *d_out = InData(args, kCotangent);
+  float *d_features = OutData(rets, kFeatures), *d_messages = OutData(rets, kMessages);
   const int64_t depth = layer.depth, width = layer.width, message_depth = layer.message_depth;
   Scratch shared(Transposed::size(layer));
   const Transposed transposed(layer, shared);
@@ -185,11 +194,10 @@ void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRet
              d_messages + first * message_depth);
   });
   for (auto& sums : weights) sums.Carry();
-  const size_t first_weight = kHasMessages ? 2 : 1;
-  Gather(weights, &WeightSums::kernel_1, Out(rets, first_weight));
-  Gather(weights, &WeightSums::bias_1, Out(rets, first_weight + 1));
-  Gather(weights, &WeightSums::kernel_2, Out(rets, first_weight + 2));
-  Gather(weights, &WeightSums::bias_2, Out(rets, first_weight + 3));
+  Gather(weights, &WeightSums::kernel_1, Out(rets, kKernel1));
+  Gather(weights, &WeightSums::bias_1, Out(rets, kBias1));
+  Gather(weights, &WeightSums::kernel_2, Out(rets, kKernel2));
+  Gather(weights, &WeightSums::bias_2, Out(rets, kBias2));
 }
 
 }  // namespace egno::node_update

@@ -1,13 +1,13 @@
 // The temporal convolution of scalar features, and its reverse-mode derivative. For every node,
-// with B real Fourier coefficients X_b (the real modes first, then real and imaginary parts in turn):
+// with B real Fourier coefficients X_b (of each mode the real part, then the imaginary part):
 //
 //   X_b = sum_p F_bp h_p
 //   Y_b = X_b R_b                                                   of a real mode
 //   Y_re = X_re R_re - X_im R_im,   Y_im = X_re R_im + X_im R_re    of a complex one
 //   y_p = sum_b G_pb Y_b,           out_p = h_p + LeakyReLU(y_p)
 //
-// Nodes are taken in blocks that stay in the cache; the derivative computes X and Y again. The
-// width is a multiple of 16.
+// Nodes are processed in blocks that stay in the cache; the derivative recomputes X and Y. The width
+// is a multiple of 16.
 
 #ifndef EGNO_JAX_OPS_KERNELS_TEMPORAL_CONV_H_
 #define EGNO_JAX_OPS_KERNELS_TEMPORAL_CONV_H_
@@ -20,26 +20,35 @@ constexpr float kNegativeSlope = 0.01f;
 // Fewer nodes than rows elsewhere: a block holds all their times.
 constexpr int64_t kNodes = 24;
 
-// Sizes and addresses. The operands: h [P, N, C], kernel [2, M, C, C], F [B, P], G [P, B], and
-// modes [B], the mode of each coefficient. A real mode has one coefficient, others two.
+// The operands in the order of cpu.py. Gradients of the first two have the same positions.
+enum Operand : size_t {
+  kFeatures,        // h [P, N, C]
+  kKernel,          // [2, M, C, C]
+  kModeOf,          // [B], the mode of each coefficient: one for a real mode, two for others
+  kToCoefficients,  // F [B, P]
+  kToTimes,         // G [P, B]
+  kCotangent        // of the result; of the derivative alone
+};
+
+enum FunctionResult : size_t { kOut };
+
+// Sizes and addresses of the operands.
 struct Layer {
   int64_t times, nodes, width, modes, coefficients;
   const float *features, *kernel, *forward, *inverse;
   const int32_t* mode_of;
 
-  static constexpr size_t kOperands = 5;
-
   explicit Layer(const ffi::RemainingArgs& args)
-      : times(Size(args, 0, 0)),
-        nodes(Size(args, 0, 1)),
-        width(Size(args, 0, 2)),
-        modes(Size(args, 1, 1)),
-        coefficients(Size(args, 2, 0)),
-        features(InData(args, 0)),
-        kernel(InData(args, 1)),
-        forward(InData(args, 2)),
-        inverse(InData(args, 3)),
-        mode_of(Indices(args, 4)) {}
+      : times(Size(args, kFeatures, 0)),
+        nodes(Size(args, kFeatures, 1)),
+        width(Size(args, kFeatures, 2)),
+        modes(Size(args, kKernel, 1)),
+        coefficients(Size(args, kToCoefficients, 0)),
+        features(InData(args, kFeatures)),
+        kernel(InData(args, kKernel)),
+        forward(InData(args, kToCoefficients)),
+        inverse(InData(args, kToTimes)),
+        mode_of(Indices(args, kModeOf)) {}
 
   int64_t square() const { return width * width; }
   int64_t real_part(int64_t b) const { return mode_of[b] * square(); }
@@ -125,7 +134,7 @@ void ParallelNodes(ffi::ThreadPool& pool, const Layer& layer, int64_t count, con
   });
 }
 
-// What a task works with: X, Y, their cotangents, one coefficient with its sign turned, zeros, y.
+// The arrays of one task: X, Y, their cotangents, one negated coefficient, zeros, y.
 struct Rows {
   float *x, *y, *d_x, *d_y, *minus, *zeros, *times;
 
@@ -167,7 +176,7 @@ inline void Compute(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   const int64_t count = NumTasks(pool, layer.blocks()), width = layer.width;
   std::vector<std::unique_ptr<Scratch>> scratch;
   const std::vector<Rows> all = MakeRows(layer, count, scratch);
-  float* out = OutData(rets, 0);
+  float* out = OutData(rets, kOut);
   ParallelNodes(pool, layer, count, [&](int64_t task, int64_t first, int64_t rows) {
     const Rows& block = all[task];
     Transform(layer, first, rows, block);
@@ -219,10 +228,10 @@ inline void DescendMix(const Layer& layer, const float* transposed, const Rows& 
       });
 }
 
-// A further operand: the cotangent of the result. Results: the gradients of h and of the kernel.
+// Results: the gradients of h and of the kernel.
 inline void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
   const Layer layer(args);
-  const float* d_out = InData(args, Layer::kOperands);
+  const float* d_out = InData(args, kCotangent);
   const int64_t count = NumTasks(pool, layer.blocks()), width = layer.width;
   const int64_t kernel_size = KernelSum::size(layer), stride = kNodes * width;
   Scratch shared(kernel_size + 2 * layer.times * layer.coefficients);
@@ -241,7 +250,7 @@ inline void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
     sum_scratch.push_back(std::make_unique<Scratch>(Carried<KernelSum>::size(layer)));
     sums.emplace_back(layer, *sum_scratch.back());
   }
-  float* d_features = OutData(rets, 0);
+  float* d_features = OutData(rets, kFeatures);
   ParallelNodes(pool, layer, count, [&](int64_t task, int64_t first, int64_t rows) {
     const Rows& block = all[task];
     Transform(layer, first, rows, block);
@@ -265,7 +274,7 @@ inline void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
     }
   });
   for (auto& sum : sums) sum.Carry();
-  Gather(sums, &KernelSum::kernel, Out(rets, 1));
+  Gather(sums, &KernelSum::kernel, Out(rets, kKernel));
 }
 
 }  // namespace egno::temporal_conv

@@ -1,0 +1,235 @@
+"""The CPU kernels: when they can be used, and how they are called.
+
+A kernel is a custom call of XLA, `kernels.cc`. Its operands are the leaves of dicts, in the order
+of `jax.tree.leaves`: names are sorted. `enum Operand` in its C++ header lists the same names in the
+same order. The operands of a derivative are those of the function, the residuals and the
+cotangents; the gradient of an operand has the operand's position. All arithmetic is in float32,
+whatever the requested precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from egno_jax.ops import fourier
+from egno_jax.ops.kernels import library
+from egno_jax.ops.kernels.accelerated import Kernel
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
+
+    from egno_jax.ops.kernels.accelerated import Arguments
+
+    Residuals = dict[str, Array]
+    Types = dict[str, jax.ShapeDtypeStruct]
+
+# The longest vector of a processor, in numbers. The kernels have no tails.
+_LANES = 16
+
+
+def _floats(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _fits(args: Arguments, shapes: dict[str, Any], widths: Sequence[int]) -> bool:
+    """Returns whether arguments are float32 of these shapes, not empty, of whole vectors."""
+    arrays = {name: args[name] for name in shapes}
+    return (
+        jax.tree.map(jnp.shape, arrays) == shapes
+        and all(x.dtype == jnp.float32 for x in jax.tree.leaves(arrays))
+        and all(width > 0 and width % _LANES == 0 for width in widths)
+        and 0 not in shapes["features"]
+    )
+
+
+def _mlp_shapes(in_width: int, width: int, out_width: int) -> dict[str, Any]:
+    return {
+        "linear_0": {"kernel": (in_width, width), "bias": (width,)},
+        "linear_1": {"kernel": (width, out_width), "bias": (out_width,)},
+    }
+
+
+def _call(name: str, results: Any, *operands: Any) -> Any:
+    """Calls a kernel with the leaves of the operands; returns results of the given types."""
+    types, structure = jax.tree.flatten(results)
+    return structure.unflatten(jax.ffi.ffi_call(name, types)(*jax.tree.leaves(operands)))
+
+
+def _is_available() -> bool:
+    return library.load().is_loaded
+
+
+class _MessageSums:
+    """The kernel of `egno_jax.ops.message_sums`."""
+
+    @staticmethod
+    def fits(args: Arguments) -> bool:
+        features, edge_features = args["features"], args["edge_features"]
+        senders, receivers = args["senders"], args["receivers"]
+        kernel = args["message_mlp"]["linear_0"]["kernel"]
+        if (features.ndim, edge_features.ndim, kernel.ndim) != (3, 2, 2):
+            return False
+        (times, nodes, depth), (edges, edge_dim) = features.shape, edge_features.shape
+        width = kernel.shape[1]
+        shapes = {
+            "features": (times, nodes, depth),
+            "positions": (times, nodes, 3),
+            "edge_features": (edges, edge_dim),
+            "message_mlp": _mlp_shapes(1 + 2 * depth + edge_dim, width, width),
+            "position_mlp": _mlp_shapes(width, width, 1),
+        }
+        return (
+            edges > 0
+            and senders.shape == receivers.shape == (edges,)
+            and {senders.dtype, receivers.dtype} <= {jnp.dtype("int32"), jnp.dtype("int64")}
+            and _fits(args, shapes, (depth, width))
+        )
+
+    @staticmethod
+    def residuals(args: Arguments) -> Types:
+        width = args["message_mlp"]["linear_0"]["kernel"].shape[1]
+        terms = _floats(*args["features"].shape[:2], width)
+        return {"of_receiver": terms, "of_sender": terms}
+
+    @staticmethod
+    def operands(args: Arguments) -> Arguments:
+        num_nodes = args["features"].shape[1]
+
+        def narrow(indices: Array) -> Array:
+            """Returns int32; an index out of range stays out of range, on the same side."""
+            if indices.dtype == jnp.int32:
+                return indices
+            return jnp.clip(indices, -num_nodes - 1, num_nodes).astype(jnp.int32)
+
+        names = ("edge_features", "features", "message_mlp", "position_mlp", "positions")
+        indices = {name: narrow(args[name]) for name in ("receivers", "senders")}
+        return {name: args[name] for name in names} | indices
+
+    @classmethod
+    def function(cls, args: Arguments) -> tuple[tuple[Array, Array], Residuals]:
+        residuals = cls.residuals(args)
+        results = residuals["of_receiver"], _floats(*args["positions"].shape)
+        return _call("egno_message_sums", (results, residuals), cls.operands(args))
+
+    @classmethod
+    def vjp(
+        cls, args: Arguments, residuals: Residuals, cotangents: tuple[Array, Array], wanted: Any
+    ) -> Arguments:
+        operands = cls.operands(args)
+        floating = {name: x for name, x in operands.items() if name not in ("receivers", "senders")}
+        gradients = jax.tree.map(lambda x: _floats(*x.shape), floating)
+        # The kernel returns the gradient of edge features for each time, or for none.
+        num_times = args["features"].shape[0] if wanted["edge_features"] else 0
+        gradients["edge_features"] = _floats(num_times, *args["edge_features"].shape)
+        gradients = _call("egno_message_sums_vjp", gradients, operands, residuals, cotangents)
+        return gradients | {"edge_features": jnp.sum(gradients["edge_features"], axis=0)}
+
+
+class _TwoLayers:
+    """The kernels of `egno_jax.ops.feature_update` and `velocity_factor`: two layers at each node.
+
+    Both have one signature in C++, where a velocity factor has messages of no width.
+
+    Attributes:
+      name: of the function.
+      mlp: name of the argument that holds the weights.
+    """
+
+    def __init__(self, name: str, mlp: str):
+        self.name, self.mlp = name, mlp
+
+    def fits(self, args: Arguments) -> bool:
+        names = [name for name in ("features", "messages") if name in args]
+        layers = [args[self.mlp][name]["kernel"] for name in ("linear_0", "linear_1")]
+        if any(args[name].ndim != 3 for name in names) or any(x.ndim != 2 for x in layers):
+            return False
+        width, out_width = (x.shape[1] for x in layers)
+        depths = [args[name].shape[2] for name in names]
+        shapes = {
+            name: (*args["features"].shape[:2], depth)
+            for name, depth in zip(names, depths, strict=True)
+        }
+        shapes[self.mlp] = _mlp_shapes(sum(depths), width, out_width)
+        if "messages" not in args:  # one number for each node
+            return out_width == 1 and _fits(args, shapes, [*depths, width])
+        return _fits(args, shapes, [*depths, width, out_width])
+
+    def residuals(self, args: Arguments) -> Types:
+        width = args[self.mlp]["linear_0"]["kernel"].shape[1]
+        return {"hidden": _floats(*args["features"].shape[:2], width)}
+
+    def operands(self, args: Arguments) -> Arguments:
+        nothing = jnp.zeros((*args["features"].shape[:2], 0), jnp.float32)
+        messages = args.get("messages", nothing)
+        return {"features": args["features"], "messages": messages, "mlp": args[self.mlp]}
+
+    def function(self, args: Arguments) -> tuple[Array, Residuals]:
+        out_width = args[self.mlp]["linear_1"]["kernel"].shape[1]
+        result = _floats(*args["features"].shape[:2], out_width)
+        return _call(f"egno_{self.name}", (result, self.residuals(args)), self.operands(args))
+
+    def vjp(
+        self, args: Arguments, residuals: Residuals, cotangent: Array, wanted: Any
+    ) -> Arguments:
+        operands = self.operands(args)
+        gradients = jax.tree.map(lambda x: _floats(*x.shape), operands)
+        gradients = _call(f"egno_{self.name}_vjp", gradients, operands, residuals, cotangent)
+        return gradients | {self.mlp: gradients["mlp"]}
+
+    def kernel(self) -> Kernel:
+        return Kernel(self.fits, self.function, self.vjp, self.residuals, _is_available)
+
+
+class _TemporalConv:
+    """The kernel of `egno_jax.ops.temporal_conv`; it keeps nothing for its derivative."""
+
+    @staticmethod
+    def fits(args: Arguments) -> bool:
+        features, kernel = args["features"], args["kernel"]
+        if (features.ndim, kernel.ndim) != (3, 4):
+            return False
+        modes, width = kernel.shape[1], features.shape[2]
+        shapes = {"features": features.shape, "kernel": (2, modes, width, width)}
+        num_live = fourier.num_live_modes(features.shape[0], modes)
+        return 0 < num_live <= fourier.MAX_DFT_MODES and _fits(args, shapes, [width])
+
+    @staticmethod
+    def operands(args: Arguments) -> Arguments:
+        num_times, modes = args["features"].shape[0], args["kernel"].shape[1]
+        num_live = fourier.num_live_modes(num_times, modes)
+        to_coefficients, to_times, mode_of = fourier.real_basis(num_times, num_live)
+        return {
+            "features": args["features"],
+            "kernel": args["kernel"],
+            "mode_of": jnp.asarray(mode_of),
+            "to_coefficients": jnp.asarray(to_coefficients, jnp.float32),
+            "to_times": jnp.asarray(to_times, jnp.float32),
+        }
+
+    @classmethod
+    def function(cls, args: Arguments) -> tuple[Array, Residuals]:
+        result = _floats(*args["features"].shape)
+        return _call("egno_temporal_conv", result, cls.operands(args)), {}
+
+    @classmethod
+    def vjp(cls, args: Arguments, residuals: Residuals, cotangent: Array, wanted: Any) -> Arguments:
+        gradients = {name: _floats(*args[name].shape) for name in ("features", "kernel")}
+        return _call("egno_temporal_conv_vjp", gradients, cls.operands(args), cotangent)
+
+
+MESSAGE_SUMS = Kernel(
+    *(_MessageSums.fits, _MessageSums.function, _MessageSums.vjp, _MessageSums.residuals),
+    is_available=_is_available,
+)
+FEATURE_UPDATE = _TwoLayers("feature_update", "feature_mlp").kernel()
+VELOCITY_FACTOR = _TwoLayers("velocity_factor", "velocity_mlp").kernel()
+TEMPORAL_CONV = Kernel(
+    _TemporalConv.fits,
+    _TemporalConv.function,
+    _TemporalConv.vjp,
+    is_available=_is_available,
+)
