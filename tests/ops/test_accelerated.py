@@ -1,10 +1,13 @@
 """What `accelerate` promises: a kernel where it can be used, the specification everywhere else.
 
-The kernels here are plain functions that give other numbers than the specification, so that a
-result says what it was computed by.
+The toy kernels are plain functions that return other numbers than the specification, so that a
+result shows what computed it.
 """
 
+import functools
 import itertools
+import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,49 +15,64 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from egno_jax.ops.accelerated import Kernel, accelerate
+from egno_jax.ops.kernels import Kernel, accelerate
 
 X, Y = np.array([0.3, -1.2, 2.0], np.float32), np.array([1.5, 0.4, -0.7], np.float32)
 INDEX = np.array([2, 0, 0], np.int32)
+ARGS = X, Y, INDEX
 
-# What a toy kernel multiplies its results and gradients by.
+# Factors of a toy kernel's results and gradients.
 FORWARD, BACKWARD = 100.0, 1000.0
 
 
-def specification(x, y, index):
-    return jnp.sin(x) * y[index], jnp.sum(x * y)
+def nested_specification(*, weights, y, index, power=1):
+    x = weights["layer"]["x"]
+    return jnp.sin(x) ** power * y[index], {"sum": jnp.sum(x * y)}
 
 
-def intermediates(x, y, index):
-    return [jnp.cos(x)]
+def positional(function):
+    """Returns a function of x, y and index, whose results are a list."""
+    return lambda x, y, index: jax.tree.leaves(
+        function(weights={"layer": {"x": x}}, y=y, index=index)
+    )
 
 
-class Calls:
-    """A toy kernel for functions like `specification`, which records how it was called."""
+specification = positional(nested_specification)
 
-    def __init__(self, is_usable=lambda *args: True, only=lambda array: array):
-        self.wanted, self.kept = [], []
-        self.only_usable = is_usable
-        self.kernel = Kernel(is_usable, self.function, self.vjp)
 
-    def function(self, *args):
-        results = [FORWARD * x for x in specification(*args)]
-        return [*results, *(FORWARD * x for x in intermediates(*args))]
+class Toy:
+    """A toy kernel, which records how it was called.
 
-    def vjp(self, args, kept, cotangents, wanted):
-        self.wanted.append(wanted)
-        self.kept.append([x.shape for x in kept])
-        *floats, index = args
-        _, pullback = jax.vjp(lambda *floats: list(specification(*floats, index)), *floats)
-        gradients = pullback(list(cotangents))
-        return [BACKWARD * g for g, is_wanted in zip(gradients, wanted, strict=True) if is_wanted]
+    What it keeps is `cos(x) + shift`, and its gradients are those of the specification, times
+    `cos(x)` over the array that it was given.
+    """
+
+    def __init__(self, fits=lambda args: True, shift=0.0, is_available=lambda: True):
+        self.wanted, self.residuals, self.shift = [], [], shift
+        self.kernel = Kernel(fits, self.function, self.vjp, self.types, is_available)
+
+    def types(self, args):
+        x = args["weights"]["layer"]["x"]
+        return {"kept": jax.ShapeDtypeStruct(x.shape, x.dtype)}
+
+    def function(self, args):
+        results = jax.tree.map(lambda x: FORWARD * x, nested_specification(**args))
+        return results, {"kept": jnp.cos(args["weights"]["layer"]["x"]) + self.shift}
+
+    def vjp(self, args, residuals, cotangents, wanted):
+        self.wanted.append((wanted["weights"]["layer"]["x"], wanted["y"], wanted["index"]))
+        self.residuals.append({name: x.shape for name, x in residuals.items()})
+        x, y, index = args["weights"]["layer"]["x"], args["y"], args["index"]
+        _, pullback = jax.vjp(lambda x, y: specification(x, y, index), x, y)
+        x_gradient, y_gradient = pullback([cotangents[0], cotangents[1]["sum"]])
+        factor = BACKWARD * (jnp.cos(x) + self.shift) / residuals["kept"]
+        return {"weights": {"layer": {"x": factor * x_gradient}}, "y": factor * y_gradient}
 
 
 def make(platform="cpu", **options):
-    """Returns an accelerated function and the calls of its kernel."""
-    calls = Calls(**options)
-    kernels = {platform: calls.kernel}
-    return accelerate("toy", specification, 2, kernels, intermediates), calls
+    """Returns an accelerated function and its toy kernel."""
+    toy = Toy(**options)
+    return positional(accelerate("toy", nested_specification, {platform: toy.kernel})), toy
 
 
 def loss(function, weight=1.0):
@@ -75,46 +93,131 @@ def assert_close(found, expected, tolerance=1e-5):
 @pytest.mark.parametrize(
     "transform", [lambda f: f, jax.jit, jax.checkpoint], ids=["plain", "jit", "checkpoint"]
 )
-def test_the_kernel_is_what_computes_values(transform):
+def test_the_kernel_computes_values(transform):
     function, _ = make()
-    found = transform(function)(X, Y, INDEX)
-    assert_close(found, [FORWARD * r for r in specification(X, Y, INDEX)])
+    found = transform(function)(*ARGS)
+    assert_close(found, [FORWARD * r for r in specification(*ARGS)])
 
 
-def test_intermediates_are_for_the_derivative_alone():
-    function, calls = make()
-    assert len(function(X, Y, INDEX)) == 2
-    jax.grad(loss(function))(X, Y, INDEX)
-    assert calls.kept == [[X.shape]]
+def test_residuals_are_for_the_derivative_alone():
+    function, toy = make()
+    assert len(function(*ARGS)) == 2
+    jax.grad(loss(function))(*ARGS)
+    assert toy.residuals == [{"kept": X.shape}]
+
+
+def test_the_structure_of_arguments_and_results_is_that_of_the_specification():
+    weights = types.MappingProxyType({"layer": {"x": X}})  # a mapping that is no pytree of JAX
+    function = accelerate("toy", nested_specification, {"cpu": Toy().kernel})
+    found = function(weights=weights, y=Y, index=INDEX)
+    assert jax.tree.structure(found) == jax.tree.structure((0, {"sum": 0}))
+
+
+def test_static_arguments_reach_the_kernel_and_the_specification():
+    for platform, factor in (("cpu", FORWARD), ("tpu", 1.0)):
+        kernels = {platform: Toy().kernel}
+        function = accelerate("toy", nested_specification, kernels, static=["power"])
+        for power in (1, 2):
+            call = functools.partial(function, power=power)
+            expected = nested_specification(
+                weights={"layer": {"x": X}}, y=Y, index=INDEX, power=power
+            )
+            assert_close(positional(call)(*ARGS)[0], factor * expected[0])
+            slope = jax.grad(linear_loss(positional(call)))(*ARGS)
+            assert np.isfinite(slope).all()
+
+
+def test_every_platform_keeps_its_own_residuals():
+    """Two kernels in one function: each is given what it kept, and not a product of the other."""
+    cpu, tpu = Toy(), Toy(shift=3.0)
+    kernels = {"tpu": tpu.kernel, "cpu": cpu.kernel, "cuda": tpu.kernel}
+    function = positional(accelerate("toy", nested_specification, kernels))
+    for transform in (lambda f: f, jax.jit):
+        found = transform(jax.grad(linear_loss(function), (0, 1)))(*ARGS)
+        expected = jax.grad(linear_loss(specification), (0, 1))(*ARGS)
+        assert_close(found, [BACKWARD * g for g in expected])
+    assert cpu.wanted and not tpu.wanted
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_a_program_has_no_residual_that_it_does_not_use(platform):
+    """The residual is `tan(x)` on one platform and `tanh(x)` on the other."""
+    toys = {name: Toy() for name in ("cpu", "tpu")}
+    marks = {"cpu": jnp.tan, "tpu": jnp.tanh}
+
+    def marked(name):
+        def function(args):
+            results, _ = toys[name].function(args)
+            return results, {"kept": marks[name](args["weights"]["layer"]["x"])}
+
+        return toys[name].kernel._replace(function=function)
+
+    function = positional(
+        accelerate("toy", nested_specification, {name: marked(name) for name in toys})
+    )
+    traced = jax.jit(jax.grad(linear_loss(function))).trace(*ARGS)
+    program = traced.lower(lowering_platforms=(platform,)).as_text()
+    found = set(re.findall(r"(?:stablehlo|chlo)\.(tanh?)\b", program))
+    assert found == {"tan" if platform == "cpu" else "tanh"}
+    if platform == "cpu":
+        compiled = traced.lower().compile().as_text()
+        assert "constant(nan)" not in compiled  # the check of whose residuals they are is folded
+
+
+@pytest.mark.parametrize(
+    "options, is_kept",
+    [
+        ({}, True),
+        ({"platform": "tpu"}, False),
+        ({"fits": lambda args: False}, False),
+        ({"is_available": lambda: False}, False),
+    ],
+    ids=["usable", "platform", "fits", "is_available"],
+)
+def test_only_a_usable_kernel_computes_residuals(options, is_kept):
+    """`cos(x)` is computed by the kernel alone, and is a result of a program that returns them."""
+    function, _ = make(**options)
+    forward = jax.jit(lambda x: jax.vjp(lambda x: function(x, Y, INDEX), x))
+    assert ("stablehlo.cosine" in forward.lower(X).as_text()) == is_kept
+
+
+def test_residuals_of_another_platform_make_gradients_nan():
+    """As if one platform had computed the function, and another its derivative."""
+    is_available = [False]
+    function, _ = make(is_available=lambda: is_available[0])
+    _, pullback = jax.vjp(lambda x: function(x, Y, INDEX)[1], X)
+    is_available[0] = True
+    (gradient,) = pullback(jnp.float32(1))
+    assert jnp.isnan(gradient).all()
 
 
 @pytest.mark.parametrize("argnums", [(0,), (1,), (0, 1)], ids=str)
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["plain", "jit"])
 def test_gradients_are_the_kernels_and_those_that_are_wanted(transform, argnums):
-    function, calls = make()
-    found = transform(jax.grad(linear_loss(function), argnums))(X, Y, INDEX)
-    expected = jax.grad(linear_loss(specification), argnums)(X, Y, INDEX)
+    function, toy = make()
+    found = transform(jax.grad(linear_loss(function), argnums))(*ARGS)
+    expected = jax.grad(linear_loss(specification), argnums)(*ARGS)
     assert_close(found, [BACKWARD * g for g in expected])
-    assert set(calls.wanted) == {(0 in argnums, 1 in argnums)}
+    assert set(toy.wanted) == {(0 in argnums, 1 in argnums, False)}
 
 
 def test_a_kernel_that_cannot_be_used_leaves_it_to_the_specification():
-    function, calls = make(is_usable=lambda x, y, index: x.shape[0] % 2 == 0)
-    assert_close(jax.jit(function)(X, Y, INDEX), specification(X, Y, INDEX))
-    found = jax.grad(loss(function), (0, 1))(X, Y, INDEX)
-    assert_close(found, jax.grad(loss(specification), (0, 1))(X, Y, INDEX))
-    assert calls.wanted == []
+    function, toy = make(fits=lambda args: args["y"].shape[0] % 2 == 0)
+    assert_close(jax.jit(function)(*ARGS), specification(*ARGS))
+    found = jax.grad(loss(function), (0, 1))(*ARGS)
+    assert_close(found, jax.grad(loss(specification), (0, 1))(*ARGS))
+    assert toy.wanted == []
 
 
 def test_a_kernel_of_another_platform_is_not_used():
-    function, calls = make(platform="tpu")
-    assert_close(jax.jit(function)(X, Y, INDEX), specification(X, Y, INDEX))
-    found = jax.grad(loss(function))(X, Y, INDEX)
-    assert_close(found, jax.grad(loss(specification))(X, Y, INDEX))
-    assert calls.wanted == []
+    function, toy = make(platform="tpu")
+    assert_close(jax.jit(function)(*ARGS), specification(*ARGS))
+    found = jax.grad(loss(function))(*ARGS)
+    assert_close(found, jax.grad(loss(specification))(*ARGS))
+    assert toy.wanted == []
 
 
-# What goes through the specification wherever it is computed
+# Computed by the specification on every platform
 
 
 def test_vmap_computes_the_specification():
@@ -145,35 +248,35 @@ def test_forward_mode_computes_the_specification():
 def test_second_derivatives_are_those_of_the_specification(outer, inner):
     """Of cotangents that do not depend on values, which are the kernel's."""
     function, _ = make(platform="tpu")
-    found = outer(inner(loss(function), (0, 1)), (0, 1))(X, Y, INDEX)
-    assert_close(found, jax.hessian(loss(specification), (0, 1))(X, Y, INDEX), 1e-4)
+    found = outer(inner(loss(function), (0, 1)), (0, 1))(*ARGS)
+    assert_close(found, jax.hessian(loss(specification), (0, 1))(*ARGS), 1e-4)
     fast, _ = make()
-    found = jax.jacfwd(jax.grad(linear_loss(fast), (0, 1)), (0, 1))(X, Y, INDEX)
-    expected = jax.hessian(linear_loss(specification), (0, 1))(X, Y, INDEX)
+    found = jax.jacfwd(jax.grad(linear_loss(fast), (0, 1)), (0, 1))(*ARGS)
+    expected = jax.hessian(linear_loss(specification), (0, 1))(*ARGS)
     assert_close(found, expected, 1e-4)
 
 
 def test_exported_programs_hold_the_specification():
     """They may run where there are no kernels."""
-    function, calls = make()
-    exported = jax.export.export(jax.jit(function))(X, Y, INDEX)
-    assert_close(exported.call(X, Y, INDEX), specification(X, Y, INDEX))
+    function, toy = make()
+    exported = jax.export.export(jax.jit(function))(*ARGS)
+    assert_close(exported.call(*ARGS), specification(*ARGS))
     gradient = jax.jit(jax.grad(loss(function), (0, 1)))
-    found = jax.export.export(gradient)(X, Y, INDEX).call(X, Y, INDEX)
-    assert_close(found, jax.grad(loss(specification), (0, 1))(X, Y, INDEX))
-    assert calls.wanted == []
+    found = jax.export.export(gradient)(*ARGS).call(*ARGS)
+    assert_close(found, jax.grad(loss(specification), (0, 1))(*ARGS))
+    assert toy.wanted == []
 
 
-# All else that JAX does
+# Other transformations of JAX
 
 
 def test_without_jit_as_with_it():
     function, _ = make()
     with jax.disable_jit():
-        found = function(X, Y, INDEX)
-        gradient = jax.grad(linear_loss(function))(X, Y, INDEX)
-    assert_close(found, function(X, Y, INDEX))
-    assert_close(gradient, jax.grad(linear_loss(function))(X, Y, INDEX))
+        found = function(*ARGS)
+        gradient = jax.grad(linear_loss(function))(*ARGS)
+    assert_close(found, function(*ARGS))
+    assert_close(gradient, jax.grad(linear_loss(function))(*ARGS))
 
 
 def test_gradients_through_scan_and_remat():
@@ -190,12 +293,12 @@ def test_gradients_through_scan_and_remat():
         assert_close(jax.jit(jax.grad(scanned(f)))(X), expected)
 
 
-def test_integers_have_no_gradient_and_harm_none():
+def test_integers_have_no_gradient():
     function, _ = make()
-    gradients = jax.grad(linear_loss(function), (0, 2), allow_int=True)(X, Y, INDEX)
-    assert_close(gradients[0], BACKWARD * jax.grad(linear_loss(specification))(X, Y, INDEX))
+    gradients = jax.grad(linear_loss(function), (0, 2), allow_int=True)(*ARGS)
+    assert_close(gradients[0], BACKWARD * jax.grad(linear_loss(specification))(*ARGS))
     assert gradients[1].dtype == jax.dtypes.float0
-    (alone,) = jax.grad(linear_loss(function), (2,), allow_int=True)(X, Y, INDEX)
+    (alone,) = jax.grad(linear_loss(function), (2,), allow_int=True)(*ARGS)
     assert alone.dtype == jax.dtypes.float0
 
 
@@ -226,20 +329,20 @@ def test_traced_once_for_each_shape():
     """A model has many layers of one shape; each must not trace the specification again."""
     traces = []
 
-    def counted(*args):
+    def counted(**args):
         traces.append(1)
-        return specification(*args)
+        return nested_specification(**args)
 
-    function = accelerate("toy", counted, 2, {})
+    function = positional(accelerate("toy", counted, {"tpu": Toy().kernel}))
 
     def chain(x, y, index):
         for _ in range(5):
             x, _ = function(x, y, index)
         return jnp.sum(x)
 
-    jax.jit(jax.grad(chain, (0, 1))).trace(X, Y, INDEX)
+    jax.jit(jax.grad(chain, (0, 1))).trace(*ARGS)
     first = len(traces)
-    jax.jit(jax.grad(lambda *args: 2 * chain(*args), (0, 1))).trace(X, Y, INDEX)
+    jax.jit(jax.grad(lambda *args: 2 * chain(*args), (0, 1))).trace(*ARGS)
     assert first <= 6
     assert len(traces) == first
 
@@ -271,7 +374,7 @@ def test_shard_map_sums_gradients_of_what_is_shared(checks):
         )
 
     found = jax.jit(gradient(function))
-    assert_close(found(X, Y, INDEX), jax.grad(loss(specification), (0, 1))(X, Y, INDEX))
-    assert "psum" in str(jax.make_jaxpr(gradient(function))(X, Y, INDEX))
+    assert_close(found(*ARGS), jax.grad(loss(specification), (0, 1))(*ARGS))
+    assert "psum" in str(jax.make_jaxpr(gradient(function))(*ARGS))
     placed = jax.device_put(X, NamedSharding(mesh, split))
-    assert_close(jax.jit(function)(placed, Y, INDEX), specification(X, Y, INDEX))
+    assert_close(jax.jit(function)(placed, Y, INDEX), specification(*ARGS))

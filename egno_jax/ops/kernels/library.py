@@ -1,13 +1,13 @@
-"""Compiles the C++ kernels for this machine when they are first needed, and keeps them.
+"""Compilation and loading of the C++ kernels, when they are first needed.
 
-The library is built by the C++ compiler that is found (`$CXX`, else `c++`, `g++` or `clang++`)
-against the headers that jaxlib ships, for the instruction set of this processor, and kept in
-`$EGNO_CACHE_DIR/kernels` or `~/.cache/egno_jax/kernels` under a name made of all that decides what
-is in it, with its checksum beside it. Where that folder cannot be written, every process compiles
-for itself. Without a compiler everything runs on JAX's own operations, slower.
+The library is compiled by `$CXX`, or else `c++`, `g++` or `clang++`, against jaxlib's headers and
+for the instruction set of this processor. It is kept in `$EGNO_CACHE_DIR/kernels` or
+`~/.cache/egno_jax/kernels`, with its checksum; its name is a hash of everything that determines its
+content. If that folder cannot be written, each process compiles its own. Without a compiler
+everything runs on JAX's own operations, slower.
 
-`EGNO_JAX_KERNELS` in the environment: `auto` (the default), `off`, or `require`, which makes an
-error of what otherwise is a warning.
+The environment variable `EGNO_JAX_KERNELS` is `auto` (the default), `off`, or `require`: an error
+instead of a warning if there are no kernels.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Status(NamedTuple):
 
     Attributes:
       is_loaded: whether they are.
-      reason: where they come from, or why they are not there.
+      reason: the library's path, or why there is none.
     """
 
     is_loaded: bool
@@ -56,18 +56,18 @@ class Status(NamedTuple):
 
 
 class KernelError(RuntimeError):
-    """The kernels cannot be built or loaded, and `EGNO_JAX_KERNELS=require` asks for them."""
+    """The kernels cannot be built or loaded; raised if `EGNO_JAX_KERNELS=require`."""
 
 
 def load() -> Status:
-    """Loads the kernels into this process and names them to XLA; compiles them if need be.
+    """Loads the kernels into this process and registers them with XLA; compiles them if needed.
 
     Returns:
-      Whether they can be used, and why not; the answer stays the same for the whole process.
+      Whether they can be used, and why not; the same for the lifetime of the process.
 
     Raises:
       KernelError: they cannot, and `EGNO_JAX_KERNELS` is `require`.
-      ValueError: `EGNO_JAX_KERNELS` is none of its values.
+      ValueError: `EGNO_JAX_KERNELS` is not a valid value.
     """
     with _lock:
         return _load()
@@ -77,36 +77,40 @@ def load() -> Status:
 def _load() -> Status:
     wanted = os.environ.get("EGNO_JAX_KERNELS") or "auto"
     if wanted not in ("auto", "off", "require"):
-        raise ValueError(f"EGNO_JAX_KERNELS: got {wanted!r}, expected auto, off or require")
+        raise ValueError(
+            f"`EGNO_JAX_KERNELS`: got {wanted!r}, expected auto, off or require; set one of these"
+        )
     if wanted == "off":
         return Status(False, "EGNO_JAX_KERNELS is off")
     try:
         return Status(True, _register())
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         if wanted == "require":
-            raise KernelError(f"EGNO_JAX_KERNELS is require, and {error}") from error
+            raise KernelError(
+                f"`EGNO_JAX_KERNELS`: got 'require', but {error}; fix this or set it to auto"
+            ) from error
         logger.warning(
-            "EGNO runs without its CPU kernels, several times slower in training: %s "
-            "(EGNO_JAX_KERNELS=off silences this)",
+            "EGNO runs without its CPU kernels and trains several times slower: %s "
+            "(EGNO_JAX_KERNELS=off silences this warning)",
             error,
         )
         return Status(False, str(error))
 
 
 def _register() -> str:
-    """Opens the compiled library and names its kernels to XLA; returns where it came from."""
+    """Opens the compiled library and registers its kernels with XLA; returns its path."""
     if os.name != "posix":
-        raise KernelError("the kernels are for Linux and macOS")
+        raise KernelError(f"the kernels are for Linux and macOS, not {platform.system()}")
     compiler = _compiler()
     command = [*compiler, *_flags(), "-I", jax.ffi.include_dir()]
     name = f"kernels-{_fingerprint(compiler, command)}.so"
     with contextlib.ExitStack() as stack:
         folder = _cache()
-        if folder is None or not (_is_whole(folder / name) or os.access(folder, os.W_OK)):
-            # What is open stays open when its file is gone.
+        if folder is None or not (_is_intact(folder / name) or os.access(folder, os.W_OK)):
+            # An open library stays open when its file is deleted.
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="egno_jax-")))
         path = folder / name
-        if not _is_whole(path):
+        if not _is_intact(path):
             _build(command, path)
         library = ctypes.CDLL(str(path))
     for symbol in _SYMBOLS:
@@ -116,7 +120,7 @@ def _register() -> str:
 
 
 def _build(command: list[str], path: Path) -> None:
-    """Compiles the library to `path`, with its checksum beside it; others may do the same."""
+    """Compiles the library to `path`, with its checksum; other processes may do the same."""
     with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as folder:
         built, checksum = Path(folder, "kernels.so"), Path(folder, "checksum")
         result = subprocess.run(
@@ -136,8 +140,8 @@ def _build(command: list[str], path: Path) -> None:
         os.replace(checksum, path.with_suffix(".sha256"))
 
 
-def _is_whole(path: Path) -> bool:
-    """Says whether a library is there as it was built; opening a cut one kills the process."""
+def _is_intact(path: Path) -> bool:
+    """Returns whether a library is intact; opening a truncated one would kill the process."""
     try:
         return _checksum(path) == path.with_suffix(".sha256").read_text()
     except (OSError, UnicodeDecodeError):
@@ -149,13 +153,13 @@ def _checksum(path: Path) -> str:
 
 
 def _cache() -> Path | None:
-    """Returns the folder that keeps the library; None where there is none that is ours alone."""
+    """Returns the folder of libraries; None if others can write to it or there is none."""
     try:
         folder = Path(os.environ.get("EGNO_CACHE_DIR") or "~/.cache/egno_jax").expanduser()
         folder /= "kernels"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
-    except (OSError, RuntimeError):  # RuntimeError: there is no home
+    except (OSError, RuntimeError):  # RuntimeError: no home directory
         return None
     is_private = status.st_uid == os.getuid() and not status.st_mode & 0o022
     return folder if is_private else None
@@ -165,13 +169,15 @@ def _compiler() -> list[str]:
     try:
         configured = shlex.split(os.environ.get("CXX", ""))
     except ValueError as error:
-        raise KernelError(f"CXX is {os.environ['CXX']!r}: {error}") from error
+        raise KernelError(
+            f"`CXX`: got {os.environ['CXX']!r}, expected a command; {error}"
+        ) from error
     if configured:
         return configured
     for name in ("c++", "g++", "clang++"):
         if found := shutil.which(name):
             return [found]
-    raise KernelError("there is no C++ compiler (set CXX to name one)")
+    raise KernelError("no C++ compiler was found (set CXX to one)")
 
 
 def _flags() -> list[str]:
@@ -181,7 +187,7 @@ def _flags() -> list[str]:
 
 
 def _fingerprint(compiler: list[str], command: list[str]) -> str:
-    """Returns a name for what the command makes of the source on this machine."""
+    """Returns a hash of everything that determines the compiled library."""
     version = subprocess.run(
         [*compiler, "--version"],
         capture_output=True,
@@ -201,7 +207,7 @@ def _fingerprint(compiler: list[str], command: list[str]) -> str:
 
 
 def _processor() -> bytes:
-    """Returns what tells this machine's instruction set from another's."""
+    """Returns a description of this machine's instruction set."""
     try:
         lines = Path("/proc/cpuinfo").read_bytes().splitlines()
     except OSError:
