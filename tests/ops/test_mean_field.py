@@ -1,4 +1,4 @@
-"""The mean field against loops over nodes, written from the formula alone."""
+"""Global message passing against loops over nodes, written from the formula alone."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from tests import helpers
 from tests.ops.test_message_passing import mlp, random_mlp
 
 P, C, K = 2, 4, 3
-GRAPH_IDS = np.array([0, 0, 0, 2, 2])  # graph 1 is empty
+GRAPH_IDS = np.array([0, 0, 0, 2, 2], np.int32)  # graph 1 is empty
 N, NUM_GRAPHS = len(GRAPH_IDS), 3
 
 
@@ -25,6 +25,7 @@ def random_inputs(channels):
     return weights, senders, *(rng.normal(size=(P, N, size)) for size in (3, 3, C))
 
 
+@jax.jit
 def mean_field(weights, senders, x, v, h):
     return ops.mean_field(weights, x, v, h, GRAPH_IDS, NUM_GRAPHS, sender_weights=senders)
 
@@ -71,6 +72,6 @@ def test_gradients_are_finite_with_an_empty_graph(channels):
     def loss(inputs):
         return jnp.sum(mean_field(*inputs) ** 2)
 
-    for leaf in jax.tree.leaves(jax.grad(loss)(random_inputs(channels))):
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(random_inputs(channels))):
         assert np.isfinite(leaf).all()
         assert np.abs(leaf).max() > 0

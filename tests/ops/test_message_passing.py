@@ -13,6 +13,10 @@ from egno_jax import ops
 from tests import helpers
 
 SEEDS = st.integers(0, 2**32 - 1)
+# Compiled once for each shape.
+egnn_layer, edge_messages = jax.jit(ops.egnn_layer), jax.jit(ops.edge_messages)
+segment_sum = jax.jit(ops.segment_sum, static_argnums=2)
+segment_mean = jax.jit(ops.segment_mean, static_argnums=2)
 P, N, E, C, D = 2, 5, 9, 4, 3
 
 
@@ -83,7 +87,7 @@ def test_layer_is_the_loop_over_its_formulas(num_edge_features, seed, gain):
     weights, state = random_weights(rng, num_edge_features, gain), random_state(rng, D)
     state = state if num_edge_features else (*state[:3], None, *state[4:])
     with helpers.using("float64"):
-        found = jax.jit(ops.egnn_layer)(weights, *state)
+        found = egnn_layer(weights, *state)
     for array, expected in zip(found, looped_layer(weights, *state), strict=True):
         helpers.assert_close(array, expected, 1e-11)
 
@@ -106,9 +110,7 @@ def test_messages_are_those_of_the_concatenation(num_edge_features, seed):
     squared_distances = rng.uniform(0, 9, (P, E, 1))
     edge_features = rng.normal(size=(E, num_edge_features)) if num_edge_features else None
     with helpers.using("float64"):
-        found = ops.edge_messages(
-            weights, squared_distances, jnp.asarray(h), edge_features, senders, receivers
-        )
+        found = edge_messages(weights, squared_distances, h, edge_features, senders, receivers)
     for p in range(P):
         for e in range(E):
             e_ij = None if edge_features is None else edge_features[e]
@@ -127,8 +129,8 @@ def test_segment_sum_and_mean_are_loops_over_edges(seed):
         total[:, i] += values[:, e]
         count[i] += 1
     with helpers.using("float64"):
-        found_sum = ops.segment_sum(values, receivers, N)
-        found_mean = ops.segment_mean(jnp.asarray(values), receivers, N)
+        found_sum = segment_sum(values, receivers, N)
+        found_mean = segment_mean(values, receivers, N)
     np.testing.assert_allclose(found_sum, total, atol=1e-14)
     np.testing.assert_allclose(found_mean, total / np.maximum(count, 1)[:, None], atol=1e-14)
     np.testing.assert_array_equal(found_mean[:, count == 0], 0)
@@ -163,7 +165,7 @@ def test_layer_without_neighbours_moves_along_velocities_alone():
     x, v, h, *_ = random_state(rng, 0)
     nobody = np.zeros(0, np.int32)
     with helpers.using("float64"):
-        new_x, new_v, _ = ops.egnn_layer(weights, x, v, jnp.asarray(h), None, nobody, nobody)
+        new_x, new_v, _ = egnn_layer(weights, x, v, h, None, nobody, nobody)
     np.testing.assert_allclose(new_x, x + mlp(weights["velocity_mlp"], h) * v, atol=1e-13)
     np.testing.assert_array_equal(new_v, v)
 
@@ -175,10 +177,9 @@ def test_derivatives_of_the_layer_are_finite_where_nodes_coincide(differentiate)
     x, v, h, _, senders, receivers = random_state(rng, 0)
     x = np.zeros_like(x)
     with helpers.using("float64"):
-        layer = jax.jit(ops.egnn_layer)
-        jacobian = differentiate(
-            lambda x: layer(weights, x, v, jnp.asarray(h), None, senders, receivers)
-        )(x)
+        jacobian = jax.jit(differentiate(ops.egnn_layer, argnums=1))(
+            weights, x, v, h, None, senders, receivers
+        )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jacobian))
 
 

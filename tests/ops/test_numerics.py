@@ -12,6 +12,11 @@ from tests import helpers
 
 SEEDS = st.integers(0, 2**32 - 1)
 LIMIT = 100.0
+# Compiled once for each shape.
+safe_norm, squared_norm, limit_norm = map(
+    jax.jit, (ops.safe_norm, ops.squared_norm, lambda v: ops.limit_norm(v, LIMIT))
+)
+JACOBIANS = [jax.jit(jac(lambda v: ops.limit_norm(v, LIMIT))) for jac in (jax.jacfwd, jax.jacrev)]
 
 
 def random_rotation(rng):
@@ -25,8 +30,8 @@ def test_norms_are_those_of_numpy(seed, scale):
     vectors = scale * np.random.default_rng(seed).normal(size=(4, 5, 3))
     expected = np.linalg.norm(vectors, axis=-1, keepdims=True)
     with helpers.using("float64"):
-        helpers.assert_close(ops.safe_norm(jnp.asarray(vectors)), expected, 1e-15)
-        helpers.assert_close(ops.squared_norm(jnp.asarray(vectors)), expected**2, 1e-15)
+        helpers.assert_close(safe_norm(vectors), expected, 1e-15)
+        helpers.assert_close(squared_norm(vectors), expected**2, 1e-15)
 
 
 def test_gradient_of_the_norm_is_the_direction_and_zero_at_zero():
@@ -45,7 +50,7 @@ def test_limit_scales_long_vectors_alone(seed, scale):
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     expected = vectors * np.minimum(1.0, LIMIT / length)
     with helpers.using("float64"):
-        found = np.asarray(ops.limit_norm(jnp.asarray(vectors), LIMIT))
+        found = np.asarray(limit_norm(vectors))
     np.testing.assert_allclose(found, expected, rtol=1e-14)
     is_short = length[:, 0] <= LIMIT
     np.testing.assert_array_equal(found[is_short], vectors[is_short])
@@ -57,12 +62,12 @@ def test_limit_commutes_with_rotations_and_reflections(seed):
     rng = np.random.default_rng(seed)
     vectors, matrix = 100 * rng.normal(size=(20, 3)), random_rotation(rng)
     with helpers.using("float64"):
-        found = ops.limit_norm(jnp.asarray(vectors @ matrix.T), LIMIT)
-        expected = np.asarray(ops.limit_norm(jnp.asarray(vectors), LIMIT)) @ matrix.T
+        found = limit_norm(vectors @ matrix.T)
+        expected = np.asarray(limit_norm(vectors)) @ matrix.T
     helpers.assert_close(found, expected, 1e-14)
 
 
-@pytest.mark.parametrize("differentiate", [jax.jacfwd, jax.jacrev])
+@pytest.mark.parametrize("differentiate", JACOBIANS, ids=["jacfwd", "jacrev"])
 @settings(max_examples=20)
 @given(seed=SEEDS, length=st.floats(1.0, 1e4).filter(lambda x: abs(x - LIMIT) > 1e-3))
 def test_derivative_of_the_limit(differentiate, seed, length):
@@ -73,9 +78,7 @@ def test_derivative_of_the_limit(differentiate, seed, length):
     if length > LIMIT:
         expected = LIMIT / length * (np.eye(3) - np.outer(direction, direction))
     with helpers.using("float64"):
-        jacobian = differentiate(lambda v: ops.limit_norm(v, LIMIT))(
-            jnp.asarray(length * direction)
-        )
+        jacobian = differentiate(length * direction)
     np.testing.assert_allclose(jacobian, expected, atol=1e-12)
 
 

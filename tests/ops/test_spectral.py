@@ -12,6 +12,8 @@ from tests import helpers
 
 spectral_conv_fft = jax.jit(ops.spectral_conv_fft)
 spectral_conv_dft = jax.jit(ops.spectral_conv_dft)
+dft = jax.jit(ops.dft, static_argnums=1)
+inverse_dft = jax.jit(ops.inverse_dft, static_argnums=1)
 METHODS = pytest.mark.parametrize(
     "method", [spectral_conv_fft, spectral_conv_dft], ids=["fft", "dft"]
 )
@@ -19,9 +21,9 @@ DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}
 
 SEEDS = st.integers(0, 2**32 - 1)
-# The numbers of times and of modes: odd, even, one, and fewer times than the modes need.
+# Numbers of times and of modes: odd, even, one, and fewer times than the modes need.
 SIZES = st.sampled_from([(1, 1), (1, 3), (2, 1), (2, 2), (5, 2), (5, 5), (7, 3), (8, 5), (8, 9)])
-NUM_TIMES = st.sampled_from([1, 2, 5, 8])
+FEW_SIZES = st.sampled_from([(1, 3), (5, 2), (8, 9)])
 
 
 def draw(seed, num_times, num_modes, width, rest=(4, 3), dtype="float64"):
@@ -44,8 +46,9 @@ def numpy_conv(x, kernel):
 @METHODS
 @DTYPES
 @settings(max_examples=40)
-@given(seed=SEEDS, sizes=SIZES)
-def test_conv_is_that_of_numpy(method, dtype, seed, sizes):
+@given(data=st.data(), seed=SEEDS)
+def test_conv_is_that_of_numpy(method, dtype, data, seed):
+    sizes = data.draw(SIZES if dtype == "float64" else FEW_SIZES)
     x, kernel = draw(seed, *sizes, (2, 3), dtype=dtype)
     with helpers.using(dtype):
         found = method(x, kernel)
@@ -54,7 +57,7 @@ def test_conv_is_that_of_numpy(method, dtype, seed, sizes):
     helpers.assert_close(found, expected, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("sizes", [(1, 2), (2, 2), (5, 2), (8, 5)])
+@pytest.mark.parametrize("sizes", [(1, 2), (5, 2), (8, 5)])
 def test_gradients_of_both_methods_are_equal(sizes):
     x, kernel = draw(0, *sizes, (2, 2))
     weight = np.random.default_rng(1).normal(size=x.shape)
@@ -72,10 +75,10 @@ def test_gradients_of_both_methods_are_equal(sizes):
 
 @METHODS
 @settings(max_examples=15)
-@given(seed=SEEDS, num_times=NUM_TIMES, factor=st.floats(-3, 3))
-def test_conv_is_linear(method, seed, num_times, factor):
-    x, kernel = draw(seed, num_times, 3, (2, 2))
-    y, _ = draw(seed + 1, num_times, 3, (2, 2))
+@given(seed=SEEDS, sizes=SIZES, factor=st.floats(-3, 3))
+def test_conv_is_linear(method, seed, sizes, factor):
+    x, kernel = draw(seed, *sizes, (2, 3))
+    y, _ = draw(seed + 1, *sizes, (2, 3))
     with helpers.using("float64"):
         found = method(x + factor * y, kernel)
         expected = method(x, kernel) + factor * method(y, kernel)
@@ -84,10 +87,10 @@ def test_conv_is_linear(method, seed, num_times, factor):
 
 @METHODS
 @settings(max_examples=15)
-@given(seed=SEEDS, num_times=NUM_TIMES, shift=st.integers(0, 8))
-def test_conv_commutes_with_cyclic_shifts_in_time(method, seed, num_times, shift):
+@given(seed=SEEDS, sizes=SIZES, shift=st.integers(0, 8))
+def test_conv_commutes_with_cyclic_shifts_in_time(method, seed, sizes, shift):
     """At P = 2 M - 2 the last mode is real and its imaginary part unused, as in irfft."""
-    x, kernel = draw(seed, num_times, 3, (2, 2))
+    x, kernel = draw(seed, *sizes, (2, 3))
     with helpers.using("float64"):
         found = method(np.roll(x, shift, axis=0), kernel)
         expected = np.roll(method(x, kernel), shift, axis=0)
@@ -136,13 +139,13 @@ def test_choice_between_methods_does_not_change_the_result(num_times, num_modes)
 
 
 @settings(max_examples=15)
-@given(seed=SEEDS, num_times=NUM_TIMES)
+@given(seed=SEEDS, num_times=st.sampled_from([1, 2, 5, 8]))
 def test_dft_is_the_start_of_rfft_and_is_inverted(seed, num_times):
     x, _ = draw(seed, num_times, 1, (2, 2))
     modes = num_times // 2 + 1
     with helpers.using("float64"):
-        coefficients = ops.dft(x, modes)
-        back = ops.inverse_dft(coefficients, num_times)
+        coefficients = dft(x, modes)
+        back = inverse_dft(coefficients, num_times)
     real, imag = np.asarray(coefficients)
     np.testing.assert_allclose(real + 1j * imag, np.fft.rfft(x, axis=0), atol=1e-13)
     np.testing.assert_allclose(back, x, atol=1e-13)
