@@ -35,7 +35,7 @@ def sinusoidal_embedding(times: Float[Array, "*P"], dim: int) -> Float[Array, "*
     """
     if dim < 2:
         raise ValueError(
-            f"`dim`: got {dim}, expected at least 2; use one sine and one cosine or more"
+            f"dim: got {dim}, expected at least 2; use one sine and one cosine or more"
         )
     half = dim // 2
     frequencies = 10000.0 ** (-np.arange(half) / max(half - 1, 1))

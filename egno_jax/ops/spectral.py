@@ -231,7 +231,7 @@ def mix_modes(
     """
     if kernel.ndim != 4 or kernel.shape[2] != coefficients.shape[-1]:
         raise ValueError(
-            f"`kernel`: got shape {list(kernel.shape)}, expected [2, M, "
+            f"kernel: got shape {list(kernel.shape)}, expected [2, M, "
             f"{coefficients.shape[-1]}, C_out]; C_in must be the number of channels of the signal"
         )
     real, imag = kernel.astype(coefficients.dtype)

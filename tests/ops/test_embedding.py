@@ -40,7 +40,7 @@ def test_embedding_of_float32_times_is_close():
 
 @pytest.mark.parametrize("dim", [-1, 0, 1])
 def test_embedding_of_less_than_two_is_an_error(dim):
-    with pytest.raises(ValueError, match=f"`dim`: got {dim}, expected at least 2"):
+    with pytest.raises(ValueError, match=f"dim: got {dim}, expected at least 2"):
         ops.sinusoidal_embedding(jnp.zeros(3), dim)
 
 

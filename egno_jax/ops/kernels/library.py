@@ -78,7 +78,7 @@ def _load() -> Status:
     wanted = os.environ.get("EGNO_JAX_KERNELS") or "auto"
     if wanted not in ("auto", "off", "require"):
         raise ValueError(
-            f"`EGNO_JAX_KERNELS`: got {wanted!r}, expected auto, off or require; set one of these"
+            f"EGNO_JAX_KERNELS: got {wanted!r}, expected auto, off or require; set one of these"
         )
     if wanted == "off":
         return Status(False, "EGNO_JAX_KERNELS is off")
@@ -87,7 +87,7 @@ def _load() -> Status:
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         if wanted == "require":
             raise KernelError(
-                f"`EGNO_JAX_KERNELS`: got 'require', but {error}; fix this or set it to auto"
+                f"EGNO_JAX_KERNELS: got 'require', but {error}; fix this or set it to auto"
             ) from error
         logger.warning(
             "EGNO runs without its CPU kernels and trains several times slower: %s "
@@ -169,9 +169,7 @@ def _compiler() -> list[str]:
     try:
         configured = shlex.split(os.environ.get("CXX", ""))
     except ValueError as error:
-        raise KernelError(
-            f"`CXX`: got {os.environ['CXX']!r}, expected a command; {error}"
-        ) from error
+        raise KernelError(f"CXX: got {os.environ['CXX']!r}, expected a command; {error}") from error
     if configured:
         return configured
     for name in ("c++", "g++", "clang++"):
