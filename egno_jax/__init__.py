@@ -14,7 +14,7 @@ from egno_jax.rolling import Rollout, rollout
 if _TYPE_CHECKING:
     from types import ModuleType as _ModuleType
 
-    from egno_jax import datasets, training, visualize  # noqa: F401
+    from egno_jax import datasets, testing, training, visualize  # noqa: F401
 
 __all__ = [
     "EGNO",
@@ -44,7 +44,7 @@ except _metadata.PackageNotFoundError:  # run from a checkout that is not instal
     __version__ = "0.0.0+unknown"
 
 # Imported when they are first asked for: `import egno_jax` is for those who apply models, too.
-_LAZY = ("datasets", "training", "visualize")
+_LAZY = ("datasets", "testing", "training", "visualize")
 
 
 def __getattr__(name: str) -> "_ModuleType":

@@ -28,7 +28,14 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from egno_jax.config import EGNOConfig
-from egno_jax.model import Params, check_params, class_name, config_class
+from egno_jax.families import class_name, config_class
+from egno_jax.params import (
+    Params,
+    check_config,
+    check_params,
+    check_weights,
+    feature_sizes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +46,8 @@ _MANIFEST = "egno_jax.json"
 _WEIGHTS = "weights"
 # A checkpoint that is being replaced; one that a kill left behind is whole.
 _REPLACED = ".{}-replaced-"
+# F and D, which the weights were made for.
+_SIZES = ("nodes", "edges")
 _LIBRARIES = ("egno_jax", "jax", "flax", "orbax-checkpoint")
 
 
@@ -72,6 +81,7 @@ def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool =
             "format_version": FORMAT_VERSION,
             "config": dataclasses.asdict(params.config),
             "config_class": class_name(type(params.config)),
+            "feature_sizes": dict(zip(_SIZES, feature_sizes(params), strict=True)),
             "versions": library_versions(),
             "sha256": _checksums(staging / _WEIGHTS),
         }
@@ -98,8 +108,9 @@ def load(directory: str | os.PathLike[str]) -> Params:
     config = _read_config(directory, manifest)
     _check_files(directory, manifest["sha256"])
     weights = _restore(directory / _WEIGHTS)
-    _check_weights(directory, Params(weights=weights, config=config))
-    return Params(weights=weights, config=config)
+    params = Params(weights=weights, config=config)
+    _check_weights(directory, params, manifest.get("feature_sizes"))
+    return params
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
@@ -278,10 +289,17 @@ def _check_dtypes(path: Path, tree: Any) -> None:
         )
 
 
-def _check_weights(directory: Path, params: Params) -> None:
-    """Raises if the tree of weights is not the one that the config describes."""
+def _check_weights(directory: Path, params: Params, sizes: dict[str, int | None] | None) -> None:
+    """Raises if the tree of weights is not the one that the config describes.
+
+    Args:
+      directory: the checkpoint.
+      params: what it holds.
+      sizes: F and D as the manifest records them; None in checkpoints of 0.1.
+    """
     try:
-        check_params(params)
+        check_config(params.config)
+        check_weights(params, sizes and tuple(sizes.get(name) for name in _SIZES))
     except ValueError as error:
         raise CheckpointError(
             f"{directory / _WEIGHTS}: not the weights of the config in {_MANIFEST}: {error}"

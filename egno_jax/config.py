@@ -22,6 +22,8 @@ class EGNOConfig:
     """Hyper-parameters of EGNO; node and edge feature sizes are read from the graph at `init`.
 
     Attributes:
+      layer: name of the spatial layer in every block: `"egnn"`, or one registered with
+        `egno_jax.nn.register_layer`.
       num_layers: number L of blocks (two temporal convolutions and one message passing each).
       hidden_dim: width C of the node features and of every MLP.
       num_modes: number M of Fourier modes that the temporal convolutions keep, the constant one
@@ -62,6 +64,7 @@ class EGNOConfig:
       ValueError: a field is of the wrong type or out of range; names the field.
     """
 
+    layer: str = "egnn"
     num_layers: int = 4
     hidden_dim: int = 64
     num_modes: int = 2
@@ -79,6 +82,7 @@ class EGNOConfig:
     matmul_precision: str = "highest"
 
     def __post_init__(self) -> None:
+        _check("layer", self.layer, isinstance(self.layer, str), "the name of a spatial layer")
         for name in ("num_layers", "hidden_dim", "num_modes", "time_embed_dim"):
             self._set(name, _count(name, getattr(self, name), 2 if name == "time_embed_dim" else 1))
         for name in ("time_scale", "velocity_scale"):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from egno_jax.config import EGNOConfig
-from egno_jax.model import Params, check_config, check_weights, feature_sizes, weight_shapes
+from egno_jax.params import Params, check_config, check_weights, feature_sizes, weight_shapes
 
 if TYPE_CHECKING:
     from jaxtyping import ArrayLike

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
@@ -15,14 +14,33 @@ import jraph
 from egno_jax import graph as graph_lib
 from egno_jax import ops
 from egno_jax.config import EGNOConfig
-from egno_jax.nn import EGNOBlock, TimeEmbedding
+from egno_jax.families import (
+    Kind,
+    ModelFamily,
+    class_name,
+    config_class,
+    family_of,
+    register,
+)
+from egno_jax.nn import Block, State, TimeEmbedding
+from egno_jax.nn.block import LayerFactory, initial_extra, layer_factory, layer_options
+from egno_jax.params import (
+    Params,
+    check_config,
+    check_feature_sizes,
+    check_params,
+    feature_sizes,
+    weight_shapes,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
 __all__ = [
     "EGNO",
+    "Frame",
     "Kind",
+    "ModelFamily",
     "Params",
     "Trajectory",
     "apply",
@@ -30,9 +48,12 @@ __all__ = [
     "checked_inputs",
     "class_name",
     "config_class",
+    "family_of",
     "feature_sizes",
     "init",
+    "initial_state",
     "register",
+    "scaled_times",
     "weight_shapes",
 ]
 
@@ -40,12 +61,13 @@ __all__ = [
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Trajectory:
-    """What the model predicts, time first.
+    """The predicted trajectory, time first.
 
     Attributes:
       positions: `[P, N, 3]`, in the unit of the input positions.
       velocities: `[P, N, 3]`, the model's second vector channel. It predicts the velocity only if
-        the loss asked for it (`config.velocity_weight` above 0).
+        the loss supervised it (`config.velocity_weight` above 0); otherwise it is an equivariant
+        latent.
       features: `[P, N, C]`, hidden features, invariant under rotations, reflections, translations.
     """
 
@@ -54,87 +76,24 @@ class Trajectory:
     features: Float[Array, "P N C"]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Params:
-    """A model: its weights, which are pytree leaves, and its configuration, which is static.
-
-    Attributes:
-      weights: nested dict of arrays, exactly Linen's `variables["params"]`, one subtree a block.
-      config: the configuration that the weights belong to.
-    """
-
-    weights: dict[str, Any]
-    config: EGNOConfig = dataclasses.field(metadata={"static": True})
-
-
-class Kind(NamedTuple):
-    """What `init`, `apply` and the checks must know of a kind of model.
-
-    Attributes:
-      module: makes the Linen module of a config.
-      weight_shapes: takes a config, F and D; returns the shape of every weight under its path.
-      feature_sizes: takes parameters; returns F and D, None where any number will do.
-    """
-
-    module: Callable[[Any], nn.Module]
-    weight_shapes: Callable[[Any, int, int], dict[str, tuple[int, ...]]]
-    feature_sizes: Callable[[Params], tuple[int | None, int | None]]
-
-
-_KINDS: dict[type, Kind] = {}
-
-
-def register(config_class: type[EGNOConfig], kind: Kind) -> None:
-    """Makes `init`, `apply`, `save`, `load` and the training take models of this config's class."""
-    _KINDS[config_class] = kind
-
-
-def config_class(names: Collection[str], recorded: str | None = None) -> type[EGNOConfig] | None:
-    """Returns the registered class of the configs that a record is of; None if there is none.
-
-    That is the one of the recorded name. A record without a name is of the smallest class that has
-    all its fields, `EGNOConfig` if none has; so is one of a script, `__main__:...`, whose classes
-    are called otherwise wherever else they are imported.
-
-    Args:
-      names: the names of the fields.
-      recorded: what `class_name` gave when the record was written; None where it keeps none.
-    """
-    named = next((kind for kind in _KINDS if class_name(kind) == recorded), None)
-    if named is not None or not (recorded is None or str(recorded).startswith("__main__:")):
-        return named
-    fields = {kind: {field.name for field in dataclasses.fields(kind)} for kind in _KINDS}
-    fitting = [kind for kind in fields if fields[kind].issuperset(names)]
-    return min(fitting, key=lambda kind: len(fields[kind]), default=EGNOConfig)
-
-
-def class_name(kind: type) -> str:
-    """Returns the name that a record keeps of a class, such as `egno_jax.config:EGNOConfig`."""
-    return f"{kind.__module__}:{kind.__qualname__}"
-
-
-def _kind(params: Params) -> Kind:
-    return _KINDS[type(params.config)]
-
-
 class EGNO(nn.Module):
     """The Equivariant Graph Neural Operator as a Linen module.
 
-    The state is repeated at all P times and told its time by an embedding; then blocks of a
-    convolution over time (`h`, and the vectors `[x - c, v]`) and message passing at each time carry
-    it to the trajectory. With `config.mean_field` nodes also take a step along the mean of their
-    graph. c is the mean initial position of each graph: geometry is kept relative to it, and c is
-    added at the end.
+    The state is repeated at all P times, and an embedding adds the time to its features. Each block
+    convolves it over time, then passes messages at every time alone; `egno_jax.nn.Block`. Geometry
+    is kept relative to c, the mean initial position of each graph; c is added at the end.
 
     Attributes:
       config: the hyper-parameters.
+      layer: the spatial layer of the blocks, see `egno_jax.nn.SpatialLayer`; None: the registered
+        layer `config.layer`.
 
     Source: Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics", ICML 2024,
     arXiv:2401.11037.
     """
 
     config: EGNOConfig
+    layer: LayerFactory | None = None
 
     @nn.compact
     def __call__(
@@ -143,62 +102,21 @@ class EGNO(nn.Module):
         """Decodes the trajectory; see `egno_jax.apply`."""
         graph, times = checked_inputs(graph, times)
         config = self.config
-        layer_options = {
-            "dtype": config.dtype,
-            "param_dtype": config.param_dtype,
-            "precision": config.matmul_precision,
-        }
-        num_nodes = graph.nodes["positions"].shape[0]
-        graph_ids = graph_lib.graph_ids(graph.n_node, num_nodes)
-        positions, velocities, centre, rest = centred_state(graph, graph_ids)
-        velocities = velocities * config.velocity_scale
-        times = jnp.asarray(times, time_dtype(times, positions))
-        if config.temporal_grid == "context":
-            times, context = _with_context(times, config, graph_ids)
-        else:
-            context = None
-        first, num_times = (0 if context is None else context.num_times), times.shape[0]
-        times, context = _equal_shares(times, context)
+        state, frame = initial_state(graph, config, self.layer)
+        times = jnp.asarray(times, time_dtype(times, state.positions))
+        times, context, requested = _time_grid(times, config, frame.graph_ids)
         tau = times / config.time_scale
-
         features = TimeEmbedding(
-            config.hidden_dim, config.time_embed_dim, name="embedding", **layer_options
-        )(graph.nodes["features"], tau, graph_ids)
-        positions, velocities = (
-            jnp.broadcast_to(x, (tau.shape[0], *x.shape)) for x in (positions, velocities)
-        )
-        positions, velocities, features = map(ops.split_times, (positions, velocities, features))
-        edge_features = None if graph.edges is None else graph.edges["features"]
+            config.hidden_dim, config.time_embed_dim, name="embedding", **layer_options(config)
+        )(graph.nodes["features"], tau, frame.graph_ids)
+        state = state.at_times(tau.shape[0])._replace(features=features)
+        state = jax.tree.map(ops.shard_times, state)
         for index in range(config.num_layers):
-            block = EGNOBlock(
-                config.hidden_dim,
-                config.num_modes,
-                mean_field=config.mean_field,
-                mean_field_channels=config.mean_field_channels,
-                vector_init=config.vector_init,
-                name=f"block_{index}",
-                **layer_options,
-            )
-            positions, velocities, features = block(
-                positions,
-                velocities,
-                features,
-                edge_features,
-                graph.senders,
-                graph.receivers,
-                context,
-                graph_ids,
-                graph.n_node.shape[0],
-            )
-            positions, velocities, features = map(
-                ops.split_times, (positions, velocities, features)
-            )
-        if (first, num_times) != (0, tau.shape[0]):
-            positions, velocities, features = (
-                x[first:num_times] for x in (positions, velocities, features)
-            )
-        velocities = velocities / config.velocity_scale
-        return Trajectory((positions + rest) + centre, velocities, features)
+            block = Block(config, self.layer, name=f"block_{index}")
+            state = jax.tree.map(ops.shard_times, block(state, graph, context))
+        if requested != slice(0, tau.shape[0]):
+            state = jax.tree.map(lambda x: x[requested], state)
+        return frame.trajectory(state)
 
 
 def init(
@@ -228,7 +146,7 @@ def init(
 
 @functools.partial(jax.jit, static_argnames="config")
 def _init_weights(key: Array, config: EGNOConfig, graph: jraph.GraphsTuple, times: Array) -> Any:
-    return _KINDS[type(config)].module(config).init(key, graph, times)["params"]
+    return family_of(config).module(config).init(key, graph, times)["params"]
 
 
 def apply(
@@ -259,7 +177,7 @@ def apply(
     check_params(params)
     graph, times = checked_inputs(graph, times)
     check_feature_sizes(params, graph)
-    module = _kind(params).module(params.config)
+    module = family_of(params.config).module(params.config)
     return module.apply({"params": params.weights}, graph, times)
 
 
@@ -280,13 +198,58 @@ def checked_inputs(graph: Any, times: Any) -> tuple[jraph.GraphsTuple, Array]:
     return jax.tree.map(jnp.asarray, (graph, times))
 
 
+class Frame(NamedTuple):
+    """What a state is relative to, and the way back from it.
+
+    Attributes:
+      graph_ids: `[N]`, the graph of each node.
+      centre: `[N, 3]`, the mean initial position of each node's graph.
+      centre_residual: `[N, 3]`, the mean of what is left after subtracting `centre`; the exact
+        centre is the sum of both.
+      velocity_scale: `config.velocity_scale`.
+    """
+
+    graph_ids: Int[Array, "N"]
+    centre: Float[Array, "N 3"]
+    centre_residual: Float[Array, "N 3"]
+    velocity_scale: float
+
+    def trajectory(self, state: State) -> Trajectory:
+        """Returns a state as a trajectory, in the frame and the units of the input."""
+        return Trajectory(
+            (state.positions + self.centre_residual) + self.centre,
+            state.velocities / self.velocity_scale,
+            state.features,
+        )
+
+
+def initial_state(
+    graph: jraph.GraphsTuple, config: EGNOConfig, layer: LayerFactory | None = None
+) -> tuple[State, Frame]:
+    """Returns the state at one time, `[1, N, ...]`, with the given features, and its frame.
+
+    Args:
+      graph: checked inputs of a model.
+      config: the hyper-parameters.
+      layer: the spatial layer, whose `extra` starts as zeros; None: the registered one.
+    """
+    graph_ids = graph_lib.graph_ids(graph.n_node, graph.nodes["positions"].shape[0])
+    positions, velocities, centre, residual = centred_state(graph, graph_ids)
+    extra = initial_extra(
+        layer or layer_factory(config), config, (1, positions.shape[0]), positions.dtype
+    )
+    velocities = velocities * config.velocity_scale
+    state = State(positions[None], velocities[None], graph.nodes["features"][None], extra)
+    return state, Frame(graph_ids, centre, residual, config.velocity_scale)
+
+
 def centred_state(
     graph: jraph.GraphsTuple, graph_ids: Int[Array, "N"]
 ) -> tuple[Float[Array, "N 3"], Float[Array, "N 3"], Float[Array, "N 3"], Float[Array, "N 3"]]:
-    """Returns positions relative to their graph's centre, velocities, the centre, and its rest.
+    """Returns positions relative to their graph's centre, velocities, the centre, and its residual.
 
-    The centre is `centre + rest`. Far from the origin a mean is only as good as its rounding, so
-    the mean of what is left after subtracting it is subtracted too.
+    The centre is `centre + residual`: far from the origin the mean is rounded, so the mean of what
+    is left after subtracting it is subtracted too.
     """
     positions, velocities = graph.nodes["positions"], graph.nodes["velocities"]
     dtype = jnp.result_type(positions.dtype, velocities.dtype, jnp.float32)
@@ -298,8 +261,8 @@ def centred_state(
 
     centre = mean_of_graph(positions)
     relative = positions - centre
-    rest = mean_of_graph(relative)
-    return relative - rest, velocities, centre, rest
+    residual = mean_of_graph(relative)
+    return relative - residual, velocities, centre, residual
 
 
 def time_dtype(times: Array, positions: Array) -> Any:
@@ -309,12 +272,31 @@ def time_dtype(times: Array, positions: Array) -> Any:
     return positions.dtype
 
 
+def scaled_times(
+    graph: jraph.GraphsTuple, times: Array, config: EGNOConfig
+) -> Float[Array, "P"] | Float[Array, "P G"]:
+    """Returns tau = times / config.time_scale in the dtype that times are computed in."""
+    return jnp.asarray(times, time_dtype(times, graph.nodes["positions"])) / config.time_scale
+
+
+def _time_grid(
+    times: Float[Array, "P"] | Float[Array, "P G"], config: EGNOConfig, graph_ids: Int[Array, "N"]
+) -> tuple[Float[Array, "R"] | Float[Array, "R G"], ops.Context | None, slice]:
+    """Returns the times to compute, how the convolutions read them, and where the requested are."""
+    context, first = None, 0
+    if config.temporal_grid == "context":
+        times, context = _with_context(times, config, graph_ids)
+        first = context.num_times
+    num_times = times.shape[0]
+    return *_equal_shares(times, context), slice(first, num_times)
+
+
 def _with_context(
     times: Float[Array, "P"] | Float[Array, "P G"],
     config: EGNOConfig,
     graph_ids: Int[Array, "N"],
 ) -> tuple[Float[Array, "R"] | Float[Array, "R G"], ops.Context]:
-    """Puts the context times before those that are asked, and says where in the period all are."""
+    """Puts the context times before the requested ones; rephases the phases of all of them."""
     first, last = config.context_times[0], config.context_times[-1]
     num_context = len(config.context_times)
     period = (last - first) * num_context / (num_context - 1)
@@ -322,190 +304,28 @@ def _with_context(
     context_times = context_times.reshape(-1, *[1] * (times.ndim - 1))
     context_times = jnp.broadcast_to(context_times, (num_context, *times.shape[1:]))
     times = jnp.concatenate([context_times, times])
-    turns = (times - first) / period
+    phases = (times - first) / period
     if times.ndim == 2:
-        turns = jnp.take(turns, graph_ids, axis=1, mode="clip")
-    return times, ops.Context(num_context, turns)
+        phases = jnp.take(phases, graph_ids, axis=1, mode="clip")
+    return times, ops.Context(num_context, phases)
 
 
 def _equal_shares(
     times: Float[Array, "R"] | Float[Array, "R G"], context: ops.Context | None
 ) -> tuple[Float[Array, "R"] | Float[Array, "R G"], ops.Context | None]:
-    """Adds times, where a mesh splits them, until every device has equally many.
+    """Adds times until every device of a mesh that shards them has equally many.
 
-    Those that are added give nothing to the Fourier coefficients and are cut off at the end.
+    The added times contribute nothing to the Fourier coefficients and are removed at the end.
     """
     num_times = times.shape[0]
     num_added = ops.num_missing_times(num_times)
     if num_added == 0:
         return times, context
     if context is None:
-        turns = jnp.arange(num_times + num_added, dtype=times.dtype) / num_times
-        return ops.pad_times(times, num_added), ops.Context(num_times, turns)
-    turns = ops.pad_times(context.turns, num_added)
-    return ops.pad_times(times, num_added), context._replace(turns=turns)
+        phases = jnp.arange(num_times + num_added, dtype=times.dtype) / num_times
+        return ops.pad_times(times, num_added), ops.Context(num_times, phases)
+    phases = ops.pad_times(context.phases, num_added)
+    return ops.pad_times(times, num_added), context._replace(phases=phases)
 
 
-def weight_shapes(
-    config: EGNOConfig, num_node_features: int, num_edge_features: int
-) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of every weight that `init` makes, under its path such as `a/b/kernel`.
-
-    Args:
-      config: the hyper-parameters.
-      num_node_features: F.
-      num_edge_features: D, 0 without edge features.
-    """
-    width, modes = config.hidden_dim, config.num_modes
-    shapes = _linear_shapes("embedding/linear", num_node_features + config.time_embed_dim, width)
-    mlp_sizes = {
-        "message_mlp": (1 + 2 * width + num_edge_features, width),
-        "position_mlp": (width, 1),
-        "velocity_mlp": (width, 1),
-        "feature_mlp": (2 * width, width),
-    }
-    for block in (f"block_{index}" for index in range(config.num_layers)):
-        shapes[f"{block}/temporal_conv/kernel"] = (2, modes, width, width)
-        shapes[f"{block}/vector_temporal_conv/kernel"] = (2, modes, 2, 2)
-        for mlp, (rows, columns) in mlp_sizes.items():
-            shapes |= _linear_shapes(f"{block}/egnn_layer/{mlp}/linear_0", rows, width)
-            shapes |= _linear_shapes(f"{block}/egnn_layer/{mlp}/linear_1", width, columns)
-        if config.mean_field:
-            shapes |= _linear_shapes(f"{block}/mean_field/mlp/linear_0", width, width)
-            channels = config.mean_field_channels
-            shapes |= _linear_shapes(f"{block}/mean_field/mlp/linear_1", width, 2 + channels)
-            if channels:
-                senders = f"{block}/mean_field/sender_mlp"
-                shapes |= _linear_shapes(f"{senders}/linear_0", width, width)
-                shapes |= _linear_shapes(f"{senders}/linear_1", width, 2 * channels)
-    return shapes
-
-
-def feature_sizes(params: Params) -> tuple[int, int]:
-    """Returns F and D, the numbers of node and of edge features that the weights were made for."""
-    config, weights = params.config, params.weights
-    message_mlp = weights["block_0"]["egnn_layer"]["message_mlp"]
-    input_rows = weights["embedding"]["linear"]["kernel"].shape[0]
-    message_rows = message_mlp["linear_0"]["kernel"].shape[0]
-    for name, rows, least in (
-        ("time_embed_dim", input_rows, config.time_embed_dim),
-        ("hidden_dim", message_rows, 1 + 2 * config.hidden_dim),
-    ):
-        if rows < least:
-            raise ValueError(
-                f"params.weights: an input layer has {rows} rows, expected at least {least} with "
-                f"config.{name}={getattr(config, name)}"
-            )
-    return input_rows - config.time_embed_dim, message_rows - 1 - 2 * config.hidden_dim
-
-
-def check_params(params: Params) -> None:
-    """Checks that these are parameters that JAX can compute with; see `check_weights`.
-
-    Args:
-      params: anything.
-
-    Raises:
-      ValueError: they are not; names the weight, its shape and the one expected. Or a dtype is
-        float64 and JAX's x64 mode is off.
-    """
-    if isinstance(params, Params):
-        check_config(params.config)
-    check_weights(params)
-
-
-def check_weights(params: Params) -> None:
-    """Checks that these are parameters, and their weights the tree that their config describes.
-
-    Args:
-      params: anything, in any dtype.
-
-    Raises:
-      ValueError: they are not; names the weight, its shape and the one expected.
-    """
-    if not isinstance(params, Params):
-        raise ValueError(
-            f"params: got {type(params).__name__}, expected egno_jax.Params; egno_jax.init makes "
-            "them from a config, and those of a Linen module are "
-            'Params(weights=variables["params"], config=config)'
-        )
-    try:
-        kind = _kind(params)
-        expected = kind.weight_shapes(params.config, *kind.feature_sizes(params))
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"params.weights: not those of {type(params.config).__name__} ({error!r}); expected "
-            'the tree that egno_jax.init makes, variables["params"] of the Linen module'
-        ) from error
-    found = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params.weights)
-    }
-    for path in sorted(found.keys() | expected.keys()):
-        if found.get(path) != expected.get(path):
-            raise ValueError(
-                f"params.weights: {path} has shape {found.get(path)}, expected "
-                f"{expected.get(path)} by params.config"
-            )
-
-
-def check_config(config: EGNOConfig) -> None:
-    """Checks that this is a configuration, and that JAX can compute in its dtypes.
-
-    Raises:
-      ValueError: it is not, or a dtype is float64 and JAX's x64 mode is off.
-    """
-    if type(config) not in _KINDS:
-        raise ValueError(f"config: got {type(config).__name__}, expected egno_jax.EGNOConfig")
-    for name in ("dtype", "param_dtype"):
-        dtype = getattr(config, name)
-        if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != dtype:
-            raise ValueError(
-                f"config.{name}: got {dtype!r}, which JAX would round to 32 bits; call "
-                'jax.config.update("jax_enable_x64", True) first'
-            )
-
-
-def _linear_shapes(path: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
-    return {f"{path}/kernel": (rows, columns), f"{path}/bias": (columns,)}
-
-
-def check_feature_sizes(params: Params, graph: jraph.GraphsTuple) -> None:
-    """Checks that the graph's feature sizes are those that the weights were made for.
-
-    Args:
-      params: the model.
-      graph: one state, a batch, or a stack of them.
-
-    Raises:
-      ValueError: they are not; names the feature and both sizes.
-    """
-    expected_sizes = _kind(params).feature_sizes(params)
-    for (key, each), found, expected in zip(
-        (("nodes", "a node"), ("edges", "an edge")),
-        graph_feature_sizes(graph),
-        expected_sizes,
-        strict=True,
-    ):
-        if expected is not None and found != expected:
-            message = (
-                f"graph.{key}['features']: got {found} features {each}, expected {expected}, the "
-                "number that the params were made for"
-            )
-            if key == "nodes" and type(params.config) is EGNOConfig:
-                # The only size that a converted checkpoint does not tell.
-                message += (
-                    f" with config.time_embed_dim={params.config.time_embed_dim} (their sum is "
-                    f"{expected + params.config.time_embed_dim} in the weights; of a converted "
-                    "checkpoint check time_embed_dim too)"
-                )
-            raise ValueError(message)
-
-
-def graph_feature_sizes(graph: jraph.GraphsTuple) -> tuple[int, int]:
-    """Returns F and D of a graph, D = 0 without edge features."""
-    edge_features = 0 if graph.edges is None else graph.edges["features"].shape[-1]
-    return graph.nodes["features"].shape[-1], edge_features
-
-
-register(EGNOConfig, Kind(EGNO, weight_shapes, feature_sizes))
+register(EGNOConfig, ModelFamily(EGNO))

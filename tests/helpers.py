@@ -14,6 +14,7 @@ import numpy as np
 import egno_jax
 from egno_jax import EGNOConfig, Params, Trajectory
 from egno_jax.model import weight_shapes
+from egno_jax.testing import random_graph  # noqa: F401
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TRAJECTORY_FIELDS = tuple(field.name for field in dataclasses.fields(Trajectory))
@@ -54,36 +55,6 @@ def assert_trees_close(found, expected, tolerance: float) -> None:
     assert found[1] == expected[1]
     for (path, a), (_, b) in zip(found[0], expected[0], strict=True):
         assert_close(a, b, tolerance, jax.tree_util.keystr(path))
-
-
-def random_graph(
-    rng: np.random.Generator,
-    n_node: list[int] | np.ndarray = (5, 3),
-    num_edges: int = 16,
-    num_node_features: int = 2,
-    num_edge_features: int = 2,
-    size: float = 1.0,
-    dtype: str = "float32",
-) -> jraph.GraphsTuple:
-    """Draws graphs of `n_node` nodes; edges stay within a graph, and may be loops or repeated."""
-    n_node = np.asarray(n_node, np.int32)
-    num_nodes, starts = n_node.sum(), np.cumsum(n_node) - n_node
-    owners = np.sort(rng.choice(np.flatnonzero(n_node), num_edges))
-    senders, receivers = (starts[owners] + rng.integers(n_node[owners]) for _ in range(2))
-    edge_features = rng.normal(size=(num_edges, num_edge_features)).astype(dtype)
-    return jraph.GraphsTuple(
-        nodes={
-            "positions": (size * rng.normal(size=(num_nodes, 3))).astype(dtype),
-            "velocities": (size * rng.normal(size=(num_nodes, 3))).astype(dtype),
-            "features": rng.normal(size=(num_nodes, num_node_features)).astype(dtype),
-        },
-        edges={"features": edge_features} if num_edge_features else None,
-        senders=senders.astype(np.int32),
-        receivers=receivers.astype(np.int32),
-        n_node=n_node,
-        n_edge=np.bincount(owners, minlength=len(n_node)).astype(np.int32),
-        globals=None,
-    )
 
 
 def random_params(

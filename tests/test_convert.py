@@ -166,7 +166,7 @@ def test_what_is_no_model_is_refused(fixture):
     with pytest.raises(ValueError, match=r"params: got dict, expected egno_jax\.Params"):
         egno_jax.to_torch_state_dict(params.weights)
     deeper = dataclasses.replace(params.config, num_layers=9)
-    with pytest.raises(ValueError, match=r"params\.weights: block_.* expected"):
+    with pytest.raises(ValueError, match=r"params\.weights: got block_.* expected"):
         egno_jax.to_torch_state_dict(dataclasses.replace(params, config=deeper))
     baseline = egno_jax.baselines.BaselineConfig(method="linear")
     graph = helpers.random_graph(np.random.default_rng(0))

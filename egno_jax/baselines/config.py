@@ -17,8 +17,10 @@ METHODS = {
 }
 # These have no E(n)-equivariant layers that a mean field could stand before.
 _WITHOUT_MEAN_FIELD = ("linear", "mpnn")
-# These carry a state to one later state.
+# These predict one later state.
 _STATE_TO_STATE = ("mpnn", "egnn")
+# These compute every requested time in parallel.
+_PARALLEL_IN_TIME = ("linear", "egno-no-conv")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,11 @@ def num_times(config: EGNOConfig) -> int | None:
     """
     is_baseline = isinstance(config, BaselineConfig)
     return 1 if is_baseline and config.method in _STATE_TO_STATE else None
+
+
+def has_independent_times(config: BaselineConfig) -> bool:
+    """Returns whether the requested times can be computed in parallel."""
+    return config.method in _PARALLEL_IN_TIME
 
 
 def title(config: EGNOConfig) -> str:

@@ -1,18 +1,29 @@
-"""The model's layers as Linen modules that work alone, also through `flax.nnx.bridge`."""
+"""Layers as Linen modules, thin over `egno_jax.ops`; each works alone, also in NNX.
 
-from egno_jax.nn.egnn import EGNNLayer, EGNOBlock, MeanField
+`register_layer` fills the slot that EGNO has for spatial layers; see `SpatialLayer`.
+"""
+
+from egno_jax.nn.block import Block, SpatialLayer, State, layer_names, register_layer
+from egno_jax.nn.egnn import EGNNLayer, EGNNSpatialLayer, EGNOBlock
 from egno_jax.nn.embedding import TimeEmbedding
 from egno_jax.nn.linear import MLP, Linear
+from egno_jax.nn.mean_field import MeanField
 from egno_jax.nn.temporal_conv import IrrepsTemporalConv, TemporalConv, VectorTemporalConv
 
 __all__ = [
     "MLP",
+    "Block",
     "EGNNLayer",
+    "EGNNSpatialLayer",
     "EGNOBlock",
     "IrrepsTemporalConv",
     "Linear",
     "MeanField",
+    "SpatialLayer",
+    "State",
     "TemporalConv",
     "TimeEmbedding",
     "VectorTemporalConv",
+    "layer_names",
+    "register_layer",
 ]

@@ -1,4 +1,4 @@
-"""E(n)-equivariant message passing, the mean field, and the block that EGNO stacks."""
+"""E(n)-equivariant message passing: the layer alone, and in the slot of EGNO's block."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import jraph
 
-from egno_jax import ops
-from egno_jax.nn.linear import MLP, cast, compute_dtype
-from egno_jax.nn.temporal_conv import TemporalConv, VectorTemporalConv
+from egno_jax import deprecation, ops
+from egno_jax.config import EGNOConfig
+from egno_jax.nn.block import Block, State, layer_options, register_layer
+from egno_jax.nn.linear import MLP, as_geometry, cast, compute_dtype
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -65,8 +67,8 @@ class EGNNLayer(nn.Module):
         dtype = compute_dtype(self.dtype, features, kernel)
         return ops.egnn_layer(
             cast(weights, dtype),
-            _geometry(positions),
-            _geometry(velocities),
+            as_geometry(positions),
+            as_geometry(velocities),
             features.astype(dtype),
             edge_features,
             senders,
@@ -79,79 +81,42 @@ class EGNNLayer(nn.Module):
         return mlp.weights(in_features)
 
 
-class MeanField(nn.Module):
-    """Moves every node along what its whole graph does; see `egno_jax.ops.mean_field`.
-
-    Its factors are 0 at the start: a model with a mean field begins as the same without.
+@register_layer("egnn")
+class EGNNSpatialLayer(nn.Module):
+    """`EGNNLayer` as the spatial layer of EGNO, `EGNOConfig(layer="egnn")`: the default.
 
     Attributes:
-      features: width of the perceptrons.
-      channels: number K of means that senders weigh, beside the plain one.
-      dtype: dtype of the perceptrons; None follows features and weights. Positions and velocities
-        stay in float32 or wider.
-      param_dtype: dtype of the weights.
-      precision: precision of products over channels.
+      config: the hyper-parameters.
     """
 
-    features: int
-    channels: int = 0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    precision: str = "highest"
+    config: EGNOConfig
 
-    @nn.compact
-    def __call__(
-        self,
-        positions: Float[Array, "P N 3"],
-        velocities: Float[Array, "P N 3"],
-        features: Float[Array, "P N A"],
-        graph_ids: Int[Array, "N"] | None = None,
-        num_graphs: int = 1,
-    ) -> Float[Array, "P N 3"]:
-        """Returns the positions after the step.
+    def setup(self) -> None:
+        """Makes the layer, whose weights are this module's own."""
+        self.layer = EGNNLayer(self.config.hidden_dim, **layer_options(self.config))
+        nn.share_scope(self, self.layer)
 
-        Args:
-          positions: `[P, N, 3]`.
-          velocities: `[P, N, 3]`.
-          features: `[P, N, A]`.
-          graph_ids: `[N]`, the graph of each node; None: all are of one graph.
-          num_graphs: G.
-        """
-        if graph_ids is None:
-            graph_ids = jnp.zeros(positions.shape[1], jnp.int32)
-        options = {"param_dtype": self.param_dtype}
-        mlp = MLP(self.features, 2 + self.channels, starts_at_zero=True, name="mlp", **options)
-        weights, sender_weights = mlp.weights(features.shape[-1]), None
-        if self.channels:
-            sender_mlp = MLP(self.features, 2 * self.channels, name="sender_mlp", **options)
-            sender_weights = sender_mlp.weights(features.shape[-1])
-        dtype = compute_dtype(self.dtype, features, weights["linear_0"]["kernel"])
-        return ops.mean_field(
-            cast(weights, dtype),
-            _geometry(positions),
-            _geometry(velocities),
-            features.astype(dtype),
-            graph_ids,
-            num_graphs,
-            sender_weights=None if sender_weights is None else cast(sender_weights, dtype),
-            precision=self.precision,
+    def __call__(self, state: State, graph: jraph.GraphsTuple) -> State:
+        """Returns the state after one round of messages."""
+        edge_features = None if graph.edges is None else graph.edges["features"]
+        positions, velocities, features = self.layer(
+            *state[:3], edge_features, graph.senders, graph.receivers
         )
+        return State(positions, velocities, features, state.extra)
 
 
 class EGNOBlock(nn.Module):
-    """One block of EGNO: scalar and vector temporal convolutions, then message passing.
+    """Deprecated: use `Block(config)(state, graph)`, with the same weights and results.
 
     Attributes:
       features: width C.
       num_modes: number M of modes of the convolutions.
-      mean_field: whether nodes move along the mean of their graph before they pass messages.
-      mean_field_channels: number of its channels; see `MeanField`.
-      vector_init: bound of the vector kernel's start; see `VectorTemporalConv`.
-      dtype: dtype of messages and features; None follows inputs and weights.
+      mean_field: see `EGNOConfig`; so are those that follow.
+      mean_field_channels: number of channels of the mean field.
+      vector_init: bound of the vector kernel at the start.
+      dtype: dtype of messages and features.
       param_dtype: dtype of the weights.
       precision: precision of products over channels.
-
-    Source: Xu et al., "Equivariant Graph Neural Operator", 2024, figure 1.
     """
 
     features: int
@@ -163,7 +128,22 @@ class EGNOBlock(nn.Module):
     param_dtype: Any = jnp.float32
     precision: str = "highest"
 
-    @nn.compact
+    def setup(self) -> None:
+        """Makes the block, whose weights are this module's own."""
+        deprecation.warn("egno_jax.nn.EGNOBlock", "egno_jax.nn.Block", stacklevel=2)
+        config = EGNOConfig(
+            hidden_dim=self.features,
+            num_modes=self.num_modes,
+            mean_field=self.mean_field,
+            mean_field_channels=self.mean_field_channels,
+            vector_init=self.vector_init,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            matmul_precision=self.precision,
+        )
+        self.block = Block(config)
+        nn.share_scope(self, self.block)
+
     def __call__(
         self,
         positions: Float[Array, "P N 3"],
@@ -176,45 +156,16 @@ class EGNOBlock(nn.Module):
         graph_ids: Int[Array, "N"] | None = None,
         num_graphs: int = 1,
     ) -> tuple[Float[Array, "P N 3"], Float[Array, "P N 3"], Float[Array, "P N C"]]:
-        """Returns positions, velocities and features after the block.
-
-        Args:
-          positions: `[P, N, 3]`, relative to the centre of each graph at time 0.
-          velocities: `[P, N, 3]`.
-          features: `[P, N, C]`.
-          edge_features: `[E, D]` or None.
-          senders: `[E]`.
-          receivers: `[E]`.
-          context: which times carry the Fourier coefficients; None: all, equally spaced.
-          graph_ids: `[N]`, the graph of each node; None: all are of one graph. Read by the mean
-            field alone.
-          num_graphs: G.
-        """
-        options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        features = TemporalConv(
-            self.num_modes, precision=self.precision, name="temporal_conv", **options
-        )(features, context)
-        vectors = VectorTemporalConv(
-            self.num_modes,
-            param_dtype=self.param_dtype,
-            init_bound=self.vector_init,
-            name="vector_temporal_conv",
-        )(jnp.stack([positions, velocities], axis=-1), context)
-        positions, velocities = vectors[..., 0], vectors[..., 1]
-        if self.mean_field:
-            mean_field = MeanField(
-                self.features,
-                self.mean_field_channels,
-                precision=self.precision,
-                name="mean_field",
-                **options,
-            )
-            positions = mean_field(positions, velocities, features, graph_ids, num_graphs)
-        return EGNNLayer(self.features, precision=self.precision, name="egnn_layer", **options)(
-            positions, velocities, features, edge_features, senders, receivers
+        """Returns positions, velocities and features after the block; see `Block`."""
+        if graph_ids is None:
+            graph_ids = jnp.zeros(positions.shape[1], jnp.int32)
+        graph = jraph.GraphsTuple(
+            nodes={},
+            edges=None if edge_features is None else {"features": edge_features},
+            senders=senders,
+            receivers=receivers,
+            globals=None,
+            n_node=jnp.bincount(graph_ids, length=num_graphs),
+            n_edge=None,
         )
-
-
-def _geometry(vectors: Float[Array, "P N 3"]) -> Float[Array, "P N 3"]:
-    """Returns positions or velocities in float32 or wider, as all geometry is computed."""
-    return vectors.astype(jnp.result_type(vectors.dtype, jnp.float32))
+        return self.block(State(positions, velocities, features), graph, context)[:3]

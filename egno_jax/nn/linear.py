@@ -110,3 +110,8 @@ class MLP(nn.Module):
 def cast(tree: Any, dtype: Any) -> Any:
     """Casts every array of a tree to `dtype`."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+def as_geometry(vectors: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
+    """Returns positions or velocities in float32 or wider, as all geometry is computed."""
+    return vectors.astype(jnp.result_type(vectors.dtype, jnp.float32))

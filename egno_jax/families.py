@@ -1,0 +1,80 @@
+"""Model families: what `init`, `apply`, `save`, `load` and training know of a class of configs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from egno_jax import deprecation
+from egno_jax.config import EGNOConfig
+
+
+class ModelFamily(NamedTuple):
+    """The models of one class of configs, and what they can do.
+
+    Attributes:
+      module: returns the Linen module of a config.
+      num_times: returns how many times a model of a config predicts if that is fixed, such as 1;
+        None: any number.
+      has_independent_times: returns whether the requested times of a config's model can be computed
+        in parallel, so that a mesh may shard them (they may meet in temporal convolutions).
+    """
+
+    module: Callable[[Any], nn.Module]
+    num_times: Callable[[Any], int | None] = lambda config: None
+    has_independent_times: Callable[[Any], bool] = lambda config: True
+
+
+_FAMILIES: dict[type, ModelFamily] = {}
+
+
+def register(config_class: type[EGNOConfig], family: ModelFamily) -> None:
+    """Registers the family of a class of configs; everything that accepts a config then does."""
+    _FAMILIES[config_class] = family
+
+
+def family_of(config: EGNOConfig) -> ModelFamily:
+    """Returns the family that a config belongs to.
+
+    Raises:
+      ValueError: its class is not registered.
+    """
+    if type(config) not in _FAMILIES:
+        known = ", ".join(each.__name__ for each in _FAMILIES)
+        raise ValueError(
+            f"config: got {type(config).__name__}, expected one of {known}; register a class of "
+            "your own with egno_jax.model.register"
+        )
+    return _FAMILIES[type(config)]
+
+
+def config_class(names: Collection[str], recorded: str | None = None) -> type[EGNOConfig] | None:
+    """Returns the registered class of the config in a record; None if it is not registered.
+
+    Without a recorded name, or with one of a script (`__main__:...`, whose classes have another
+    name wherever else they are imported), it is the smallest class that has all the fields.
+
+    Args:
+      names: the names of the fields in the record.
+      recorded: what `class_name` returned when the record was written; None where there is none.
+    """
+    named = next((each for each in _FAMILIES if class_name(each) == recorded), None)
+    if named is not None or not (recorded is None or str(recorded).startswith("__main__:")):
+        return named
+    fields = {each: {field.name for field in dataclasses.fields(each)} for each in _FAMILIES}
+    fitting = [each for each in fields if fields[each].issuperset(names)]
+    return min(fitting, key=lambda each: len(fields[each]), default=EGNOConfig)
+
+
+def class_name(config_class: type) -> str:
+    """Returns the name under which a class is recorded, such as `egno_jax.config:EGNOConfig`."""
+    return f"{config_class.__module__}:{config_class.__qualname__}"
+
+
+def Kind(module: Any, weight_shapes: Any = None, feature_sizes: Any = None) -> ModelFamily:
+    """Deprecated: `ModelFamily(module)`; weight shapes and feature sizes are found by tracing."""
+    deprecation.warn("egno_jax.model.Kind", "egno_jax.model.ModelFamily")
+    return ModelFamily(module)

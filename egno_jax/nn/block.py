@@ -1,0 +1,227 @@
+"""The block that EGNO stacks, and the slot in it for the spatial layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import e3nn_jax as e3nn
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jraph
+
+from egno_jax import graph as graph_lib
+from egno_jax import ops
+from egno_jax.config import EGNOConfig
+from egno_jax.nn.mean_field import MeanField
+from egno_jax.nn.temporal_conv import IrrepsTemporalConv, TemporalConv, VectorTemporalConv
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+
+class State(NamedTuple):
+    """The state that blocks carry, at every time.
+
+    Attributes:
+      positions: `[P, N, 3]`, relative to the centre of each graph at time 0.
+      velocities: `[P, N, 3]`.
+      features: `[P, N, C]`, invariant.
+      extra: further equivariant features by name, each an `e3nn_jax.IrrepsArray` `[P, N, irreps]`;
+        those that the spatial layer declares (`SpatialLayer.carries`).
+    """
+
+    positions: Float[Array, "P N 3"]
+    velocities: Float[Array, "P N 3"]
+    features: Float[Array, "P N C"]
+    extra: Mapping[str, e3nn.IrrepsArray] = {}
+
+    def at_times(self, num_times: int) -> State:
+        """Returns the state of one time, `[1, N, ...]`, repeated at P times."""
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (num_times, *x.shape[1:])), self)
+
+
+class SpatialLayer(Protocol):
+    """What EGNO asks of a spatial layer: a Linen module with the field `config`.
+
+    It updates the state at every time alone; the temporal convolutions are the block's. Use
+    differences of positions, so that the layer commutes with translations, and return vectors and
+    `extra` that rotate with the input.
+
+    `carries(config)`, a static method, is optional. It returns the irreps of the features that the
+    layer carries from block to block, such as `{"vectors": "16x1o + 16x1e"}`. They start as zeros,
+    and every block convolves them over time with `IrrepsTemporalConv`.
+    """
+
+    config: EGNOConfig
+
+    def __call__(self, state: State, graph: jraph.GraphsTuple) -> State:
+        """Returns the state after one round of messages.
+
+        Args:
+          state: the state at P times.
+          graph: the graph given to the model: senders, receivers, edge features, and nodes at
+            time 0 as they came.
+        """
+
+
+# Makes the module of a spatial layer: called as `factory(config, name=...)`.
+LayerFactory = Callable[..., nn.Module]
+
+_LAYERS: dict[str, LayerFactory] = {}
+
+
+def register_layer(name: str, layer: LayerFactory | None = None) -> Any:
+    """Makes a spatial layer available as `EGNOConfig(layer=name)`.
+
+    `apply`, `save`, `load`, training, meshes and experiments then serve it. A checkpoint holds the
+    name alone: import the module that registers the layer before `load`.
+
+    Args:
+      name: the name; an identifier.
+      layer: the module class, or a function that makes the module: `layer(config, name=...)`. None
+        returns a decorator for the class.
+
+    Raises:
+      ValueError: the name is not an identifier, or belongs to another layer.
+    """
+    if layer is None:
+        return lambda cls: register_layer(name, cls)
+    if not name.isidentifier():
+        raise ValueError(f"name: got {name!r}, expected an identifier; choose such as my_layer")
+    # The same class comes again when its module is reloaded, or run as a script.
+    known = _LAYERS.get(name, layer)
+    if getattr(known, "__qualname__", None) != getattr(layer, "__qualname__", None):
+        raise ValueError(f"name: got {name!r}, expected one that is not taken by {known}")
+    _LAYERS[name] = layer
+    return layer
+
+
+def layer_names() -> list[str]:
+    """Returns the names of the registered spatial layers."""
+    return sorted(_LAYERS)
+
+
+def layer_factory(config: EGNOConfig) -> LayerFactory:
+    """Returns what makes the spatial layers of a config.
+
+    Raises:
+      ValueError: no layer of that name is registered.
+    """
+    if config.layer not in _LAYERS:
+        raise ValueError(
+            f"config.layer: got {config.layer!r}, expected one of {layer_names()}; if it is your "
+            "own, import the module that calls egno_jax.nn.register_layer first"
+        )
+    return _LAYERS[config.layer]
+
+
+def initial_extra(
+    layer: LayerFactory, config: EGNOConfig, shape: tuple[int, int], dtype: Any
+) -> dict[str, e3nn.IrrepsArray]:
+    """Returns the features that a layer declares, as zeros `[P, N, irreps]`."""
+    carries = getattr(layer, "carries", lambda config: {})
+    return {
+        name: e3nn.zeros(e3nn.Irreps(irreps).regroup(), shape, dtype)
+        for name, irreps in carries(config).items()
+    }
+
+
+class Block(nn.Module):
+    """One block of EGNO: temporal convolutions, global message passing, the spatial layer.
+
+    Every part of the state is convolved over time by its kind: features with `TemporalConv`,
+    positions and velocities together with `VectorTemporalConv`, each of `extra` with
+    `IrrepsTemporalConv`. With `config.mean_field` nodes then move along the mean of their graph.
+
+    Attributes:
+      config: the hyper-parameters.
+      layer: the spatial layer; None: the registered one of `config.layer`.
+
+    Source: Xu et al., "Equivariant Graph Neural Operator", 2024, figure 1.
+    """
+
+    config: EGNOConfig
+    layer: LayerFactory | None = None
+
+    @nn.compact
+    def __call__(
+        self, state: State, graph: jraph.GraphsTuple, context: ops.Context | None = None
+    ) -> State:
+        """Returns the state after the block.
+
+        Args:
+          state: the state at P times.
+          graph: the graph given to the model.
+          context: which times carry the Fourier coefficients; None: all, equally spaced.
+        """
+        config = self.config
+        state = self._convolve_over_time(state, context)
+        if config.mean_field:
+            state = move_along_mean(config, state, graph, name="mean_field")
+        layer = self.layer or layer_factory(config)
+        name = f"{config.layer}_layer" if self.layer is None else "spatial_layer"
+        updated = layer(config, name=name)(state, graph)
+        _check_update(name, state, updated, config.hidden_dim)
+        return updated
+
+    def _convolve_over_time(self, state: State, context: ops.Context | None) -> State:
+        config = self.config
+        features = TemporalConv(config.num_modes, name="temporal_conv", **layer_options(config))
+        vectors = VectorTemporalConv(
+            config.num_modes,
+            param_dtype=config.param_dtype,
+            init_bound=config.vector_init,
+            name="vector_temporal_conv",
+        )(jnp.stack([state.positions, state.velocities], axis=-1), context)
+        extra = {
+            name: IrrepsTemporalConv(
+                config.num_modes,
+                param_dtype=config.param_dtype,
+                precision=config.matmul_precision,
+                name=f"temporal_conv_{name}",
+            )(x, context)
+            for name, x in state.extra.items()
+        }
+        features = features(state.features, context)
+        return State(vectors[..., 0], vectors[..., 1], features, extra)
+
+
+def layer_options(config: EGNOConfig) -> dict[str, Any]:
+    """Returns the dtypes and the precision of a config as the layers of this package take them."""
+    return {
+        "dtype": config.dtype,
+        "param_dtype": config.param_dtype,
+        "precision": config.matmul_precision,
+    }
+
+
+def move_along_mean(config: EGNOConfig, state: State, graph: jraph.GraphsTuple, name: str) -> State:
+    """Applies `MeanField` to a state; for a module's `__call__`."""
+    mean_field = MeanField(
+        config.hidden_dim, config.mean_field_channels, name=name, **layer_options(config)
+    )
+    graph_ids = graph_lib.graph_ids(graph.n_node, state.positions.shape[1])
+    positions = mean_field(*state[:3], graph_ids, graph.n_node.shape[0])
+    return state._replace(positions=positions)
+
+
+def _check_update(name: str, before: State, after: Any, width: int) -> None:
+    """Raises a ValueError that says what a spatial layer returned instead of a state."""
+    if not isinstance(after, State):
+        raise ValueError(
+            f"{name}: got {type(after).__name__}, expected egno_jax.nn.State; return "
+            "state._replace(...)"
+        )
+    shape = before.positions.shape
+    expected = {"positions": shape, "velocities": shape, "features": (*shape[:2], width)}
+    found = {field: getattr(after, field).shape for field in expected}
+    expected |= {key: (*shape[:2], x.irreps) for key, x in before.extra.items()}
+    found |= {key: (*x.shape[:2], x.irreps.regroup()) for key, x in after.extra.items()}
+    for field in expected | found:
+        if found.get(field) != expected.get(field):
+            raise ValueError(
+                f"{name}: got {field} of shape {found.get(field)}, expected {expected.get(field)}"
+                "; return every part of the state in the shape in which it came"
+            )

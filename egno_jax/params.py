@@ -1,0 +1,224 @@
+"""Parameters of a model, and the checks that weights, config and graph belong together."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+
+from egno_jax import graph as graph_lib
+from egno_jax.config import EGNOConfig
+from egno_jax.families import family_of
+from egno_jax.nn.block import layer_factory
+
+if TYPE_CHECKING:
+    Shapes = dict[str, tuple[int, ...]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Params:
+    """A model: its weights, which are pytree leaves, and its configuration, which is static.
+
+    Attributes:
+      weights: nested dict of arrays, exactly Linen's `variables["params"]`, one subtree a block.
+      config: the configuration that the weights belong to.
+    """
+
+    weights: dict[str, Any]
+    config: EGNOConfig = dataclasses.field(metadata={"static": True})
+
+
+def weight_shapes(config: EGNOConfig, num_node_features: int, num_edge_features: int) -> Shapes:
+    """Returns the shape of every weight that `init` makes, by path such as `a/b/kernel`.
+
+    Args:
+      config: the hyper-parameters.
+      num_node_features: F.
+      num_edge_features: D, 0 without edge features.
+    """
+    return dict(_shapes(config, num_node_features, num_edge_features))
+
+
+def _shapes(config: EGNOConfig, num_node_features: int, num_edge_features: int) -> Shapes:
+    # Shapes are the same in every dtype, and float32 can always be traced.
+    config = dataclasses.replace(config, dtype=None, param_dtype="float32")
+    return _weight_shapes(config, num_node_features, num_edge_features)
+
+
+@functools.lru_cache(maxsize=256)
+def _weight_shapes(config: EGNOConfig, num_node_features: int, num_edge_features: int) -> Shapes:
+    """Traces the module on two nodes; nothing is compiled or computed."""
+    edges = graph_lib.fully_connected_edges(2)
+    nodes = {"positions": 3, "velocities": 3, "features": num_node_features}
+    graph = jraph.GraphsTuple(
+        nodes={name: np.zeros((2, size), np.float32) for name, size in nodes.items()},
+        edges={"features": np.zeros((2, num_edge_features), np.float32)}
+        if num_edge_features
+        else None,
+        senders=edges.senders,
+        receivers=edges.receivers,
+        globals=None,
+        n_node=np.array([2], np.int32),
+        n_edge=np.array([2], np.int32),
+    )
+    module = family_of(config).module(config)
+    made = jax.eval_shape(module.init, jax.random.key(0), graph, np.ones(1, np.float32))
+    return _shapes_of(made["params"])
+
+
+def _shapes_of(weights: Any) -> Shapes:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(weights)
+    }
+
+
+def feature_sizes(params: Params) -> tuple[int | None, int | None]:
+    """Returns F and D, the numbers of node and edge features that the weights were made for.
+
+    They are read off the weights whose shapes grow with F or D. None where no shape does, so that
+    any number is accepted.
+
+    Raises:
+      ValueError: the weights are not those of the config; names one.
+    """
+    config, found = params.config, _shapes_of(params.weights)
+    base = _shapes(config, 1, 1)
+    per_node, per_edge = (_growth(base, _shapes(config, *s)) for s in ((2, 1), (1, 2)))
+    num_nodes = num_edges = None
+    for dimension in sorted(per_node.keys() - per_edge.keys())[:1]:
+        num_nodes = 1 + _excess(config, found, base, dimension) // per_node[dimension]
+    for dimension in sorted(per_edge, key=lambda each: each in per_node)[:1]:
+        from_nodes = per_node.get(dimension, 0) * ((num_nodes or 1) - 1)
+        excess = _excess(config, found, base, dimension) - from_nodes
+        num_edges = 1 + excess // per_edge[dimension]
+    return num_nodes, num_edges
+
+
+def _growth(base: Shapes, grown: Shapes) -> dict[tuple[str, int], int]:
+    """Returns by how much each dimension of the weights grew, by path and axis."""
+    return {
+        (path, axis): grown[path][axis] - size
+        for path, shape in base.items()
+        for axis, size in enumerate(shape)
+        if grown[path][axis] != size
+    }
+
+
+def _excess(config: EGNOConfig, found: Shapes, base: Shapes, dimension: tuple[str, int]) -> int:
+    """Returns how much larger a dimension is than with one node feature and one edge feature."""
+    path, axis = dimension
+    shape, expected = found.get(path, ()), base[path]
+    if len(shape) != len(expected) or shape[axis] < expected[axis] - 1:
+        least = list(expected)
+        least[axis] -= 1
+        raise ValueError(
+            f"params.weights: got {path} of shape {found.get(path)}, expected at least "
+            f"{tuple(least)} with {_sizes_text(config)}; use the tree that egno_jax.init makes, "
+            'variables["params"] of the Linen module, with the config that it was made with'
+        )
+    return shape[axis] - expected[axis]
+
+
+def _sizes_text(config: EGNOConfig) -> str:
+    """Returns the fields of a config that decide about shapes, for a message."""
+    names = ("layer", "num_layers", "hidden_dim", "num_modes", "time_embed_dim")
+    fields = ", ".join(f"{name}={getattr(config, name)!r}" for name in names)
+    return f"config({fields})"
+
+
+def check_params(params: Params) -> None:
+    """Checks that these are parameters that JAX can compute with; see `check_weights`.
+
+    Raises:
+      ValueError: they are not; or a dtype is float64 and JAX's x64 mode is off.
+    """
+    if isinstance(params, Params):
+        check_config(params.config)
+    check_weights(params)
+
+
+def check_weights(params: Params, sizes: tuple[int | None, int | None] | None = None) -> None:
+    """Checks that the weights, of any dtype, are the tree that their config describes.
+
+    Args:
+      params: anything.
+      sizes: F and D where they are known; None: read off the weights.
+
+    Raises:
+      ValueError: they are not; names the weight, its shape and the one expected.
+    """
+    if not isinstance(params, Params):
+        raise ValueError(
+            f"params: got {type(params).__name__}, expected egno_jax.Params; make them with "
+            'egno_jax.init, or of a Linen module: Params(weights=variables["params"], '
+            "config=config)"
+        )
+    num_nodes, num_edges = feature_sizes(params) if sizes is None else sizes
+    expected = _shapes(params.config, num_nodes or 0, num_edges or 0)
+    found = _shapes_of(params.weights)
+    for path in sorted(found.keys() | expected.keys()):
+        if found.get(path) != expected.get(path):
+            raise ValueError(
+                f"params.weights: got {path} of shape {found.get(path)}, expected "
+                f"{expected.get(path)} with {_sizes_text(params.config)}; use the config that the "
+                "weights were made with"
+            )
+
+
+def check_config(config: EGNOConfig) -> None:
+    """Checks that this is a configuration of a registered family, in dtypes that JAX computes in.
+
+    Raises:
+      ValueError: it is not; its layer is not registered; or a dtype is float64 and JAX's x64 mode
+        is off.
+    """
+    family_of(config)
+    layer_factory(config)
+    for name in ("dtype", "param_dtype"):
+        dtype = getattr(config, name)
+        if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != dtype:
+            raise ValueError(
+                f"config.{name}: got {dtype!r}, expected 32 bits or fewer without x64 mode; call "
+                'jax.config.update("jax_enable_x64", True) first'
+            )
+
+
+def check_feature_sizes(params: Params, graph: jraph.GraphsTuple) -> None:
+    """Checks that a graph has the numbers of features that the weights were made for.
+
+    Args:
+      params: the model.
+      graph: one state, a batch, or a stack of them.
+
+    Raises:
+      ValueError: it has not; names the feature and both numbers.
+    """
+    found = graph_feature_sizes(graph)
+    for key, size, expected in zip(("nodes", "edges"), found, feature_sizes(params), strict=True):
+        if expected is None or size == expected:
+            continue
+        message = (
+            f"graph.{key}['features']: got {size} features, expected {expected} by the weights; "
+            "build the graph with the features that the model was trained on"
+        )
+        if key == "nodes" and type(params.config) is EGNOConfig:
+            # The only size that the weights of a converted checkpoint do not determine.
+            embed_dim = params.config.time_embed_dim
+            message += (
+                f" (of a converted checkpoint check config.time_embed_dim={embed_dim} too: the "
+                f"weights determine only the sum, {expected + embed_dim})"
+            )
+        raise ValueError(message)
+
+
+def graph_feature_sizes(graph: jraph.GraphsTuple) -> tuple[int, int]:
+    """Returns F and D of a graph, D = 0 without edge features."""
+    num_edge_features = 0 if graph.edges is None else graph.edges["features"].shape[-1]
+    return graph.nodes["features"].shape[-1], num_edge_features

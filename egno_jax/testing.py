@@ -1,0 +1,384 @@
+"""Checks of any model or spatial layer: its symmetries, its batches and its padding.
+
+    egno_jax.testing.check_equivariance(params)          # a model
+    egno_jax.testing.check_equivariance("egnn")          # a registered spatial layer
+    egno_jax.testing.check_all(MyLayer, config)          # a class of your own, every check
+
+A check draws random graphs and, unless `Params` are given, random weights. It returns the largest
+relative error, max|a - b| / max|b| over a whole array, and raises an `AssertionError` where that is
+above the tolerance, or NaN. The default tolerance is 1e-5 in float32 and 1e-10 in float64, which
+graphs and weights are in if `config.param_dtype` is "float64" (JAX's x64 mode must be on).
+
+A layer is checked alone on a random state, `egno_jax.nn.State`; a model on `(graph, times)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+
+from egno_jax import graph as graph_lib
+from egno_jax.config import EGNOConfig
+from egno_jax.model import Params, Trajectory, apply, family_of, init
+from egno_jax.nn.block import LayerFactory, State, initial_extra, layer_factory
+
+__all__ = [
+    "check_all",
+    "check_batch_independence",
+    "check_equivariance",
+    "check_padding",
+    "check_permutation",
+    "check_translation",
+    "random_graph",
+]
+
+_CONFIG = EGNOConfig(num_layers=2, hidden_dim=16, num_modes=2, time_embed_dim=8)
+_NUM_TIMES = 3
+_SHIFT = 10.0
+
+
+class _Subject(NamedTuple):
+    """What is checked, as a function of its inputs.
+
+    Attributes:
+      call: returns a `State` or a `Trajectory` from `(graph, state)`.
+      graph: a batch of graphs.
+      state: the state that a layer is called with; None of models.
+      tolerance: the largest relative error that is allowed.
+    """
+
+    call: Callable[[jraph.GraphsTuple, State | None], Any]
+    graph: jraph.GraphsTuple
+    state: State | None
+    tolerance: float
+
+
+def random_graph(
+    rng: np.random.Generator,
+    n_node: Any = (5, 3),
+    num_edges: int = 16,
+    num_node_features: int = 2,
+    num_edge_features: int = 2,
+    size: float = 1.0,
+    dtype: str = "float32",
+) -> jraph.GraphsTuple:
+    """Draws graphs of `n_node` nodes; edges stay within a graph, and may be loops or repeated."""
+    n_node = np.asarray(n_node, np.int32)
+    num_nodes, starts = n_node.sum(), np.cumsum(n_node) - n_node
+    owners = np.sort(rng.choice(np.flatnonzero(n_node), num_edges))
+    senders, receivers = (starts[owners] + rng.integers(n_node[owners]) for _ in range(2))
+    edge_features = rng.normal(size=(num_edges, num_edge_features)).astype(dtype)
+    return jraph.GraphsTuple(
+        nodes={
+            "positions": (size * rng.normal(size=(num_nodes, 3))).astype(dtype),
+            "velocities": (size * rng.normal(size=(num_nodes, 3))).astype(dtype),
+            "features": rng.normal(size=(num_nodes, num_node_features)).astype(dtype),
+        },
+        edges={"features": edge_features} if num_edge_features else None,
+        senders=senders.astype(np.int32),
+        receivers=receivers.astype(np.int32),
+        n_node=n_node,
+        n_edge=np.bincount(owners, minlength=len(n_node)).astype(np.int32),
+        globals=None,
+    )
+
+
+def check_all(subject: Any, config: EGNOConfig | None = None, **options: Any) -> dict[str, float]:
+    """Runs every check; returns the largest relative error of each by name.
+
+    Args:
+      subject: see `check_equivariance`.
+      config: see `check_equivariance`.
+      **options: `graph`, `times`, `seed`, `tolerance`.
+    """
+    checks = (
+        check_equivariance,
+        check_translation,
+        check_permutation,
+        check_batch_independence,
+        check_padding,
+    )
+    return {check.__name__: check(subject, config, **options) for check in checks}
+
+
+def check_equivariance(
+    subject: Any, config: EGNOConfig | None = None, *, reflections: bool = True, **options: Any
+) -> float:
+    """Checks that rotating (and reflecting) the input does the same to the output.
+
+    Args:
+      subject: `Params`; an `EGNOConfig`, of which random weights are drawn; or a spatial layer: the
+        name of a registered one, its class, or a function that makes the module.
+      config: the hyper-parameters of a layer's module; small ones by default.
+      reflections: whether to check a reflection too.
+      **options: `graph`, a batch of graphs, and `times`, `[P]`, for a model; `seed` of everything
+        random; `tolerance`.
+
+    Returns:
+      The largest relative error.
+
+    Raises:
+      AssertionError: it is above the tolerance; names the output.
+    """
+    checked, rng = _subject(subject, config, **options)
+    rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    rotation *= np.sign(np.linalg.det(rotation))
+    matrices = [rotation, -rotation] if reflections else [rotation]
+    plain = checked.call(checked.graph, checked.state)
+    return max(
+        _compare(
+            checked,
+            checked.call(_moved(checked.graph, matrix), _moved(checked.state, matrix)),
+            _moved(plain, matrix),
+            f"rotated by a matrix of determinant {np.linalg.det(matrix):+.0f}",
+        )
+        for matrix in matrices
+    )
+
+
+def check_translation(subject: Any, config: EGNOConfig | None = None, **options: Any) -> float:
+    """Checks that translating the input translates the positions and changes nothing else.
+
+    A layer that uses positions relative to the centre of the state fails alone and passes as part
+    of a model, which centres them. Arguments and errors as `check_equivariance`.
+    """
+    checked, rng = _subject(subject, config, **options)
+    # Whole numbers on a grid add exactly, so that rounding of the input is no error of the model.
+    graph, state = (_on_grid(tree) for tree in (checked.graph, checked.state))
+    shift = np.rint(_SHIFT * rng.normal(size=3))
+    plain = checked.call(graph, state)
+    found = checked.call(_moved(graph, shift=shift), _moved(state, shift=shift))
+    # float32 holds positions at a distance of `_SHIFT` to that much less.
+    loose = checked._replace(tolerance=10 * checked.tolerance)
+    return _compare(loose, found, _moved(plain, shift=shift), "translated")
+
+
+def check_permutation(subject: Any, config: EGNOConfig | None = None, **options: Any) -> float:
+    """Checks that the order of the nodes within a graph, and of its edges, does not matter.
+
+    Arguments and errors as `check_equivariance`.
+    """
+    checked, rng = _subject(subject, config, **options)
+    graph = checked.graph
+    ends = np.cumsum(graph.n_node)
+    order = np.concatenate(
+        [rng.permutation(np.arange(e - n, e)) for e, n in zip(ends, graph.n_node, strict=True)]
+    )
+    edge_ends = np.cumsum(graph.n_edge)
+    edges = np.concatenate(
+        [rng.permutation(np.arange(e - n, e)) for e, n in zip(edge_ends, graph.n_edge, strict=True)]
+    )
+    place = np.argsort(order)
+    permuted = graph._replace(
+        nodes=jax.tree.map(lambda x: x[order], graph.nodes),
+        edges=jax.tree.map(lambda x: x[edges], graph.edges),
+        senders=place[graph.senders[edges]].astype(np.int32),
+        receivers=place[graph.receivers[edges]].astype(np.int32),
+    )
+    found = checked.call(permuted, jax.tree.map(lambda x: x[:, order], checked.state))
+    expected = jax.tree.map(lambda x: x[:, order], checked.call(graph, checked.state))
+    return _compare(checked, found, expected, "permuted")
+
+
+def check_batch_independence(
+    subject: Any, config: EGNOConfig | None = None, **options: Any
+) -> float:
+    """Checks that a graph of a batch is predicted as it is alone.
+
+    Arguments and errors as `check_equivariance`.
+    """
+    checked, _ = _subject(subject, config, **options)
+    together, errors, first = checked.call(checked.graph, checked.state), [], 0
+    for index, graph in enumerate(jraph.unbatch_np(checked.graph)):
+        nodes = slice(first, first + int(graph.n_node.sum()))
+        alone = checked.call(graph, jax.tree.map(lambda x, n=nodes: x[:, n], checked.state))
+        expected = jax.tree.map(lambda x, n=nodes: x[:, n], together)
+        errors.append(_compare(checked, alone, expected, f"graph {index} alone"))
+        first = nodes.stop
+    return max(errors)
+
+
+def check_padding(subject: Any, config: EGNOConfig | None = None, **options: Any) -> float:
+    """Checks that padding changes no real node, and that padded nodes and gradients are finite.
+
+    Arguments and errors as `check_equivariance`.
+    """
+    checked, _ = _subject(subject, config, **options)
+    num_nodes = checked.graph.nodes["positions"].shape[0]
+    padded, _ = graph_lib.pad(
+        checked.graph,
+        num_nodes=num_nodes + 3,
+        num_edges=checked.graph.senders.shape[0] + 4,
+        num_graphs=len(checked.graph.n_node) + 2,
+    )
+    state = jax.tree.map(lambda x: np.pad(x, [(0, 0), (0, 3), (0, 0)]), checked.state)
+
+    def real(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x[:, :num_nodes], tree)
+
+    def total(nodes: Any) -> Any:
+        result = checked.call(padded._replace(nodes=nodes), state)
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(real(result)))
+
+    found = checked.call(padded, state)
+    gradient = jax.grad(total)(jax.tree.map(jnp.asarray, padded.nodes))
+    for name, tree in (("output", found), ("gradient", gradient)):
+        is_finite = all(np.isfinite(x).all() for x in jax.tree.leaves(tree))
+        assert is_finite, f"padded: got an {name} that is not finite, expected finite numbers"
+    return _compare(checked, real(found), checked.call(checked.graph, checked.state), "padded")
+
+
+def _subject(
+    subject: Any,
+    config: EGNOConfig | None,
+    *,
+    graph: jraph.GraphsTuple | None = None,
+    times: Any = None,
+    seed: int = 0,
+    tolerance: float | None = None,
+) -> tuple[_Subject, np.random.Generator]:
+    """Makes a function of what is to be checked, with random inputs and weights."""
+    rng = np.random.default_rng(seed)
+    is_model = isinstance(subject, Params | EGNOConfig)
+    if is_model:
+        config = subject.config if isinstance(subject, Params) else subject
+    config = config or _CONFIG
+    dtype = "float64" if config.param_dtype == "float64" else "float32"
+    graph = random_graph(rng, dtype=dtype) if graph is None else graph
+    tolerance = {"float32": 1e-5, "float64": 1e-10}[dtype] if tolerance is None else tolerance
+    if is_model:
+        call, state = _model(subject, config, graph, times, rng), None
+    else:
+        call, state = _layer(subject, config, graph, rng, dtype)
+    return _Subject(call, graph, state, tolerance), rng
+
+
+def _model(
+    subject: Params | EGNOConfig,
+    config: EGNOConfig,
+    graph: jraph.GraphsTuple,
+    times: Any,
+    rng: np.random.Generator,
+) -> Callable[..., Trajectory]:
+    if times is None:
+        num_times = family_of(config).num_times(config) or _NUM_TIMES
+        times = config.time_scale * np.arange(1, num_times + 1)
+    times = np.asarray(times, graph.nodes["positions"].dtype)
+    if isinstance(subject, EGNOConfig):
+        params = init(_key(rng), config, graph, times)
+        subject = dataclasses.replace(params, weights=_perturbed(params.weights, rng))
+    applied = jax.jit(apply)
+    return lambda graph, state: applied(subject, graph, times)
+
+
+class _Alone(nn.Module):
+    """A spatial layer as a module of its own."""
+
+    config: EGNOConfig
+    layer: LayerFactory
+
+    @nn.compact
+    def __call__(self, state: State, graph: jraph.GraphsTuple) -> State:
+        return self.layer(self.config, name="layer")(state, graph)
+
+
+def _layer(
+    subject: Any,
+    config: EGNOConfig,
+    graph: jraph.GraphsTuple,
+    rng: np.random.Generator,
+    dtype: str,
+) -> tuple[Callable[..., State], State]:
+    if isinstance(subject, str):
+        layer = layer_factory(dataclasses.replace(config, layer=subject))
+    elif callable(subject):
+        layer = subject
+    else:
+        raise ValueError(
+            f"subject: got {type(subject).__name__}, expected Params, an EGNOConfig, a spatial "
+            "layer or the name of one; pass such as egno_jax.testing.check_all('egnn')"
+        )
+    shape = (_NUM_TIMES, graph.nodes["positions"].shape[0])
+
+    def normal(*size: int) -> np.ndarray:
+        return rng.normal(size=(*shape, *size)).astype(dtype)
+
+    extra = jax.tree.map(lambda x: normal(*x.shape[2:]), initial_extra(layer, config, shape, dtype))
+    state = State(normal(3), normal(3), normal(config.hidden_dim), extra)
+    module = _Alone(config, layer)
+    variables = jax.jit(module.init)(_key(rng), state, graph)
+    variables = _perturbed(variables, rng)
+    applied = jax.jit(module.apply)
+    return lambda graph, state: applied(variables, state, graph), state
+
+
+def _key(rng: np.random.Generator) -> jax.Array:
+    return jax.random.key(int(rng.integers(2**31)))
+
+
+def _perturbed(weights: Any, rng: np.random.Generator) -> Any:
+    """Moves every weight off its start, so that parts that start at zero take part."""
+    return jax.tree.map(lambda x: x + (0.05 * rng.normal(size=x.shape)).astype(x.dtype), weights)
+
+
+def _moved(tree: Any, matrix: np.ndarray | None = None, shift: Any = 0.0) -> Any:
+    """Rotates and translates a graph, a state or a trajectory."""
+    if tree is None:
+        return None
+    matrix = np.eye(3) if matrix is None else matrix
+
+    def rotated(x: Any) -> np.ndarray:
+        return np.asarray(np.asarray(x, np.float64) @ matrix.T).astype(x.dtype)
+
+    if isinstance(tree, jraph.GraphsTuple):
+        nodes = dict(tree.nodes)
+        positions, velocities = rotated(nodes["positions"]), rotated(nodes["velocities"])
+        nodes |= {"positions": (positions + shift).astype(positions.dtype)}
+        return tree._replace(nodes=nodes | {"velocities": velocities})
+    fields = {
+        "positions": (rotated(tree.positions) + shift).astype(tree.positions.dtype),
+        "velocities": rotated(tree.velocities),
+    }
+    if isinstance(tree, Trajectory):
+        return dataclasses.replace(tree, **fields)
+    extra = {
+        name: x.transform_by_matrix(jnp.asarray(matrix, x.dtype)) for name, x in tree.extra.items()
+    }
+    return tree._replace(**fields, extra=extra)
+
+
+def _on_grid(tree: Any) -> Any:
+    """Rounds positions to a grid on which translations by whole numbers are exact."""
+    if tree is None:
+        return None
+    step = 2.0**-12
+
+    def rounded(x: Any) -> np.ndarray:
+        return (np.round(np.asarray(x, np.float64) / step) * step).astype(x.dtype)
+
+    if isinstance(tree, jraph.GraphsTuple):
+        return tree._replace(nodes=tree.nodes | {"positions": rounded(tree.nodes["positions"])})
+    return tree._replace(positions=rounded(tree.positions))
+
+
+def _compare(checked: _Subject, found: Any, expected: Any, how: str) -> float:
+    """Returns the largest relative error of any output; raises if it is above the tolerance."""
+    largest = 0.0
+    pairs = zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True)
+    for (path, a), b in pairs:
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        error = float(np.abs(a - b).max() / (np.abs(b).max() or 1.0)) if b.size else 0.0
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        assert error <= checked.tolerance, (
+            f"{name}, {how}: got a relative error of {error:.3g}, expected at most "
+            f"{checked.tolerance:.3g}"
+        )
+        largest = max(largest, error)
+    return largest
