@@ -76,9 +76,7 @@ def concatenate(first: Samples, *others: Samples) -> Samples:
         if shapes != expected:
             fields = [k for k in {**expected, **shapes} if expected.get(k) != shapes.get(k)]
             raise ValueError(
-                ", ".join(
-                    f"{k}: got {shapes.get(k)}, expected {expected.get(k)}" for k in fields
-                )
+                ", ".join(f"{k}: got {shapes.get(k)}, expected {expected.get(k)}" for k in fields)
                 + "; pad graphs of different sizes to one size first (egno_jax.graph.pad)"
             )
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), first, *others)

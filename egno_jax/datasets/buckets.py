@@ -100,7 +100,9 @@ def bucketed(parts: Sequence[Samples], num_buckets: int = 4) -> Buckets:
         if not num_samples(part):
             raise ValueError(f"parts[{index}]: got no samples, expected at least one")
         if not np.asarray(part.node_mask).all():
-            raise ValueError(f"parts[{index}]: got padded samples, expected samples without padding")
+            raise ValueError(
+                f"parts[{index}]: got padded samples, expected samples without padding"
+            )
     counts = [num_samples(part) for part in parts]
     sizes = np.repeat([_size(part) for part in parts], counts, axis=0)
     owner = np.repeat(np.arange(len(parts)), counts)

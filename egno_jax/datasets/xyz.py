@@ -39,4 +39,6 @@ def xyz_frames(file: TextIO) -> Iterator[list[str]]:
         yield lines
         number += len(lines)
     if rest := file.read(80).strip():
-        raise ValueError(f"line {number}: got an empty line and then {rest[:20]!r}, expected a frame")
+        raise ValueError(
+            f"line {number}: got an empty line and then {rest[:20]!r}, expected a frame"
+        )
