@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from jaxtyping import Int
 
@@ -51,26 +51,35 @@ def check_frames(
     return frames
 
 
-def check_states(*arrays: Any, names: Sequence[str]) -> list[np.ndarray]:
-    """Returns float64 copies of finite arrays; the first ones are states `[S, N, 3]`.
-
-    Args:
-      *arrays: positions, velocities, and possibly couplings `[S, N, N]`.
-      names: what error messages call them.
+def check_shapes(arrays: Mapping[str, tuple[np.ndarray, str]]) -> None:
+    """Checks the shapes of arrays by name, each written as "S N 3"; letters are at least 1.
 
     Raises:
-      ValueError: a shape is wrong or does not match the first, or a number is not finite.
+      ValueError: a shape is not as written, or a letter has two sizes; names the array.
     """
-    arrays = [np.array(array, np.float64) for array in arrays]
-    shape = arrays[0].shape
-    if len(shape) != 3 or shape[2] != 3 or 0 in shape:
-        raise ValueError(f"{names[0]}: got shape {shape}, expected [S, N, 3] with S, N >= 1")
-    for name, array in zip(names, arrays, strict=True):
-        expected = (*shape[:2], shape[1]) if name == "couplings" else shape
-        if array.shape != expected:
-            raise ValueError(
-                f"{name}: got shape {array.shape}, expected {expected} to match {names[0]}"
-            )
+    sizes: dict[str, int] = {}
+    for name, (array, axes) in arrays.items():
+        letters = axes.split()
+        expected = [int(x) if x.isdigit() else sizes.get(x, x) for x in letters]
+        is_valid = array.ndim == len(letters) and all(
+            size == wanted or (isinstance(wanted, str) and size > 0)
+            for size, wanted in zip(array.shape, expected, strict=True)
+        )
+        if not is_valid:
+            wanted = ", ".join(map(str, expected))
+            raise ValueError(f"{name}: got shape {array.shape}, expected [{wanted}]")
+        sizes |= {x: n for x, n in zip(letters, array.shape, strict=True) if not x.isdigit()}
+
+
+def check_states(arrays: Mapping[str, Any], shapes: Mapping[str, str]) -> list[np.ndarray]:
+    """Returns float64 copies of finite arrays of given shapes, see `check_shapes`.
+
+    Raises:
+      ValueError: a shape is wrong or a number is not finite; names the array.
+    """
+    copies = {name: np.array(array, np.float64) for name, array in arrays.items()}
+    check_shapes({name: (array, shapes[name]) for name, array in copies.items()})
+    for name, array in copies.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{name}: got NaN or infinite numbers, expected finite ones")
-    return arrays
+    return list(copies.values())

@@ -110,7 +110,9 @@ def bucketed(parts: Sequence[Samples], num_buckets: int = 4) -> Buckets:
     samples = []
     for origin in origins:
         members = [parts[index] for index in np.unique(owner[origin])]
-        samples.append(concatenate(*_padded_alike(members)))
+        if len(sizes_of := {_size(part) for part in members}) > 1:
+            members = [_padded(part, *size_of_all(sizes_of)) for part in members]
+        samples.append(concatenate(*members))
     for bucket in samples[1:]:
         if not np.array_equal(bucket.times, samples[0].times):
             raise ValueError(
@@ -134,15 +136,6 @@ def _size(samples: Samples) -> tuple[int, int]:
     return samples.positions.shape[2], samples.graph.senders.shape[1]
 
 
-def _padded_alike(parts: Sequence[Samples]) -> list[Samples]:
-    """Pads parts to one size, unless they have one already."""
-    sizes = {_size(part) for part in parts}
-    if len(sizes) == 1:
-        return list(parts)
-    num_nodes, num_edges = size_of_all(sizes)
-    return [_padded(part, num_nodes, num_edges) for part in parts]
-
-
 def size_of_all(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
     """Returns the nodes and edges that graphs of these sizes can all be padded to."""
     num_edges = max(edges for _, edges in sizes)
@@ -151,26 +144,16 @@ def size_of_all(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
 
 
 def _padded(samples: Samples, num_nodes: int, num_edges: int) -> Samples:
-    graphs, masks = zip(
-        *(
-            graph_lib.pad(
-                jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], samples.graph),
-                num_nodes=num_nodes,
-                num_edges=num_edges,
-                num_graphs=samples.graph.n_node.shape[1] + 1,
-            )
-            for i in range(num_samples(samples))
-        ),
-        strict=True,
-    )
-    positions, velocities = jax.tree.map(
-        lambda targets: graph_lib.pad_nodes(targets, num_nodes),
-        (samples.positions, samples.velocities),
-    )
-    return Samples(
-        graph=jax.tree.map(lambda *leaves: np.stack(leaves), *graphs),
-        times=samples.times,
-        positions=positions,
-        velocities=velocities,
-        node_mask=np.stack(masks),
-    )
+    num_graphs = samples.graph.n_node.shape[1] + 1
+    graphs = [
+        jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], samples.graph)
+        for i in range(num_samples(samples))
+    ]
+    padded = [
+        graph_lib.pad(g, num_nodes=num_nodes, num_edges=num_edges, num_graphs=num_graphs)
+        for g in graphs
+    ]
+    targets = (samples.positions, samples.velocities)
+    positions, velocities = jax.tree.map(lambda x: graph_lib.pad_nodes(x, num_nodes), targets)
+    graph, node_mask = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+    return Samples(graph, samples.times, positions, velocities, node_mask)

@@ -131,14 +131,11 @@ def samples_from_frames(
         shape = (num_samples, *edges.features.shape[-2:])
         columns.insert(0, np.broadcast_to(edges.features, shape))
     mask = np.ones(num_nodes, bool) if node_mask is None else node_mask
+    indices = (edges.senders, edges.receivers, [num_nodes], [len(edges.senders)], mask)
     return _samples(
         (positions, velocities, features, np.concatenate(columns, axis=-1)),
-        *(np.tile(index, (num_samples, 1)) for index in (edges.senders, edges.receivers)),
-        [[num_nodes]] * num_samples,
-        [[len(edges.senders)]] * num_samples,
-        times,
-        np.tile(mask, (num_samples, 1)),
-        dtype,
+        *(np.tile(index, (num_samples, 1)) for index in indices),
+        times.astype(dtype),
     )
 
 
@@ -191,11 +188,10 @@ def samples_with_own_edges(
         (*arrays, edge_features),
         senders,
         receivers,
-        [[num_nodes, 1]] * num_samples,
+        np.tile([num_nodes, 1], (num_samples, 1)),
         np.stack([counts, num_edges - counts], axis=1),
-        times,
         np.tile(np.arange(num_nodes + 1) < num_nodes, (num_samples, 1)),
-        dtype,
+        times.astype(dtype),
     )
 
 
@@ -203,26 +199,18 @@ def _samples(
     reals: Sequence[np.ndarray],
     senders: np.ndarray,
     receivers: np.ndarray,
-    n_node: ArrayLike,
-    n_edge: ArrayLike,
-    times: np.ndarray,
+    n_node: np.ndarray,
+    n_edge: np.ndarray,
     node_mask: np.ndarray,
-    dtype: DTypeLike,
+    times: np.ndarray,
 ) -> Samples:
     """Assembles samples; `reals` are positions, velocities, node features and edge features."""
-    check_dtype(dtype)
-    positions, velocities, features, edge_features = (array.astype(dtype) for array in reals)
+    check_dtype(times.dtype)
+    positions, velocities, features, edge_features = (array.astype(times.dtype) for array in reals)
+    nodes = {"positions": positions[:, 0], "velocities": velocities[:, 0], "features": features}
+    indices = (index.astype(np.int32) for index in (receivers, senders, n_node, n_edge))
+    receivers, senders, n_node, n_edge = indices
     graph = jraph.GraphsTuple(
-        nodes={
-            "positions": positions[:, 0],
-            "velocities": velocities[:, 0],
-            "features": features,
-        },
-        edges={"features": edge_features},
-        senders=senders.astype(np.int32),
-        receivers=receivers.astype(np.int32),
-        n_node=np.asarray(n_node, np.int32),
-        n_edge=np.asarray(n_edge, np.int32),
-        globals=None,
+        nodes, {"features": edge_features}, receivers, senders, None, n_node, n_edge
     )
-    return Samples(graph, times.astype(dtype), positions[:, 1:], velocities[:, 1:], node_mask)
+    return Samples(graph, times, positions[:, 1:], velocities[:, 1:], node_mask)

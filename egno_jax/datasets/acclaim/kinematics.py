@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def joint_positions(skeleton: Skeleton, motion: Motion) -> Float[np.ndarray, "T N 3"]:
     """Computes the positions of the joints in every frame.
 
-    With C the bone's local axes at rest, R its rotation in a frame, d its direction and l its length,
+    With C the bone's axes at rest, R its rotation in a frame, d its direction and l its length,
 
         G_root = R_root C_root,    x_root = position + translation,
         G = G_parent C R C^T,      x = x_parent + l G d.

@@ -29,6 +29,7 @@ FRAME_SPACING = 1 / 32
 SPLIT_SEEDS = {"train": 0, "valid": 1, "test": 2}
 
 _VERSION = 1
+_MAX_DRAWS = 1000  # of a hundred placements each
 _WALLS = np.concatenate([np.eye(3), -np.eye(3)]) / 2
 
 
@@ -71,28 +72,18 @@ def load_motion(
     """
     check_choice("split", split, SPLIT_SEEDS)
     check_integer("number of boxes", num_boxes)
+    shape = {"radius": RADIUS, "box": BOX}
+    frames = {"num_frames": NUM_FRAMES, "frame_spacing": FRAME_SPACING}
     settings = {
-        "split": split,
-        "num_boxes": int(num_boxes),
-        "version": _VERSION,
-        "num_spheres": NUM_SPHERES,
-        "radius": RADIUS,
-        "box": BOX,
-        "speed": SPEED,
-        "num_frames": NUM_FRAMES,
-        "frame_spacing": FRAME_SPACING,
+        **{"split": split, "num_boxes": int(num_boxes), "version": _VERSION},
+        **{"num_spheres": NUM_SPHERES, "speed": SPEED},
+        **shape,
+        **frames,
     }
 
     def build() -> dict[str, np.ndarray]:
-        positions, velocities = draw_states(SPLIT_SEEDS[split], num_boxes)
-        return simulate(
-            positions,
-            velocities,
-            radius=RADIUS,
-            box=BOX,
-            num_frames=NUM_FRAMES,
-            frame_spacing=FRAME_SPACING,
-        )._asdict()
+        states = draw_states(SPLIT_SEEDS[split], num_boxes)
+        return simulate(*states, **shape, **frames)._asdict()
 
     name = f"collisions_{split}_{num_boxes}"
     return Motion(**cache.load_or_build(name, settings, build, directory=cache_dir))
@@ -138,10 +129,10 @@ def _draw(
 ) -> tuple[np.ndarray, np.ndarray]:
     rows, columns = np.triu_indices(num_spheres, 1)
     room = box / 2 - radius
-    for _ in range(1000):
+    for _ in range(_MAX_DRAWS):
         tries = rng.uniform(-room, room, (100, num_spheres, 3))
-        distances = ((tries[:, rows] - tries[:, columns]) ** 2).sum(-1)
-        fits = np.flatnonzero((distances > 4 * radius**2).all(axis=1))
+        squared_distances = ((tries[:, rows] - tries[:, columns]) ** 2).sum(-1)
+        fits = np.flatnonzero((squared_distances > 4 * radius**2).all(axis=1))
         if len(fits):
             directions = rng.normal(size=(num_spheres, 3))
             lengths = np.sqrt((directions**2).sum(-1, keepdims=True))

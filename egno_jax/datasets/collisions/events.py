@@ -67,12 +67,8 @@ def simulate(
     check_integer("num_frames", num_frames)
     if not (math.isfinite(frame_spacing) and frame_spacing > 0):
         raise ValueError(f"frame_spacing: got {frame_spacing}, expected a number above 0")
-    num_boxes, num_spheres, _ = x.shape
-    motion = Motion(
-        np.empty((num_boxes, num_frames, num_spheres, 3)),
-        np.empty((num_boxes, num_frames, num_spheres, 3)),
-        np.zeros((num_boxes, num_frames), np.int64),
-    )
+    shape = (len(x), num_frames, *x.shape[1:])
+    motion = Motion(np.empty(shape), np.empty(shape), np.zeros(shape[:2], np.int64))
     motion.positions[:, 0], motion.velocities[:, 0] = x, v
     for frame in range(1, num_frames):
         collisions = _advance(x, v, radius, box, frame_spacing)
@@ -156,7 +152,8 @@ def _check(
     positions: np.ndarray, velocities: np.ndarray, radius: float, box: float
 ) -> list[np.ndarray]:
     """Returns float64 copies of states that spheres can have."""
-    x, v = check_states(positions, velocities, names=("positions", "velocities"))
+    states = {"positions": positions, "velocities": velocities}
+    x, v = check_states(states, dict.fromkeys(states, "S N 3"))
     if not (math.isfinite(box) and 0 < 2 * radius < box):
         raise ValueError(f"radius, box: got {radius} and {box}, expected 0 < 2 radius < box")
     slack = 1e-9 * box

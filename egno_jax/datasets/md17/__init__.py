@@ -28,7 +28,6 @@ from egno_jax.datasets.md17.graphs import (
     close_pairs,
     default_sticks,
 )
-from egno_jax.datasets.md17.molecules import MOLECULES, Molecule
 from egno_jax.datasets.md17.molecule_samples import (
     NUM_TARGETS,
     RADIUS,
@@ -56,6 +55,7 @@ from egno_jax.datasets.md17.molecule_trajectory import (
     select,
     write,
 )
+from egno_jax.datasets.md17.molecules import MOLECULES, Molecule
 
 __all__ = [
     "BASE_URL",

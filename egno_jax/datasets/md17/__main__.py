@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         "generate",
         help="simulate a molecule with GFN2-xTB",
         description="Simulate a molecule with GFN2-xTB in a Nose-Hoover chain, as MD17 was made "
-        "with DFT. An interrupted run resumes when it is started again. Needs the extra `generate`.",
+        "with DFT. An interrupted run resumes when started again. Needs the extra `generate`.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     which = make.add_mutually_exclusive_group(required=True)

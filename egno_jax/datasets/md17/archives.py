@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from egno_jax.datasets import cache, npz
 from egno_jax.datasets.arguments import check_choice
-from egno_jax.datasets.md17.molecules import find
 from egno_jax.datasets.md17.molecule_trajectory import (
     ORIGINAL,
     ORIGINAL_FIELDS,
     original_molecule,
     read,
 )
+from egno_jax.datasets.md17.molecules import find
 from egno_jax.extras import require
 
 if TYPE_CHECKING:

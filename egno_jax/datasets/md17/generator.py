@@ -276,8 +276,8 @@ class _Simulation:
         is_intact &= (nearest < _BROKEN * at_start).all(axis=1)  # False where a position is NaN
         if not is_intact.all():
             raise RuntimeError(
-                f"the molecule came apart {np.argmin(is_intact) + 1} steps after {begin}; lower the "
-                "temperature or the time step"
+                f"the molecule came apart {np.argmin(is_intact) + 1} steps after {begin}; lower "
+                "the temperature or the time step"
             )
 
 

@@ -64,10 +64,10 @@ def random_starts(
     ]
     if sum(counts) > len(pool):
         raise ValueError(
-            f"sizes: got {sum(sizes)} samples, which need {sum(counts)} initial frames, expected at "
-            f"most {len(pool)}: of {num_frames} frames these remain with a margin of {margin} at "
-            f"either end and a window of {window}; use a longer trajectory, fewer samples, or a "
-            "smaller margin or window"
+            f"sizes: got {sum(sizes)} samples, which need {sum(counts)} initial frames, expected "
+            f"at most {len(pool)} of {num_frames} frames with a margin of {margin} at either end "
+            f"and a window of {window}; use a longer trajectory, fewer samples, or a smaller "
+            "margin or window"
         )
     generator = np.random.RandomState(seed)
     drawn = []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from egno_jax.checks import check_array
 from egno_jax.datasets import npz
 from egno_jax.datasets.md17.molecules import MOLECULES
 from egno_jax.datasets.xyz import xyz_frames
@@ -127,16 +128,9 @@ def check(trajectory: Trajectory, names: tuple[str, str] = ("positions", "number
         numbers, a position that is not finite, or two atoms in one place.
     """
     positions, numbers = np.asarray(trajectory.positions), np.asarray(trajectory.numbers)
-    shape = positions.shape
-    if not np.issubdtype(positions.dtype, np.floating) or positions.ndim != 3 or shape[2] != 3:
-        raise ValueError(
-            f"{names[0]}: got {positions.dtype} {list(shape)}, expected floating [T, N, 3]"
-        )
-    if not np.issubdtype(numbers.dtype, np.integer) or numbers.shape != (shape[1],):
-        raise ValueError(
-            f"{names[1]}: got {numbers.dtype} {list(numbers.shape)}, expected integer "
-            f"[{shape[1]}], an atomic number for each atom of {names[0]}"
-        )
+    shape, sizes = positions.shape, {}
+    check_array(names[0], positions, "floating", ("T", "N", 3), sizes)
+    check_array(names[1], numbers, "integer", ("N",), sizes)
     if shape[0] < 2 or shape[1] < 1:
         raise ValueError(
             f"{names[0]}: got {shape[0]} frames of {shape[1]} atoms, expected at least two frames "
@@ -144,17 +138,11 @@ def check(trajectory: Trajectory, names: tuple[str, str] = ("positions", "number
         )
     strange = np.flatnonzero((numbers < 1) | (numbers > _LARGEST_NUMBER))
     if strange.size:
-        atom = strange[0]
-        raise ValueError(
-            f"{names[1]}[{atom}]: got {numbers[atom]}, expected an atomic number, 1 to "
-            f"{_LARGEST_NUMBER}"
-        )
+        place, got = f"{names[1]}[{strange[0]}]", numbers[strange[0]]
+        raise ValueError(f"{place}: got {got}, expected an atomic number, 1 to {_LARGEST_NUMBER}")
     if not np.isfinite(positions).all():
-        frame, atom, axis = np.argwhere(~np.isfinite(positions))[0]
-        raise ValueError(
-            f"{names[0]}[{frame}, {atom}, {axis}]: got {positions[frame, atom, axis]}, expected a "
-            "finite number"
-        )
+        place = tuple(np.argwhere(~np.isfinite(positions))[0].tolist())
+        raise ValueError(f"{names[0]}{[*place]}: got {positions[place]}, expected a finite number")
     if (place := _coincidence(positions)) is not None:
         frame, first, second = place
         raise ValueError(

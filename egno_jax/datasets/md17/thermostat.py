@@ -61,7 +61,7 @@ def nose_hoover_chain(
     state: State,
     *,
     time_step: float,
-    temperature_K: float,  # noqa: N803 - as ASE has it
+    temperature_K: float,
     relaxation_time: float,
 ) -> NoseHooverChainNVT:
     """Returns ASE's dynamics in a given state; call its `step`, and `state_of` for the next state.

@@ -11,6 +11,7 @@ simulations; Satorras et al., "E(n) Equivariant Graph Neural Networks" (ICML 202
 Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics" (ICML 2024) for the task.
 """
 
+from egno_jax.datasets.nbody.body_samples import START, TARGET_FRAMES, reversed_samples, samples
 from egno_jax.datasets.nbody.charged5 import (
     PUBLISHED_SIZES,
     SPLIT_SIZES,
@@ -35,7 +36,6 @@ from egno_jax.datasets.nbody.simulation import (
     reverse_time,
     simulate,
 )
-from egno_jax.datasets.nbody.body_samples import START, TARGET_FRAMES, reversed_samples, samples
 
 __all__ = [
     "COULOMB",

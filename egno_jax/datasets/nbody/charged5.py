@@ -9,6 +9,7 @@ import numpy as np
 
 from egno_jax.datasets import cache
 from egno_jax.datasets.arguments import check_choice, check_integer
+from egno_jax.datasets.nbody.body_samples import START, TARGET_FRAMES, samples
 from egno_jax.datasets.nbody.simulation import (
     COULOMB,
     DT,
@@ -18,7 +19,6 @@ from egno_jax.datasets.nbody.simulation import (
     charge_products,
     simulate,
 )
-from egno_jax.datasets.nbody.body_samples import START, TARGET_FRAMES, samples
 
 if TYPE_CHECKING:
     import os
@@ -35,6 +35,12 @@ INITIAL_SPEED = 0.5
 SPLIT_SIZES = {"train": 10000, "valid": 2000, "test": 2000}
 PUBLISHED_SIZES = {"train": 3000, "valid": 2000, "test": 2000}
 
+_SIMULATION = {
+    "num_frames": NUM_FRAMES,
+    "frame_spacing": FRAME_SPACING,
+    "dt": DT,
+    "max_force": MAX_FORCE,
+}
 # Increased whenever the simulator's numbers change, so that older caches are rebuilt.
 _SIMULATOR_VERSION = 1
 
@@ -96,20 +102,15 @@ def load_trajectories(
       ValueError: an argument is out of range.
     """
     num_simulations = _check_split(split, num_simulations)
+    settings = {
+        **{"split": split, "num_simulations": num_simulations},
+        **{"simulator_version": _SIMULATOR_VERSION, "seed": SEED},
+        **{"num_particles": NUM_PARTICLES, "initial_speed": INITIAL_SPEED},
+        **_SIMULATION,
+    }
     arrays = cache.load_or_build(
         f"nbody_charged5_initvel1small_{split}_{num_simulations}",
-        settings={
-            "split": split,
-            "num_simulations": num_simulations,
-            "simulator_version": _SIMULATOR_VERSION,
-            "seed": SEED,
-            "num_particles": NUM_PARTICLES,
-            "num_frames": NUM_FRAMES,
-            "frame_spacing": FRAME_SPACING,
-            "dt": DT,
-            "max_force": MAX_FORCE,
-            "initial_speed": INITIAL_SPEED,
-        },
+        settings,
         build=lambda: canonical(split, num_simulations=num_simulations)._asdict(),
         directory=cache_dir,
     )
@@ -134,15 +135,9 @@ def canonical(split: str, *, num_simulations: int | None = None) -> Trajectories
       ValueError: the split is unknown or has fewer simulations.
     """
     states = canonical_states(split, num_simulations=num_simulations)
+    couplings = charge_products(states.charges)
     return simulate(
-        states.positions,
-        states.velocities,
-        charge_products(states.charges),
-        interaction=COULOMB,
-        num_frames=NUM_FRAMES,
-        frame_spacing=FRAME_SPACING,
-        dt=DT,
-        max_force=MAX_FORCE,
+        states.positions, states.velocities, couplings, interaction=COULOMB, **_SIMULATION
     )
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from egno_jax.datasets.arguments import check_integer, check_states
+from egno_jax.datasets.arguments import check_integer, check_shapes, check_states
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from jaxtyping import Float
 
 # The settings of the canonical data set, which are the defaults everywhere.
@@ -27,6 +26,7 @@ class Interaction(NamedTuple):
     """A central force between two particles, and its potential, as functions of r^2.
 
     The force on i is `strength(r^2, c_ij) (x_i - x_j)`, with `strength = -2 dpotential/d(r^2)`.
+
     Attributes:
       strength: elementwise function of r^2 and the coupling c_ij, returns force / distance.
       potential: likewise, returns the energy of the pair.
@@ -36,27 +36,11 @@ class Interaction(NamedTuple):
     potential: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def _coulomb_strength(squared_distances: np.ndarray, couplings: np.ndarray) -> np.ndarray:
-    # Quotients and roots are rounded alike on all machines; a power of 3/2 is not.
-    return couplings / squared_distances / np.sqrt(squared_distances)
-
-
-def _coulomb_potential(squared_distances: np.ndarray, couplings: np.ndarray) -> np.ndarray:
-    return couplings / np.sqrt(squared_distances)
-
-
-def _spring_strength(squared_distances: np.ndarray, couplings: np.ndarray) -> np.ndarray:
-    return -couplings
-
-
-def _spring_potential(squared_distances: np.ndarray, couplings: np.ndarray) -> np.ndarray:
-    return couplings * squared_distances / 2
-
-
-COULOMB = Interaction(_coulomb_strength, _coulomb_potential)
+# Quotients and roots are rounded alike on all machines; a power of 3/2 is not.
+COULOMB = Interaction(lambda r2, c: c / r2 / np.sqrt(r2), lambda r2, c: c / np.sqrt(r2))
 """Charges: force c_ij (x_i - x_j) / r^3, potential c_ij / r; like charges repel where c > 0."""
 
-SPRINGS = Interaction(_spring_strength, _spring_potential)
+SPRINGS = Interaction(lambda r2, c: -c, lambda r2, c: c * r2 / 2)
 """Springs of rest length 0: force -c_ij (x_i - x_j), potential c_ij r^2 / 2 (Kipf et al. 2018)."""
 
 
@@ -115,7 +99,7 @@ def simulate(
       ValueError: shapes do not match, couplings are not symmetric, a number is not finite or out of
         range, or the simulation overflows.
     """
-    positions, velocities, couplings = _check_systems(positions, velocities, couplings)
+    x0, v0, couplings = _check_systems(positions, velocities, couplings)
     check_integer("num_frames", num_frames)
     check_integer("frame_spacing", frame_spacing)
     if not (math.isfinite(dt) and dt != 0 and max_force > 0):
@@ -123,12 +107,11 @@ def simulate(
             f"dt, max_force: got {dt} and {max_force}, expected a finite dt other than 0 and a "
             "positive max_force"
         )
-    num_simulations, num_particles, _ = positions.shape
-    shape = (num_simulations, num_frames, num_particles, 3)
+    shape = (len(x0), num_frames, *x0.shape[1:])
     frames = Trajectories(np.empty(shape), np.empty(shape), couplings)
-    for first in range(0, num_simulations, _CHUNK):
+    for first in range(0, len(x0), _CHUNK):
         chunk = slice(first, first + _CHUNK)
-        x, v, c = _to_blocks(positions[chunk], velocities[chunk], couplings[chunk])
+        x, v, c = _to_blocks(x0[chunk], v0[chunk], couplings[chunk])
         for frame in range(num_frames):
             _advance(x, v, c, interaction, frame_spacing, dt, max_force)
             frames.positions[chunk, frame] = x.transpose(2, 1, 0)
@@ -143,12 +126,11 @@ def simulate(
 
 def _to_blocks(
     positions: np.ndarray, velocities: np.ndarray, couplings: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> list[np.ndarray]:
     """Transposes states for speed: `[3, N, S]` twice, and pairs i < j `[N (N - 1) / 2, S]`."""
     rows, columns = np.triu_indices(positions.shape[1], 1)
-    x = np.ascontiguousarray(positions.transpose(2, 1, 0))
-    v = np.ascontiguousarray(velocities.transpose(2, 1, 0))
-    return x, v, np.ascontiguousarray(couplings[:, rows, columns].T)
+    arrays = (positions.transpose(2, 1, 0), velocities.transpose(2, 1, 0))
+    return [np.ascontiguousarray(a) for a in (*arrays, couplings[:, rows, columns].T)]
 
 
 @np.errstate(all="ignore")  # Overflow is detected in the results.
@@ -162,8 +144,7 @@ def _advance(
     max_force: float,
 ) -> None:
     """Advances blocks `x` and `v` in place by `num_steps` steps."""
-    differences = np.empty((3, *c.shape))
-    change = np.empty_like(x)
+    differences, change = np.empty((3, *c.shape)), np.empty_like(x)
     for _ in range(num_steps):
         _block_forces(x, c, interaction, max_force, differences, out=change)
         np.multiply(change, dt, out=change)
@@ -215,10 +196,8 @@ def forces(
     Raises:
       ValueError: shapes do not match, couplings are not symmetric or a number is not finite.
     """
-    positions, velocities, couplings = _check_systems(
-        positions, np.zeros_like(positions, np.float64), couplings
-    )
-    x, out, c = _to_blocks(positions, velocities, couplings)
+    systems = _check_systems(positions, np.zeros_like(positions, np.float64), couplings)
+    x, out, c = _to_blocks(*systems)
     with np.errstate(all="ignore"):
         _block_forces(x, c, interaction, max_force, np.empty((3, *c.shape)), out)
     return np.ascontiguousarray(out.transpose(2, 1, 0))
@@ -233,14 +212,7 @@ def energy(
 ) -> Float[np.ndarray, "*S"]:
     """Returns the total energy, sum_i |v_i|^2 / 2 + sum_{i<j} potential(r_ij^2, c_ij).
 
-    Args:
-      positions: `[..., N, 3]`.
-      velocities: `[..., N, 3]`.
-      couplings: `[..., N, N]`; leading axes are broadcast, for instance `couplings[:, None]`.
-      interaction: the force law.
-
-    Returns:
-      `[...]`, one energy for each state.
+    Leading axes are broadcast: `couplings[:, None]` serves all frames.
     """
     rows, columns = np.triu_indices(positions.shape[-2], 1)
     differences = positions[..., rows, :] - positions[..., columns, :]
@@ -260,17 +232,11 @@ def reverse_time(
     dt: float = DT,
     max_force: float = MAX_FORCE,
 ) -> Trajectories:
-    """Reverses time: trajectories of the same physics.
+    """Reverses time: trajectories of the same physics, whose settings are the arguments.
 
     Frames are in opposite order, with velocities -(v + dt F(x)): `simulate` stores the velocity
     that led to a position, so the velocity that leads to it from the other side is the next one,
     negated. `simulate` reproduces the result from its first frame.
-
-    Args:
-      trajectories: frames made by `simulate`.
-      interaction: the force law that they were made with.
-      dt: the step that they were made with.
-      max_force: the clipping that they were made with.
 
     Raises:
       ValueError: shapes do not match or a number is not finite.
@@ -287,21 +253,15 @@ def reverse_time(
 def check_trajectories(trajectories: Trajectories) -> Trajectories:
     """Returns the trajectories as arrays, or raises `ValueError` if shapes do not match."""
     found = Trajectories(*map(np.asarray, trajectories))
-    shape = found.positions.shape
-    if len(shape) != 4 or shape[3] != 3:
-        raise ValueError(f"trajectories.positions: got shape {shape}, expected [S, T, N, 3]")
-    expected = {"velocities": shape, "couplings": (shape[0], shape[2], shape[2])}
-    for name, wanted in expected.items():
-        if (came := getattr(found, name).shape) != wanted:
-            raise ValueError(
-                f"trajectories.{name}: got shape {came}, expected {wanted} to match positions"
-            )
+    shapes = {"positions": "S T N 3", "velocities": "S T N 3", "couplings": "S N N"}
+    check_shapes({f"trajectories.{name}": (getattr(found, name), shapes[name]) for name in shapes})
     return found
 
 
 def _check_systems(*arrays: np.ndarray) -> list[np.ndarray]:
     """Returns positions, velocities and couplings in float64, checked."""
-    arrays = check_states(*arrays, names=("positions", "velocities", "couplings"))
+    shapes = {"positions": "S N 3", "velocities": "S N 3", "couplings": "S N N"}
+    arrays = check_states(dict(zip(shapes, arrays, strict=True)), shapes)
     if not np.array_equal(arrays[2], arrays[2].swapaxes(1, 2)):
         raise ValueError(
             "couplings: got an asymmetric matrix, expected couplings[s, i, j] == couplings[s, j, "

@@ -72,9 +72,9 @@ def read(
         for frame, found in enumerate(_frames(group)):
             positions[frame] = found
     except Exception as error:  # Damaged bytes make the readers raise anything.
-        raise ValueError(
-            f"{name}: frame {frame + 1} of {total}: cannot be read ({type(error).__name__}: {error})"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        place = f"{name}: frame {frame + 1} of {total}"
+        raise ValueError(f"{place}: cannot be read ({reason})") from error
     if frame + 1 < total:
         raise ValueError(f"{name}: got {frame + 1} frames, expected {total}")
     if not np.isfinite(positions).all():
