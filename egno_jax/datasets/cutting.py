@@ -76,13 +76,7 @@ def cut_windows(
 ) -> tuple[Float[np.ndarray, "S 1+P N 3"], Float[np.ndarray, "S 1+P N 3"]]:
     """Returns float64 positions, and velocities x[t + 1] - x[t], of windows of a trajectory.
 
-    Args:
-      positions: `[T, N, 3]`.
-      starts: `[S]`, the initial frames.
-      offsets: `[P]`, frames from there to the targets.
-
-    Raises:
-      ValueError: as `window_frames`.
+    Arguments and errors are those of `window_frames`, with the positions `[T, N, 3]`.
     """
     frames = window_frames(len(positions), starts, offsets)
     cut = positions[frames].astype(np.float64)
@@ -154,14 +148,8 @@ def samples_with_own_edges(
     Every sample gets one more node, of zeros, that the padding edges connect to itself; `node_mask`
     leaves it out.
 
-    Args:
-      positions: `[S, 1 + P, N, 3]`, the initial state first, then the targets.
-      velocities: likewise.
-      features: `[S, N, F]`, invariant node features of the initial state.
-      edges: of each sample, with features `[E_s, D]`.
-      times: `[P]`, from the initial state to the targets.
-      num_edges: E after padding; the largest E_s if None.
-      dtype: the dtype of all real numbers.
+    `edges` are those of each sample, with features `[E_s, D]`; `num_edges` is E after padding, the
+    largest E_s if None. Other arguments are those of `samples_from_frames`.
 
     Returns:
       Samples of NumPy arrays with N + 1 nodes.

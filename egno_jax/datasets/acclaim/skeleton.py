@@ -140,28 +140,27 @@ def _skeleton(text: str) -> Skeleton:
 
 def _sections(text: str) -> dict[str, _Section]:
     """Splits a file at its keywords."""
-    found: dict[str, tuple[Line, list[Line]]] = {}
+    found: dict[str, _Section] = {}
     seen: dict[str, int] = {}
-    for line in lines_of(text):
-        word, name = line.words[0], line.words[0][1:].lower()
-        if not word.startswith(":"):
-            if not found:
-                raise Problem(line.number, f"{word!r}", "a section, such as :version")
-            found[next(reversed(found))][1].append(line)
-            continue
-        if name not in _SECTIONS:
-            raise Problem(line.number, f"section {word!r}", f"one of {choices(_SECTIONS, ':')}")
-        check_new(seen, f":{name}", line.number, "section ")
-        found[name] = (line, [])
     end = end_of(text)
+    for number, words in lines_of(text):
+        word, name = words[0], words[0][1:].lower()
+        if word.startswith(":"):
+            if name not in _SECTIONS:
+                raise Problem(number, f"section {word!r}", f"one of {choices(_SECTIONS, ':')}")
+            check_new(seen, f":{name}", number, "section ")
+            if found:
+                last = next(reversed(found))
+                found[last] = found[last]._replace(end=number)
+            found[name] = _Section(number, words[1:], [], end)
+        elif not found:
+            raise Problem(number, f"{word!r}", "a section, such as :version")
+        else:
+            found[next(reversed(found))].lines.append(Line(number, words))
     for name in _REQUIRED:
         if name not in found:
             raise Problem(end, "the end of the file", f"a section :{name} before it")
-    ends = [*(line.number for line, _ in found.values()), end][1:]
-    return {
-        name: _Section(line.number, line.words[1:], lines, stop)
-        for (name, (line, lines)), stop in zip(found.items(), ends, strict=True)
-    }
+    return found
 
 
 def _fields(
@@ -182,14 +181,18 @@ def _fields(
     return fields
 
 
+def _values(fields: dict[str, Line], name: str, count: int) -> tuple[float, ...]:
+    number, words = fields[name]
+    return to_numbers(words, count, number, name)
+
+
 def _units(section: _Section) -> tuple[float, float]:
     """Returns the unit of length, and the unit of angles in radians."""
     fields = _fields(section, ("length", "angle"), optional=("mass",))
     for name in fields.keys() & {"mass", "length"}:
-        number, words = fields[name]
-        (value,) = to_numbers(words, 1, number, f"the unit of {name}")
+        (value,) = _values(fields, name, 1)
         if value <= 0:
-            raise Problem(number, f"{value:g} for the unit of {name}", "above 0")
+            raise Problem(fields[name].number, f"{name} {value:g}", "a unit above 0")
     angle = " ".join(fields["angle"].words).lower()
     if angle not in RADIANS:
         raise Problem(fields["angle"].number, f"angle {angle!r}", "deg or rad")
@@ -202,15 +205,11 @@ def _root(section: _Section, radians: float) -> Root:
     if sorted(order) != sorted(TRANSLATIONS + ROTATIONS):
         got = f"order {' '.join(order)!r}"
         raise Problem(fields["order"].number, got, "TX, TY, TZ, RX, RY and RZ, each once")
-    position, orientation = (
-        to_numbers(fields[name].words, 3, fields[name].number, name)
-        for name in ("position", "orientation")
-    )
     return Root(
         order=order,
         axis_order=_axis_order(fields["axis"].words, fields["axis"].number),
-        position=position,
-        orientation=tuple(radians * angle for angle in orientation),
+        position=_values(fields, "position", 3),
+        orientation=tuple(radians * angle for angle in _values(fields, "orientation", 3)),
     )
 
 
@@ -259,17 +258,15 @@ def _bone(block: _Section, radians: float) -> tuple[str, Bone]:
     for name in ("id", "name"):
         if len(fields[name].words) != 1:
             raise Problem(fields[name].number, f"{len(fields[name].words)} words", f"one {name}")
-    (name,), number = fields["name"].words, fields["name"].number
+    name = fields["name"].words[0]
     if name == ROOT:
-        raise Problem(number, f"a bone named {name!r}", "another name, the root is not a bone")
-    number, words = fields["direction"]
-    direction = to_numbers(words, 3, number, "direction")
+        got = f"a bone named {name!r}"
+        raise Problem(fields["name"].number, got, "another name, the root is not a bone")
+    direction, (length,) = _values(fields, "direction", 3), _values(fields, "length", 1)
     if abs((size := math.hypot(*direction)) - 1) > 1e-3:
-        raise Problem(number, f"a direction of length {size:g}", "length 1")
-    number, words = fields["length"]
-    (length,) = to_numbers(words, 1, number, "length")
+        raise Problem(fields["direction"].number, f"a direction of length {size:g}", "length 1")
     if length < 0:
-        raise Problem(number, f"length {length:g}", "0 or more")
+        raise Problem(fields["length"].number, f"length {length:g}", "0 or more")
     number, words = fields["axis"]
     axis = to_numbers(words[:3], 3, number, "axis")
     dofs = _dofs(fields.get("dof"))
@@ -288,24 +285,13 @@ def _bone(block: _Section, radians: float) -> tuple[str, Bone]:
 def _without_limits(block: _Section) -> tuple[_Section, list[Line]]:
     """Separates the limits of a bone: one line for each dof, the first with the keyword."""
     is_limits, others, limits = False, [], []
-    for line in block.lines:
-        is_first = line.words[0].lower() == "limits"
+    for number, words in block.lines:
+        is_first = words[0].lower() == "limits"
         if is_first and limits:
-            raise Problem(line.number, "'limits' again", "it once")
-        is_limits = is_first or (is_limits and _is_number(line.words[0]))
-        if not is_limits:
-            others.append(line)
-        else:
-            limits.append(line._replace(words=line.words[1:]) if is_first else line)
+            raise Problem(number, "'limits' again", "it once")
+        is_limits = is_first or (is_limits and not words[0].isidentifier())
+        (limits if is_limits else others).append(Line(number, words[is_first:]))
     return block._replace(lines=others), limits
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _limits(

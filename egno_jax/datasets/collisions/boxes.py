@@ -47,13 +47,8 @@ def load(
     Frames are 1/32 of a time unit apart, and there are 65: two time units, in which a sphere hits
     a wall or another sphere about four times.
 
-    Args:
-      split: "train", "valid" or "test".
-      num_samples: S.
-      start: the initial frame.
-      target_frames: `[P]`, the frames to predict.
-      dtype: the dtype of all real numbers.
-      cache_dir: the cache; `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`, if None.
+    `split` is "train", "valid" or "test"; `cache_dir` is the cache; `$EGNO_CACHE_DIR`, else
+    `~/.cache/egno_jax`, if None. Other arguments are those of `samples`.
 
     Raises:
       ValueError: an argument is out of range.
@@ -100,15 +95,7 @@ def draw_states(
 ) -> tuple[Float[np.ndarray, "S N 3"], Float[np.ndarray, "S N 3"]]:
     """Draws initial states: positions uniform without overlap, velocities of uniform direction.
 
-    Box s does not depend on the number of boxes.
-
-    Args:
-      seed: of the random numbers.
-      num_boxes: S.
-      num_spheres: N.
-      radius: of each sphere.
-      box: the length of the box's edges.
-      speed: the length of each velocity.
+    Box s does not depend on the number of boxes. All velocities have the length `speed`.
 
     Returns:
       Positions and velocities, `[S, N, 3]` both.

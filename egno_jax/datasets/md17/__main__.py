@@ -16,6 +16,9 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING
 
+from egno_jax.datasets.md17 import archives, generator
+from egno_jax.datasets.md17.molecules import MOLECULES, find
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -57,9 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from egno_jax.datasets.md17.generator import Settings
-    from egno_jax.datasets.md17.molecules import MOLECULES
-
     parser = argparse.ArgumentParser(prog=_PROGRAM, description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     names = ", ".join(MOLECULES)
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--name", help="name of the file md/NAME.npz; default: the molecule")
     make.add_argument("--out", type=pathlib.Path, help="the file, instead of DATA_DIR/md/NAME.npz")
     make.add_argument("--data-dir", type=pathlib.Path, help="else $EGNO_DATA_DIR, else the cache")
-    for field in dataclasses.fields(Settings):
+    for field in dataclasses.fields(generator.Settings):
         flag = f"--{field.name.replace('_', '-')}"
         kind = int if isinstance(field.default, int) else float
         make.add_argument(flag, type=kind, default=field.default, help=_HELP[field.name])
@@ -96,9 +96,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    from egno_jax.datasets.md17 import archives, generator
-    from egno_jax.datasets.md17.molecules import find
-
     fields = dataclasses.fields(generator.Settings)
     settings = generator.Settings(**{f.name: getattr(options, f.name) for f in fields})
     name = options.molecule if options.name is None else options.name
@@ -122,10 +119,8 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _download(options: argparse.Namespace) -> None:
-    from egno_jax.datasets.md17.archives import download
-
     print(f"{options.molecule}: downloading 200 to 400 MB, unless the file exists", flush=True)
-    path = download(options.molecule, data_dir=options.data_dir, known_hash=options.sha256)
+    path = archives.download(options.molecule, data_dir=options.data_dir, known_hash=options.sha256)
     print(f"{path}: verified")
 
 

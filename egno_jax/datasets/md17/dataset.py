@@ -79,11 +79,7 @@ def load_trajectory(
 ) -> Trajectory:
     """Loads a molecule's trajectory with all its atoms.
 
-    Args:
-      molecule: its name.
-      archive: "md" for `md/<molecule>.npz`, "md17" for the original archive, which is checked to
-        be that of the molecule.
-      data_dir: the folder of both; `$EGNO_DATA_DIR`, else the cache, if None.
+    Arguments are those of `load`; an archive of "md17" is checked to be that of the molecule.
 
     Raises:
       ValueError: the file is missing, damaged, or not the requested archive.

@@ -76,14 +76,8 @@ def radius_samples(
     Edge features are [Z_i, Z_j, |x_i - x_j|^2]; everything else is as in `samples`. Edges are
     padded to one number, and each sample has one more node, of zeros, that `node_mask` leaves out.
 
-    Args:
-      trajectory: T frames of the atoms that are nodes.
-      starts: `[S]`, the initial frames.
-      radius: atoms closer than this are connected, in Angstrom.
-      num_edges: E after padding; by default N (N - 1), so that all partitions have one size.
-      window: frames from the initial state to the last target.
-      num_targets: P targets, uniform over the window.
-      dtype: the dtype of all real numbers.
+    Atoms closer than `radius`, in Angstrom, are connected; `num_edges` is E after padding, by
+    default N (N - 1), so that all partitions have one size.
 
     Returns:
       Samples of NumPy arrays, with N + 1 nodes.
@@ -118,11 +112,6 @@ def reverse_time(
     task. They use the frames of their windows and the one before it, for the velocity at the last
     target; `block_starts` leaves room for it.
 
-    Args:
-      trajectory: T frames.
-      starts: `[S]`, the initial frames, at least 1.
-      window: frames from the initial state to the last target.
-
     Returns:
       The reversed trajectory, and the initial frames of its windows.
 
@@ -146,15 +135,9 @@ def paths(
 ) -> Float[np.ndarray, "S T N 3"]:
     """Returns the positions from initial states to the last target, for pictures.
 
-    Args:
-      trajectory: frames of the atoms that are nodes.
-      starts: `[S]`, the initial frames.
-      window: frames from the initial state to the last target.
-      num_targets: P.
-      frames_per_target: K frames from one target to the next.
-
     Returns:
-      `[S, P K + 1, N, 3]`, the initial state first, target p (from 1) at `p K`.
+      `[S, P K + 1, N, 3]`, the initial state first, target p (from 1) at `p K`, with K =
+      `frames_per_target`.
 
     Raises:
       ValueError: a window is not in the trajectory.

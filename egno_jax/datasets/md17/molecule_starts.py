@@ -89,12 +89,8 @@ def block_starts(
 
     All frames that a sample uses, and the frame before it, are in its block.
 
-    Args:
-      num_frames: T.
-      sizes: numbers of training, validation and test samples.
-      window: frames from the initial state to the last target.
-      fractions: the shares of the blocks, without the two gaps.
-      seed: of the draw within the blocks.
+    `fractions` are the shares of the blocks, without the two gaps; other arguments are those of
+    `random_starts`.
 
     Returns:
       Distinct frames, in random order.

@@ -42,10 +42,10 @@ class Trials(NamedTuple):
       places: the file, and the place in it, by the number of the trial, for errors.
     """
 
-    positions: Mapping[int, np.ndarray]
-    starts: Mapping[int, np.ndarray]
+    positions: dict[int, np.ndarray]
+    starts: dict[int, np.ndarray]
     bonds: np.ndarray
-    places: Mapping[int, str]
+    places: dict[int, str]
 
     def shortest(self) -> int:
         """Returns the trial with the fewest starts."""
@@ -62,32 +62,30 @@ def read_run_file(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def run_trials(path: pathlib.Path, arrays: Mapping[str, np.ndarray], split: str) -> Trials:
     """Returns the checked trials of one split; errors begin with the path."""
-    bonds = _get(path, arrays, "edges", np.integer, (None, 2))
-    num_joints = len(bonds) + 1
-    if bonds.min(initial=0) < 0 or bonds.max(initial=0) >= num_joints:
-        _fail(path, "edges", f"joints up to {bonds.max()}", f"those of {num_joints} joints, from 0")
-    key = RUN_KEYS[split]
+    key, bonds = RUN_KEYS[split], _get(path, arrays, "edges", np.integer, (None, 2))
+    _check_tree(path, bonds)
     members = {name: _trials_of(path, arrays, f"{name}_trials") for name in RUN_KEYS.values()}
     for other, trials in members.items():
         shared = sorted(set(trials) & set(members[key]))
         if other != key and shared:
             _fail(path, f"{key}_trials", f"{shared} of {other}_trials", "trials of one split each")
-    _check_tree(path, bonds)
-    positions = {
-        trial: _get(path, arrays, f"trial_{trial}", np.floating, (None, num_joints, 3))
-        for trial in members[key]
-    }
-    starts = {
-        trial: _starts_of(path, arrays, f"{key}_start_{trial}", len(positions[trial]))
-        for trial in members[key]
-    }
-    places = {trial: f"{path}, {key}_start_{trial}" for trial in members[key]}
-    return Trials(positions, starts, bonds.astype(np.int32), places)
+    found = Trials({}, {}, bonds.astype(np.int32), {})
+    for trial in members[key]:
+        name, start = f"trial_{trial}", f"{key}_start_{trial}"
+        frames = _get(path, arrays, name, np.floating, (None, len(bonds) + 1, 3))
+        starts = _get(path, arrays, start, np.integer, (None,)).astype(np.int64)
+        found.places[trial] = f"{path}, {start}"
+        _check_starts(found.places[trial], starts.tolist(), len(frames))
+        found.positions[trial], found.starts[trial] = frames, starts
+    return found
 
 
 def _check_tree(path: pathlib.Path, bonds: np.ndarray) -> None:
     """Checks that N - 1 bonds connect N joints to a tree, that is, that none closes a ring."""
-    part = np.arange(len(bonds) + 1)  # joints connected by the bonds so far have the same number
+    last = len(bonds)
+    if bonds.min(initial=0) < 0 or bonds.max(initial=0) > last:
+        _fail(path, "edges", f"joints {bonds.min()} to {bonds.max()}", f"joints 0 to {last}")
+    part = np.arange(last + 1)  # joints connected by the bonds so far have the same number
     for index, (one, other) in enumerate(bonds):
         if part[one] == part[other]:
             expected = "a bond between joints that are not connected yet, since edges are a tree"
@@ -100,14 +98,6 @@ def _trials_of(path: pathlib.Path, arrays: Mapping[str, np.ndarray], name: str) 
     if not trials or len(set(trials)) != len(trials):
         _fail(path, name, f"{trials}", "at least one trial, each once")
     return trials
-
-
-def _starts_of(
-    path: pathlib.Path, arrays: Mapping[str, np.ndarray], key: str, num_frames: int
-) -> np.ndarray:
-    starts = _get(path, arrays, key, np.integer, (None,)).astype(np.int64)
-    _check_starts(f"{path}, {key}", starts.tolist(), num_frames)
-    return starts
 
 
 def _check_starts(place: str, starts: Sequence[int], num_frames: int) -> None:
@@ -134,15 +124,14 @@ def _get(
     if key not in arrays:
         _fail(path, key, "no such array", wanted)
     array = arrays[key]
-    is_shape = len(array.shape) == len(shape) and all(
-        size in (None, found) for found, size in zip(array.shape, shape, strict=True)
+    is_shape = array.ndim == len(shape) and all(
+        n in (None, m) for m, n in zip(array.shape, shape, strict=True)
     )
     if not np.issubdtype(array.dtype, kind) or not is_shape:
         _fail(path, key, f"{array.dtype} {list(array.shape)}", wanted)
-    bad = np.argwhere(~np.isfinite(array))
-    if bad.size:
-        place = ", ".join(map(str, bad[0]))
-        _fail(path, f"{key}[{place}]", f"{array[tuple(bad[0])]}", "finite numbers")
+    if not np.isfinite(array).all():
+        place = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
+        _fail(path, f"{key}{[*place]}", f"{array[place]}", "finite numbers")
     return array
 
 
@@ -247,16 +236,11 @@ def _read_split(path: pathlib.Path) -> dict[str, dict[str, list[int]]]:
     names: list[str] = []
     for part, trials in split.items():
         if not isinstance(trials, dict) or not trials:
-            raise ValueError(
-                f"{path}, {part}: got {trials!r}, expected an object of trials, such as "
-                '{"09_02": [0, 17]}'
-            )
+            _fail(path, part, repr(trials), 'an object of trials, such as {"09_02": [0, 17]}')
         for name, starts in trials.items():
             if not isinstance(starts, list) or any(type(start) is not int for start in starts):
-                raise ValueError(
-                    f"{path}, {part}, {name}: got {npz.shorten(repr(starts))}, expected a list of "
-                    "frames, counted from 0"
-                )
+                expected = "a list of frames, counted from 0"
+                _fail(path, f"{part}, {name}", repr(starts), expected)
         names += trials
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -61,19 +61,10 @@ def load(
     dtype: np.typing.DTypeLike = np.float32,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Samples:
-    """Loads motion capture as in the experiments of EGNO; see `samples` for its contents.
+    """Loads motion capture as in the experiments of EGNO; arguments as for its two parts.
 
-    Args:
-      motion: "run" (subject 9, the published split) or "walk" (subject 35, our split).
-      split: "train", "valid" or "test".
-      num_samples: as for `load_windows`.
-      target_frames: the frames to predict; `PROTOCOLS` has those of the experiments.
-      height: whether heights are a feature.
-      dtype: the dtype of all real numbers.
-      data_dir: as for `load_windows`.
-
-    Raises:
-      ValueError: as `load_windows`.
+    Equals `samples(load_windows(motion, split, ...), target_frames=..., ...)`; `PROTOCOLS` has the
+    target frames of the experiments.
     """
     windows = load_windows(motion, split, num_samples=num_samples, data_dir=data_dir)
     return samples(windows, target_frames=target_frames, height=height, dtype=dtype)

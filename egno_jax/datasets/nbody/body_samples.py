@@ -78,14 +78,9 @@ def reversed_samples(
     Frame 40 with reversed velocities leads to 38, 36, 34, 32, 30. These are new samples of the same
     task that use no frame outside the window; join them with `datasets.concatenate`.
 
-    Args:
-      trajectories: S simulations.
-      start: as for `samples`; here the last target.
-      target_frames: `[P]`, as for `samples`; the last one is the initial frame here.
-      interaction: the force law that the trajectories were made with.
-      dt: the step that they were made with.
-      max_force: the clipping that they were made with.
-      dtype: the dtype of all real numbers.
+    Arguments are those of `samples`, and `interaction`, `dt` and `max_force` the settings that the
+    trajectories were made with. `start` becomes the last target, and the last of `target_frames`
+    the initial frame.
 
     Returns:
       Samples as from `samples`. Their times are the same if the frames are evenly spaced.

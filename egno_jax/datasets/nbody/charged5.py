@@ -72,14 +72,9 @@ def load(
 
     The first call simulates the split (a few seconds) and stores it in the cache.
 
-    Args:
-      split: "train", "valid" or "test".
-      num_samples: the first simulations of the split; by default 3000 of the 10000 train, 2000
-        valid and 2000 test simulations, as published.
-      start: the initial frame.
-      target_frames: the frames to predict.
-      dtype: the dtype of all real numbers.
-      cache_dir: the cache; `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`, if None.
+    `num_samples` are the first simulations of the split; by default 3000 of the 10000 train, 2000
+    valid and 2000 test simulations, as published. `cache_dir` is the cache; `$EGNO_CACHE_DIR`, else
+    `~/.cache/egno_jax`, if None. Other arguments are those of `samples`.
 
     Raises:
       ValueError: an argument is out of range.

@@ -97,13 +97,7 @@ def most_contacts(
 ) -> int:
     """Returns the largest number of edges of any sample, to pad those of all partitions to.
 
-    Args:
-      trajectory: T frames.
-      *starts: the initial frames of each partition.
-      cutoff: see `contacts`.
-
-    Raises:
-      ValueError, ImportError: as `contacts`.
+    `starts` are the initial frames of each partition; raises the errors of `contacts`.
     """
     return max(
         len(contacts(trajectory, frame, cutoff=cutoff).senders) for frame in np.concatenate(starts)
@@ -160,11 +154,6 @@ def paths(
     trajectory: Trajectory, starts: Int[np.ndarray, "S"], *, window: int = WINDOW
 ) -> Float[np.ndarray, "S T N 3"]:
     """Returns all frames from initial states to the last target, for pictures.
-
-    Args:
-      trajectory: T frames.
-      starts: `[S]`, the initial frames.
-      window: frames from the initial state to the last target.
 
     Returns:
       `[S, window + 1, N, 3]`, the initial state first.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import MDAnalysis
 
+_BROKEN = "the file is damaged or cut short"
 _PICKLES = (".npz", ".npy", ".pkl", ".pickle", ".joblib")
 _MAGIC = {b"\x80": "a pickle", b"PK\x03\x04": "a zip or NumPy archive", b"\x93NUMPY": "NumPy's"}
 
@@ -54,17 +55,14 @@ def load_universe(
         warnings.simplefilter("ignore")  # what a format lacks is an error where it is needed
         universe = _attempt(paths[0], "a topology", lambda: mda.Universe(str(paths[0])))
         for path in paths[1:]:
-            _attempt(path, f"coordinates of {len(universe.atoms)} atoms", _loader(universe, path))
+            kind = f"coordinates of {len(universe.atoms)} atoms"
+            _attempt(path, kind, lambda p=path: universe.load_new(str(p), refresh_offsets=True))
         if len(paths) > 2:
             names = [str(path) for path in paths[1:]]
             universe.load_new(names, refresh_offsets=True)
     if not hasattr(universe, "trajectory"):
         raise ValueError(f"{paths[0]}: got no coordinates; add a file that has them")
     return universe
-
-
-def _loader(universe: MDAnalysis.Universe, path: pathlib.Path):
-    return lambda: universe.load_new(str(path), refresh_offsets=True)
 
 
 def _attempt(path: pathlib.Path, kind: str, load):
@@ -112,29 +110,18 @@ def _check_dcd(path: pathlib.Path) -> None:
             length = _marker(file, order)
             file.seek(place + 4 + max(length, 0))
             if length < 0 or _marker(file, order) != length:
-                raise ValueError(
-                    f"{path}: got no end of the record at byte {place} of {size}, expected its "
-                    "length; the file is damaged or cut short"
-                )
+                raise ValueError(f"{path}: got no end of the record at byte {place}; {_BROKEN}")
             records += 1
     header = struct.unpack(f"{order}20i", start[8:])
     fixed, box, fourth = header[8] > 0, header[10] > 0, header[11] > 0
     per_frame = 3 + (header[19] > 0) * (box + fourth)
     if records < 3 + fixed + per_frame or (records - 3 - fixed) % per_frame:
-        raise ValueError(f"{path}: the last frame is incomplete, the file is damaged or cut short")
+        raise ValueError(f"{path}: got part of a last frame; {_BROKEN}")
 
 
 def _marker(file: BinaryIO, order: str) -> int:
     data = file.read(4)
     return struct.unpack(f"{order}i", data)[0] if len(data) == 4 else -1
-
-
-def _check_xtc(path: pathlib.Path) -> None:
-    _walk(path, _xtc_frame)
-
-
-def _check_trr(path: pathlib.Path) -> None:
-    _walk(path, _trr_frame)
 
 
 def _walk(path: pathlib.Path, frame: Callable[[BinaryIO], tuple[int, int]]) -> None:
@@ -146,16 +133,14 @@ def _walk(path: pathlib.Path, frame: Callable[[BinaryIO], tuple[int, int]]) -> N
             try:
                 num_atoms, length = frame(file)
             except (ValueError, struct.error) as error:
-                raise ValueError(
-                    f"{path}: got {error} at byte {place} of {size}, expected a frame; the file "
-                    f"is damaged, cut short or not a {path.suffix} file"
-                ) from error
+                what = f"{path}: got {error} at byte {place}, expected a frame"
+                raise ValueError(f"{what}; {_BROKEN}, or not a {path.suffix} file") from error
             atoms.add(num_atoms)
             place = file.tell() + length
     if place != size or len(atoms) != 1:
         raise ValueError(
-            f"{path}: got frames of {sorted(atoms)} atoms that end at byte {place} of {size}, "
-            "expected one number of atoms and the end of the file; it is damaged or cut short"
+            f"{path}: got frames of {sorted(atoms)} atoms that end at byte {place} of {size}; "
+            f"{_BROKEN}"
         )
 
 
@@ -208,17 +193,15 @@ def _check_xyz(path: pathlib.Path) -> None:
             for _ in xyz_frames(file):
                 pass
         except ValueError as error:
-            raise ValueError(f"{path}, {error}; the file is damaged or cut short") from error
+            raise ValueError(f"{path}, {error}; {_BROKEN}") from error
 
 
 def _check_pdb(path: pathlib.Path) -> None:
     lines = path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
     last = lines[-1] if lines else ""
     if not last.startswith("END"):
-        raise ValueError(
-            f"{path}: got {shorten(repr(last))} as its last line, expected END; the file is cut "
-            "short or not a PDB file"
-        )
+        got = f"{path}: got {shorten(repr(last))} as its last line, expected END"
+        raise ValueError(f"{got}; {_BROKEN}, or not a PDB file")
 
 
 def _check_psf(path: pathlib.Path) -> None:
@@ -227,15 +210,13 @@ def _check_psf(path: pathlib.Path) -> None:
         raise ValueError(f"{path}: got {text[:20]!r} at its start, expected a PSF file")
     bonds = re.search(r"(\d+)\s*!NBOND[^\n]*\n([\d\s]*)\n\s*\d+\s*!NTHETA", text)
     if bonds is None or len(bonds[2].split()) != 2 * int(bonds[1]):
-        raise ValueError(
-            f"{path}: the section !NBOND is incomplete, the file is damaged or cut short"
-        )
+        raise ValueError(f"{path}: got part of the section !NBOND; {_BROKEN}")
 
 
 _CHECKS = {
     ".dcd": _check_dcd,
-    ".xtc": _check_xtc,
-    ".trr": _check_trr,
+    ".xtc": lambda path: _walk(path, _xtc_frame),
+    ".trr": lambda path: _walk(path, _trr_frame),
     ".xyz": _check_xyz,
     ".pdb": _check_pdb,
     ".psf": _check_psf,
