@@ -87,12 +87,15 @@ def read(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> dict[str,
     path = pathlib.Path(path)
     try:
         arrays = read_npz(path)
-        header = json.loads(str(arrays.pop(_HEADER)))
-        version, made_with, checksum = (header[k] for k in ("version", "settings", "sha256"))
     except FileNotFoundError:
         raise
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from error
+    try:
+        header = json.loads(str(arrays.pop(_HEADER)))
+        version, made_with, checksum = (header[k] for k in ("version", "settings", "sha256"))
     except Exception as error:  # Damaged bytes make the JSON reader raise anything.
-        raise ValueError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{path}: cannot be read, got header {error!r}") from error
     if version != FORMAT_VERSION:
         raise ValueError(f"{path}: got format version {version}, expected {FORMAT_VERSION}")
     if made_with != (expected := _as_json(settings)):

@@ -124,8 +124,11 @@ def with_array(field, change):
 
 # Of 5 samples, 3 times, 4 nodes.
 FAULTS = {
-    "no samples": (lambda samples: None, "samples must be .*Samples, came NoneType; .*stack makes"),
-    "a batch": (lambda samples: datasets.take(samples, np.arange(2)), "samples must be .*Batch"),
+    "no samples": (
+        lambda samples: None,
+        "samples: got NoneType, expected .*Samples; .*stack makes",
+    ),
+    "a batch": (lambda samples: datasets.take(samples, np.arange(2)), "samples: got Batch"),
     "fewer targets than graphs": (
         with_array("positions", lambda x: x[:2]),
         r"positions must be floating \[S, P, N, 3\] with S = 5, P = 3, N = 4, came .* axis 0 is 2",
@@ -210,5 +213,5 @@ def test_samples_without_velocities_are_the_others_without_them():
     assert_equal(datasets.at_times(datasets.take(bare, indices), kept), expected)
     joined = datasets.concatenate(full, full)._replace(velocities=None)
     assert_equal(datasets.concatenate(bare, bare), joined)
-    with pytest.raises(ValueError, match=r"velocities is None, expected \(3, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"velocities: got None, expected \(3, 4, 3\)"):
         datasets.concatenate(full, bare)

@@ -96,9 +96,9 @@ BAD = {
     "words for times": (lambda s, t: (s, ["now"], t), "times must be integer or floating"),
     "too few targets": (
         lambda s, t: (s, TIMES, t[:1]),
-        "positions must be .* sequence of 2, one for each graph, came 1",
+        "positions: got 1, expected 2 arrays, one for each graph",
     ),
-    "no targets": (lambda s, t: (s, TIMES, None), "positions must be .*came NoneType"),
+    "no targets": (lambda s, t: (s, TIMES, None), "positions: got NoneType, expected 2 arrays"),
     "targets of other times": (
         lambda s, t: (s, TIMES[:2], t),
         r"positions\[0\] must be floating \[P, N, 3\] with P = 2, N = 3, came float32 \[3, 3, 3\]",
