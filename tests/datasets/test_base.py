@@ -65,6 +65,13 @@ def test_take_joins_the_samples_asked_for(seed, indices):
     np.testing.assert_array_equal(batch.times, samples.times)
 
 
+def test_take_on_the_host_gives_the_same_arrays():
+    samples, indices = random_samples(0), np.array([3, 0, 3])
+    found = datasets.take(samples, indices, np)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
+    assert_equal(found, jax.device_get(datasets.take(samples, indices)))
+
+
 def test_take_works_with_traced_indices():
     samples = random_samples(0)
     indices = np.array([3, 0, 3])

@@ -236,7 +236,9 @@ def test_a_file_that_calls_itself_the_original_is_not_taken_for_it(tmp_path, mon
     path.parent.mkdir()
     members = {"R": POSITIONS, "z": NUMBERS, "provenance": json.dumps(claim)}
     save(path, **(members | change))
-    with pytest.raises(ValueError, match=r"md17_ethanol\.npz: .*expected MD17's ethanol: 4 frames"):
+    with pytest.raises(
+        ValueError, match=r"md17_ethanol\.npz: .*not MD17's ethanol, expected 4 frames"
+    ):
         md17.load_trajectory("ethanol", archive="md17", data_dir=tmp_path)
 
 
@@ -450,7 +452,8 @@ def test_an_atom_without_bonds_is_named():
     chloride = trembling_ethanol()
     chloride.positions[:, 2] *= 3
     with pytest.raises(
-        ValueError, match=r"cutoff: got 1\.6 Angstrom, within which atom 2 \(Z = 8\) of 3 atoms"
+        ValueError,
+        match=r"cutoff: got 1\.6, but atom 2 \(Z = 8\) of 3 atoms has no other within 1\.6",
     ):
         md17.bonds(md17.heavy_atoms(chloride))
     methane = md17.select(trembling_ethanol(), [0])
@@ -738,7 +741,7 @@ def test_load_says_what_is_wrong(folder, monkeypatch):
         (
             ("aspirin", "train"),
             {},
-            r"aspirin\.npz: missing; make it with `python -m egno",
+            r"aspirin\.npz is not there; make it with `python -m egno",
         ),
         (("phenol", "train"), {"archive": "md17"}, "molecule: got 'phenol', expected one of"),
         (("ethanol", "train"), {"archive": "md17"}, "md17 download --molecule ethanol"),
@@ -752,7 +755,7 @@ def test_an_archive_that_is_not_the_original_is_not_taken_for_it(folder, tmp_pat
     path = tmp_path / "md17" / "md17_ethanol.npz"
     path.parent.mkdir()
     path.write_bytes((folder / "md" / "ethanol.npz").read_bytes())
-    with pytest.raises(ValueError, match="expected MD17's ethanol: 555092 frames, 1 of Z = 8"):
+    with pytest.raises(ValueError, match="not MD17's ethanol, expected 555092 frames, 1 of Z = 8"):
         md17.load_trajectory("ethanol", archive="md17", data_dir=tmp_path)
 
 

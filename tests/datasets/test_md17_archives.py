@@ -126,11 +126,11 @@ def test_a_known_hash_is_held_to(server, tmp_path):
     [
         (
             {"R": np.random.default_rng(0).normal(size=(FRAMES - 1, 9, 3))},
-            "got 19 frames of z = .*, expected MD17's ethanol: 20 frames",
+            "got 19 frames of z = .*, not MD17's ethanol, expected 20 frames",
         ),
         (
             {"z": np.array([6, 6, 7, 1, 1, 1, 1, 1, 1])},
-            r".*z = \[6, 6, 7, 1.* expected MD17.*: 20 frames, 1 of Z = 8, 2 of Z = 6",
+            r".*z = \[6, 6, 7, 1.* not MD17.* expected 20 frames, 1 of Z = 8, 2 of Z = 6",
         ),
         ({"R": np.full((FRAMES, 9, 3), np.nan)}, r"R\[0, 0, 0\]: got nan"),
     ],

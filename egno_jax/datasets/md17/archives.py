@@ -122,8 +122,8 @@ def check_original(path: pathlib.Path, trajectory: Trajectory, molecule: str) ->
     expected = find(molecule)
     raise ValueError(
         f"{path}: got {len(trajectory.positions)} frames of z = {trajectory.numbers.tolist()}, "
-        f"expected MD17's {molecule}: {expected.num_frames} frames, {_formula(expected.counts)}, "
-        "with energies E and forces F"
+        f"not MD17's {molecule}, expected {expected.num_frames} frames, "
+        f"{_formula(expected.counts)}, with energies E and forces F"
     )
 
 

@@ -77,7 +77,7 @@ def _attempt(path: pathlib.Path, kind: str, load):
 def _check(path: pathlib.Path) -> None:
     """Checks a file before MDAnalysis opens it."""
     if not path.exists():
-        raise ValueError(f"{path}: missing")
+        raise ValueError(f"{path} is not there")
     if not path.is_file():
         raise ValueError(f"{path}: got a folder, expected a file")
     if path.stat().st_size == 0:
