@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from egno_jax.checks import check_array
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from jaxtyping import Int
+    from numpy.typing import ArrayLike
 
 
 def check_integer(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
@@ -51,35 +54,22 @@ def check_frames(
     return frames
 
 
-def check_shapes(arrays: Mapping[str, tuple[np.ndarray, str]]) -> None:
-    """Checks the shapes of arrays by name, each written as "S N 3"; letters are at least 1.
+def check_states(
+    arrays: Mapping[str, tuple[ArrayLike, tuple[str | int, ...]]],
+) -> list[np.ndarray]:
+    """Returns float64 copies of finite, non-empty arrays of given shapes.
 
-    Raises:
-      ValueError: a shape is not as written, or a letter has two sizes; names the array.
-    """
-    sizes: dict[str, int] = {}
-    for name, (array, axes) in arrays.items():
-        letters = axes.split()
-        expected = [int(x) if x.isdigit() else sizes.get(x, x) for x in letters]
-        is_valid = array.ndim == len(letters) and all(
-            size == wanted or (isinstance(wanted, str) and size > 0)
-            for size, wanted in zip(array.shape, expected, strict=True)
-        )
-        if not is_valid:
-            wanted = ", ".join(map(str, expected))
-            raise ValueError(f"{name}: got shape {array.shape}, expected [{wanted}]")
-        sizes |= {x: n for x, n in zip(letters, array.shape, strict=True) if not x.isdigit()}
-
-
-def check_states(arrays: Mapping[str, Any], shapes: Mapping[str, str]) -> list[np.ndarray]:
-    """Returns float64 copies of finite arrays of given shapes, see `check_shapes`.
+    Args:
+      arrays: the array and its shape by name, see `egno_jax.checks.check_array`.
 
     Raises:
       ValueError: a shape is wrong or a number is not finite; names the array.
     """
-    copies = {name: np.array(array, np.float64) for name, array in arrays.items()}
-    check_shapes({name: (array, shapes[name]) for name, array in copies.items()})
-    for name, array in copies.items():
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name}: got NaN or infinite numbers, expected finite ones")
-    return list(copies.values())
+    sizes: dict[str, int] = {}
+    copies = []
+    for name, (array, shape) in arrays.items():
+        copies.append(np.array(array, np.float64))
+        check_array(name, copies[-1], "floating", shape, sizes)
+        if not copies[-1].size or not np.isfinite(copies[-1]).all():
+            raise ValueError(f"{name}: got none, NaN or infinite numbers, expected finite ones")
+    return copies

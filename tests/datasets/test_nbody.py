@@ -421,14 +421,14 @@ def test_reversed_samples_of_uneven_frames_have_their_own_times():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"positions": np.zeros((3, 4))}, r"positions: got shape \(3, 4\), expected \[S, N, 3\]"),
+        ({"positions": np.zeros((3, 4))}, r"positions.* \[S, N, 3\].* \[3, 4\]"),
         (
             {"velocities": np.zeros((3, 4, 2))},
-            r"velocities: got shape \(3, 4, 2\), expected \[3, 4",
+            r"velocities.* \[3, 4, 2\]",
         ),
-        ({"couplings": np.zeros((3, 4))}, r"couplings: got shape \(3, 4\), expected \[3, 4, 4\]"),
+        ({"couplings": np.zeros((3, 4))}, r"couplings.* \[3, 4\]"),
         ({"couplings": np.arange(48.0).reshape(3, 4, 4)}, "couplings: got an asymmetric"),
-        ({"velocities": np.full((3, 4, 3), np.nan)}, "velocities: got NaN"),
+        ({"velocities": np.full((3, 4, 3), np.nan)}, "velocities: got none, NaN"),
         ({"positions": np.zeros((3, 4, 3))}, "overflows"),
         ({"dt": 0.0}, r"dt, max_force: got 0\.0"),
         ({"max_force": -1.0}, r"max_force: got .* -1\.0"),
@@ -463,9 +463,9 @@ def test_samples_refuse(arguments, message):
 def test_samples_refuse_the_layout_of_the_original_files():
     trajectories = random_trajectories(0, num_particles=5)
     swapped = trajectories._replace(positions=trajectories.positions.swapaxes(2, 3))
-    with pytest.raises(ValueError, match=r"\(3, 6, 3, 5\), expected \[S, T, N, 3\]"):
+    with pytest.raises(ValueError, match=r"\[S, T, N, 3\].* \[3, 6, 3, 5\]"):
         nbody.samples(swapped)
-    with pytest.raises(ValueError, match=r"trajectories.couplings: got shape \(1, 5, 5\)"):
+    with pytest.raises(ValueError, match=r"trajectories.couplings.* \[1, 5, 5\]"):
         nbody.samples(trajectories._replace(couplings=trajectories.couplings[:1]))
 
 

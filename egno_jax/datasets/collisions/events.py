@@ -152,8 +152,8 @@ def _check(
     positions: np.ndarray, velocities: np.ndarray, radius: float, box: float
 ) -> list[np.ndarray]:
     """Returns float64 copies of states that spheres can have."""
-    states = {"positions": positions, "velocities": velocities}
-    x, v = check_states(states, dict.fromkeys(states, "S N 3"))
+    shape = ("S", "N", 3)
+    x, v = check_states({"positions": (positions, shape), "velocities": (velocities, shape)})
     if not (math.isfinite(box) and 0 < 2 * radius < box):
         raise ValueError(f"radius, box: got {radius} and {box}, expected 0 < 2 radius < box")
     slack = 1e-9 * box

@@ -21,7 +21,6 @@ from egno_jax.extras import require
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
     from typing import Literal
 
     from egno_jax.datasets.md17.molecule_trajectory import Trajectory
@@ -95,8 +94,11 @@ def download(
     record = path.with_name(f"{path.name}.sha256")
     expected = known_hash or _read_record(record)
     is_new = not path.exists()
-    if not is_new and expected:
-        _check_hash(path, expected)
+    if not is_new and expected and (found := _sha256(path)) != expected.lower():
+        raise ValueError(
+            f"{path}: got SHA-256 {found}, expected {expected}; it has changed since the download, "
+            "delete it to download it again"
+        )
     if is_new:
         url = f"{base_url.rstrip('/')}/{path.name}"
         known = f"sha256:{expected}" if expected else None
@@ -108,7 +110,9 @@ def download(
             if is_new:
                 path.unlink()
             raise
-        _write_record(record, _sha256(path))
+        partial = record.with_name(f".{record.name}.partial")
+        partial.write_text(f"{_sha256(path)}  {path.name}\n")  # the format of sha256sum -c
+        partial.replace(record)
     return path
 
 
@@ -119,26 +123,13 @@ def check_original(path: pathlib.Path, trajectory: Trajectory, molecule: str) ->
     is_original = trajectory.source == ORIGINAL and fields >= ORIGINAL_FIELDS
     if is_original and original_molecule(trajectory) == molecule:
         return
-    expected = find(molecule)
+    counts = find(molecule).counts
+    formula = ", ".join(f"{counts[z]} of Z = {z}" for z in sorted(counts, reverse=True))
     raise ValueError(
         f"{path}: got {len(trajectory.positions)} frames of z = {trajectory.numbers.tolist()}, "
-        f"not MD17's {molecule}, expected {expected.num_frames} frames, "
-        f"{_formula(expected.counts)}, with energies E and forces F"
+        f"not MD17's {molecule}, expected {find(molecule).num_frames} frames, {formula}, "
+        "with energies E and forces F"
     )
-
-
-def _formula(counts: Mapping[int, int]) -> str:
-    """Returns the numbers of atoms as text, heaviest first."""
-    return ", ".join(f"{counts[z]} of Z = {z}" for z in sorted(counts, reverse=True))
-
-
-def _check_hash(path: pathlib.Path, expected: str) -> None:
-    found = _sha256(path)
-    if found != expected.lower():
-        raise ValueError(
-            f"{path}: got SHA-256 {found}, expected {expected}; it has changed since the download, "
-            "delete it to download it again"
-        )
 
 
 def _sha256(path: pathlib.Path) -> str:
@@ -153,10 +144,3 @@ def _read_record(record: pathlib.Path) -> str | None:
     if not words or not re.fullmatch(r"[0-9a-f]{64}", words[0]):
         raise ValueError(f"{record}: got {' '.join(words)[:80]!r}, expected a SHA-256; delete it")
     return words[0]
-
-
-def _write_record(record: pathlib.Path, digest: str) -> None:
-    """Writes what `sha256sum -c` reads."""
-    partial = record.with_name(f".{record.name}.partial")
-    partial.write_text(f"{digest}  {record.name.removesuffix('.sha256')}\n")
-    partial.replace(record)

@@ -90,8 +90,8 @@ def load_trajectory(
     except FileNotFoundError as error:
         verb = "generate" if archive == "md" else "download"
         raise ValueError(
-            f"{path} is not there; make it with `python -m egno_jax.datasets.md17 {verb} --molecule "
-            f"{molecule}`, or choose another folder with data_dir or EGNO_DATA_DIR"
+            f"{path} is not there; make it with `python -m egno_jax.datasets.md17 {verb} "
+            f"--molecule {molecule}`, or choose another folder with data_dir or EGNO_DATA_DIR"
         ) from error
     if archive == "md17":
         archives.check_original(path, trajectory, molecule)

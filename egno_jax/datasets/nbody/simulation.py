@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from egno_jax.datasets.arguments import check_integer, check_shapes, check_states
+from egno_jax.checks import check_array
+from egno_jax.datasets.arguments import check_integer, check_states
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -252,16 +253,20 @@ def reverse_time(
 
 def check_trajectories(trajectories: Trajectories) -> Trajectories:
     """Returns the trajectories as arrays, or raises `ValueError` if shapes do not match."""
-    found = Trajectories(*map(np.asarray, trajectories))
-    shapes = {"positions": "S T N 3", "velocities": "S T N 3", "couplings": "S N N"}
-    check_shapes({f"trajectories.{name}": (getattr(found, name), shapes[name]) for name in shapes})
+    found, sizes = Trajectories(*map(np.asarray, trajectories)), {}
+    shapes = (("S", "T", "N", 3), ("S", "T", "N", 3), ("S", "N", "N"))
+    for name, array, shape in zip(found._fields, found, shapes, strict=True):
+        check_array(f"trajectories.{name}", array, "integer or floating", shape, sizes)
     return found
 
 
-def _check_systems(*arrays: np.ndarray) -> list[np.ndarray]:
-    """Returns positions, velocities and couplings in float64, checked."""
-    shapes = {"positions": "S N 3", "velocities": "S N 3", "couplings": "S N N"}
-    arrays = check_states(dict(zip(shapes, arrays, strict=True)), shapes)
+def _check_systems(
+    positions: np.ndarray, velocities: np.ndarray, couplings: np.ndarray
+) -> list[np.ndarray]:
+    """Returns float64 copies, checked."""
+    state, pairs = ("S", "N", 3), ("S", "N", "N")
+    states = {"positions": (positions, state), "velocities": (velocities, state)}
+    arrays = check_states({**states, "couplings": (couplings, pairs)})
     if not np.array_equal(arrays[2], arrays[2].swapaxes(1, 2)):
         raise ValueError(
             "couplings: got an asymmetric matrix, expected couplings[s, i, j] == couplings[s, j, "
