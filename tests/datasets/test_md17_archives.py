@@ -20,7 +20,7 @@ ARCHIVE = "md17_ethanol.npz"
 
 
 class Server:
-    """Serves a folder on 127.0.0.1, and counts what is asked for."""
+    """Serves a folder on 127.0.0.1, and counts the requests."""
 
     def __init__(self, folder):
         self.folder, self.requests = folder, []

@@ -573,7 +573,7 @@ def test_the_folder_comes_from_the_environment(folder, monkeypatch, tmp_path):
         with pytest.raises(ValueError, match=r"set EGNO_DATA_DIR.*mocap\.cs\.cmu\.edu"):
             mocap.load_windows(motion, "test")
         needed = "cmu/subject09_run.npz" if motion == "run" else "cmu/subject35/35.asf"
-        message = rf"^{tmp_path}/{needed}: missing; .*--data\.data-dir.*mocap\.cs\.cmu\.edu"
+        message = rf"^{tmp_path}/{needed} is missing; .*--data\.data-dir.*mocap\.cs\.cmu\.edu"
         with pytest.raises(ValueError, match=message):
             mocap.load_windows(motion, "test", data_dir=tmp_path)
 
@@ -583,7 +583,7 @@ def test_a_missing_or_short_trial_is_named(tmp_path):
     skeleton = mocap_files.write_walk(tmp_path, num_frames=33, num_bones=2)
     path = tmp_path / "cmu/subject35/35_29.amc"
     path.unlink()
-    with pytest.raises(ValueError, match=r"35_29.amc: missing.*mocap.cs.cmu.edu"):
+    with pytest.raises(ValueError, match=r"35_29.amc is missing.*mocap.cs.cmu.edu"):
         mocap.load_windows("walk", "valid", num_samples=5, data_dir=tmp_path)
     write(path, mocap_files.amc_text(skeleton, random_motion(rng, skeleton, num_frames=31)))
     with pytest.raises(ValueError, match=r"35_29.amc: got 31 frames, expected 32 or more"):
@@ -609,7 +609,7 @@ def test_wrong_arguments_are_refused(arguments, message, folder):
 
 
 def edges(*changes):
-    """Edges of a run, some replaced: by two joints, by another edge, or by that turned around."""
+    """Edges of a run, some replaced: by two joints, by another edge, or by its reverse."""
     found = mocap_files.run_arrays()["edges"]
     for index, new in changes:
         if isinstance(new, str):
@@ -809,7 +809,7 @@ def test_the_command_converts_and_names_what_is_missing(recordings, tmp_path, ca
     for missing in (recordings / "09_07.amc", recordings / "09.asf"):
         missing.rename(tmp_path / missing.name)
         assert command_line.main(words) == 2
-        assert f"{missing}: missing; download it" in capsys.readouterr().err
+        assert f"{missing} is missing; download it" in capsys.readouterr().err
         (tmp_path / missing.name).rename(missing)
     broken = write(tmp_path / "split.json", "{")
     assert command_line.main([*words, "--split", str(broken)]) == 2

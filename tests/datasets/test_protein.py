@@ -97,9 +97,9 @@ def test_a_trajectory_cut_within_a_frame_is_found(psf, tmp_path_factory, suffix,
     except ValueError as error:
         assert f"chain.{suffix}" in str(error)
     else:
-        if suffix == "pdb":  # lines behind the last frame may be missing
+        if suffix == "pdb":  # lines after the last frame may be missing
             assert path.read_text().rstrip().endswith(("ENDMDL", "END"))
-        elif suffix == "xyz":  # the empty line behind the last frame may be missing
+        elif suffix == "xyz":  # the empty line after the last frame may be missing
             assert path.stat().st_size + 1 in whole or path.stat().st_size in whole
         else:
             assert path.stat().st_size in whole
@@ -392,7 +392,7 @@ def test_samples_that_cannot_be_made_are_refused():
     trajectory = trajectory_of()
     with pytest.raises(
         ValueError,
-        match=r"cutoff: got 0\.5 Angstrom, within which no two of 24 atoms are in frame 2",
+        match=r"no two of 24 atoms are within 0\.5 Angstrom in frame 2",
     ):
         protein.samples(trajectory, np.array([2]), cutoff=0.5)
     with pytest.raises(
@@ -422,7 +422,7 @@ def test_splits_share_no_time(num_frames, window, stride):
     try:
         starts = protein.block_starts(num_frames, window=window, stride=stride)
     except ValueError as error:
-        assert f"of {num_frames} frames, expected at least" in str(error) and num_frames < least
+        assert f"of {num_frames} frames is too short" in str(error) and num_frames < least
         return
     last = -window - 1
     for block in starts:
@@ -437,9 +437,7 @@ def test_splits_share_no_time(num_frames, window, stride):
 
 
 def test_splits_that_cannot_be_made_are_refused():
-    with pytest.raises(
-        ValueError, match="valid: got a block of 13 of 98 frames, expected at least 18"
-    ):
+    with pytest.raises(ValueError, match="valid: its block of 13 of 98 frames is too short"):
         protein.block_starts(98, window=16)
     for wrong, message in (
         ({"window": 0}, "window: got 0"),

@@ -1,4 +1,4 @@
-"""Samples of one's own graphs: every graph and target is where `take` finds it, padded or not."""
+"""Samples of custom graphs: every graph and target is where `take` finds it, padded or not."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_sample_is_there_as_it_was(seed, sizes):
     np.testing.assert_array_equal(samples.node_mask.sum(axis=1), sizes)
     for index, (size, state) in enumerate(zip(sizes, states, strict=True)):
         graph = jax.tree.map(lambda leaf, i=index: leaf[i], samples.graph)
-        # What pads is a graph of its own behind the one that was given.
+        # Padding is a separate graph after the given one.
         jax.tree.map(np.testing.assert_array_equal, graphs.unbatch(graph)[0], state)
         assert samples.node_mask[index, :size].all()
         for found, given_ in ((samples.positions, targets), (samples.velocities, velocities)):

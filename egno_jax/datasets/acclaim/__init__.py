@@ -1,7 +1,6 @@
 """Acclaim files of motion capture: skeletons (ASF), motions (AMC) and forward kinematics.
 
-The reader is strict: every error is a `ValueError` that names the file, the line, what is there and
-what was expected.
+The reader is strict: every error is a `ValueError` that names the file and the line.
 
 Source: M. Schafer, "Acclaim Skeleton File Definition V1.10", 1995, and its use by the CMU Graphics
 Lab Motion Capture Database.

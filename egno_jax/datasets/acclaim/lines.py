@@ -1,4 +1,4 @@
-"""Lines, words and numbers of Acclaim files, and what is wrong with them."""
+"""Lines, words and numbers of Acclaim files, and errors that name the line."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def to_number(word: str, line: int, what: str) -> float:
 
 
 def to_numbers(words: Sequence[str], count: int, line: int, what: str) -> tuple[float, ...]:
-    """Returns so many finite numbers."""
+    """Returns `count` finite numbers."""
     if len(words) != count:
         raise Problem(line, f"{len(words)} value(s) for {what}", f"{count}")
     return tuple(to_number(word, line, what) for word in words)

@@ -40,8 +40,8 @@ def bonds(trajectory: Trajectory, *, cutoff: float = BOND_CUTOFF) -> Int[np.ndar
     alone = np.setdiff1d(np.arange(len(trajectory.numbers)), pairs)
     if alone.size:
         raise ValueError(
-            f"cutoff: got {cutoff}, but atom {alone[0]} (Z = {trajectory.numbers[alone[0]]}) of "
-            f"{len(trajectory.numbers)} atoms has no other within {cutoff} Angstrom in frame 0; "
+            f"cutoff: got {cutoff}, but of {len(trajectory.numbers)} atoms, atom {alone[0]} (Z = "
+            f"{trajectory.numbers[alone[0]]}) has no other within {cutoff} Angstrom in frame 0; "
             "raise it, include hydrogen if it is left out, or use a radius graph"
         )
     return pairs

@@ -64,10 +64,10 @@ def random_starts(
     ]
     if sum(counts) > len(pool):
         raise ValueError(
-            f"sizes: got {sum(sizes)} samples, which need {sum(counts)} initial frames, expected "
-            f"at most {len(pool)} of {num_frames} frames with a margin of {margin} at either end "
-            f"and a window of {window}; use a longer trajectory, fewer samples, or a smaller "
-            "margin or window"
+            f"sizes: got {sum(sizes)} samples, which need {sum(counts)} initial frames, but of "
+            f"{num_frames} frames {len(pool)} are left by a margin of {margin} at either end and a "
+            f"window of {window}; use a longer trajectory, fewer samples, or a smaller margin or "
+            "window"
         )
     generator = np.random.RandomState(seed)
     drawn = []

@@ -199,8 +199,8 @@ def _read_recordings(
     for name in (_SKELETON, *(f"{name}.amc" for name in names)):
         if not (folder / name).is_file():
             raise ValueError(
-                f"{folder / name}: missing; download it from mocap.cs.cmu.edu (subject 9) into the "
-                "folder of --folder"
+                f"{folder / name} is missing; download it from mocap.cs.cmu.edu (subject 9) into "
+                "the folder of --folder"
             )
     skeleton = read_skeleton(folder / _SKELETON)
     positions = {

@@ -137,7 +137,7 @@ def _needed_file(data_dir: str | os.PathLike[str] | None, motion: str) -> pathli
         )
     if not (folder / needed).exists():
         raise ValueError(
-            f"{folder / needed}: missing; set data_dir, --data.data-dir in the experiments, or "
+            f"{folder / needed} is missing; set data_dir, --data.data-dir in the experiments, or "
             f"EGNO_DATA_DIR to the folder that holds {needed}, or {_HOW_TO_GET[motion]}"
         )
     return folder / needed
@@ -149,7 +149,7 @@ def _read_walk(skeleton_path: pathlib.Path, split: str) -> Trials:
     for trial in WALK_SPLIT[split]:
         path = skeleton_path.with_name(f"35_{trial:02d}.amc")
         if not path.exists():
-            raise ValueError(f"{path}: missing; {_HOW_TO_GET['walk']}")
+            raise ValueError(f"{path} is missing; {_HOW_TO_GET['walk']}")
         positions[trial] = joint_positions(skeleton, read_motion(path, skeleton))
         num_starts = len(positions[trial]) - NUM_FRAMES + 1
         if num_starts < 1:

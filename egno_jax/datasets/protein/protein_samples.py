@@ -57,9 +57,9 @@ def block_starts(
     for name, block in time_blocks(num_frames, window, fractions).items():
         if len(block) < window + 2:
             raise ValueError(
-                f"{name}: got a block of {len(block)} of {num_frames} frames, expected at least "
-                f"{window + 2} for a window of {window}; use a longer trajectory or a smaller "
-                "window"
+                f"{name}: its block of {len(block)} of {num_frames} frames is too short for a "
+                f"window of {window}, expected at least {window + 2}; use a longer trajectory or a "
+                "smaller window"
             )
         starts.append(np.arange(block.start, block.stop - window - 1, stride))
     return Starts(*starts)
@@ -85,8 +85,8 @@ def contacts(trajectory: Trajectory, frame: int, *, cutoff: float = CUTOFF) -> g
     edges = graph_lib.radius_edges(positions, cutoff)
     if not len(edges.senders):
         raise ValueError(
-            f"cutoff: got {cutoff} Angstrom, within which no two of {len(positions)} atoms are in "
-            f"frame {frame}; raise it"
+            f"cutoff: got {cutoff}, but no two of {len(positions)} atoms are within {cutoff} "
+            f"Angstrom in frame {frame}; raise it"
         )
     squared = graph_lib.squared_distances(positions, edges)
     return graph_lib.with_features(edges, np.sqrt(squared), squared)
