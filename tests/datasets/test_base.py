@@ -243,10 +243,13 @@ def test_samples_with_own_edges_are_those_of_shared_edges_padded():
     )
     datasets.validate(padded)
     for sample in range(3):
-        graph, target = (jax.tree.map(lambda x, i=sample: x[i], part) for part in (padded, shared))
-        found = graphs.unbatch(graph.graph)[0]
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, target.graph)
-        np.testing.assert_array_equal(graph.positions[:, graph.node_mask], target.positions)
+        found, expected = (
+            jax.tree.map(lambda x, i=sample: x[i], part.graph) for part in (padded, shared)
+        )
+        found = graphs.unbatch(found)[0]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
+        targets = padded.positions[sample][:, padded.node_mask[sample]]
+        np.testing.assert_array_equal(targets, shared.positions[sample])
     # Padding edges connect the padding node to itself.
     assert (padded.graph.senders[:, 12:] == 4).all() and (padded.graph.receivers[:, 12:] == 4).all()
 
