@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from egno_jax import graph as graph_lib
-from egno_jax.datasets.arguments import check_integer
+from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.base import Samples, check_structure, concatenate, num_samples
 
 if TYPE_CHECKING:

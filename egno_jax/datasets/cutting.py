@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import jraph
 import numpy as np
 
-from egno_jax.datasets.arguments import check_dtype, check_integer
+from egno_jax.datasets.argument_checks import check_dtype, check_integer
 from egno_jax.datasets.base import Samples
 from egno_jax.graph import pad_nodes
 

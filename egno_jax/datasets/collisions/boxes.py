@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from egno_jax.datasets import cache
-from egno_jax.datasets.arguments import check_choice, check_frames, check_integer
+from egno_jax.datasets.argument_checks import check_choice, check_frames, check_integer
 from egno_jax.datasets.collisions.events import Motion, simulate
 from egno_jax.datasets.cutting import samples_from_frames
 from egno_jax.graph import Edges

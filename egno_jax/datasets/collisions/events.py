@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from egno_jax.datasets.arguments import check_integer, check_states
+from egno_jax.datasets.argument_checks import check_integer, check_states
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

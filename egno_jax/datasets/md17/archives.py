@@ -9,7 +9,7 @@ import zipfile
 from typing import TYPE_CHECKING
 
 from egno_jax.datasets import cache, npz
-from egno_jax.datasets.arguments import check_choice
+from egno_jax.datasets.argument_checks import check_choice
 from egno_jax.datasets.md17.molecule_trajectory import (
     ORIGINAL,
     ORIGINAL_FIELDS,

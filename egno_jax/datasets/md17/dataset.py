@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from egno_jax.datasets.arguments import check_choice, check_integer
+from egno_jax.datasets.argument_checks import check_choice, check_integer
 from egno_jax.datasets.blocks import PARTITIONS
 from egno_jax.datasets.md17 import archives, molecule_trajectory
 from egno_jax.datasets.md17.graphs import bond_graph

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from egno_jax.datasets import cache
-from egno_jax.datasets.arguments import check_integer
+from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.md17 import molecule_trajectory, thermostat
 from egno_jax.extras import require
 

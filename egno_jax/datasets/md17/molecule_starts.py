@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from egno_jax.datasets.arguments import check_integer
+from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.blocks import FRACTIONS, PARTITIONS, Starts, time_blocks
 
 if TYPE_CHECKING:

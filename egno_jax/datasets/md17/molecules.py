@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from egno_jax.datasets.arguments import check_choice
+from egno_jax.datasets.argument_checks import check_choice
 
 
 class Molecule(NamedTuple):

@@ -16,7 +16,7 @@ import numpy as np
 
 from egno_jax.datasets import npz
 from egno_jax.datasets.acclaim import joint_positions, read_motion, read_skeleton
-from egno_jax.datasets.arguments import check_integer
+from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.mocap.trial_windows import NUM_FRAMES
 
 # Initial frames of windows, by the name of the trial, by the name of the split.

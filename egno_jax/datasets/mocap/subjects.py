@@ -9,7 +9,7 @@ import numpy as np
 
 from egno_jax.datasets import npz
 from egno_jax.datasets.acclaim import joint_positions, read_motion, read_skeleton
-from egno_jax.datasets.arguments import check_choice
+from egno_jax.datasets.argument_checks import check_choice
 from egno_jax.datasets.mocap.run_file import DRAWN_WITH_SEED, Trials, read_run_file, run_trials
 from egno_jax.datasets.mocap.trial_windows import NUM_FRAMES, PROTOCOLS, Windows, cut, samples
 

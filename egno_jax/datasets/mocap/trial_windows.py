@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from egno_jax.datasets.arguments import check_frames
+from egno_jax.datasets.argument_checks import check_frames
 from egno_jax.datasets.cutting import samples_from_frames, window_frames
 from egno_jax.graph import bond_edges
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from egno_jax.datasets import cache
-from egno_jax.datasets.arguments import check_choice, check_integer
+from egno_jax.datasets.argument_checks import check_choice, check_integer
 from egno_jax.datasets.nbody.body_samples import START, TARGET_FRAMES, samples
 from egno_jax.datasets.nbody.simulation import (
     COULOMB,

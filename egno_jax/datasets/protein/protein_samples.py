@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from egno_jax import graph as graph_lib
-from egno_jax.datasets.arguments import check_integer
+from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.blocks import FRACTIONS, Starts, time_blocks
 from egno_jax.datasets.cutting import (
     cut_windows,
