@@ -1,4 +1,4 @@
-"""Small Acclaim files and position files that tests of motion capture write for themselves."""
+"""Small Acclaim files and files of positions for tests of motion capture."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def amc_text(skeleton: mocap.Skeleton, motion: mocap.Motion, unit: str = "deg") 
 
 
 def write_walk(folder: Path, num_frames: int = 44, num_bones: int = 5) -> mocap.Skeleton:
-    """Writes all trials of a subject 35 of our own below a data folder; returns the skeleton."""
+    """Writes all trials of a random subject 35 into a data folder; returns the skeleton."""
     rng = np.random.default_rng(0)
     skeleton = random_skeleton(rng, num_bones)
     target = folder / "cmu" / "subject35"
@@ -204,7 +204,7 @@ def write_walk(folder: Path, num_frames: int = 44, num_bones: int = 5) -> mocap.
 
 
 def run_arrays(num_frames: int = 48, num_bones: int = 5, num_starts: int = 12) -> dict:
-    """Returns what the file of a subject 9 of our own holds."""
+    """Returns the arrays of the file of a random subject 9."""
     rng = np.random.default_rng(1)
     skeleton = random_skeleton(rng, num_bones)
     arrays = {"edges": skeleton.bonds.astype(np.int64)}
@@ -220,7 +220,7 @@ def run_arrays(num_frames: int = 48, num_bones: int = 5, num_starts: int = 12) -
 
 
 def write_run(folder: Path, **changes: np.ndarray | None) -> Path:
-    """Writes the file of a subject 9 of our own below a data folder; None leaves an array out."""
+    """Writes the file of a random subject 9 into a data folder; None omits an array."""
     path = folder / "cmu" / "subject09_run.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {**run_arrays(), **changes}
@@ -229,7 +229,7 @@ def write_run(folder: Path, **changes: np.ndarray | None) -> Path:
 
 
 def write_recordings(folder: Path, num_frames: int = 40, num_bones: int = 4) -> mocap.Skeleton:
-    """Writes the recordings of a subject 9 of our own, as the database names them."""
+    """Writes the recordings of a random subject 9, named as in the database."""
     rng = np.random.default_rng(2)
     skeleton = random_skeleton(rng, num_bones)
     write(folder / "09.asf", asf_text(skeleton))

@@ -1,8 +1,8 @@
-"""The small interface that every data set shares: stacked samples, and batches taken from them."""
+"""The interface that all data sets share: stacked samples, and batches taken from them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +17,14 @@ if TYPE_CHECKING:
 
 
 class Batch(NamedTuple):
-    """One batch of graphs and the motion that followed.
-
-    P times, N nodes and E edges of all graphs of the batch together, G graphs.
+    """One batch of G graphs with N nodes in total, and their targets at P times.
 
     Attributes:
-      graph: the states at time 0, as `egno_jax.apply` takes them.
-      times: `[P]`, the times of the targets after the state, or `[P, G]` where graphs differ.
-      positions: `[P, N, 3]`, the positions at those times.
-      velocities: `[P, N, 3]`, the velocities at those times; None where they are not known.
-      node_mask: `[N]`, False on nodes that only pad.
+      graph: the initial states, an input of `egno_jax.apply`.
+      times: `[P]`, from the initial state to the targets, or `[P, G]` where graphs differ.
+      positions: `[P, N, 3]`, targets.
+      velocities: `[P, N, 3]`, targets; None if unknown.
+      node_mask: `[N]`, False on padding nodes.
     """
 
     graph: jraph.GraphsTuple
@@ -39,17 +37,15 @@ class Batch(NamedTuple):
 class Samples(NamedTuple):
     """S samples of one size, stacked along a leading axis.
 
-    Graphs of different sizes are padded to one size first (`egno_jax.graph.pad`), `g` is then 2:
-    the graph and its padding; otherwise `g` is 1.
-
     Attributes:
-      graph: a `GraphsTuple` whose every leaf has a leading axis S: positions `[S, N, 3]`, senders
-        `[S, E]` (counted within the sample), n_node `[S, g]`, and so on.
-      times: `[P]`, the times of the targets after the state, the same for all samples.
-      positions: `[S, P, N, 3]`, the positions at those times.
-      velocities: `[S, P, N, 3]`, the velocities at those times; None where they are not known, and
-        then a model can be trained on positions alone (`config.velocity_weight` 0).
-      node_mask: `[S, N]`, False on nodes that only pad.
+      graph: a `GraphsTuple` whose leaves have a leading axis S: positions `[S, N, 3]`, senders
+        `[S, E]` (counted within the sample), n_node `[S, g]`. Here g is 1, or 2 where graphs were
+        padded to one size (`egno_jax.graph.pad`).
+      times: `[P]`, from the initial state to the targets, the same for all samples.
+      positions: `[S, P, N, 3]`, targets.
+      velocities: `[S, P, N, 3]`, targets; None if unknown, and then a model can be trained on
+        positions alone.
+      node_mask: `[S, N]`, False on padding nodes.
     """
 
     graph: jraph.GraphsTuple
@@ -65,27 +61,22 @@ def num_samples(samples: Samples) -> int:
 
 
 def concatenate(first: Samples, *others: Samples) -> Samples:
-    """Joins data sets of one kind, sample after sample.
-
-    Args:
-      first: the samples to begin with.
-      *others: the samples to follow, of the same sizes N, E, P and at the same times.
+    """Joins samples of the same sizes N, E, P and the same times.
 
     Returns:
       All samples, as NumPy arrays, in the order given.
 
     Raises:
-      ValueError: if the fields, their sizes or their times differ.
+      ValueError: the fields, their sizes or their times differ.
     """
     for other in others:
         if not np.array_equal(first.times, other.times):
-            raise ValueError(f"times are {other.times}, expected {first.times} as in the first")
+            raise ValueError(f"times: got {other.times}, expected {first.times} as in the first")
         shapes, expected = (_shapes_by_field(samples) for samples in (other, first))
         if shapes != expected:
             fields = [k for k in {**expected, **shapes} if expected.get(k) != shapes.get(k)]
             raise ValueError(
-                "samples do not fit together: "
-                + ", ".join(f"{k} is {shapes.get(k)}, expected {expected.get(k)}" for k in fields)
+                ", ".join(f"{k}: got {shapes.get(k)}, expected {expected.get(k)}" for k in fields)
                 + "; pad graphs of different sizes to one size first (egno_jax.graph.pad)"
             )
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), first, *others)
@@ -98,28 +89,29 @@ def _shapes_by_field(samples: Samples) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path): leaf.shape[1:] for path, leaf in leaves}
 
 
-def take(samples: Samples, indices: Int[Array, "B"]) -> Batch:
-    """Gathers samples and joins them into one batch; works inside `jit` with traced indices.
+def take(samples: Samples, indices: Int[Array, "B"], xp: Any = jnp) -> Batch:
+    """Gathers samples into one batch; works inside `jit` with traced indices.
 
     Args:
       samples: the stacked samples.
-      indices: `[B]`, which samples, each in `[0, S)`.
+      indices: `[B]`, each in `[0, S)`.
+      xp: `jax.numpy`, or `numpy` to gather on the host.
 
     Returns:
       A batch of B samples, nodes in the order of `indices`.
     """
     graph, targets, mask = jax.tree.map(
-        lambda leaf: jnp.take(leaf, indices, axis=0, mode="clip"),
+        lambda leaf: xp.take(leaf, indices, axis=0, mode="clip"),
         (samples.graph, (samples.positions, samples.velocities), samples.node_mask),
     )
     positions, velocities = jax.tree.map(
-        lambda leaf: _join(jnp.moveaxis(leaf, 1, 0), axis=1), targets
+        lambda leaf: _join(xp.moveaxis(leaf, 1, 0), axis=1), targets
     )
     batch_size, nodes_per_sample = mask.shape
-    offset = nodes_per_sample * jnp.arange(batch_size, dtype=jnp.int32)[:, None]
+    offset = nodes_per_sample * xp.arange(batch_size, dtype=xp.int32)[:, None]
     graph = graph._replace(
-        senders=graph.senders.astype(jnp.int32) + offset,
-        receivers=graph.receivers.astype(jnp.int32) + offset,
+        senders=graph.senders.astype(xp.int32) + offset,
+        receivers=graph.receivers.astype(xp.int32) + offset,
     )
     return Batch(
         graph=jax.tree.map(_join, graph),
@@ -131,14 +123,14 @@ def take(samples: Samples, indices: Int[Array, "B"]) -> Batch:
 
 
 def at_times(batch: Batch, indices: Int[Array, "Q B"]) -> Batch:
-    """Keeps some of the times of a batch, in each of its samples others; works inside `jit`.
+    """Selects times of a batch, different ones in each sample; works inside `jit`.
 
     Args:
-      batch: B samples of one size at P times, as `take` gives them.
+      batch: B samples of one size at P times, from `take`.
       indices: `[Q, B]`, which of the P times, increasing along Q.
 
     Returns:
-      The same states with Q targets; its times are `[Q, G]`.
+      The same initial states with Q targets; times are `[Q, G]`.
     """
     num_kept, num_samples = indices.shape
     graphs_per_sample = batch.graph.n_node.shape[0] // num_samples
@@ -154,43 +146,36 @@ def at_times(batch: Batch, indices: Int[Array, "Q B"]) -> Batch:
 
 
 def validate(samples: Samples) -> None:
-    """Checks samples in full, on the host; what training and evaluation call first.
-
-    Args:
-      samples: the samples.
+    """Checks samples in full, on the host; training and evaluation call it first.
 
     Raises:
-      ValueError: they are none, a field has a wrong shape or dtype or does not go with the others,
-        a graph is not valid (`egno_jax.graph.validate`), or a target of a real node is not finite;
-        names the field.
+      ValueError: there are no samples, a field has a wrong shape or dtype, a graph is not valid
+        (`egno_jax.graph.validate`), or a target of a real node is not finite; names the field.
     """
     check_structure(samples)
     total = num_samples(samples)
     if total == 0:
         raise ValueError("samples: got none, expected at least one")
-    batch = take(samples, np.arange(total))
+    batch = take(samples, np.arange(total), np)
     graph_lib.validate(batch.graph, batch.times)
     for field in ("positions", "velocities"):
         targets = getattr(batch, field)
         if targets is None:
             continue
-        is_finite = np.isfinite(targets).all(axis=(0, 2))
-        if not is_finite[np.asarray(batch.node_mask)].all():
+        targets = targets.astype(jax.dtypes.canonicalize_dtype(targets.dtype), copy=False)
+        if not np.isfinite(targets).all(axis=(0, 2))[batch.node_mask].all():
             raise ValueError(f"{field}: got NaN or infinite targets, expected finite ones")
 
 
 def check_structure(samples: Samples) -> None:
-    """Checks that the fields of samples go together: keys, shapes and dtypes, never values.
-
-    Args:
-      samples: what should be samples.
+    """Checks keys, shapes and dtypes of samples, not their values.
 
     Raises:
-      ValueError: they are not; names the field, what came and what was expected.
+      ValueError: they do not match; names the field, what it is and what was expected.
     """
     if not isinstance(samples, Samples):
         raise ValueError(
-            f"samples must be egno_jax.datasets.Samples, came {type_name(samples)}; "
+            f"samples: got {type_name(samples)}, expected egno_jax.datasets.Samples; "
             "egno_jax.datasets.stack makes them of graphs and targets"
         )
     graph_lib.check_stacked_structure(samples.graph)
@@ -205,5 +190,5 @@ def check_structure(samples: Samples) -> None:
 
 
 def _join(leaf: Array, axis: int = 0) -> Array:
-    """Merges the sample axis at `axis` with the axis behind it."""
+    """Merges the sample axis at `axis` with the next axis."""
     return leaf.reshape(*leaf.shape[:axis], -1, *leaf.shape[axis + 2 :])

@@ -1,4 +1,4 @@
-"""Samples of different sizes: padded to a few sizes, so that a few programs serve all of them."""
+"""Samples of different sizes, padded to a few sizes, so that few programs are compiled."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from egno_jax import graph as graph_lib
+from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.base import Samples, check_structure, concatenate, num_samples
 
 if TYPE_CHECKING:
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 class Buckets(NamedTuple):
     """Samples of different sizes, each padded to the size of its bucket.
 
-    `bucketed` makes them; `egno_jax.training.fit` and `evaluate` take them in place of `Samples`.
+    `bucketed` makes them; `egno_jax.training.fit` and `evaluate` accept them in place of `Samples`.
 
     Attributes:
       samples: the samples of each bucket, of one size; all buckets have the same times.
-      origins: of each bucket, where its samples stood among those that were given.
+      origins: for each bucket, the indices of its samples in the input.
     """
 
     samples: tuple[Samples, ...]
@@ -30,19 +31,18 @@ class Buckets(NamedTuple):
 
 
 def choose_buckets(sizes: Int[np.ndarray, "S 2"], num_buckets: int) -> list[Int[np.ndarray, "B"]]:
-    """Divides graphs into buckets so that padding is least.
+    """Divides graphs into buckets with the least padding.
 
-    Graphs are sorted by nodes, then edges, and cut into consecutive buckets, each as large as its
-    largest numbers of nodes and of edges. Of all such cuts the one of the fewest padded rows, nodes
-    and edges together, is found by dynamic programming. Where graphs of more nodes have no fewer
-    edges, no other division is better.
+    Graphs are sorted by nodes, then edges, and cut into consecutive buckets; dynamic programming
+    finds the cut with the fewest padded rows, nodes and edges together. If graphs with more nodes
+    have no fewer edges, no other division is better.
 
     Args:
       sizes: `[S, 2]`, nodes and edges of each graph.
-      num_buckets: how many buckets at most.
+      num_buckets: the largest number of buckets.
 
     Returns:
-      For each bucket which graphs are in it, smallest bucket first.
+      The indices of the graphs in each bucket, smallest bucket first.
 
     Raises:
       ValueError: there are no graphs, or no buckets.
@@ -50,16 +50,15 @@ def choose_buckets(sizes: Int[np.ndarray, "S 2"], num_buckets: int) -> list[Int[
     sizes = np.asarray(sizes)
     if sizes.ndim != 2 or sizes.shape[1] != 2 or not len(sizes):
         raise ValueError(f"sizes: got shape {sizes.shape}, expected [S, 2] with S >= 1")
-    if num_buckets < 1:
-        raise ValueError(f"num_buckets: got {num_buckets}, expected at least 1")
+    check_integer("num_buckets", num_buckets)
     kinds, kind_of, counts = np.unique(sizes, axis=0, return_inverse=True, return_counts=True)
     kind_of, num_kinds = kind_of.reshape(-1), len(kinds)
-    # rows[i, j]: rows of a bucket of the kinds i to j.
+    # rows[i, j]: rows of a bucket of the kinds i to j, padded.
     rows = np.full((num_kinds, num_kinds), np.inf)
     for first in range(num_kinds):
         largest = np.maximum.accumulate(kinds[first:], axis=0).sum(axis=1)
         rows[first, first:] = largest * np.cumsum(counts[first:])
-    # least[j]: rows of the kinds before j, in so many buckets; starts[k][j]: where the last begins.
+    # least[j]: rows of the kinds before j with k buckets; starts[k][j]: where the last one begins.
     least = np.full(num_kinds + 1, np.inf)
     least[0] = 0
     starts = []
@@ -79,16 +78,16 @@ def bucketed(parts: Sequence[Samples], num_buckets: int = 4) -> Buckets:
     """Pads samples of different sizes to a few sizes.
 
     Args:
-      parts: samples without padding; those of a part have one size, such as all simulations of five
-        bodies; a part may be a single sample. All have the same times and features.
-      num_buckets: how many sizes at most; see `choose_buckets`.
+      parts: samples without padding, those of a part of one size; a part may be a single sample.
+        All have the same times and features.
+      num_buckets: the largest number of sizes; see `choose_buckets`.
 
     Returns:
       The buckets, smallest first.
 
     Raises:
-      ValueError: there are no samples, a part is padded already, or parts do not fit together;
-        names the field.
+      ValueError: there are no samples, a part is padded already, or parts do not match; names the
+        field.
     """
     parts = list(parts)
     if not parts:
@@ -97,11 +96,13 @@ def bucketed(parts: Sequence[Samples], num_buckets: int = 4) -> Buckets:
         try:
             check_structure(part)
         except ValueError as error:
-            raise ValueError(f"parts: part {index}: {error}") from error
+            raise ValueError(f"parts[{index}].{error}") from error
         if not num_samples(part):
-            raise ValueError(f"parts: part {index} has no samples, expected at least one")
+            raise ValueError(f"parts[{index}]: got no samples, expected at least one")
         if not np.asarray(part.node_mask).all():
-            raise ValueError(f"parts: part {index} is padded, expected samples without padding")
+            raise ValueError(
+                f"parts[{index}]: got padded samples, expected samples without padding"
+            )
     counts = [num_samples(part) for part in parts]
     sizes = np.repeat([_size(part) for part in parts], counts, axis=0)
     owner = np.repeat(np.arange(len(parts)), counts)
@@ -109,22 +110,24 @@ def bucketed(parts: Sequence[Samples], num_buckets: int = 4) -> Buckets:
     samples = []
     for origin in origins:
         members = [parts[index] for index in np.unique(owner[origin])]
-        samples.append(concatenate(*_padded_alike(members)))
+        if len(sizes_of := {_size(part) for part in members}) > 1:
+            members = [_padded(part, *size_of_all(sizes_of)) for part in members]
+        samples.append(concatenate(*members))
     for bucket in samples[1:]:
         if not np.array_equal(bucket.times, samples[0].times):
             raise ValueError(
-                f"times are {bucket.times}, expected {samples[0].times} as in the first"
+                f"times: got {bucket.times}, expected {samples[0].times} as in the first part"
             )
     return Buckets(tuple(samples), tuple(origins))
 
 
 def by_size(data: Samples | Buckets) -> tuple[Samples, ...]:
-    """Returns the samples of each size: of all buckets, or those that have one size already."""
+    """Returns the samples of each size."""
     return data.samples if isinstance(data, Buckets) else (data,)
 
 
 def padding_share(data: Samples | Buckets) -> float:
-    """Returns which share of all nodes only pads, from 0 to 1."""
+    """Returns the share of padding nodes among all nodes, from 0 to 1."""
     masks = [np.asarray(samples.node_mask) for samples in by_size(data)]
     return 1.0 - sum(int(mask.sum()) for mask in masks) / sum(mask.size for mask in masks)
 
@@ -133,43 +136,24 @@ def _size(samples: Samples) -> tuple[int, int]:
     return samples.positions.shape[2], samples.graph.senders.shape[1]
 
 
-def _padded_alike(parts: Sequence[Samples]) -> list[Samples]:
-    """Pads parts to the size of the largest; leaves those of one size alone."""
-    sizes = {_size(part) for part in parts}
-    if len(sizes) == 1:
-        return list(parts)
-    num_nodes, num_edges = size_of_all(sizes)
-    return [_padded(part, num_nodes, num_edges) for part in parts]
-
-
 def size_of_all(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
-    """Returns the numbers of nodes and of edges that graphs of these sizes can all be padded to."""
+    """Returns the nodes and edges that graphs of these sizes can all be padded to."""
     num_edges = max(edges for _, edges in sizes)
-    # Edges that pad need a node that pads.
+    # Padding edges need a padding node.
     return max(nodes + (edges < num_edges) for nodes, edges in sizes), num_edges
 
 
 def _padded(samples: Samples, num_nodes: int, num_edges: int) -> Samples:
-    graphs, masks = zip(
-        *(
-            graph_lib.pad(
-                jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], samples.graph),
-                num_nodes=num_nodes,
-                num_edges=num_edges,
-                num_graphs=samples.graph.n_node.shape[1] + 1,
-            )
-            for i in range(num_samples(samples))
-        ),
-        strict=True,
-    )
-    positions, velocities = jax.tree.map(
-        lambda targets: graph_lib.pad_nodes(targets, num_nodes),
-        (samples.positions, samples.velocities),
-    )
-    return Samples(
-        graph=jax.tree.map(lambda *leaves: np.stack(leaves), *graphs),
-        times=samples.times,
-        positions=positions,
-        velocities=velocities,
-        node_mask=np.stack(masks),
-    )
+    num_graphs = samples.graph.n_node.shape[1] + 1
+    graphs = [
+        jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], samples.graph)
+        for i in range(num_samples(samples))
+    ]
+    padded = [
+        graph_lib.pad(g, num_nodes=num_nodes, num_edges=num_edges, num_graphs=num_graphs)
+        for g in graphs
+    ]
+    targets = (samples.positions, samples.velocities)
+    positions, velocities = jax.tree.map(lambda x: graph_lib.pad_nodes(x, num_nodes), targets)
+    graph, node_mask = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+    return Samples(graph, samples.times, positions, velocities, node_mask)

@@ -1,4 +1,4 @@
-"""Arrays on disk that check themselves: written whole or not at all, rebuilt when in any doubt."""
+"""A cache of arrays that checks itself: files are complete or absent, and rebuilt when in doubt."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import json
 import logging
 import os
 import pathlib
-import uuid
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from egno_jax.datasets.npz import read_npz, save_npz
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ _logger = logging.getLogger(__name__)
 
 
 def default_directory() -> pathlib.Path:
-    """Returns `$EGNO_CACHE_DIR` where it is set, else `~/.cache/egno_jax`."""
+    """Returns `$EGNO_CACHE_DIR` if it is set, else `~/.cache/egno_jax`."""
     configured = os.environ.get("EGNO_CACHE_DIR")
     return pathlib.Path(configured or "~/.cache/egno_jax").expanduser()
 
@@ -34,16 +35,15 @@ def load_or_build(
     *,
     directory: str | os.PathLike[str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Reads named arrays from the cache, or builds them and leaves them there.
+    """Reads named arrays from the cache, or builds and stores them.
 
     A file that is damaged, incomplete, of another format version or made with other settings is
-    built anew and replaced, with a warning that says why. A cache that cannot be written costs a
-    warning too, never the result.
+    rebuilt, with a warning that gives the reason. A cache that cannot be written only warns.
 
     Args:
       name: the file's name inside the cache, without its suffix.
-      settings: all that determines the arrays, as JSON values.
-      build: returns the arrays; called only where the cache has none to give.
+      settings: everything that determines the arrays, as JSON values.
+      build: returns the arrays; called only if the cache does not have them.
       directory: the cache; `default_directory()` if None.
 
     Returns:
@@ -54,7 +54,7 @@ def load_or_build(
     try:
         return read(path, settings)
     except FileNotFoundError:
-        _logger.info("%s is not there yet; building it", path)
+        _logger.info("building %s", path)
     except ValueError as error:
         warnings.warn(f"{error}; building it again", stacklevel=2)
     arrays = {key: np.asarray(value) for key, value in build().items()}
@@ -62,8 +62,8 @@ def load_or_build(
         write(path, arrays, settings)
     except OSError as error:
         warnings.warn(
-            f"cannot keep {path} ({error}): the next run builds it again; "
-            "set EGNO_CACHE_DIR to a writable folder",
+            f"{path}: cannot be written ({error}), so the next run builds it again; set "
+            "EGNO_CACHE_DIR to a writable folder",
             stacklevel=2,
         )
     return arrays
@@ -74,86 +74,67 @@ def read(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> dict[str,
 
     Args:
       path: a file written by `write`.
-      settings: what the arrays are expected to be made with.
+      settings: the settings that the arrays must have been made with.
 
     Returns:
       The arrays by name.
 
     Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if the file is damaged or incomplete, or was made by another format version or
-        with other settings; the message names the file and the reason.
+      FileNotFoundError: there is no such file.
+      ValueError: the file is damaged or incomplete, or was made by another format version or with
+        other settings; names the file and the reason.
     """
+    path = pathlib.Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        header = json.loads(str(arrays.pop(_HEADER)))
-        version, made_with, checksum = (header[k] for k in ("version", "settings", "sha256"))
+        arrays = read_npz(path)
     except FileNotFoundError:
         raise
-    except Exception as error:  # Damaged bytes make the zip, npy and JSON readers raise anything.
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from error
+    try:
+        header = json.loads(str(arrays.pop(_HEADER)))
+        version, made_with, checksum = (header[k] for k in ("version", "settings", "sha256"))
+    except Exception as error:  # Damaged bytes make the JSON reader raise anything.
+        raise ValueError(f"{path}: cannot be read, got header {error!r}") from error
     if version != FORMAT_VERSION:
-        raise ValueError(f"{path} has format version {version}, expected {FORMAT_VERSION}")
+        raise ValueError(f"{path}: got format version {version}, expected {FORMAT_VERSION}")
     if made_with != (expected := _as_json(settings)):
-        raise ValueError(f"{path} was made with {_difference(made_with, expected)}")
+        raise ValueError(f"{path}: made with {_difference(made_with, expected)}")
     if checksum != _sha256(arrays):
-        raise ValueError(f"{path} is damaged: its contents do not match their checksum")
+        raise ValueError(f"{path}: damaged, its contents do not match their checksum")
     return arrays
 
 
 def write(
     path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]
 ) -> None:
-    """Writes arrays to one cache file, so that readers see the whole of it or nothing.
-
-    The bytes go to a new file beside `path`, which then takes its name in one step
-    (`os.replace`); of writers at the same time the last one stays.
+    """Writes arrays to one cache file, so that readers see all of it or nothing.
 
     Args:
-      path: the file to write, its folder made if missing.
-      arrays: arrays by name, of any dtype but object.
-      settings: all that determines the arrays, as JSON values.
+      path: the file to write; its folder is made if missing.
+      arrays: arrays by name, of any dtype except object.
+      settings: everything that determines the arrays, as JSON values.
 
     Raises:
-      ValueError: if an array holds Python objects, or is named as the header is.
-      OSError: if the file cannot be written.
+      ValueError: an array holds Python objects, or has the name of the header.
+      OSError: the file cannot be written.
     """
-    path = pathlib.Path(path)
     for key, value in arrays.items():
         if value.dtype.hasobject or key == _HEADER:
             raise ValueError(
-                f"array {key!r} of dtype {value.dtype}: expected plain numbers under a name other "
-                f"than {_HEADER!r}; convert or rename it"
+                f"arrays[{key!r}]: got dtype {value.dtype}, expected plain numbers under a name "
+                f"other than {_HEADER!r}; convert or rename it"
             )
     header = {
         "version": FORMAT_VERSION,
         "settings": _as_json(settings),
         "sha256": _sha256(arrays),
     }
-    save_npz(path, {_HEADER: np.array(json.dumps(header)), **arrays})
-
-
-def save_npz(path: pathlib.Path, members: Mapping[str, np.ndarray]) -> None:
-    """Writes an `.npz` archive, whole or not at all; makes its folder if it is missing.
-
-    Raises:
-      OSError: if the file cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("xb") as file:
-            np.savez(file, **members)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    save_npz(pathlib.Path(path), {_HEADER: np.array(json.dumps(header)), **arrays})
 
 
 def _sha256(arrays: Mapping[str, np.ndarray]) -> str:
-    """Returns the checksum of names, dtypes, shapes and bytes, whatever the order of the names."""
+    """Returns the checksum of names, dtypes, shapes and bytes, in the order of the names."""
     digest = hashlib.sha256()
     for key in sorted(arrays):
         value = arrays[key]
@@ -163,12 +144,12 @@ def _sha256(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings as JSON gives them back, so that a tuple equals its list."""
+    """Returns the settings after a round trip through JSON, in which tuples become lists."""
     return json.loads(json.dumps(dict(settings)))
 
 
 def _difference(found: Any, expected: Mapping[str, Any]) -> str:
-    """Names the settings in which `found` is not what was expected."""
+    """Names the settings that differ."""
     if not isinstance(found, dict):
         return f"settings {found!r}, expected {expected!r}"
     keys = sorted(key for key in {*found, *expected} if found.get(key) != expected.get(key))

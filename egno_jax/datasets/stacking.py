@@ -1,4 +1,4 @@
-"""From graphs and targets of one's own to `Samples`."""
+"""From your own graphs and targets to `Samples`."""
 
 from __future__ import annotations
 
@@ -26,34 +26,33 @@ def stack(
     velocities: ArrayLike | Sequence[ArrayLike] | None = None,
     node_mask: ArrayLike | Sequence[ArrayLike] | None = None,
 ) -> Samples:
-    """Makes samples of graphs and the motion that followed, for `egno_jax.training.fit`.
+    """Makes samples of graphs and their targets, for `egno_jax.training.fit`.
 
-    Graphs of different sizes are padded to one size (`egno_jax.graph.pad`). Where that is much
-    padding, give `bucketed` parts of one graph each: `[stack([graph], times, [target]), ...]`.
+    Graphs of different sizes are padded to one size (`egno_jax.graph.pad`). If that is much
+    padding, pass parts of one graph each to `bucketed`: `[stack([graph], times, [target]), ...]`.
 
     Args:
-      graphs: the states, S graphs of the same arrays, such as `egno_jax.graph.build` makes them.
-      times: `[P]`, the times of the targets after the state, the same for all; increasing.
-      positions: the positions at those times: `[S, P, N, 3]`, or S arrays `[P, N_s, 3]`.
-      velocities: the velocities at those times, likewise; None where they are not known, and then
-        a model can be trained on positions alone (`config.velocity_weight` 0).
+      graphs: the initial states, S graphs with the same arrays, see `egno_jax.graph.build`.
+      times: `[P]`, increasing, from the initial state to the targets; the same for all graphs.
+      positions: targets `[S, P, N, 3]`, or S arrays `[P, N_s, 3]`.
+      velocities: likewise; None if unknown, and then a model can be trained on positions alone.
       node_mask: which nodes count in losses and metrics: `[S, N]`, or S arrays `[N_s]`; None: all.
-        Nodes that are added here never do.
+        Padding nodes never count.
 
     Returns:
       Samples of NumPy arrays; real numbers in the dtype that JAX gives them.
 
     Raises:
-      ValueError: there are no graphs, they have not the same arrays, or targets or masks do not
-        belong to graphs and times; names the field and the sample.
+      ValueError: there are no graphs, their arrays differ, or targets or masks do not match graphs
+        and times; names the field and the sample.
     """
     graphs = list(graphs)
     graph_lib.check_alike(graphs)
-    times = _as_jax_has_it("times", times)
+    times = _canonical("times", times)
     check_array("times", times, "integer or floating", ("P",), {})
     counts = [len(graph.nodes["positions"]) for graph in graphs]
     graphs = _of_one_size(
-        [jax.tree.map(lambda leaf: _as_jax_has_it("graphs", leaf), graph) for graph in graphs]
+        [jax.tree.map(lambda leaf: _canonical("graphs", leaf), graph) for graph in graphs]
     )
     num_nodes = len(graphs[0].nodes["positions"])
 
@@ -80,7 +79,7 @@ def stack(
 
 
 def _of_one_size(graphs: list[jraph.GraphsTuple]) -> list[jraph.GraphsTuple]:
-    """Pads graphs to one size; leaves those that have one alone."""
+    """Pads graphs to one size, unless they have one already."""
     sizes = {
         (len(graph.nodes["positions"]), len(graph.senders), len(graph.n_node)) for graph in graphs
     }
@@ -97,18 +96,15 @@ def _of_one_size(graphs: list[jraph.GraphsTuple]) -> list[jraph.GraphsTuple]:
 def _of_each(name: str, arrays: Any, num_graphs: int) -> list[np.ndarray]:
     """Returns the array of each graph."""
     if not hasattr(arrays, "__len__") or len(arrays) != num_graphs:
-        came = f"{len(arrays)}" if hasattr(arrays, "__len__") else type(arrays).__name__
-        raise ValueError(
-            f"{name} must be an array or a sequence of {num_graphs}, one for each graph, came "
-            f"{came}"
-        )
-    return [_as_jax_has_it(f"{name}[{index}]", array) for index, array in enumerate(arrays)]
+        got = len(arrays) if hasattr(arrays, "__len__") else type(arrays).__name__
+        raise ValueError(f"{name}: got {got}, expected {num_graphs} arrays, one for each graph")
+    return [_canonical(f"{name}[{index}]", array) for index, array in enumerate(arrays)]
 
 
-def _as_jax_has_it(name: str, array: Any) -> np.ndarray:
+def _canonical(name: str, array: Any) -> np.ndarray:
     """Returns an array on the host, in the dtype that JAX would give it."""
     try:
         array = np.asarray(array)
         return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be an array of numbers: {error}") from error
+        raise ValueError(f"{name}: {error}, expected an array of numbers") from error

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egno_jax import datasets
+from egno_jax import graph as graphs
 from egno_jax.datasets import nbody
 
 
@@ -63,6 +64,13 @@ def test_take_joins_the_samples_asked_for(seed, indices):
         batch.node_mask, np.concatenate([samples.node_mask[i] for i in indices])
     )
     np.testing.assert_array_equal(batch.times, samples.times)
+
+
+def test_take_on_the_host_gives_the_same_arrays():
+    samples, indices = random_samples(0), np.array([3, 0, 3])
+    found = datasets.take(samples, indices, np)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
+    assert_equal(found, jax.device_get(datasets.take(samples, indices)))
 
 
 def test_take_works_with_traced_indices():
@@ -124,8 +132,11 @@ def with_array(field, change):
 
 # Of 5 samples, 3 times, 4 nodes.
 FAULTS = {
-    "no samples": (lambda samples: None, "samples must be .*Samples, came NoneType; .*stack makes"),
-    "a batch": (lambda samples: datasets.take(samples, np.arange(2)), "samples must be .*Batch"),
+    "no samples": (
+        lambda samples: None,
+        "samples: got NoneType, expected .*Samples; .*stack makes",
+    ),
+    "a batch": (lambda samples: datasets.take(samples, np.arange(2)), "samples: got Batch"),
     "fewer targets than graphs": (
         with_array("positions", lambda x: x[:2]),
         r"positions must be floating \[S, P, N, 3\] with S = 5, P = 3, N = 4, came .* axis 0 is 2",
@@ -210,5 +221,47 @@ def test_samples_without_velocities_are_the_others_without_them():
     assert_equal(datasets.at_times(datasets.take(bare, indices), kept), expected)
     joined = datasets.concatenate(full, full)._replace(velocities=None)
     assert_equal(datasets.concatenate(bare, bare), joined)
-    with pytest.raises(ValueError, match=r"velocities is None, expected \(3, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"velocities: got None, expected \(3, 4, 3\)"):
         datasets.concatenate(full, bare)
+
+
+def frames(seed, num_samples=3, num_times=2, num_nodes=4):
+    """Random positions and velocities, initial state first, and speeds."""
+    rng = np.random.default_rng(seed)
+    positions, velocities = rng.normal(size=(2, num_samples, 1 + num_times, num_nodes, 3))
+    return positions, velocities, np.linalg.norm(velocities[:, 0], axis=-1)[..., None]
+
+
+def test_samples_with_own_edges_are_those_of_shared_edges_padded():
+    positions, velocities, speeds = frames(0)
+    edges, times = graphs.fully_connected_edges(4), np.array([1, 3])
+    shared = datasets.samples_from_frames(positions, velocities, speeds, edges, times)
+    datasets.validate(shared)
+    own = [graphs.with_features(edges, graphs.squared_distances(x, edges)) for x in positions[:, 0]]
+    padded = datasets.samples_with_own_edges(
+        positions, velocities, speeds, own, times, num_edges=15
+    )
+    datasets.validate(padded)
+    for sample in range(3):
+        found, expected = (
+            jax.tree.map(lambda x, i=sample: x[i], part.graph) for part in (padded, shared)
+        )
+        found = graphs.unbatch(found)[0]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
+        targets = padded.positions[sample][:, padded.node_mask[sample]]
+        np.testing.assert_array_equal(targets, shared.positions[sample])
+    # Padding edges connect the padding node to itself.
+    assert (padded.graph.senders[:, 12:] == 4).all() and (padded.graph.receivers[:, 12:] == 4).all()
+
+
+def test_arrays_that_are_not_samples_are_refused():
+    positions, velocities, speeds = frames(1)
+    edges, times = graphs.fully_connected_edges(5), np.array([1, 3])
+    with pytest.raises(ValueError, match="edges: got nodes 0 to 4, expected 0 to 3"):
+        datasets.samples_from_frames(positions, velocities, speeds, edges, times)
+    edges = graphs.fully_connected_edges(4)
+    with pytest.raises(ValueError, match="dtype: got int32"):
+        datasets.samples_from_frames(positions, velocities, speeds, edges, times, dtype=np.int32)
+    own = [edges._replace(features=np.ones((12, 1)))] * 3
+    with pytest.raises(ValueError, match="num_edges: got 11, expected at least 12"):
+        datasets.samples_with_own_edges(positions, velocities, speeds, own, times, num_edges=11)

@@ -89,7 +89,7 @@ def test_a_truncated_file_is_found(tmp_path_factory, kept):
     cache.write(path, ARRAYS, SETTINGS)
     data = path.read_bytes()
     path.write_bytes(data[: int(kept * len(data))])
-    with pytest.raises(ValueError, match=r"data\.npz cannot be read"):
+    with pytest.raises(ValueError, match=r"data\.npz: (.* cannot be read|got .* at its start)"):
         cache.read(path, SETTINGS)
 
 
@@ -118,7 +118,7 @@ def test_wrong_contents_in_a_sound_file_are_repaired(filled):
 
 def test_a_file_of_another_kind_is_repaired(filled):
     (filled / "data.npz").write_text("not a zip file")
-    rebuilds(filled, "cannot be read")
+    rebuilds(filled, "expected an .npz archive")
     np.savez(filled / "data.npz", positions=np.zeros(3))
     rebuilds(filled, "cannot be read")
 
@@ -136,7 +136,7 @@ def test_another_format_version_builds_again(filled, monkeypatch):
 def test_pickled_objects_are_never_loaded(filled):
     header = json.dumps({"version": 1, "settings": {}, "sha256": ""})
     np.savez(filled / "data.npz", header=np.array(header), x=np.array([{}], dtype=object))
-    rebuilds(filled, "cannot be read.*[Pp]ickle")
+    rebuilds(filled, "got a pickle")
 
 
 def test_a_build_that_fails_leaves_the_old_file(filled):
@@ -164,7 +164,7 @@ def test_a_write_that_dies_half_way_leaves_the_old_file(filled, monkeypatch):
 def test_a_cache_that_cannot_be_written_warns_and_returns_the_arrays(tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("")
-    with pytest.warns(UserWarning, match="cannot (keep|be read)") as caught:
+    with pytest.warns(UserWarning, match="cannot be (written|read)") as caught:
         found = cache.load_or_build("data", SETTINGS, Builder(), directory=blocker / "below")
     assert "EGNO_CACHE_DIR" in str(caught[-1].message)
     assert_same(found, ARRAYS)

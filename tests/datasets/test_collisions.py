@@ -95,13 +95,13 @@ def test_samples_have_walls_that_receive_nothing_and_do_not_count(motion):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"positions": [[0.9, 0, 0]]}, "box 0 a sphere of radius 0.25 stands outside"),
+        ({"positions": [[0.9, 0, 0]]}, r"positions\[0\]: got a sphere of radius 0.25 outside"),
         ({"positions": [[0, 0, 0], [0.4, 0, 0]]}, "overlaps another"),
-        ({"positions": [[np.nan, 0, 0]]}, "positions holds NaN"),
-        ({"velocities": [[0, 0]]}, "velocities has shape"),
-        ({"radius": 1.5}, "radius is 1.5 and box is 2.0"),
-        ({"frame_spacing": 0.0}, "frame_spacing is 0.0"),
-        ({"num_frames": 0}, "num_frames is 0"),
+        ({"positions": [[np.nan, 0, 0]]}, "positions: got none, NaN"),
+        ({"velocities": [[0, 0]]}, "velocities.* 2"),
+        ({"radius": 1.5}, "radius, box: got 1.5 and 2.0"),
+        ({"frame_spacing": 0.0}, "frame_spacing: got 0.0"),
+        ({"num_frames": 0}, "num_frames: got 0"),
     ],
     ids=lambda value: None if isinstance(value, str) else next(iter(value)),
 )
@@ -112,10 +112,11 @@ def test_states_that_no_box_can_be_in_are_refused(change, message):
         run(**state)
 
 
-def test_what_does_not_exist_is_named(motion):
-    with pytest.raises(ValueError, match="split is 'all'"):
+def test_what_does_not_exist_is_named(motion, monkeypatch):
+    monkeypatch.setattr(collisions.boxes, "_MAX_DRAWS", 3)
+    with pytest.raises(ValueError, match="split: got 'all'"):
         collisions.load_motion("all", num_boxes=1)
-    with pytest.raises(ValueError, match=r"lie in 0\.\.64"):
+    with pytest.raises(ValueError, match="all from 0 to 64"):
         collisions.samples(motion, box=collisions.BOX, target_frames=(8, 65))
-    with pytest.raises(ValueError, match="found no place for spheres"):
+    with pytest.raises(ValueError, match="num_spheres: got 60, for which no placement"):
         collisions.draw_states(0, 1, num_spheres=60)

@@ -20,7 +20,7 @@ ARCHIVE = "md17_ethanol.npz"
 
 
 class Server:
-    """Serves a folder on 127.0.0.1, and counts what is asked for."""
+    """Serves a folder on 127.0.0.1, and counts the requests."""
 
     def __init__(self, folder):
         self.folder, self.requests = folder, []
@@ -96,7 +96,7 @@ def test_a_file_that_changes_after_its_download_is_found(server, tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=rf"{ARCHIVE}: its SHA-256 is .*delete it"):
+    with pytest.raises(ValueError, match=rf"{ARCHIVE}: got SHA-256 .*delete it"):
         fetch(server, tmp_path)
     path.unlink()
     fetch(server, tmp_path)
@@ -116,7 +116,7 @@ def test_a_known_hash_is_held_to(server, tmp_path):
     with pytest.raises(ValueError, match="does not match the known hash"):
         fetch(server, tmp_path, known_hash="0" * 64)
     path = fetch(server, tmp_path, known_hash=digest)
-    with pytest.raises(ValueError, match="its SHA-256 is"):
+    with pytest.raises(ValueError, match="got SHA-256"):
         fetch(server, tmp_path, known_hash="0" * 64)
     assert path.exists()
 
@@ -126,13 +126,13 @@ def test_a_known_hash_is_held_to(server, tmp_path):
     [
         (
             {"R": np.random.default_rng(0).normal(size=(FRAMES - 1, 9, 3))},
-            "19 frames of z = .*, which is not MD17's ethanol: 20 frames",
+            "got 19 frames of z = .*, not MD17's ethanol, expected 20 frames",
         ),
         (
             {"z": np.array([6, 6, 7, 1, 1, 1, 1, 1, 1])},
-            r".*z = \[6, 6, 7, 1.* not MD17.*: 20 frames, 1 of Z = 8, 2 of Z = 6",
+            r".*z = \[6, 6, 7, 1.* not MD17.* expected 20 frames, 1 of Z = 8, 2 of Z = 6",
         ),
-        ({"R": np.full((FRAMES, 9, 3), np.nan)}, r"R\[0, 0, 0\] is nan"),
+        ({"R": np.full((FRAMES, 9, 3), np.nan)}, r"R\[0, 0, 0\]: got nan"),
     ],
 )
 def test_what_is_no_archive_of_the_molecule_is_not_kept(server, tmp_path, changes, message):
@@ -145,7 +145,7 @@ def test_what_is_no_archive_of_the_molecule_is_not_kept(server, tmp_path, change
 def test_half_an_archive_is_not_kept(server, tmp_path):
     data = publish(server)
     (server.folder / "npz" / ARCHIVE).write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=f"{ARCHIVE}: .* is damaged or not whole"):
+    with pytest.raises(ValueError, match=f"{ARCHIVE}: .* is damaged or incomplete"):
         fetch(server, tmp_path)
     assert not [p for p in (tmp_path / "data").rglob("*") if p.is_file()]
 

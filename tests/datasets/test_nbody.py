@@ -421,16 +421,19 @@ def test_reversed_samples_of_uneven_frames_have_their_own_times():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"positions": np.zeros((3, 4))}, r"positions has shape \(3, 4\), expected \[S, N, 3\]"),
-        ({"velocities": np.zeros((3, 4, 2))}, r"velocities has shape \(3, 4, 2\), expected \(3, 4"),
-        ({"couplings": np.zeros((3, 4))}, r"couplings has shape \(3, 4\), expected \(3, 4, 4\)"),
-        ({"couplings": np.arange(48.0).reshape(3, 4, 4)}, "couplings is not symmetric"),
-        ({"velocities": np.full((3, 4, 3), np.nan)}, "velocities holds NaN"),
+        ({"positions": np.zeros((3, 4))}, r"positions.* \[S, N, 3\].* \[3, 4\]"),
+        (
+            {"velocities": np.zeros((3, 4, 2))},
+            r"velocities.* \[3, 4, 2\]",
+        ),
+        ({"couplings": np.zeros((3, 4))}, r"couplings.* \[3, 4\]"),
+        ({"couplings": np.arange(48.0).reshape(3, 4, 4)}, "couplings: got an asymmetric"),
+        ({"velocities": np.full((3, 4, 3), np.nan)}, "velocities: got none, NaN"),
         ({"positions": np.zeros((3, 4, 3))}, "overflows"),
-        ({"dt": 0.0}, r"dt is 0\.0"),
-        ({"max_force": -1.0}, r"max_force is -1\.0"),
-        ({"num_frames": 0}, "num_frames is 0"),
-        ({"frame_spacing": 1.5}, r"frame_spacing is 1\.5"),
+        ({"dt": 0.0}, r"dt, max_force: got 0\.0"),
+        ({"max_force": -1.0}, r"max_force: got .* -1\.0"),
+        ({"num_frames": 0}, "num_frames: got 0"),
+        ({"frame_spacing": 1.5}, r"frame_spacing: got 1\.5"),
     ],
 )
 def test_simulate_refuses(change, message):
@@ -445,11 +448,11 @@ def test_simulate_refuses(change, message):
     [
         ({"start": 4, "target_frames": [3, 5]}, "increase from start"),
         ({"start": 0, "target_frames": [2, 2]}, "increase from start"),
-        ({"start": 0, "target_frames": [6]}, r"0\.\.5"),
-        ({"start": -1, "target_frames": [2]}, r"0\.\.5"),
-        ({"start": 0, "target_frames": []}, "at least one integer"),
-        ({"start": 0, "target_frames": [1.5]}, "at least one integer"),
-        ({"start": 0, "target_frames": [1], "dtype": np.int32}, "dtype is int32"),
+        ({"start": 0, "target_frames": [6]}, "from 0 to 5"),
+        ({"start": -1, "target_frames": [2]}, "from 0 to 5"),
+        ({"start": 0, "target_frames": []}, "expected integers .*at least one target"),
+        ({"start": 0, "target_frames": [1.5]}, "expected integers .*at least one target"),
+        ({"start": 0, "target_frames": [1], "dtype": np.int32}, "dtype: got int32"),
     ],
 )
 def test_samples_refuse(arguments, message):
@@ -460,19 +463,23 @@ def test_samples_refuse(arguments, message):
 def test_samples_refuse_the_layout_of_the_original_files():
     trajectories = random_trajectories(0, num_particles=5)
     swapped = trajectories._replace(positions=trajectories.positions.swapaxes(2, 3))
-    with pytest.raises(ValueError, match=r"\(3, 6, 3, 5\), expected \[S, T, N, 3\]"):
+    with pytest.raises(ValueError, match=r"\[S, T, N, 3\].* \[3, 6, 3, 5\]"):
         nbody.samples(swapped)
-    with pytest.raises(ValueError, match=r"trajectories.couplings has shape \(1, 5, 5\)"):
+    with pytest.raises(ValueError, match=r"trajectories.couplings.* \[1, 5, 5\]"):
         nbody.samples(trajectories._replace(couplings=trajectories.couplings[:1]))
 
 
 @pytest.mark.parametrize(
     ("split", "size", "message"),
     [
-        ("val", 3, "split is 'val', expected one of"),
-        ("valid", 2001, "2001 simulations of split 'valid', which has 2000"),
-        ("train", 0, "is 0, expected an integer"),
-        ("train", 2.5, r"is 2\.5, expected an integer"),
+        ("val", 3, "split: got 'val', expected one of"),
+        (
+            "valid",
+            2001,
+            "number of valid simulations: got 2001, expected an integer from 1 to 2000",
+        ),
+        ("train", 0, "got 0, expected an integer"),
+        ("train", 2.5, r"got 2\.5, expected an integer"),
     ],
 )
 def test_load_refuses(tmp_path, split, size, message):

@@ -1,4 +1,4 @@
-"""Samples of one's own graphs: every graph and target is where `take` finds it, padded or not."""
+"""Samples of custom graphs: every graph and target is where `take` finds it, padded or not."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_sample_is_there_as_it_was(seed, sizes):
     np.testing.assert_array_equal(samples.node_mask.sum(axis=1), sizes)
     for index, (size, state) in enumerate(zip(sizes, states, strict=True)):
         graph = jax.tree.map(lambda leaf, i=index: leaf[i], samples.graph)
-        # What pads is a graph of its own behind the one that was given.
+        # Padding is a separate graph after the given one.
         jax.tree.map(np.testing.assert_array_equal, graphs.unbatch(graph)[0], state)
         assert samples.node_mask[index, :size].all()
         for found, given_ in ((samples.positions, targets), (samples.velocities, velocities)):
@@ -96,9 +96,9 @@ BAD = {
     "words for times": (lambda s, t: (s, ["now"], t), "times must be integer or floating"),
     "too few targets": (
         lambda s, t: (s, TIMES, t[:1]),
-        "positions must be .* sequence of 2, one for each graph, came 1",
+        "positions: got 1, expected 2 arrays, one for each graph",
     ),
-    "no targets": (lambda s, t: (s, TIMES, None), "positions must be .*came NoneType"),
+    "no targets": (lambda s, t: (s, TIMES, None), "positions: got NoneType, expected 2 arrays"),
     "targets of other times": (
         lambda s, t: (s, TIMES[:2], t),
         r"positions\[0\] must be floating \[P, N, 3\] with P = 2, N = 3, came float32 \[3, 3, 3\]",

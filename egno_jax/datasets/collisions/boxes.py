@@ -1,4 +1,4 @@
-"""The data set: how boxes are filled, cached, and cut into samples."""
+"""The data set of spheres: initial states, the cache, and samples."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from egno_jax.datasets import cache
-from egno_jax.datasets.base import Samples
+from egno_jax.datasets.argument_checks import check_choice, check_frames, check_integer
 from egno_jax.datasets.collisions.events import Motion, simulate
-from egno_jax.datasets.windows import check_frames, check_integer, stacked_graph
+from egno_jax.datasets.cutting import samples_from_frames
 from egno_jax.graph import Edges
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    import jraph
     from jaxtyping import Float
+
+    from egno_jax.datasets.base import Samples
 
 NUM_SPHERES = 5
 RADIUS = 0.25
@@ -28,6 +29,7 @@ FRAME_SPACING = 1 / 32
 SPLIT_SEEDS = {"train": 0, "valid": 1, "test": 2}
 
 _VERSION = 1
+_MAX_DRAWS = 1000  # of a hundred placements each
 _WALLS = np.concatenate([np.eye(3), -np.eye(3)]) / 2
 
 
@@ -45,16 +47,8 @@ def load(
     Frames are 1/32 of a time unit apart, and there are 65: two time units, in which a sphere hits
     a wall or another sphere about four times.
 
-    Args:
-      split: "train", "valid" or "test".
-      num_samples: S.
-      start: the frame of the given state.
-      target_frames: `[P]`, the frames to predict.
-      dtype: the dtype of all real numbers.
-      cache_dir: the cache; `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`, if None.
-
-    Returns:
-      Samples of NumPy arrays with `times = target_frames - start`.
+    `split` is "train", "valid" or "test"; `cache_dir` is the cache; `$EGNO_CACHE_DIR`, else
+    `~/.cache/egno_jax`, if None. Other arguments are those of `samples`.
 
     Raises:
       ValueError: an argument is out of range.
@@ -66,44 +60,25 @@ def load(
 def load_motion(
     split: str, *, num_boxes: int, cache_dir: str | os.PathLike[str] | None = None
 ) -> Motion:
-    """Loads the motion in the boxes of a split, 65 frames, from the cache.
-
-    Args:
-      split: "train", "valid" or "test".
-      num_boxes: S.
-      cache_dir: the cache; `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`, if None.
-
-    Returns:
-      The motion in the first S boxes of the split.
+    """Loads 65 frames of the first boxes of a split from the cache; arguments as for `load`.
 
     Raises:
       ValueError: the split is unknown or the number is out of range.
     """
-    if split not in SPLIT_SEEDS:
-        raise ValueError(f"split is {split!r}, expected one of {sorted(SPLIT_SEEDS)}")
-    check_integer("the number of boxes", num_boxes)
+    check_choice("split", split, SPLIT_SEEDS)
+    check_integer("number of boxes", num_boxes)
+    shape = {"radius": RADIUS, "box": BOX}
+    frames = {"num_frames": NUM_FRAMES, "frame_spacing": FRAME_SPACING}
     settings = {
-        "split": split,
-        "num_boxes": int(num_boxes),
-        "version": _VERSION,
-        "num_spheres": NUM_SPHERES,
-        "radius": RADIUS,
-        "box": BOX,
-        "speed": SPEED,
-        "num_frames": NUM_FRAMES,
-        "frame_spacing": FRAME_SPACING,
+        **{"split": split, "num_boxes": int(num_boxes), "version": _VERSION},
+        **{"num_spheres": NUM_SPHERES, "speed": SPEED},
+        **shape,
+        **frames,
     }
 
     def build() -> dict[str, np.ndarray]:
-        positions, velocities = draw_states(SPLIT_SEEDS[split], num_boxes)
-        return simulate(
-            positions,
-            velocities,
-            radius=RADIUS,
-            box=BOX,
-            num_frames=NUM_FRAMES,
-            frame_spacing=FRAME_SPACING,
-        )._asdict()
+        states = draw_states(SPLIT_SEEDS[split], num_boxes)
+        return simulate(*states, **shape, **frames)._asdict()
 
     name = f"collisions_{split}_{num_boxes}"
     return Motion(**cache.load_or_build(name, settings, build, directory=cache_dir))
@@ -118,23 +93,15 @@ def draw_states(
     box: float = BOX,
     speed: float = SPEED,
 ) -> tuple[Float[np.ndarray, "S N 3"], Float[np.ndarray, "S N 3"]]:
-    """Draws where spheres start, uniformly among the places without overlap, and how they move.
+    """Draws initial states: positions uniform without overlap, velocities of uniform direction.
 
-    Box s does not depend on how many others are drawn.
-
-    Args:
-      seed: of the random numbers.
-      num_boxes: S.
-      num_spheres: N.
-      radius: of each sphere.
-      box: the length of the box's edges.
-      speed: the length of each velocity, whose direction is uniform.
+    Box s does not depend on the number of boxes. All velocities have the length `speed`.
 
     Returns:
       Positions and velocities, `[S, N, 3]` both.
 
     Raises:
-      ValueError: so many spheres were not found a place.
+      ValueError: no placement without overlap was found.
     """
     drawn = [
         _draw(np.random.default_rng([seed, index]), num_spheres, radius, box)
@@ -149,17 +116,17 @@ def _draw(
 ) -> tuple[np.ndarray, np.ndarray]:
     rows, columns = np.triu_indices(num_spheres, 1)
     room = box / 2 - radius
-    for _ in range(1000):
+    for _ in range(_MAX_DRAWS):
         tries = rng.uniform(-room, room, (100, num_spheres, 3))
-        distances = ((tries[:, rows] - tries[:, columns]) ** 2).sum(-1)
-        fits = np.flatnonzero((distances > 4 * radius**2).all(axis=1))
+        squared_distances = ((tries[:, rows] - tries[:, columns]) ** 2).sum(-1)
+        fits = np.flatnonzero((squared_distances > 4 * radius**2).all(axis=1))
         if len(fits):
             directions = rng.normal(size=(num_spheres, 3))
             lengths = np.sqrt((directions**2).sum(-1, keepdims=True))
             return tries[fits[0]], directions / lengths
     raise ValueError(
-        f"num_spheres is {num_spheres}: found no place for spheres of radius {radius} in a box of "
-        f"{box}; take fewer or smaller ones"
+        f"num_spheres: got {num_spheres}, for which no placement of spheres of radius {radius} in "
+        f"a box of {box} was found; use fewer or smaller ones"
     )
 
 
@@ -171,18 +138,18 @@ def samples(
     target_frames: Sequence[int],
     dtype: np.typing.DTypeLike = np.float32,
 ) -> Samples:
-    """Cuts one sample out of each box: the state at one frame, and the targets after it.
+    """Cuts one sample out of each box.
 
-    The walls are six more nodes behind the spheres, at the centres of the faces, where they stay:
-    so the box turns and moves with its contents, and the model stays equivariant. `node_mask`
-    leaves them out of every error. Node features are `[|v_i|, is a wall]`. Each sphere receives
-    from all other spheres and from all walls; edge features are `[sender is a wall, |x_i - x_j|^2]`
-    in the given state.
+    The walls are six more nodes after the spheres, at rest at the centres of the faces: the box
+    rotates and moves with its contents, and the model stays equivariant. `node_mask` leaves them
+    out of every error. Node features are `[|v_i|, is a wall]`. Each sphere receives from all other
+    spheres and from all walls; edge features are `[sender is a wall, |x_i - x_j|^2]` in the initial
+    state.
 
     Args:
       motion: S boxes.
       box: the length of the box's edges.
-      start: the frame of the given state.
+      start: the initial frame.
       target_frames: `[P]`, the frames to predict, increasing and after `start`.
       dtype: the dtype of all real numbers.
 
@@ -190,7 +157,7 @@ def samples(
       Samples of NumPy arrays, N + 6 nodes each; times are `target_frames - start`, in frames.
 
     Raises:
-      ValueError: frames do not exist or are out of order.
+      ValueError: frames do not exist or do not increase.
     """
     num_boxes, num_frames, num_spheres, _ = motion.positions.shape
     frames = check_frames(start, target_frames, num_frames)
@@ -198,18 +165,11 @@ def samples(
     positions = np.concatenate([motion.positions[:, frames], walls], axis=2).astype(dtype)
     velocities = np.concatenate([motion.velocities[:, frames], 0 * walls], axis=2).astype(dtype)
     is_wall = np.arange(positions.shape[2]) >= num_spheres
-    return Samples(
-        graph=_graph(positions[:, 0], velocities[:, 0], is_wall),
-        times=(frames[1:] - frames[0]).astype(dtype),
-        positions=positions[:, 1:],
-        velocities=velocities[:, 1:],
-        node_mask=np.tile(~is_wall, (num_boxes, 1)),
-    )
-
-
-def _graph(positions: np.ndarray, velocities: np.ndarray, is_wall: np.ndarray) -> jraph.GraphsTuple:
+    speeds = np.sqrt((velocities[:, 0] ** 2).sum(-1))
+    features = np.stack([speeds, np.broadcast_to(is_wall, speeds.shape)], axis=-1)
     receivers, senders = np.nonzero(~np.eye(len(is_wall), dtype=bool) & ~is_wall[:, None])
-    speeds = np.sqrt((velocities**2).sum(-1, keepdims=True))
-    features = np.concatenate([speeds, np.broadcast_to(is_wall[:, None], speeds.shape)], axis=-1)
     edges = Edges(senders, receivers, is_wall[senders, None])
-    return stacked_graph(positions, velocities, features, edges, positions.dtype)
+    times = frames[1:] - frames[0]
+    return samples_from_frames(
+        positions, velocities, features, edges, times, node_mask=~is_wall, dtype=dtype
+    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from egno_jax.datasets.windows import check_integer
+from egno_jax.datasets.argument_checks import check_integer, check_states
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -46,8 +46,7 @@ def simulate(
 
         v_i <- v_i - (v_ij . n) n,   v_j <- v_j + (v_ij . n) n,   n = x_ij / |x_ij|.
 
-    A wall turns one component of a velocity around where |x| = L / 2 - r. Energy is conserved to
-    rounding.
+    A wall reverses one velocity component at |x| = L / 2 - r. Energy is conserved to rounding.
 
     Args:
       positions: `[S, N, 3]` at frame 0, relative to the box's centre.
@@ -58,22 +57,18 @@ def simulate(
       frame_spacing: time from frame to frame.
 
     Returns:
-      T frames. They do not depend on which boxes are simulated together, to the last bit.
+      T frames. They are the same to the bit whichever boxes are simulated together.
 
     Raises:
       ValueError: shapes do not match, a number is not finite or out of range, spheres overlap or
-        stand outside their box, or they collide without end.
+        are outside their box, or they collide without end.
     """
     x, v = _check(positions, velocities, radius, box)
     check_integer("num_frames", num_frames)
     if not (math.isfinite(frame_spacing) and frame_spacing > 0):
-        raise ValueError(f"frame_spacing is {frame_spacing}, expected a number above 0")
-    num_boxes, num_spheres, _ = x.shape
-    motion = Motion(
-        np.empty((num_boxes, num_frames, num_spheres, 3)),
-        np.empty((num_boxes, num_frames, num_spheres, 3)),
-        np.zeros((num_boxes, num_frames), np.int64),
-    )
+        raise ValueError(f"frame_spacing: got {frame_spacing}, expected a number above 0")
+    shape = (len(x), num_frames, *x.shape[1:])
+    motion = Motion(np.empty(shape), np.empty(shape), np.zeros(shape[:2], np.int64))
     motion.positions[:, 0], motion.velocities[:, 0] = x, v
     for frame in range(1, num_frames):
         collisions = _advance(x, v, radius, box, frame_spacing)
@@ -89,7 +84,7 @@ def _advance(
     box: float,
     duration: float,
 ) -> Int[np.ndarray, "S"]:
-    """Moves `x` and `v` in place by `duration`; returns how often spheres collided."""
+    """Advances `x` and `v` in place by `duration`; returns the number of collisions."""
     collisions = np.zeros(len(x), np.int64)
     moving, remaining = np.arange(len(x)), np.full(len(x), float(duration))
     for _ in range(_MAX_EVENTS):
@@ -107,15 +102,15 @@ def _advance(
         if len(moving) == 0:
             return collisions
     raise ValueError(
-        f"box {moving[0]} has more than {_MAX_EVENTS} collisions from one frame to the next; its "
-        "spheres are jammed, take fewer, smaller or slower ones"
+        f"positions[{moving[0]}]: got more than {_MAX_EVENTS} collisions from one frame to the "
+        "next, so the spheres are jammed; use fewer, smaller or slower ones"
     )
 
 
 def _event_times(
     x: Float[np.ndarray, "S N 3"], v: Float[np.ndarray, "S N 3"], radius: float, box: float
 ) -> Float[np.ndarray, "S K"]:
-    """Returns when each pair i < j meets, then when each component of each sphere meets a wall."""
+    """Returns the times at which pairs i < j meet, then those at which components meet a wall."""
     rows, columns = np.triu_indices(x.shape[1], 1)
     apart, speed = x[:, rows] - x[:, columns], v[:, rows] - v[:, columns]
     approach = (apart * speed).sum(-1)
@@ -138,7 +133,7 @@ def _collide(
     event: Int[np.ndarray, "S"],
     is_event: Bool[np.ndarray, "S"],
 ) -> None:
-    """Changes velocities in place by the event of each box, where it has one."""
+    """Applies the event of each box, if it has one, to the velocities in place."""
     rows, columns = np.triu_indices(x.shape[1], 1)
     num_pairs = len(rows)
     boxes = np.flatnonzero(is_event & (event < num_pairs))
@@ -155,29 +150,22 @@ def _collide(
 
 def _check(
     positions: np.ndarray, velocities: np.ndarray, radius: float, box: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns copies in float64 of states that spheres can be in."""
-    x, v = np.array(positions, np.float64), np.array(velocities, np.float64)
-    if x.ndim != 3 or x.shape[2] != 3 or 0 in x.shape:
-        raise ValueError(f"positions has shape {x.shape}, expected [S, N, 3] with S, N >= 1")
-    if v.shape != x.shape:
-        raise ValueError(f"velocities has shape {v.shape}, expected {x.shape} to fit positions")
-    for name, array in (("positions", x), ("velocities", v)):
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} holds NaN or infinite numbers, expected finite ones")
+) -> list[np.ndarray]:
+    """Returns float64 copies of states that spheres can have."""
+    shape = ("S", "N", 3)
+    x, v = check_states({"positions": (positions, shape), "velocities": (velocities, shape)})
     if not (math.isfinite(box) and 0 < 2 * radius < box):
-        raise ValueError(f"radius is {radius} and box is {box}, expected 0 < 2 radius < box")
+        raise ValueError(f"radius, box: got {radius} and {box}, expected 0 < 2 radius < box")
     slack = 1e-9 * box
-    is_outside = (np.abs(x) > box / 2 - radius + slack).any(axis=(1, 2))
     rows, columns = np.triu_indices(x.shape[1], 1)
     distances = np.sqrt(((x[:, rows] - x[:, columns]) ** 2).sum(-1))
     for problem, is_wrong in (
-        ("stands outside the box", is_outside),
-        ("overlaps another", (distances < 2 * radius - slack).any(axis=1)),
+        ("outside the box", (np.abs(x) > box / 2 - radius + slack).any(axis=(1, 2))),
+        ("that overlaps another", (distances < 2 * radius - slack).any(axis=1)),
     ):
         if is_wrong.any():
             raise ValueError(
-                f"positions: in box {np.flatnonzero(is_wrong)[0]} a sphere of radius {radius} "
-                f"{problem}"
+                f"positions[{np.argmax(is_wrong)}]: got a sphere of radius {radius} {problem}, "
+                "expected spheres inside and apart"
             )
-    return x, v
+    return [x, v]

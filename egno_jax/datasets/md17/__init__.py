@@ -7,7 +7,7 @@ next 1.5 ps of it, at eight times:
     starts = md17.block_starts(len(trajectory.positions))
     train = md17.samples(trajectory, starts.train, md17.bond_graph(trajectory))
 
-or `md17.load("aspirin", "train")` for files where `path_of` says. The command line,
+or `md17.load("aspirin", "train")` for files at `path_of`. The command line,
 `python -m egno_jax.datasets.md17`, downloads the original and makes trajectories of any molecule.
 
 Sources: Chmiela et al., "Machine learning of accurate energy-conserving molecular force fields",
@@ -16,6 +16,8 @@ Constraints" (ICLR 2022) for the graph; Xu et al., "Equivariant Graph Neural Ope
 3D Dynamics" (ICML 2024) for the task.
 """
 
+from egno_jax.datasets.blocks import Starts
+from egno_jax.datasets.cutting import target_offsets
 from egno_jax.datasets.md17.archives import BASE_URL, data_directory, download, path_of
 from egno_jax.datasets.md17.dataset import PUBLISHED_SIZES, load, load_trajectory
 from egno_jax.datasets.md17.generator import Settings, generate, start_atoms, xtb
@@ -26,18 +28,24 @@ from egno_jax.datasets.md17.graphs import (
     close_pairs,
     default_sticks,
 )
-from egno_jax.datasets.md17.molecules import MOLECULES, Molecule
-from egno_jax.datasets.md17.splits import (
+from egno_jax.datasets.md17.molecule_samples import (
+    NUM_TARGETS,
+    RADIUS,
+    paths,
+    radius_samples,
+    reverse_time,
+    samples,
+)
+from egno_jax.datasets.md17.molecule_starts import (
     BLOCK_FRACTIONS,
     MARGIN,
     SEED,
     SIZES,
     WINDOW,
-    Starts,
     block_starts,
     random_starts,
 )
-from egno_jax.datasets.md17.trajectory import (
+from egno_jax.datasets.md17.molecule_trajectory import (
     ORIGINAL,
     UNKNOWN,
     Trajectory,
@@ -47,15 +55,7 @@ from egno_jax.datasets.md17.trajectory import (
     select,
     write,
 )
-from egno_jax.datasets.md17.windows import (
-    NUM_TARGETS,
-    RADIUS,
-    paths,
-    radius_samples,
-    reverse_time,
-    samples,
-    target_offsets,
-)
+from egno_jax.datasets.md17.molecules import MOLECULES, Molecule
 
 __all__ = [
     "BASE_URL",

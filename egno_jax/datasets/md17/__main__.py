@@ -4,7 +4,7 @@ python -m egno_jax.datasets.md17 generate --molecule aspirin
 python -m egno_jax.datasets.md17 generate --smiles "CCOC" --out ether.npz --seed 1
 python -m egno_jax.datasets.md17 download --molecule aspirin
 
-A generation that was interrupted goes on when it is called again.
+An interrupted generation resumes when the command is run again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import os
 import pathlib
 import sys
 from typing import TYPE_CHECKING
+
+from egno_jax.datasets.md17 import archives, generator
+from egno_jax.datasets.md17.molecules import MOLECULES, find
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +32,7 @@ _HELP = {
     "equilibration_steps": "steps of Langevin dynamics before the first frame",
     "friction": "of the Langevin dynamics, in 1 / fs",
     "seed": "of the start geometry, the first momenta and the Langevin dynamics",
-    "chunk_steps": "steps between two savings of the state",
+    "chunk_steps": "steps between two saved states",
 }
 
 
@@ -37,12 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-      arguments: the words behind the program's name; those of the process if None.
+      arguments: the words after the program's name; those of the process if None.
 
     Returns:
-      The exit code: 0, or 2 behind a message.
+      The exit code: 0, 2 after an error message, or 130 after an interruption.
     """
-    # Small molecules are fastest on one thread, and the same bits come only from that.
+    # One thread is fastest for small molecules, and reproducible to the bit.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     options = _parser().parse_args(arguments)
     try:
@@ -51,15 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; the same command resumes from here", file=sys.stderr)
         return 130
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    from egno_jax.datasets.md17.generator import Settings
-    from egno_jax.datasets.md17.molecules import MOLECULES
-
     parser = argparse.ArgumentParser(prog=_PROGRAM, description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     names = ", ".join(MOLECULES)
@@ -68,16 +68,16 @@ def _parser() -> argparse.ArgumentParser:
         "generate",
         help="simulate a molecule with GFN2-xTB",
         description="Simulate a molecule with GFN2-xTB in a Nose-Hoover chain, as MD17 was made "
-        "with DFT. An interrupted run goes on when it is called again. Needs the extra `generate`.",
+        "with DFT. An interrupted run resumes when started again. Needs the extra `generate`.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     which = make.add_mutually_exclusive_group(required=True)
     which.add_argument("--molecule", choices=MOLECULES, metavar="NAME", help=f"one of {names}")
     which.add_argument("--smiles", help="any molecule, as SMILES")
-    make.add_argument("--name", help="of the file md/NAME.npz; else that of --molecule")
+    make.add_argument("--name", help="name of the file md/NAME.npz; default: the molecule")
     make.add_argument("--out", type=pathlib.Path, help="the file, instead of DATA_DIR/md/NAME.npz")
     make.add_argument("--data-dir", type=pathlib.Path, help="else $EGNO_DATA_DIR, else the cache")
-    for field in dataclasses.fields(Settings):
+    for field in dataclasses.fields(generator.Settings):
         flag = f"--{field.name.replace('_', '-')}"
         kind = int if isinstance(field.default, int) else float
         make.add_argument(flag, type=kind, default=field.default, help=_HELP[field.name])
@@ -96,18 +96,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    from egno_jax.datasets.md17 import archives, generator
-    from egno_jax.datasets.md17.molecules import find
-
     fields = dataclasses.fields(generator.Settings)
     settings = generator.Settings(**{f.name: getattr(options, f.name) for f in fields})
     name = options.molecule if options.name is None else options.name
     if options.out is None and name is None:
-        raise ValueError("--smiles needs --name or --out, to name the file")
+        raise ValueError("--smiles: got no file name; add --name or --out")
     smiles = find(options.molecule).smiles if options.smiles is None else options.smiles
     path = options.out or archives.path_of(name, data_dir=options.data_dir)
     if path.exists():
-        raise ValueError(f"{path} is there already; remove it, or choose another file with --out")
+        raise ValueError(f"{path}: the file exists already; remove it, or choose another --out")
     about = {"molecule": options.molecule or options.name, "smiles": smiles}
     atoms = generator.start_atoms(smiles, seed=settings.seed)
     result = generator.generate(
@@ -122,10 +119,8 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _download(options: argparse.Namespace) -> None:
-    from egno_jax.datasets.md17.archives import download
-
-    print(f"{options.molecule}: downloading, 200 to 400 MB, unless it is there", flush=True)
-    path = download(options.molecule, data_dir=options.data_dir, known_hash=options.sha256)
+    print(f"{options.molecule}: downloading 200 to 400 MB, unless the file exists", flush=True)
+    path = archives.download(options.molecule, data_dir=options.data_dir, known_hash=options.sha256)
     print(f"{path}: verified")
 
 

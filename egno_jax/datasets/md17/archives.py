@@ -1,4 +1,4 @@
-"""Downloads the original MD17 archives, once, and holds them to what was downloaded first."""
+"""Downloads the original MD17 archives once, and verifies them."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import re
 import zipfile
 from typing import TYPE_CHECKING
 
-from egno_jax.datasets import cache, files
-from egno_jax.datasets.md17.molecules import find
-from egno_jax.datasets.md17.trajectory import (
+from egno_jax.datasets import cache, npz
+from egno_jax.datasets.argument_checks import check_choice
+from egno_jax.datasets.md17.molecule_trajectory import (
     ORIGINAL,
     ORIGINAL_FIELDS,
     original_molecule,
     read,
 )
+from egno_jax.datasets.md17.molecules import find
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
     from typing import Literal
 
-    from egno_jax.datasets.md17.trajectory import Trajectory
+    from egno_jax.datasets.md17.molecule_trajectory import Trajectory
 
 BASE_URL = "http://www.quantum-machine.org/gdml/data/npz/"
 
 
 def data_directory(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
-    """Returns the folder of the data: the one given, `$EGNO_DATA_DIR`, or the cache's."""
-    return files.data_directory(data_dir) or cache.default_directory()
+    """Returns the data folder: `data_dir`, else `$EGNO_DATA_DIR`, else the cache."""
+    return npz.data_directory(data_dir) or cache.default_directory()
 
 
 def path_of(
@@ -39,19 +39,18 @@ def path_of(
     archive: Literal["md", "md17"] = "md",
     data_dir: str | os.PathLike[str] | None = None,
 ) -> pathlib.Path:
-    """Returns where a trajectory is kept.
+    """Returns the path of a trajectory.
 
     Args:
       molecule: its name; for "md17" one of `MOLECULES`, for "md" any.
-      archive: "md": `md/<molecule>.npz`, trajectories of one's own; "md17": `md17/<archive>`,
-        the original.
+      archive: "md": `md/<molecule>.npz`, your own trajectories; "md17": `md17/<archive>`, the
+        original.
       data_dir: the folder of both, see `data_directory`.
 
     Raises:
-      ValueError: an argument is none of those, or the name is not one of a file.
+      ValueError: the archive is unknown, or the name is not a file name.
     """
-    if archive not in ("md", "md17"):
-        raise ValueError(f"archive: got {archive!r}, expected 'md' or 'md17'")
+    check_choice("archive", archive, ("md", "md17"))
     if archive == "md17":
         return data_directory(data_dir) / "md17" / find(molecule).archive
     if not re.fullmatch(r"[\w+-][\w.+-]*", molecule):
@@ -69,24 +68,24 @@ def download(
     known_hash: str | None = None,
     progress: bool = False,
 ) -> pathlib.Path:
-    """Downloads an original archive (200 to 400 MB) unless it is there, and verifies it.
+    """Downloads an original archive (200 to 400 MB) unless it exists, and verifies it.
 
-    The publisher gives no checksums. So the first download is checked for what the archive must
-    hold (its fields, atoms and number of frames), and its SHA-256 is written beside it, to
-    `<archive>.sha256`; from then on the file is held to that. Delete both to start again.
+    The publisher gives no checksums. The first download is checked for the fields, atoms and number
+    of frames of the archive, and its SHA-256 is written next to it, to `<archive>.sha256`; from
+    then on the file must have this checksum. Delete both to start again.
 
     Args:
       molecule: one of `MOLECULES`.
-      data_dir: where `md17/` is, see `data_directory`.
+      data_dir: the folder of `md17/`, see `data_directory`.
       base_url: the folder at the publisher, or at a mirror.
-      known_hash: the SHA-256 in hexadecimal, if you know it from elsewhere.
+      known_hash: the SHA-256 in hexadecimal, if you know it.
       progress: whether to draw a progress bar (needs tqdm).
 
     Returns:
       The file.
 
     Raises:
-      ValueError: the file is not the archive, or not the one that was downloaded first.
+      ValueError: the file is not the archive, or has another checksum than the first download.
       OSError: the publisher cannot be reached or has no such file.
       ImportError: pooch, of the extra `data`, is not installed.
     """
@@ -95,8 +94,11 @@ def download(
     record = path.with_name(f"{path.name}.sha256")
     expected = known_hash or _read_record(record)
     is_new = not path.exists()
-    if not is_new and expected:
-        _check_hash(path, expected)
+    if not is_new and expected and (found := _sha256(path)) != expected.lower():
+        raise ValueError(
+            f"{path}: got SHA-256 {found}, expected {expected}; it has changed since the download, "
+            "delete it to download it again"
+        )
     if is_new:
         url = f"{base_url.rstrip('/')}/{path.name}"
         known = f"sha256:{expected}" if expected else None
@@ -108,46 +110,26 @@ def download(
             if is_new:
                 path.unlink()
             raise
-        _write_record(record, _sha256(path))
+        partial = record.with_name(f".{record.name}.partial")
+        partial.write_text(f"{_sha256(path)}  {path.name}\n")  # the format of sha256sum -c
+        partial.replace(record)
     return path
 
 
 def check_original(path: pathlib.Path, trajectory: Trajectory, molecule: str) -> None:
-    """Raises a ValueError unless a file is MD17's archive of the molecule.
-
-    Its atoms, its number of frames and its fields must be those of the original; that it says so
-    is not enough.
-
-    Args:
-      path: the file.
-      trajectory: what `read` read there.
-      molecule: one of `MOLECULES`.
-    """
+    """Raises `ValueError` unless a file has the atoms, frames and fields of MD17's archive."""
     with zipfile.ZipFile(path) as file:
         fields = {name.removesuffix(".npy") for name in file.namelist()}
     is_original = trajectory.source == ORIGINAL and fields >= ORIGINAL_FIELDS
     if is_original and original_molecule(trajectory) == molecule:
         return
-    expected = find(molecule)
+    counts = find(molecule).counts
+    formula = ", ".join(f"{counts[z]} of Z = {z}" for z in sorted(counts, reverse=True))
     raise ValueError(
-        f"{path}: {len(trajectory.positions)} frames of z = {trajectory.numbers.tolist()}, which "
-        f"is not MD17's {molecule}: {expected.num_frames} frames, {_formula(expected.counts)}, "
+        f"{path}: got {len(trajectory.positions)} frames of z = {trajectory.numbers.tolist()}, "
+        f"not MD17's {molecule}, expected {find(molecule).num_frames} frames, {formula}, "
         "with energies E and forces F"
     )
-
-
-def _formula(counts: Mapping[int, int]) -> str:
-    """Returns numbers of atoms as text, heaviest first."""
-    return ", ".join(f"{counts[z]} of Z = {z}" for z in sorted(counts, reverse=True))
-
-
-def _check_hash(path: pathlib.Path, expected: str) -> None:
-    found = _sha256(path)
-    if found != expected.lower():
-        raise ValueError(
-            f"{path}: its SHA-256 is {found}, expected {expected}; it has changed since it was "
-            "downloaded: delete it to download it again"
-        )
 
 
 def _sha256(path: pathlib.Path) -> str:
@@ -162,10 +144,3 @@ def _read_record(record: pathlib.Path) -> str | None:
     if not words or not re.fullmatch(r"[0-9a-f]{64}", words[0]):
         raise ValueError(f"{record}: got {' '.join(words)[:80]!r}, expected a SHA-256; delete it")
     return words[0]
-
-
-def _write_record(record: pathlib.Path, digest: str) -> None:
-    """Writes what `sha256sum -c` reads."""
-    partial = record.with_name(f".{record.name}.partial")
-    partial.write_text(f"{digest}  {record.name.removesuffix('.sha256')}\n")
-    partial.replace(record)

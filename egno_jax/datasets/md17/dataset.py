@@ -1,4 +1,4 @@
-"""The molecules' data sets as the experiments use them."""
+"""The molecules' data sets as in the experiments."""
 
 from __future__ import annotations
 
@@ -6,24 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from egno_jax.datasets.md17 import archives
-from egno_jax.datasets.md17 import trajectory as trajectory_lib
+from egno_jax.datasets.argument_checks import check_choice, check_integer
+from egno_jax.datasets.blocks import PARTITIONS
+from egno_jax.datasets.md17 import archives, molecule_trajectory
 from egno_jax.datasets.md17.graphs import bond_graph
-from egno_jax.datasets.md17.splits import (
-    PARTITIONS,
-    SIZES,
-    WINDOW,
-    block_starts,
-    random_starts,
-)
-from egno_jax.datasets.md17.windows import NUM_TARGETS, samples
+from egno_jax.datasets.md17.molecule_samples import NUM_TARGETS, samples
+from egno_jax.datasets.md17.molecule_starts import SIZES, WINDOW, block_starts, random_starts
 
 if TYPE_CHECKING:
     import os
     from typing import Literal
 
     from egno_jax.datasets.base import Samples
-    from egno_jax.datasets.md17.trajectory import Trajectory
+    from egno_jax.datasets.md17.molecule_trajectory import Trajectory
 
 PUBLISHED_SIZES = dict(zip(PARTITIONS, SIZES, strict=True))
 
@@ -42,15 +37,15 @@ def load(
 ) -> Samples:
     """Loads one partition of a molecule's samples: heavy atoms, the original's graph and sizes.
 
-    For other choices call what this calls: `load_trajectory`, `heavy_atoms`, `block_starts` or
+    For other choices call its parts: `load_trajectory`, `heavy_atoms`, `block_starts` or
     `random_starts`, `bond_graph` and `samples`, or `radius_samples`.
 
     Args:
       molecule: its name.
       partition: "train", "valid" or "test".
       split: "blocks", which share no time, or "random", the original's, which leaks.
-      num_samples: the first so many of 500, 2000 and 2000.
-      window: frames from the given state to the last target.
+      num_samples: at most 500, 2000 and 2000, the defaults.
+      window: frames from the initial state to the last target.
       num_targets: P targets, uniform over the window.
       archive: "md" for `md/<molecule>.npz`, "md17" for the original archive.
       dtype: the dtype of all real numbers.
@@ -60,19 +55,16 @@ def load(
       Samples of NumPy arrays; set the model's `time_scale` to `window / num_targets`, 375.
 
     Raises:
-      ValueError: an argument is none of those, the file is not there or not sound, or the
-        trajectory is too short.
+      ValueError: an argument is out of range, the file is missing or damaged, or the trajectory is
+        too short.
       ImportError: vesin, of the extra `data`, is not installed.
     """
-    if partition not in PARTITIONS:
-        raise ValueError(f"partition: got {partition!r}, expected one of {PARTITIONS}")
-    if split not in ("blocks", "random"):
-        raise ValueError(f"split: got {split!r}, expected 'blocks' or 'random'")
-    most = PUBLISHED_SIZES[partition]
-    if num_samples is not None and not 1 <= num_samples <= most:
-        raise ValueError(f"num_samples: got {num_samples}, expected 1 to {most}")
+    check_choice("partition", partition, PARTITIONS)
+    check_choice("split", split, ("blocks", "random"))
+    if num_samples is not None:
+        check_integer("num_samples", num_samples, most=PUBLISHED_SIZES[partition])
     trajectory = load_trajectory(molecule, archive=archive, data_dir=data_dir)
-    trajectory = trajectory_lib.heavy_atoms(trajectory)
+    trajectory = molecule_trajectory.heavy_atoms(trajectory)
     draw = block_starts if split == "blocks" else random_starts
     starts = getattr(draw(len(trajectory.positions), window=window), partition)[:num_samples]
     edges = bond_graph(trajectory)
@@ -85,25 +77,21 @@ def load_trajectory(
     archive: Literal["md", "md17"] = "md",
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Trajectory:
-    """Loads a molecule's trajectory, all atoms of it.
+    """Loads a molecule's trajectory with all its atoms.
 
-    Args:
-      molecule: its name.
-      archive: "md" for `md/<molecule>.npz`, "md17" for the original archive, which is checked to
-        be that of the molecule.
-      data_dir: the folder of both; `$EGNO_DATA_DIR`, else the cache, if None.
+    Arguments are those of `load`; an archive of "md17" is checked to be that of the molecule.
 
     Raises:
-      ValueError: the file is not there, not sound, or not the archive asked for.
+      ValueError: the file is missing, damaged, or not the requested archive.
     """
     path = archives.path_of(molecule, archive=archive, data_dir=data_dir)
     try:
-        trajectory = trajectory_lib.read(path)
+        trajectory = molecule_trajectory.read(path)
     except FileNotFoundError as error:
         verb = "generate" if archive == "md" else "download"
         raise ValueError(
             f"{path} is not there; make it with `python -m egno_jax.datasets.md17 {verb} "
-            f"--molecule {molecule}`, or name another folder with data_dir or EGNO_DATA_DIR"
+            f"--molecule {molecule}`, or choose another folder with data_dir or EGNO_DATA_DIR"
         ) from error
     if archive == "md17":
         archives.check_original(path, trajectory, molecule)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import math
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from egno_jax.datasets import cache
-from egno_jax.datasets.md17 import dynamics, trajectory
+from egno_jax.datasets.argument_checks import check_integer
+from egno_jax.datasets.md17 import molecule_trajectory, thermostat
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
@@ -29,25 +29,24 @@ if TYPE_CHECKING:
 METHOD = "GFN2-xTB"
 
 _BOND_TOLERANCE = 1.25  # times the covalent radii
-_BROKEN = 1.6  # times the length at the start
+_BROKEN = 1.6  # times the initial length
 _LARGEST_SEED = 2**31 - 1  # of RDKit
-_START = ("numbers", "start_sha256")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a trajectory is made; the defaults are those of MD17.
+    """Settings of a simulation; the defaults are those of MD17.
 
     Attributes:
       num_steps: frames to store, one each time step.
       time_step: in femtoseconds.
-      temperature: in kelvin, of the vibrations; the molecule as a whole neither moves nor turns.
+      temperature: of the vibrations, in kelvin; the molecule as a whole neither moves nor rotates.
       relaxation_time: of the Nose-Hoover chain, in femtoseconds.
       equilibration_steps: steps of Langevin dynamics before the first frame.
       friction: of the Langevin dynamics, in 1 / fs.
       seed: of the start geometry, the first momenta and the Langevin dynamics.
-      chunk_steps: steps between two savings of the state. The calculator starts anew with each
-        chunk, so that a run that was interrupted goes on to the same bits.
+      chunk_steps: steps between two saved states. Each chunk has a new calculator, so that an
+        interrupted run resumes to the bit.
 
     Raises:
       ValueError: a field is out of range; names it.
@@ -63,18 +62,11 @@ class Settings:
     chunk_steps: int = 1000
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("num_steps", 2),
-            ("equilibration_steps", 0),
-            ("seed", 0),
-            ("chunk_steps", 1),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"Settings.{name}: got {value!r}, expected an integer >= {least}")
-        for name in ("time_step", "temperature", "relaxation_time", "friction"):
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
+        least = {"num_steps": 2, "equilibration_steps": 0, "seed": 0, "chunk_steps": 1}
+        for name, value in vars(self).items():
+            if name in least:
+                check_integer(f"Settings.{name}", value, least[name])
+            elif not 0 < value < math.inf:
                 raise ValueError(f"Settings.{name}: got {value!r}, expected a number above 0")
 
 
@@ -89,24 +81,23 @@ def start_atoms(smiles: str, *, seed: int = 0) -> ase.Atoms:
       ASE Atoms, in the order of the SMILES; `info["charge"]` is the total charge.
 
     Raises:
-      ValueError: the SMILES is none, or not that of one molecule without radicals, or the seed is
-        out of range.
+      ValueError: the SMILES is not that of one molecule without radicals, or the seed is out of
+        range.
       ImportError: RDKit or ASE, of the extra `generate`, is not installed.
     """
     chem = require("rdkit.Chem", "generate")
     embedding = require("rdkit.Chem.AllChem", "generate")
-    if not 0 <= seed <= _LARGEST_SEED:
-        raise ValueError(f"seed: got {seed}, expected 0 to {_LARGEST_SEED}, which RDKit takes")
+    check_integer("seed", seed, 0, _LARGEST_SEED)
     molecule = chem.MolFromSmiles(smiles)
     if molecule is None or not molecule.GetNumAtoms():
-        raise ValueError(f"smiles: RDKit reads no molecule in {smiles!r}")
+        raise ValueError(f"smiles: got {smiles!r}, in which RDKit reads no molecule")
     if len(chem.GetMolFrags(molecule)) > 1:
-        raise ValueError(f"smiles: {smiles!r} holds several molecules, expected one")
+        raise ValueError(f"smiles: got {smiles!r}, several molecules, expected one")
     if any(atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms()):
-        raise ValueError(f"smiles: {smiles!r} is a radical, expected paired electrons")
+        raise ValueError(f"smiles: got {smiles!r}, a radical, expected paired electrons")
     molecule = chem.AddHs(molecule)
     if embedding.EmbedMolecule(molecule, randomSeed=seed) != 0:
-        raise ValueError(f"smiles: RDKit finds no geometry for {smiles!r}; try another seed")
+        raise ValueError(f"smiles: got {smiles!r}, for which RDKit finds no geometry; change seed")
     if embedding.MMFFHasAllMoleculeParams(molecule):
         embedding.MMFFOptimizeMolecule(molecule)
     else:
@@ -138,60 +129,55 @@ def generate(
     source: str = METHOD,
     about: Mapping[str, Any] | None = None,
     report: Callable[[str], None] = lambda line: None,
-) -> trajectory.Trajectory:
-    """Simulates a molecule and writes its trajectory, as `trajectory.write` does.
+) -> molecule_trajectory.Trajectory:
+    """Simulates a molecule and writes its trajectory, in the format of `write`.
 
-    Langevin dynamics first; then total momentum and angular momentum are removed, and a Nose-Hoover
-    chain keeps the vibrations at the temperature. Every step is stored, in float32. The same
-    arguments and versions give the same bits.
-
-    Until it is done its parts lie in `<path>.parts/`; called again with the same arguments, it goes
-    on from there.
+    Langevin dynamics first; then momentum and angular momentum are removed, and a Nose-Hoover chain
+    keeps the vibrations at the temperature. Every step is stored, in float32. The same arguments
+    and versions give the same bits. Until it is done, its parts are in `<path>.parts/`; called
+    again with the same arguments, it resumes from them.
 
     Args:
       path: the `.npz` file to write; it must not exist.
       atoms: the start geometry, not periodic.
-      settings: how to simulate.
-      make_calculator: takes atoms, returns a new calculator; called for each chunk.
-      source: what the file says made it; the calculator's method.
-      about: what else the file is to say, as JSON values, such as the SMILES.
-      report: takes a line about the progress after each chunk.
-
-    Returns:
-      The trajectory.
+      settings: the settings.
+      make_calculator: called with atoms for each chunk, returns a new calculator.
+      source: the calculator's method, recorded in the file.
+      about: further JSON values to record, such as the SMILES.
+      report: called with a line about the progress after each chunk.
 
     Raises:
-      FileExistsError: the file is there already.
-      OSError: the file cannot be written there; found out before anything is computed.
-      ValueError: the parts that lie there were made in another way or of another start geometry,
-        or are damaged.
-      RuntimeError: the calculator failed or the molecule came apart; says at which step.
+      FileExistsError: the file exists.
+      OSError: the file cannot be written; raised before anything is computed.
+      ValueError: the parts have other settings or another start geometry, or are damaged.
+      RuntimeError: the calculator failed or the molecule came apart; names the step.
       ImportError: ASE, of the extra `generate`, is not installed.
     """
     path = pathlib.Path(path)
-    if path.suffix != ".npz":
-        raise ValueError(f"{path}: the suffix is {path.suffix!r}, expected '.npz'")
-    if path.exists():
-        raise FileExistsError(f"{path} is there already; remove it, or choose another file")
-    made_with = {
-        "source": source,
-        **(about or {}),
-        **dataclasses.asdict(settings),
-        "charge": int(atoms.info.get("charge", 0)),
-        "numbers": atoms.numbers.tolist(),
-        "start_sha256": _fingerprint(atoms),
-        "versions": _versions(),
-    }
-    parts = _Parts(path.with_name(f"{path.name}.parts"), made_with, settings)
-    simulation = _Simulation(atoms, settings, make_calculator)
     _check_writable(path)
+    made_with = _made_with(source, about or {}, settings, atoms)
+    parts = _Parts(path.with_name(f"{path.name}.parts"), made_with)
+    simulation = _Simulation(atoms, settings, make_calculator)
+    positions = _run(simulation, parts, settings, lambda line: report(f"{path}: {line}"))
+    del made_with["source"]
+    made_with["degrees_of_freedom"] = simulation.degrees
+    result = molecule_trajectory.Trajectory(positions, atoms.numbers, source, made_with)
+    molecule_trajectory.write(path, result)
+    shutil.rmtree(parts.folder)
+    return result
+
+
+def _run(
+    simulation: _Simulation, parts: _Parts, settings: Settings, report: Callable[[str], None]
+) -> np.ndarray:
+    """Simulates what the parts lack, chunk by chunk; returns all frames."""
     state, done = parts.last_state()
     if state is None:
-        report(f"{path}: {settings.equilibration_steps} steps of equilibration")
+        report(f"{settings.equilibration_steps} steps of equilibration")
         state = simulation.equilibrate()
         parts.save(state, 0)
     elif done:
-        report(f"{path}: goes on from step {done}")
+        report(f"resumes from step {done}")
     while done < settings.num_steps:
         began = time.perf_counter()
         count = min(settings.chunk_steps, settings.num_steps - done)
@@ -201,20 +187,14 @@ def generate(
         parts.save(state, done)
         per_step = (time.perf_counter() - began) / count
         report(
-            f"{path}: step {done} of {settings.num_steps}, {1000 * per_step:.1f} ms each, "
+            f"step {done} of {settings.num_steps}, {1000 * per_step:.1f} ms each, "
             f"{temperature:.0f} K, {per_step * (settings.num_steps - done) / 60:.0f} min left"
         )
-    positions = parts.frames()
-    provenance = {name: value for name, value in made_with.items() if name != "source"}
-    provenance["degrees_of_freedom"] = simulation.thermostat.degrees
-    result = trajectory.Trajectory(positions, atoms.numbers, source, provenance)
-    trajectory.write(path, result)
-    shutil.rmtree(parts.folder)
-    return result
+    return parts.frames(range(0, settings.num_steps, settings.chunk_steps))
 
 
 class _Simulation:
-    """The molecule, its thermostat, and ASE's view of both."""
+    """The molecule, its calculators and its dynamics."""
 
     def __init__(
         self,
@@ -226,22 +206,17 @@ class _Simulation:
         self._atoms = atoms.copy()
         self._settings = settings
         self._make_calculator = make_calculator
-        self._masses = atoms.get_masses()
         self._lengths = np.linalg.norm(atoms.positions[:, None] - atoms.positions, axis=-1)
         self._heavy_bonds = _heavy_bonds(atoms.numbers, self._lengths)
-        self.thermostat = dynamics.Thermostat(
-            dynamics.degrees_of_freedom(atoms.positions),
-            self._units.kB * settings.temperature,
-            self._units.fs * settings.relaxation_time,
-        )
-        if self.thermostat.degrees < 1:
+        self.degrees = thermostat.degrees_of_freedom(len(atoms))
+        if self.degrees < 1:
             raise ValueError("atoms: got one atom, expected a molecule")
 
-    def equilibrate(self) -> dynamics.State:
+    def equilibrate(self) -> thermostat.State:
         """Returns the state after the Langevin dynamics, at rest as a whole."""
         settings, atoms = self._settings, self._atoms
         generator = np.random.default_rng(settings.seed)
-        spread = np.sqrt(self._masses * self.thermostat.temperature)
+        spread = np.sqrt(atoms.get_masses() * self._units.kB * settings.temperature)
         atoms.set_momenta(spread[:, None] * generator.normal(size=(len(atoms), 3)))
         atoms.calc = self._make_calculator(atoms)
         langevin = require("ase.md.langevin", "generate").Langevin(
@@ -254,143 +229,133 @@ class _Simulation:
         )
         try:
             langevin.run(settings.equilibration_steps)
-        except Exception as error:  # Calculators raise whatever they like.
+        except Exception as error:  # Calculators raise anything.
             raise RuntimeError(f"equilibration failed: {type(error).__name__}: {error}") from error
-        self._check_whole(atoms.positions[None], "the start")
-        return dynamics.at_rest(atoms.get_positions(), atoms.get_momenta(), self._masses)
+        self._check_intact(atoms.positions[None], "the start")
+        return thermostat.stop(atoms)
 
     def run(
-        self, state: dynamics.State, count: int, done: int
-    ) -> tuple[np.ndarray, dynamics.State, float]:
+        self, state: thermostat.State, count: int, done: int
+    ) -> tuple[np.ndarray, thermostat.State, float]:
         """Returns `count` frames, the state after them, and their mean temperature in kelvin."""
-        atoms = self._atoms
+        atoms, settings = self._atoms, self._settings
         atoms.calc = self._make_calculator(atoms)
-
-        def compute_forces(positions: np.ndarray) -> np.ndarray:
-            atoms.positions = positions
-            return atoms.get_forces()
-
+        dynamics = thermostat.nose_hoover_chain(
+            atoms,
+            state,
+            time_step=settings.time_step * self._units.fs,
+            temperature_K=settings.temperature,
+            relaxation_time=settings.relaxation_time * self._units.fs,
+        )
         frames = np.empty((count, len(atoms), 3), np.float32)
         kinetic = 0.0
-        time_step = self._settings.time_step * self._units.fs
         for index in range(count):
             try:
-                if index == 0:
-                    forces = compute_forces(state.positions)
-                state, forces = dynamics.step(
-                    state, forces, compute_forces, self._masses, self.thermostat, time_step
-                )
-            except Exception as error:  # Calculators raise whatever they like.
+                dynamics.step()
+            except Exception as error:  # Calculators raise anything.
                 raise RuntimeError(
                     f"step {done + index + 1} failed: {type(error).__name__}: {error}"
                 ) from error
-            frames[index] = state.positions
-            kinetic += dynamics.kinetic_energy(state.momenta, self._masses)
-        self._check_whole(frames, f"step {done}")
-        degrees = self.thermostat.degrees
-        return frames, state, 2 * kinetic / count / degrees / self._units.kB
+            frames[index] = atoms.positions
+            kinetic += atoms.get_kinetic_energy()
+        self._check_intact(frames, f"step {done}")
+        temperature = 2 * kinetic / count / self.degrees / self._units.kB
+        return frames, thermostat.state_of(dynamics), temperature
 
-    def _check_whole(self, frames: np.ndarray, begin: str) -> None:
+    def _check_intact(self, frames: np.ndarray, begin: str) -> None:
         """Raises a RuntimeError if heavy atoms come apart or an atom is alone.
 
-        A hydrogen may move over to another atom, as those of acids do.
+        A hydrogen may move to another atom, as in acids.
         """
         distances = np.linalg.norm(frames[:, :, None] - frames[:, None], axis=-1)
-        is_whole = (distances < _BROKEN * self._lengths)[:, self._heavy_bonds].all(axis=1)
+        is_intact = (distances < _BROKEN * self._lengths)[:, self._heavy_bonds].all(axis=1)
         nearest, at_start = (
             np.where(np.eye(frames.shape[1], dtype=bool), np.inf, d).min(axis=-1)
             for d in (distances, self._lengths)
         )
-        is_whole &= (nearest < _BROKEN * at_start).all(axis=1)  # False where a position is NaN
-        if not is_whole.all():
+        is_intact &= (nearest < _BROKEN * at_start).all(axis=1)  # False where a position is NaN
+        if not is_intact.all():
             raise RuntimeError(
-                f"the molecule came apart {np.argmin(is_whole) + 1} steps after {begin}; lower the "
-                "temperature or the time step"
+                f"the molecule came apart {np.argmin(is_intact) + 1} steps after {begin}; lower "
+                "the temperature or the time step"
             )
 
 
 class _Parts:
-    """The folder of a run that is not done: the state, and the frames chunk by chunk."""
+    """The folder of an unfinished run: the state, and the frames chunk by chunk."""
 
-    def __init__(self, folder: pathlib.Path, made_with: dict[str, Any], settings: Settings) -> None:
+    def __init__(self, folder: pathlib.Path, made_with: dict[str, Any]) -> None:
         self.folder = folder
-        self._made_with = made_with
-        self._settings = settings
+        self._made_with = dict(made_with)
 
-    def last_state(self) -> tuple[dynamics.State | None, int]:
-        """Returns the state to go on from, None if there is none, and the steps that are done."""
-        path = self.folder / "state.npz"
-        try:
-            arrays = self._read(path)
-        except FileNotFoundError:
+    def last_state(self) -> tuple[thermostat.State | None, int]:
+        """Returns the state to resume from, None without one, and the number of finished steps."""
+        if not (self.folder / "state.npz").exists():
             return None, 0
-        except ValueError as error:
-            raise ValueError(f"{error}; remove {self.folder} to start again") from error
+        arrays = self._read("state")
         done = int(arrays.pop("done"))
-        return dynamics.State(**arrays), done
+        return thermostat.State(**arrays), done
 
-    def _read(self, path: pathlib.Path) -> dict[str, np.ndarray]:
-        """Reads a part, also one of a version that did not write down the start geometry."""
-        try:
-            return cache.read(path, self._made_with)
-        except ValueError:
-            before = {name: self._made_with[name] for name in self._made_with if name not in _START}
-            with contextlib.suppress(ValueError):
-                return cache.read(path, before)
-            raise
-
-    def save(self, state: dynamics.State, done: int) -> None:
-        arrays = {**state._asdict(), "done": np.array(done)}
-        cache.write(self.folder / "state.npz", arrays, self._made_with)
+    def save(self, state: thermostat.State, done: int) -> None:
+        self._write("state", {**state._asdict(), "done": np.array(done)})
 
     def save_frames(self, first: int, frames: np.ndarray) -> None:
-        cache.write(self._frames_path(first), {"frames": frames}, self._made_with)
+        self._write(f"frames_{first:09d}", {"frames": frames})
 
-    def frames(self) -> np.ndarray:
+    def frames(self, firsts: range) -> np.ndarray:
         """Returns the frames of all chunks."""
-        firsts = range(0, self._settings.num_steps, self._settings.chunk_steps)
+        return np.concatenate([self._read(f"frames_{first:09d}")["frames"] for first in firsts])
+
+    def _read(self, name: str) -> dict[str, np.ndarray]:
         try:
-            chunks = [self._read(self._frames_path(k))["frames"] for k in firsts]
+            return cache.read(self.folder / f"{name}.npz", self._made_with)
         except (ValueError, FileNotFoundError) as error:
             raise ValueError(f"{error}; remove {self.folder} to start again") from error
-        return np.concatenate(chunks)
 
-    def _frames_path(self, first: int) -> pathlib.Path:
-        return self.folder / f"frames_{first:09d}.npz"
+    def _write(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        cache.write(self.folder / f"{name}.npz", arrays, self._made_with)
+
+
+def _made_with(
+    source: str, about: Mapping[str, Any], settings: Settings, atoms: ase.Atoms
+) -> dict[str, Any]:
+    """Returns everything that determines a trajectory, as JSON values."""
+    # The checksum ignores the last bits, which differ between machines; -0.0 + 0.0 is 0.0.
+    start = np.round(np.column_stack([atoms.positions, atoms.get_masses()]), 6) + 0.0
+    versions = {}
+    for name in ("egno_jax", "ase", "tblite", "rdkit", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "source": source,
+        **about,
+        **dataclasses.asdict(settings),
+        "thermostat": thermostat.NAME,
+        "charge": int(atoms.info.get("charge", 0)),
+        "numbers": atoms.numbers.tolist(),
+        "start_sha256": hashlib.sha256(start.tobytes()).hexdigest(),
+        "versions": versions,
+    }
 
 
 def _heavy_bonds(numbers: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Returns `[N, N]`, True on heavy atoms that are about as close as covalent radii say."""
+    """Returns `[N, N]`, True for pairs i < j of heavy atoms about as close as covalent radii."""
     radii = require("ase.data", "generate").covalent_radii[numbers]
     is_bond = lengths < _BOND_TOLERANCE * (radii[:, None] + radii)
     return is_bond & np.triu(np.outer(numbers > 1, numbers > 1), 1)
 
 
-def _fingerprint(atoms: ase.Atoms) -> str:
-    """Returns a checksum of positions and masses, blind to the last bits, which machines differ in.
-
-    0.0 is added because -0.0 has other bytes.
-    """
-    columns = np.column_stack([atoms.positions, atoms.get_masses()])
-    return hashlib.sha256((np.round(columns, 6) + 0.0).tobytes()).hexdigest()
-
-
 def _check_writable(path: pathlib.Path) -> None:
-    """Raises an OSError if a file cannot be made where the trajectory and its parts are to be."""
+    """Checks that the file and its parts can be written, and that the file does not exist."""
+    if path.suffix != ".npz":
+        raise ValueError(f"path: got {path}, expected the suffix '.npz'")
+    if path.exists():
+        raise FileExistsError(f"{path}: the file exists already; remove it, or choose another")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
             pass
     except OSError as error:
-        raise OSError(f"{path} cannot be written ({error.strerror})") from error
-
-
-def _versions() -> dict[str, str]:
-    """Returns the versions of what decides the numbers, of those that are installed."""
-    found = {}
-    for name in ("egno_jax", "ase", "tblite", "rdkit", "numpy"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        raise OSError(f"{path}: cannot be written ({error.strerror})") from error

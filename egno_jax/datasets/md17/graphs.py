@@ -1,4 +1,4 @@
-"""Edges of a molecule that stay the same over its trajectory, with the original's features."""
+"""Edges of a molecule, the same over its trajectory, with the original's features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Int
 
-    from egno_jax.datasets.md17.trajectory import Trajectory
+    from egno_jax.datasets.md17.molecule_trajectory import Trajectory
 
 BOND_CUTOFF = 1.6
 
@@ -23,11 +23,11 @@ BOND_CUTOFF = 1.6
 def bonds(trajectory: Trajectory, *, cutoff: float = BOND_CUTOFF) -> Int[np.ndarray, "B 2"]:
     """Guesses the bonds of a molecule: pairs closer than a cutoff in frame 0.
 
-    Two hydrogen atoms are never bound: at 500 K those of one carbon come closer than 1.6 Angstrom.
+    Two hydrogen atoms are never bonded: at 500 K those of one carbon come closer than 1.6 Angstrom.
 
     Args:
       trajectory: the atoms that are nodes.
-      cutoff: in Angstrom; 1.6 binds H, C, N, O and F, heavier atoms need more.
+      cutoff: in Angstrom; 1.6 suits H, C, N, O and F, heavier atoms need more.
 
     Returns:
       `[B, 2]` int32, the smaller index first.
@@ -40,26 +40,15 @@ def bonds(trajectory: Trajectory, *, cutoff: float = BOND_CUTOFF) -> Int[np.ndar
     alone = np.setdiff1d(np.arange(len(trajectory.numbers)), pairs)
     if alone.size:
         raise ValueError(
-            f"atom {alone[0]} (Z = {trajectory.numbers[alone[0]]}) has no other within {cutoff} "
-            f"Angstrom in frame 0, of {len(trajectory.numbers)} atoms; raise the cutoff, take all "
-            "atoms if there are only heavy ones, or use a radius graph"
+            f"cutoff: got {cutoff}, but of {len(trajectory.numbers)} atoms, atom {alone[0]} (Z = "
+            f"{trajectory.numbers[alone[0]]}) has no other within {cutoff} Angstrom in frame 0; "
+            "raise it, include hydrogen if it is left out, or use a radius graph"
         )
     return pairs
 
 
 def close_pairs(trajectory: Trajectory, *, cutoff: float = BOND_CUTOFF) -> Int[np.ndarray, "B 2"]:
-    """Returns the pairs that `bonds` takes for bonds, be there atoms without any or not.
-
-    Args:
-      trajectory: the atoms that are nodes.
-      cutoff: in Angstrom.
-
-    Returns:
-      `[B, 2]` int32, the smaller index first; B may be 0.
-
-    Raises:
-      ImportError: vesin, of the extra `data`, is not installed.
-    """
+    """Returns the pairs of `bonds`, but accepts atoms without any."""
     pairs = graph.bonds_within(trajectory.positions[0], cutoff)
     return pairs[(trajectory.numbers[pairs] > 1).any(axis=1)]
 
@@ -73,18 +62,18 @@ def bond_graph(
     """Builds the original's graph: bonds of frame 0, and pairs two bonds apart.
 
     Features of the edge from j to i are [Z_i, Z_j, 1 or 2 bonds, stick], where `stick` is 1 on
-    chosen pairs and 0 on all others; `samples` appends |x_i - x_j|^2 of each given state.
+    chosen pairs and 0 on all others; `samples` appends |x_i - x_j|^2 in each initial state.
 
     Args:
       trajectory: the atoms that are nodes.
-      cutoff: the length in Angstrom below which two atoms are bound.
+      cutoff: the length in Angstrom below which two atoms are bonded.
       sticks: `[K, 2]` pairs to flag; by default those of `default_sticks`.
 
     Returns:
       Edges sorted by receiver, then sender, with features `[E, 4]`.
 
     Raises:
-      ValueError: an atom has no bond, or a stick names no atom.
+      ValueError: an atom has no bond, or a stick is not a pair of atoms.
       ImportError: vesin, of the extra `data`, is not installed.
 
     Source:
@@ -107,10 +96,10 @@ def bond_graph(
 
 
 def default_sticks(trajectory: Trajectory, bonds: Int[np.ndarray, "B 2"]) -> list[tuple[int, int]]:
-    """Chooses bonds that share no atom, as the original's hand-made lists do.
+    """Chooses bonds that share no atom, as in the original's hand-made lists.
 
-    Those lists count atoms as the original archives do, so they are used for these alone. For any
-    other trajectory each bond is taken, in order, whose atoms are still free.
+    Those lists number atoms as in the original archives, so they are used for these alone. For any
+    other trajectory, bonds are chosen in order if their atoms are still free.
 
     Args:
       trajectory: the atoms that are nodes.

@@ -1,8 +1,10 @@
-"""The eight molecules of MD17: names, structures, and what is known of their archives."""
+"""The eight molecules of MD17: names, structures, and their archives."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from egno_jax.datasets.argument_checks import check_choice
 
 
 class Molecule(NamedTuple):
@@ -10,11 +12,11 @@ class Molecule(NamedTuple):
 
     Attributes:
       smiles: its structure, for the generator. Malonaldehyde is the dialdehyde, as in MD17.
-      counts: how many atoms of each element it has, by atomic number.
-      archive: the file's name at the publisher.
+      counts: the number of atoms of each element, by atomic number.
+      archive: the publisher's file name.
       num_frames: T, the frames of the archive.
-      sticks: `[K, 2]`, the pairs of heavy atoms that the original code flags, in the archive's
-        order of atoms: bonds that share no atom.
+      sticks: `[K, 2]`, pairs of heavy atoms that the original code flags, in the archive's order
+        of atoms: bonds that share no atom.
     """
 
     smiles: str
@@ -67,11 +69,6 @@ MOLECULES = {
 
 
 def find(name: str) -> Molecule:
-    """Returns one of the eight molecules.
-
-    Raises:
-      ValueError: the name is none of theirs.
-    """
-    if name not in MOLECULES:
-        raise ValueError(f"molecule: got {name!r}, expected one of {list(MOLECULES)}")
+    """Returns one of the eight molecules, or raises `ValueError`."""
+    check_choice("molecule", name, MOLECULES)
     return MOLECULES[name]

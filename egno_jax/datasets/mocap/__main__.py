@@ -1,4 +1,4 @@
-"""The command line: makes the file of runs.
+"""The command line: makes the file of running trials.
 
 python -m egno_jax.datasets.mocap convert --folder cmu/subject09 --out cmu/subject09_run.npz
 """
@@ -20,10 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-      arguments: the words behind the program's name; those of the process if None.
+      arguments: the words after the program's name; those of the process if None.
 
     Returns:
-      The exit code: 0, or 2 behind a message.
+      The exit code: 0, or 2 after a message.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    windows = f"those of {options.split}" if options.split else f"drawn with seed {options.seed}"
-    print(f"{options.out}: written, windows {windows}")
+    windows = options.split or f"drawn with seed {options.seed}"
+    print(f"{options.out}: written, windows: {windows}")
     if not options.split:
         print("these are not the published windows: errors do not compare with published errors")
     return 0
@@ -45,9 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     convert = commands.add_parser(
         "convert",
-        help="make the file of runs of the recordings of subject 9",
-        description="Make cmu/subject09_run.npz of 09.asf and 09_01.amc to 09_11.amc of "
-        "mocap.cs.cmu.edu, with windows of your own or drawn ones.",
+        help="make the file of running trials from the recordings of subject 9",
+        description="Make cmu/subject09_run.npz from 09.asf and 09_01.amc to 09_11.amc of "
+        "mocap.cs.cmu.edu, with your own windows or drawn ones.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     convert.add_argument("--folder", type=pathlib.Path, required=True, help="holds the recordings")
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "--split",
         type=pathlib.Path,
         help='a JSON file of windows: {"train": {"09_02": [0, 17], ...}, "valid": ..., "test": '
-        "...}, frames counted from 0; drawn if not given",
+        "...}, frames counted from 0; drawn if omitted",
     )
     convert.add_argument("--seed", type=int, default=0, help="of the draw of trials and windows")
     return parser

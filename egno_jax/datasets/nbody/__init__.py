@@ -1,7 +1,7 @@
 """Particles that attract and repel: a simulator, and the 5-body charged data set made with it.
 
 The data set is "charged5_initvel1small", on which EGNN, SEGNN, PONITA, CGENN and EGNO report. It is
-computed here, from the same random numbers as the original, and needs no download:
+simulated here, from the same random numbers as the original, and needs no download:
 
     samples = nbody.load("train")              # 3000 samples, frame 30 -> 32, 34, 36, 38, 40
     batch = datasets.take(samples, jnp.arange(100))
@@ -11,6 +11,7 @@ simulations; Satorras et al., "E(n) Equivariant Graph Neural Networks" (ICML 202
 Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics" (ICML 2024) for the task.
 """
 
+from egno_jax.datasets.nbody.body_samples import START, TARGET_FRAMES, reversed_samples, samples
 from egno_jax.datasets.nbody.charged5 import (
     PUBLISHED_SIZES,
     SPLIT_SIZES,
@@ -35,7 +36,6 @@ from egno_jax.datasets.nbody.simulation import (
     reverse_time,
     simulate,
 )
-from egno_jax.datasets.nbody.windows import START, TARGET_FRAMES, reversed_samples, samples
 
 __all__ = [
     "COULOMB",

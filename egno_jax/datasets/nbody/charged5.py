@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from egno_jax.datasets import cache
+from egno_jax.datasets.argument_checks import check_choice, check_integer
+from egno_jax.datasets.nbody.body_samples import START, TARGET_FRAMES, samples
 from egno_jax.datasets.nbody.simulation import (
     COULOMB,
     DT,
@@ -17,8 +19,6 @@ from egno_jax.datasets.nbody.simulation import (
     charge_products,
     simulate,
 )
-from egno_jax.datasets.nbody.windows import START, TARGET_FRAMES, samples
-from egno_jax.datasets.windows import check_integer
 
 if TYPE_CHECKING:
     import os
@@ -35,12 +35,18 @@ INITIAL_SPEED = 0.5
 SPLIT_SIZES = {"train": 10000, "valid": 2000, "test": 2000}
 PUBLISHED_SIZES = {"train": 3000, "valid": 2000, "test": 2000}
 
-# Raised whenever the simulator's numbers change, so that caches made before are built again.
+_SIMULATION = {
+    "num_frames": NUM_FRAMES,
+    "frame_spacing": FRAME_SPACING,
+    "dt": DT,
+    "max_force": MAX_FORCE,
+}
+# Increased whenever the simulator's numbers change, so that older caches are rebuilt.
 _SIMULATOR_VERSION = 1
 
 
 class States(NamedTuple):
-    """The states that S simulations of charged particles start from.
+    """The initial states of S simulations of charged particles.
 
     Attributes:
       positions: `[S, N, 3]`.
@@ -62,25 +68,16 @@ def load(
     dtype: np.typing.DTypeLike = np.float32,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Samples:
-    """Loads the 5-body data set as the experiments of EGNO use it; see `samples` for its contents.
+    """Loads the 5-body data set of EGNO's experiments; see `samples` for its contents.
 
-    The first call simulates the split (a few seconds) and keeps it in the cache.
+    The first call simulates the split (a few seconds) and stores it in the cache.
 
-    Args:
-      split: "train", "valid" or "test".
-      num_samples: the first so many simulations of the split; by default 3000 of the 10000 train,
-        2000 valid and 2000 test simulations, as published.
-      start: the frame of the given state.
-      target_frames: the frames to predict.
-      dtype: the dtype of all real numbers.
-      cache_dir: the cache; `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`, if None.
-
-    Returns:
-      Samples of NumPy arrays with `times = target_frames - start`: set `time_scale=2` in the
-      model's config for the default frames.
+    `num_samples` are the first simulations of the split; by default 3000 of the 10000 train, 2000
+    valid and 2000 test simulations, as published. `cache_dir` is the cache; `$EGNO_CACHE_DIR`, else
+    `~/.cache/egno_jax`, if None. Other arguments are those of `samples`.
 
     Raises:
-      ValueError: if an argument is out of range.
+      ValueError: an argument is out of range.
     """
     trajectories = load_trajectories(split, num_simulations=num_samples, cache_dir=cache_dir)
     return samples(trajectories, start=start, target_frames=target_frames, dtype=dtype)
@@ -92,34 +89,23 @@ def load_trajectories(
     num_simulations: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Trajectories:
-    """Loads simulations of the 5-body data set, all 49 frames of them, from the cache.
+    """Loads all 49 frames of simulations, equal to those of `canonical`, from the cache.
 
-    Args:
-      split: "train", "valid" or "test".
-      num_simulations: the first so many of the split; the published number if None.
-      cache_dir: the cache; `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`, if None.
-
-    Returns:
-      What `canonical` returns for the same arguments, to the last bit.
+    Arguments are those of `load`.
 
     Raises:
-      ValueError: if an argument is out of range.
+      ValueError: an argument is out of range.
     """
     num_simulations = _check_split(split, num_simulations)
+    settings = {
+        **{"split": split, "num_simulations": num_simulations},
+        **{"simulator_version": _SIMULATOR_VERSION, "seed": SEED},
+        **{"num_particles": NUM_PARTICLES, "initial_speed": INITIAL_SPEED},
+        **_SIMULATION,
+    }
     arrays = cache.load_or_build(
         f"nbody_charged5_initvel1small_{split}_{num_simulations}",
-        settings={
-            "split": split,
-            "num_simulations": num_simulations,
-            "simulator_version": _SIMULATOR_VERSION,
-            "seed": SEED,
-            "num_particles": NUM_PARTICLES,
-            "num_frames": NUM_FRAMES,
-            "frame_spacing": FRAME_SPACING,
-            "dt": DT,
-            "max_force": MAX_FORCE,
-            "initial_speed": INITIAL_SPEED,
-        },
+        settings,
         build=lambda: canonical(split, num_simulations=num_simulations)._asdict(),
         directory=cache_dir,
     )
@@ -129,12 +115,11 @@ def load_trajectories(
 def canonical(split: str, *, num_simulations: int | None = None) -> Trajectories:
     """Simulates one split of the canonical 5-body data set "charged5_initvel1small".
 
-    Simulation s does not depend on how many others are asked for, to the last bit.
+    Simulation s does not depend on the number of simulations, to the bit.
 
     Args:
       split: "train", "valid" or "test".
-      num_simulations: the first so many of the split, at most 10000, 2000 and 2000; by default
-        3000, 2000 and 2000, as published.
+      num_simulations: at most 10000, 2000 and 2000; by default 3000, 2000 and 2000, as published.
 
     Returns:
       49 frames, 0.1 time units apart, in float64. Frames agree with those of the original code to
@@ -142,36 +127,24 @@ def canonical(split: str, *, num_simulations: int | None = None) -> Trajectories
       to 1e-4 in a few.
 
     Raises:
-      ValueError: if the split is unknown or does not have so many simulations.
+      ValueError: the split is unknown or has fewer simulations.
     """
     states = canonical_states(split, num_simulations=num_simulations)
+    couplings = charge_products(states.charges)
     return simulate(
-        states.positions,
-        states.velocities,
-        charge_products(states.charges),
-        interaction=COULOMB,
-        num_frames=NUM_FRAMES,
-        frame_spacing=FRAME_SPACING,
-        dt=DT,
-        max_force=MAX_FORCE,
+        states.positions, states.velocities, couplings, interaction=COULOMB, **_SIMULATION
     )
 
 
 def canonical_states(split: str, *, num_simulations: int | None = None) -> States:
-    """Draws the states that the canonical simulations of one split start from.
+    """Draws the initial states of the canonical simulations of one split, in float64.
 
     All splits come from one stream of NumPy's legacy generator with seed 43: charges -1 or +1,
-    normal positions, velocities in normal directions of length 0.5.
-
-    Args:
-      split: "train", "valid" or "test".
-      num_simulations: the first so many of the split; the published number if None.
-
-    Returns:
-      The states, in float64.
+    normal positions, velocities of length 0.5 in normal directions. Arguments are those of
+    `canonical`.
 
     Raises:
-      ValueError: if the split is unknown or does not have so many simulations.
+      ValueError: the split is unknown or has fewer simulations.
     """
     num_simulations = _check_split(split, num_simulations)
     rng = np.random.RandomState()
@@ -206,14 +179,7 @@ def _draw_state(rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray, np.
 
 def _check_split(split: str, num_simulations: int | None) -> int:
     """Checks the choice of simulations and returns their number."""
-    if split not in SPLIT_SIZES:
-        raise ValueError(f"split is {split!r}, expected one of {sorted(SPLIT_SIZES)}")
+    check_choice("split", split, SPLIT_SIZES)
     if num_simulations is None:
         return PUBLISHED_SIZES[split]
-    check_integer("the number of simulations", num_simulations)
-    if num_simulations > SPLIT_SIZES[split]:
-        raise ValueError(
-            f"asked for {num_simulations} simulations of split {split!r}, which has "
-            f"{SPLIT_SIZES[split]}; ask for 1 to {SPLIT_SIZES[split]}"
-        )
-    return int(num_simulations)
+    return check_integer(f"number of {split} simulations", num_simulations, most=SPLIT_SIZES[split])

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from egno_jax.datasets.windows import check_integer
+from egno_jax.checks import check_array
+from egno_jax.datasets.argument_checks import check_integer, check_states
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from jaxtyping import Float
 
 # The settings of the canonical data set, which are the defaults everywhere.
@@ -27,38 +27,21 @@ class Interaction(NamedTuple):
     """A central force between two particles, and its potential, as functions of r^2.
 
     The force on i is `strength(r^2, c_ij) (x_i - x_j)`, with `strength = -2 dpotential/d(r^2)`.
-    Both functions work elementwise on arrays of one shape.
 
     Attributes:
-      strength: takes r^2 and the coupling c_ij, returns force / distance.
-      potential: takes r^2 and the coupling c_ij, returns the energy of the pair.
+      strength: elementwise function of r^2 and the coupling c_ij, returns force / distance.
+      potential: likewise, returns the energy of the pair.
     """
 
     strength: Callable[[np.ndarray, np.ndarray], np.ndarray]
     potential: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def _coulomb_strength(squared_distances: np.ndarray, couplings: np.ndarray) -> np.ndarray:
-    # Quotients and roots are rounded alike on all machines; a power 3/2 is not.
-    return couplings / squared_distances / np.sqrt(squared_distances)
-
-
-def _coulomb_potential(squared_distances: np.ndarray, couplings: np.ndarray) -> np.ndarray:
-    return couplings / np.sqrt(squared_distances)
-
-
-def _spring_strength(squared_distances: np.ndarray, couplings: np.ndarray) -> np.ndarray:
-    return -couplings
-
-
-def _spring_potential(squared_distances: np.ndarray, couplings: np.ndarray) -> np.ndarray:
-    return couplings * squared_distances / 2
-
-
-COULOMB = Interaction(_coulomb_strength, _coulomb_potential)
+# Quotients and roots are rounded alike on all machines; a power of 3/2 is not.
+COULOMB = Interaction(lambda r2, c: c / r2 / np.sqrt(r2), lambda r2, c: c / np.sqrt(r2))
 """Charges: force c_ij (x_i - x_j) / r^3, potential c_ij / r; like charges repel where c > 0."""
 
-SPRINGS = Interaction(_spring_strength, _spring_potential)
+SPRINGS = Interaction(lambda r2, c: -c, lambda r2, c: c * r2 / 2)
 """Springs of rest length 0: force -c_ij (x_i - x_j), potential c_ij r^2 / 2 (Kipf et al. 2018)."""
 
 
@@ -93,67 +76,65 @@ def simulate(
     dt: float = DT,
     max_force: float = MAX_FORCE,
 ) -> Trajectories:
-    """Simulates S systems of N particles of unit mass, all at once, in float64.
+    """Simulates S systems of N particles of unit mass together, in float64.
 
     One step is v <- v + dt F(x), then x <- x + dt v (symplectic Euler), with
     F_i = sum_j strength(r_ij^2, c_ij) (x_i - x_j). Frame t is the state after
-    `(t + 1) frame_spacing` steps; the given state itself is not a frame.
+    `(t + 1) frame_spacing` steps; the initial state is not a frame.
 
     Args:
-      positions: `[S, N, 3]` at the beginning.
-      velocities: `[S, N, 3]` at the beginning.
+      positions: `[S, N, 3]`, initial.
+      velocities: `[S, N, 3]`, initial.
       couplings: `[S, N, N]`, symmetric; the diagonal is not used.
       interaction: the force law, such as `COULOMB` or `SPRINGS`.
-      num_frames: T, how many frames to keep.
+      num_frames: T.
       frame_spacing: steps from frame to frame.
       dt: time of one step; negative goes back in time.
       max_force: each component of a particle's total force is clipped to this size, as in the
-        canonical data set; `math.inf` does not clip (a clipped force does not turn with space).
+        canonical data set; `math.inf` does not clip. A clipped force is not equivariant.
 
     Returns:
-      T frames. They do not depend on which systems are simulated together, to the last bit.
+      T frames. They are the same to the bit whichever systems are simulated together.
 
     Raises:
-      ValueError: if shapes do not match, couplings are not symmetric, a number is not finite or
-        out of range, or the simulation overflows.
+      ValueError: shapes do not match, couplings are not symmetric, a number is not finite or out of
+        range, or the simulation overflows.
     """
-    positions, velocities, couplings = _check_states(positions, velocities, couplings)
+    x0, v0, couplings = _check_systems(positions, velocities, couplings)
     check_integer("num_frames", num_frames)
     check_integer("frame_spacing", frame_spacing)
     if not (math.isfinite(dt) and dt != 0 and max_force > 0):
         raise ValueError(
-            f"dt is {dt} and max_force is {max_force}, expected a finite dt other than 0 and a "
+            f"dt, max_force: got {dt} and {max_force}, expected a finite dt other than 0 and a "
             "positive max_force"
         )
-    num_simulations, num_particles, _ = positions.shape
-    shape = (num_simulations, num_frames, num_particles, 3)
+    shape = (len(x0), num_frames, *x0.shape[1:])
     frames = Trajectories(np.empty(shape), np.empty(shape), couplings)
-    for first in range(0, num_simulations, _CHUNK):
+    for first in range(0, len(x0), _CHUNK):
         chunk = slice(first, first + _CHUNK)
-        x, v, c = _to_blocks(positions[chunk], velocities[chunk], couplings[chunk])
+        x, v, c = _to_blocks(x0[chunk], v0[chunk], couplings[chunk])
         for frame in range(num_frames):
             _advance(x, v, c, interaction, frame_spacing, dt, max_force)
             frames.positions[chunk, frame] = x.transpose(2, 1, 0)
             frames.velocities[chunk, frame] = v.transpose(2, 1, 0)
     if not (np.isfinite(frames.positions).all() and np.isfinite(frames.velocities).all()):
         raise ValueError(
-            f"the simulation overflows with dt={dt}: two particles are at one place, or dt is too "
-            "large for the forces; move them apart or take a smaller dt"
+            f"dt: got {dt}, with which the simulation overflows: two particles coincide, or dt is "
+            "too large for the forces; move them apart or use a smaller dt"
         )
     return frames
 
 
 def _to_blocks(
     positions: np.ndarray, velocities: np.ndarray, couplings: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lays states out for speed: `[3, N, S]` twice and pairs i < j `[N (N - 1) / 2, S]`."""
+) -> list[np.ndarray]:
+    """Transposes states for speed: `[3, N, S]` twice, and pairs i < j `[N (N - 1) / 2, S]`."""
     rows, columns = np.triu_indices(positions.shape[1], 1)
-    x = np.ascontiguousarray(positions.transpose(2, 1, 0))
-    v = np.ascontiguousarray(velocities.transpose(2, 1, 0))
-    return x, v, np.ascontiguousarray(couplings[:, rows, columns].T)
+    arrays = (positions.transpose(2, 1, 0), velocities.transpose(2, 1, 0))
+    return [np.ascontiguousarray(a) for a in (*arrays, couplings[:, rows, columns].T)]
 
 
-@np.errstate(all="ignore")  # What overflows is found, and reported, in the results.
+@np.errstate(all="ignore")  # Overflow is detected in the results.
 def _advance(
     x: np.ndarray,
     v: np.ndarray,
@@ -164,8 +145,7 @@ def _advance(
     max_force: float,
 ) -> None:
     """Advances blocks `x` and `v` in place by `num_steps` steps."""
-    differences = np.empty((3, *c.shape))
-    change = np.empty_like(x)
+    differences, change = np.empty((3, *c.shape)), np.empty_like(x)
     for _ in range(num_steps):
         _block_forces(x, c, interaction, max_force, differences, out=change)
         np.multiply(change, dt, out=change)
@@ -184,7 +164,7 @@ def _block_forces(
 ) -> None:
     """Writes the forces on `x` `[3, N, S]` to `out`, each pair evaluated once.
 
-    Only elementwise operations in a fixed order, so that no result depends on S.
+    Uses elementwise operations in a fixed order only, so that no result depends on S.
     """
     num_particles = x.shape[1]
     ends = np.cumsum(range(num_particles - 1, 0, -1)).tolist()
@@ -212,22 +192,13 @@ def forces(
 ) -> Float[np.ndarray, "S N 3"]:
     """Returns the total force on each particle, F_i = sum_j strength(r_ij^2, c_ij) (x_i - x_j).
 
-    Args:
-      positions: `[S, N, 3]`.
-      couplings: `[S, N, N]`, symmetric; the diagonal is not used.
-      interaction: the force law.
-      max_force: each component of the total force is clipped to this size.
-
-    Returns:
-      `[S, N, 3]`, the forces that `simulate` uses, to the last bit.
+    Arguments are those of `simulate`, and so are the forces, to the bit.
 
     Raises:
-      ValueError: if shapes do not match, couplings are not symmetric or a number is not finite.
+      ValueError: shapes do not match, couplings are not symmetric or a number is not finite.
     """
-    positions, velocities, couplings = _check_states(
-        positions, np.zeros_like(positions, np.float64), couplings
-    )
-    x, out, c = _to_blocks(positions, velocities, couplings)
+    systems = _check_systems(positions, np.zeros_like(positions, np.float64), couplings)
+    x, out, c = _to_blocks(*systems)
     with np.errstate(all="ignore"):
         _block_forces(x, c, interaction, max_force, np.empty((3, *c.shape)), out)
     return np.ascontiguousarray(out.transpose(2, 1, 0))
@@ -242,14 +213,7 @@ def energy(
 ) -> Float[np.ndarray, "*S"]:
     """Returns the total energy, sum_i |v_i|^2 / 2 + sum_{i<j} potential(r_ij^2, c_ij).
 
-    Args:
-      positions: `[..., N, 3]`.
-      velocities: `[..., N, 3]`.
-      couplings: `[..., N, N]`; leading axes are broadcast, as `couplings[:, None]` to frames.
-      interaction: the law whose potential is taken.
-
-    Returns:
-      `[...]`, one energy a state.
+    Leading axes are broadcast: `couplings[:, None]` serves all frames.
     """
     rows, columns = np.triu_indices(positions.shape[-2], 1)
     differences = positions[..., rows, :] - positions[..., columns, :]
@@ -269,23 +233,14 @@ def reverse_time(
     dt: float = DT,
     max_force: float = MAX_FORCE,
 ) -> Trajectories:
-    """Runs trajectories backwards, which are trajectories of the same physics.
+    """Reverses time: trajectories of the same physics, whose settings are the arguments.
 
-    Frames come in opposite order, with velocities -(v + dt F(x)): `simulate` keeps the velocity
-    that led to a position, so the one that leads to it from the other side is the next one,
-    negated. From the first frame of the result, `simulate` finds all others again.
-
-    Args:
-      trajectories: frames made by `simulate`.
-      interaction: the force law that they were made with.
-      dt: the step that they were made with.
-      max_force: the clipping that they were made with.
-
-    Returns:
-      As many frames of the same shapes.
+    Frames are in opposite order, with velocities -(v + dt F(x)): `simulate` stores the velocity
+    that led to a position, so the velocity that leads to it from the other side is the next one,
+    negated. `simulate` reproduces the result from its first frame.
 
     Raises:
-      ValueError: if shapes do not match or a number is not finite.
+      ValueError: shapes do not match or a number is not finite.
     """
     positions, velocities, couplings = check_trajectories(trajectories)
     kicks = [
@@ -297,39 +252,24 @@ def reverse_time(
 
 
 def check_trajectories(trajectories: Trajectories) -> Trajectories:
-    """Returns the trajectories as arrays, or raises `ValueError` if shapes do not fit together."""
-    positions, velocities, couplings = map(np.asarray, trajectories)
-    if positions.ndim != 4 or positions.shape[3] != 3:
-        raise ValueError(
-            f"trajectories.positions has shape {positions.shape}, expected [S, T, N, 3]"
-        )
-    num_simulations, _, num_particles, _ = positions.shape
-    _check_shape("trajectories.velocities", velocities, positions.shape)
-    _check_shape("trajectories.couplings", couplings, (num_simulations, *[num_particles] * 2))
-    return Trajectories(positions, velocities, couplings)
+    """Returns the trajectories as arrays, or raises `ValueError` if shapes do not match."""
+    found, sizes = Trajectories(*map(np.asarray, trajectories)), {}
+    shapes = (("S", "T", "N", 3), ("S", "T", "N", 3), ("S", "N", "N"))
+    for name, array, shape in zip(found._fields, found, shapes, strict=True):
+        check_array(f"trajectories.{name}", array, "integer or floating", shape, sizes)
+    return found
 
 
-def _check_states(
+def _check_systems(
     positions: np.ndarray, velocities: np.ndarray, couplings: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns states as float64 arrays whose shapes fit together and whose values are usable."""
-    arrays = [np.asarray(array, np.float64) for array in (positions, velocities, couplings)]
-    shape = arrays[0].shape
-    if len(shape) != 3 or shape[2] != 3 or 0 in shape:
-        raise ValueError(f"positions has shape {shape}, expected [S, N, 3] with S, N >= 1")
-    _check_shape("velocities", arrays[1], shape)
-    _check_shape("couplings", arrays[2], (shape[0], shape[1], shape[1]))
-    for name, array in zip(("positions", "velocities", "couplings"), arrays, strict=True):
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} holds NaN or infinite numbers, expected finite ones")
+) -> list[np.ndarray]:
+    """Returns float64 copies, checked."""
+    state, pairs = ("S", "N", 3), ("S", "N", "N")
+    states = {"positions": (positions, state), "velocities": (velocities, state)}
+    arrays = check_states({**states, "couplings": (couplings, pairs)})
     if not np.array_equal(arrays[2], arrays[2].swapaxes(1, 2)):
         raise ValueError(
-            "couplings is not symmetric, expected couplings[s, i, j] == couplings[s, j, i]; a pair "
-            "has one coupling (see charge_products)"
+            "couplings: got an asymmetric matrix, expected couplings[s, i, j] == couplings[s, j, "
+            "i]; a pair has one coupling (see charge_products)"
         )
-    return tuple(arrays)
-
-
-def _check_shape(name: str, array: np.ndarray, expected: tuple[int, ...]) -> None:
-    if array.shape != expected:
-        raise ValueError(f"{name} has shape {array.shape}, expected {expected} to fit positions")
+    return arrays

@@ -1,4 +1,4 @@
-"""Proteins in motion: from any trajectory that MDAnalysis reads, to samples.
+"""Protein dynamics: samples of any trajectory that MDAnalysis reads.
 
 A sample is one frame, and the task is to predict later ones, four in the next 15 frames:
 
@@ -11,19 +11,21 @@ Sources: Han et al., "Equivariant Graph Hierarchy-Based Neural Networks" (NeurIP
 task; Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics" (ICML 2024).
 """
 
+from egno_jax.datasets.blocks import FRACTIONS, Starts
+from egno_jax.datasets.cutting import target_offsets
 from egno_jax.datasets.protein.adk import load_equilibrium, load_transition
-from egno_jax.datasets.protein.files import load_universe
-from egno_jax.datasets.protein.splits import FRACTIONS, WINDOW, Starts, block_starts
-from egno_jax.datasets.protein.trajectory import SELECTION, Trajectory, read
-from egno_jax.datasets.protein.windows import (
+from egno_jax.datasets.protein.protein_samples import (
     CUTOFF,
     NUM_TARGETS,
+    WINDOW,
+    block_starts,
     contacts,
     most_contacts,
     paths,
     samples,
 )
-from egno_jax.datasets.windows import target_offsets
+from egno_jax.datasets.protein.protein_trajectory import SELECTION, Trajectory, read
+from egno_jax.datasets.protein.simulation_files import load_universe
 
 __all__ = [
     "CUTOFF",

@@ -1,12 +1,12 @@
-"""Adenylate kinase, the protein of the original's experiment: where its trajectories come from."""
+"""Trajectories of adenylate kinase, the protein of the original's experiment."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from egno_jax.datasets.files import data_directory
-from egno_jax.datasets.protein.files import load_universe
-from egno_jax.datasets.protein.trajectory import SELECTION, Trajectory, read
+from egno_jax.datasets.npz import data_directory
+from egno_jax.datasets.protein.protein_trajectory import SELECTION, Trajectory, read
+from egno_jax.datasets.protein.simulation_files import load_universe
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def load_transition(selection: str = SELECTION) -> Trajectory:
     """Loads a transition of adenylate kinase from closed to open, 98 frames, 855 backbone atoms.
 
-    A biased simulation (dynamic importance sampling), which comes with MDAnalysisTests: nothing is
-    downloaded. It is another task than the equilibrium trajectory, with no published figures.
+    A biased simulation (dynamic importance sampling) from MDAnalysisTests: nothing is downloaded.
+    The task differs from that of the equilibrium trajectory and has no published figures.
 
     Args:
       selection: the atoms that are nodes.
@@ -37,14 +37,14 @@ def load_transition(selection: str = SELECTION) -> Trajectory:
 def load_equilibrium(
     selection: str = SELECTION, *, data_dir: str | os.PathLike[str] | None = None
 ) -> Trajectory:
-    """Loads adenylate kinase in equilibrium, 4187 frames 240 ps apart, the original's data.
+    """Loads adenylate kinase in equilibrium, the original's data: 4187 frames, 240 ps apart.
 
     MDAnalysisData downloads it once, 170 MB from figshare.com, and checks its SHA-256.
 
     Args:
       selection: the atoms that are nodes.
-      data_dir: the folder to keep it in, in `adk_equilibrium/`; `$EGNO_DATA_DIR`, else
-        MDAnalysisData's own, if None.
+      data_dir: the folder of `adk_equilibrium/`; `$EGNO_DATA_DIR`, else MDAnalysisData's default,
+        if None.
 
     Raises:
       ValueError: it cannot be downloaded, or is damaged.
@@ -60,7 +60,7 @@ def load_equilibrium(
         files = fetch(data_home=None if folder is None else str(folder))
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"the equilibrium trajectory could not be downloaded ({error}); put its two files into "
-            "the folder adk_equilibrium of data_dir or EGNO_DATA_DIR"
+            f"adk_equilibrium: could not be downloaded ({error}); put its two files into this "
+            "folder of data_dir or EGNO_DATA_DIR"
         ) from error
     return read(load_universe(files.topology, files.trajectory), selection)

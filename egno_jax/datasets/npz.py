@@ -1,24 +1,22 @@
-"""What the readers of data files share: where the data are, safe `.npz` files, short messages."""
+"""Data files: their folder, safe reading and atomic writing of `.npz`, and short messages."""
 
 from __future__ import annotations
 
 import os
 import pathlib
+import uuid
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # with members, and without
 
 
 def data_directory(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path | None:
-    """Returns the folder of the data: the one given, else `$EGNO_DATA_DIR`, else None.
-
-    A leading `~` is the home folder. `md17.data_directory` gives the cache instead of None.
-    """
+    """Returns the data folder: `data_dir`, else `$EGNO_DATA_DIR`, else None; expands `~`."""
     chosen = data_dir or os.environ.get("EGNO_DATA_DIR")
     return pathlib.Path(chosen).expanduser() if chosen else None
 
@@ -30,23 +28,21 @@ def read_npz(
 
     Args:
       path: the file.
-      choose: takes the names of all arrays, returns those to read; may raise a ValueError about
-        the names, to which the file is added.
+      choose: called with the names of all arrays, returns those to read; it may raise a ValueError
+        about the names, to which the file name is added.
 
     Returns:
       The arrays by name.
 
     Raises:
       OSError: the file cannot be opened.
-      ValueError: it is no archive, or it is damaged, or one of these arrays is none of plain
-        numbers or texts; names the file, and the array.
+      ValueError: the file is not an archive, is damaged, or an array does not hold plain numbers or
+        texts; names the file and the array.
     """
     with path.open("rb") as file:
         start = file.read(len(_ZIP[0]))
         if start not in _ZIP:
-            raise ValueError(
-                f"{path} is no .npz archive: " + (f"it begins with {start!r}" if start else "empty")
-            )
+            raise ValueError(f"{path}: got {start!r} at its start, expected an .npz archive")
         file.seek(0)
         try:
             archive = np.load(file, allow_pickle=False)
@@ -66,22 +62,43 @@ def _member(path: pathlib.Path, archive: np.lib.npyio.NpzFile, name: str) -> np.
     except Exception as error:
         if isinstance(error, ValueError) and "allow_pickle" in str(error):
             raise ValueError(
-                f"{path}, {name}: it holds Python objects, a pickle, which is never loaded; "
-                "expected plain numbers"
+                f"{path}, {name}: got a pickle of Python objects, which is never loaded, expected "
+                "plain numbers"
             ) from error
         raise ValueError(f"{path}, {name}: {_damage('it', error)}") from error
-    if not isinstance(array, np.ndarray):  # NumPy hands out the bytes of what is no .npy file.
-        raise ValueError(f"{path}, {name}: it is no array of NumPy's, expected plain numbers")
+    if not isinstance(array, np.ndarray):  # NumPy returns the bytes of a member that is not .npy.
+        raise ValueError(f"{path}, {name}: got bytes, expected a NumPy array of plain numbers")
     return array
 
 
 def _damage(what: str, error: Exception) -> str:
     reason = shorten(f"{type(error).__name__}: {error}", 200)
-    return f"{what} cannot be read ({reason}); the file is damaged or not whole, get it again"
+    return f"{what} cannot be read ({reason}): the file is damaged or incomplete; get it again"
+
+
+def save_npz(path: pathlib.Path, members: Mapping[str, np.ndarray]) -> None:
+    """Writes an `.npz` archive, completely or not at all; makes its folder if it is missing.
+
+    The bytes go to a new file next to `path`, which then takes its name in one step; of several
+    writers at the same time the last one wins.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as file:
+            np.savez(file, **members)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def shorten(text: object, width: int = 80) -> str:
-    """Returns a text for a message, cut to `width` characters: files may hold lines of any length.
+    """Returns a text cut to `width` characters, for messages: files may hold lines of any length.
 
     The end is cut off, with dots in its place.
     """

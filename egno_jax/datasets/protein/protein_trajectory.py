@@ -1,4 +1,4 @@
-"""Trajectories of chosen atoms: read from a universe, whole, and without jumps."""
+"""Trajectories of selected atoms, read from a universe and unwrapped."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 SELECTION = "backbone"
-"""MDAnalysis' word for the atoms N, CA, C and O of amino acids."""
+"""MDAnalysis' keyword for the atoms N, CA, C and O of amino acids."""
 
 
 class Trajectory(NamedTuple):
-    """Equally spaced frames of chosen atoms, unwrapped.
+    """Equally spaced frames of selected atoms, unwrapped.
 
     Attributes:
       positions: `[T, N, 3]` in Angstrom, float32 as MDAnalysis reads them.
       charges: `[N]`, partial charges in units of the elementary charge.
-      bonds: `[B, 2]` between chosen atoms, the smaller index first, for pictures; none where the
+      bonds: `[B, 2]` between selected atoms, the smaller index first, for pictures; empty if the
         topology has none.
     """
 
@@ -41,27 +41,23 @@ def read(
     *,
     charges: ArrayLike | None = None,
 ) -> Trajectory:
-    """Reads all frames of chosen atoms, and undoes what a periodic box did to them.
+    """Reads all frames of selected atoms, and unwraps them from a periodic box.
 
-    Where frames have a box, molecules are made whole in the first frame (`AtomGroup.unwrap`, which
-    needs bonds; an atom that has none stays where it is, and a warning says so), and from frame to
-    frame each atom goes to its nearest image (`transformations.NoJump`), so that what is whole
-    stays whole. No atom may move farther than half a box between two frames. Molecules stay in the
-    images in which the first frame has them.
+    If frames have a box, molecules are made whole in the first frame (`AtomGroup.unwrap`, which
+    needs bonds; atoms without bonds stay in place, with a warning), and from frame to frame each
+    atom goes to its nearest image (`transformations.NoJump`). No atom may move farther than half a
+    box between two frames. Molecules stay in their images of the first frame.
 
-    The universe is left as it was, at its first frame.
+    The universe is left unchanged, at its first frame.
 
     Args:
       universe: see `load_universe`, or any other.
       selection: the atoms that are nodes, in MDAnalysis' language.
-      charges: `[N]`; those of the topology if None. Zeros say nothing of the atoms.
-
-    Returns:
-      The trajectory.
+      charges: `[N]`; those of the topology if None.
 
     Raises:
-      ValueError: the selection is none or selects no atom, there are no charges, there are fewer
-        than two frames, a frame cannot be read, is not finite, or has lost its box.
+      ValueError: the selection is not valid or selects no atom, there are no charges or fewer than
+        two frames, or a frame cannot be read, is not finite, or has lost its box.
       ImportError: MDAnalysis, of the extra `data`, is not installed.
     """
     group = _select(universe, selection)
@@ -69,23 +65,23 @@ def read(
     name = universe.trajectory.filename or "the universe"
     total = len(universe.trajectory)
     if total < 2:
-        raise ValueError(f"{name} holds {total} frames, expected at least 2")
+        raise ValueError(f"{name}: got {total} frames, expected at least 2")
     positions = np.empty((total, len(group), 3), np.float32)
     frame = -1
     try:
         for frame, found in enumerate(_frames(group)):
             positions[frame] = found
     except Exception as error:  # Damaged bytes make the readers raise anything.
-        raise ValueError(
-            f"{name}: frame {frame + 1} of {total} cannot be read ({type(error).__name__}: {error})"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        place = f"{name}: frame {frame + 1} of {total}"
+        raise ValueError(f"{place}: cannot be read ({reason})") from error
     if frame + 1 < total:
-        raise ValueError(f"{name}: {frame + 1} frames could be read, expected {total}")
+        raise ValueError(f"{name}: got {frame + 1} frames, expected {total}")
     if not np.isfinite(positions).all():
         frame, atom, axis = np.argwhere(~np.isfinite(positions))[0]
         raise ValueError(
-            f"{name}: coordinate {axis} of atom {atom} of {selection!r} is "
-            f"{positions[frame, atom, axis]} in frame {frame}, expected a finite number"
+            f"{name}: coordinate {axis} of atom {atom} of {selection!r} in frame {frame}: got "
+            f"{positions[frame, atom, axis]}, expected a finite number"
         )
     universe.trajectory[0]
     return Trajectory(positions, charges, _bonds(group))
@@ -94,11 +90,11 @@ def read(
 def _select(universe: MDAnalysis.Universe, selection: str) -> MDAnalysis.AtomGroup:
     try:
         group = universe.select_atoms(selection)
-    except Exception as error:  # Its parser raises what its parts raise.
-        raise ValueError(f"selection: {selection!r} is none ({error})") from error
+    except Exception as error:  # Its parser raises anything.
+        raise ValueError(f"selection: got {selection!r}, which is not valid ({error})") from error
     if not len(group):
         raise ValueError(
-            f"selection: {selection!r} selects none of the {len(universe.atoms)} atoms"
+            f"selection: got {selection!r}, which selects none of the {len(universe.atoms)} atoms"
         )
     return group
 
@@ -107,14 +103,15 @@ def _charges(group: MDAnalysis.AtomGroup, charges: ArrayLike | None) -> np.ndarr
     if charges is None:
         if not hasattr(group, "charges"):
             raise ValueError(
-                "charges: the topology has none; take one that does (PSF, PRMTOP, TPR), or give "
-                f"those of the {len(group)} selected atoms, numpy.zeros({len(group)}) if unknown"
+                "charges: got None, and the topology has none; use one that does (PSF, PRMTOP, "
+                f"TPR), or pass charges of the {len(group)} selected atoms, numpy.zeros("
+                f"{len(group)}) if unknown"
             )
         charges = group.charges
     charges = np.array(charges, np.float64)
     if charges.shape != (len(group),) or not np.isfinite(charges).all():
         raise ValueError(
-            f"charges are {charges.dtype} {list(charges.shape)}, expected {len(group)} finite "
+            f"charges: got {charges.dtype} {list(charges.shape)}, expected {len(group)} finite "
             "numbers, one for each selected atom"
         )
     return charges
@@ -127,15 +124,15 @@ def _frames(group: MDAnalysis.AtomGroup) -> Iterator[np.ndarray]:
     if not _has_box(trajectory.ts):
         for step in trajectory:
             if _has_box(step):
-                raise ValueError("it has a periodic box, and the first frame has none")
+                raise ValueError("got a periodic box, expected none, as in the first frame")
             yield group.positions
         return
     unjump = require("MDAnalysis.transformations", "data").NoJump()
-    # The transformation works on copies of what is selected: the universe stays as it is.
+    # The transformation is applied to copies of the selection: the universe stays unchanged.
     step = require("MDAnalysis.coordinates.timestep", "data").Timestep(len(group))
     for index, source in enumerate(trajectory):
         if not _has_box(source):
-            raise ValueError("it has no periodic box, and the first frame has one")
+            raise ValueError("got no periodic box, expected one, as in the first frame")
         step.frame, step.dimensions = index, source.dimensions
         step.positions = group.positions if index else _whole(group)
         yield unjump(step).positions
@@ -157,7 +154,7 @@ def _whole(group: MDAnalysis.AtomGroup) -> np.ndarray:
 
 
 def _warn_of_loose(group: MDAnalysis.AtomGroup) -> None:
-    """Warns of atoms without bonds, whose molecules a box may have left in pieces."""
+    """Warns of atoms without bonds, whose molecules may be split by the box."""
     is_bound = np.zeros(len(group.universe.atoms), bool)
     if len(getattr(group.universe, "bonds", ())):
         is_bound[group.universe.bonds.indices] = True
@@ -165,15 +162,15 @@ def _warn_of_loose(group: MDAnalysis.AtomGroup) -> None:
     if len(loose):
         warnings.warn(
             f"{len(loose)} of the {len(group)} selected atoms have no bond in the topology, the "
-            f"first of them atom {loose[0]}: in the periodic box of the first frame they stay "
-            "where they are, so the molecules there must be whole; take a topology with all bonds, "
-            'or guess them, Universe(..., to_guess=("bonds",))',
+            f"first of them atom {loose[0]}: they are not unwrapped in the first frame, so their "
+            "molecules must be whole there; use a topology with all bonds, or guess them, "
+            'Universe(..., to_guess=("bonds",))',
             stacklevel=5,
         )
 
 
 def _bonds(group: MDAnalysis.AtomGroup) -> np.ndarray:
-    """Returns the bonds inside a group, as places in it."""
+    """Returns the bonds inside a group, as indices in it."""
     if not len(getattr(group.universe, "bonds", ())):
         return np.zeros((0, 2), np.int32)
     places = np.full(len(group.universe.atoms), -1)

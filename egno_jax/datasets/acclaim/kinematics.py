@@ -1,4 +1,4 @@
-"""Forward kinematics: from the angles of a motion to the positions of the joints."""
+"""Forward kinematics: joint positions from the angles of a motion."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from egno_jax.datasets.mocap.acclaim import ROOT, Motion, Skeleton
+from egno_jax.datasets.acclaim.lines import ROOT
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from egno_jax.datasets.acclaim.motion import Motion
+    from egno_jax.datasets.acclaim.skeleton import Skeleton
+
 
 def joint_positions(skeleton: Skeleton, motion: Motion) -> Float[np.ndarray, "T N 3"]:
-    """Computes where the joints are in every frame.
+    """Computes the positions of the joints in every frame.
 
-    With C the bone's own axes at rest, R its rotation in a frame, d its direction and l its length,
+    With C the bone's axes at rest, R its rotation in a frame, d its direction and l its length,
 
         G_root = R_root C_root,    x_root = position + translation,
         G = G_parent C R C^T,      x = x_parent + l G d.
 
-    Rotations are about axes that stand still, one after the other in the file's own order: angles
-    a, b, c of `rx ry rz` give R = R_z(c) R_y(b) R_x(a).
+    Rotations are about fixed axes, one after the other in the file's order: angles a, b, c of
+    `rx ry rz` give R = R_z(c) R_y(b) R_x(a).
 
     Args:
       skeleton: the skeleton.
@@ -32,20 +35,20 @@ def joint_positions(skeleton: Skeleton, motion: Motion) -> Float[np.ndarray, "T 
       `[T, N, 3]` in float64, joints as in `skeleton.joint_names`, lengths as in the file.
 
     Raises:
-      ValueError: the motion is not of this skeleton.
+      ValueError: the motion does not belong to this skeleton.
     """
     _check_fits(skeleton, motion)
     root = skeleton.root
-    turns = [name for name in root.order if name.startswith("r")]
+    channels = [name for name in root.order if name.startswith("r")]
     orientation = _rotation(root.axis_order, _by_order(root.orientation, root.axis_order))
-    frames = [_rotation(_letters(turns), motion.rotations[ROOT]) @ orientation]
+    frames = [_rotation(_letters(channels), motion.rotations[ROOT]) @ orientation]
     positions = [np.asarray(root.position) + motion.translations]
     for bone in skeleton.bones:
         frame = frames[bone.parent]
         if bone.dofs:
             axes = _rotation(bone.axis_order, _by_order(bone.axis, bone.axis_order))
-            turn = _rotation(_letters(bone.dofs), motion.rotations[bone.name])
-            frame = frame @ (axes @ turn @ axes.T)
+            rotation = _rotation(_letters(bone.dofs), motion.rotations[bone.name])
+            frame = frame @ (axes @ rotation @ axes.T)
         frames.append(frame)
         offset = bone.length * np.asarray(bone.direction)
         positions.append(positions[bone.parent] + frame @ offset)
@@ -57,35 +60,35 @@ def _check_fits(skeleton: Skeleton, motion: Motion) -> None:
     num_frames = len(motion.translations)
     expected = {ROOT: (num_frames, 3)}
     expected |= {b.name: (num_frames, len(b.dofs)) for b in skeleton.bones if b.dofs}
-    came = {name: np.shape(angles) for name, angles in motion.rotations.items()}
-    for name in [*expected, *came]:
-        if came.get(name) != expected.get(name):
+    found = {name: np.shape(angles) for name, angles in motion.rotations.items()}
+    for name in [*expected, *found]:
+        if found.get(name) != expected.get(name):
             raise ValueError(
-                f"motion.rotations[{name!r}] has shape {came.get(name)}, expected "
-                f"{expected.get(name)} for this skeleton; was it read with another one?"
+                f"motion.rotations[{name!r}]: got shape {found.get(name)}, expected "
+                f"{expected.get(name)}; read the motion with this skeleton"
             )
 
 
 def _rotation(
     order: str, angles: Float[np.ndarray, "*T k"] | Sequence[float]
 ) -> Float[np.ndarray, "*T 3 3"]:
-    """Returns the product of turns about the axes of `order`, the first on the right."""
+    """Returns the product of rotations about the axes of `order`, the first on the right."""
     angles = np.asarray(angles, np.float64)
     product = np.eye(3)
     for column, letter in enumerate(order):
-        product = _turn(letter, angles[..., column]) @ product
+        product = _axis_rotation(letter, angles[..., column]) @ product
     return product
 
 
-def _turn(letter: str, angle: Float[np.ndarray, "*T"]) -> Float[np.ndarray, "*T 3 3"]:
+def _axis_rotation(letter: str, angle: Float[np.ndarray, "*T"]) -> Float[np.ndarray, "*T 3 3"]:
     """Returns the rotation about one axis."""
     first, second = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[letter]
-    turn = np.zeros((*np.shape(angle), 3, 3))
-    turn[..., 3 - first - second, 3 - first - second] = 1.0
-    turn[..., first, first] = turn[..., second, second] = np.cos(angle)
-    turn[..., second, first] = np.sin(angle)
-    turn[..., first, second] = -turn[..., second, first]
-    return turn
+    matrix = np.zeros((*np.shape(angle), 3, 3))
+    matrix[..., 3 - first - second, 3 - first - second] = 1.0
+    matrix[..., first, first] = matrix[..., second, second] = np.cos(angle)
+    matrix[..., second, first] = np.sin(angle)
+    matrix[..., first, second] = -matrix[..., second, first]
+    return matrix
 
 
 def _letters(dofs: Sequence[str]) -> str:

@@ -1,9 +1,8 @@
-"""Trajectories of one molecule: the files they come in, and what is checked when they are read."""
+"""Trajectories of one molecule: reading, checking and writing their files."""
 
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import pathlib
 import re
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from egno_jax.datasets import cache, files
+from egno_jax.checks import check_array
+from egno_jax.datasets import npz
 from egno_jax.datasets.md17.molecules import MOLECULES
+from egno_jax.datasets.xyz import xyz_frames
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ class Trajectory(NamedTuple):
     Attributes:
       positions: `[T, N, 3]` in Angstrom.
       numbers: `[N]`, atomic numbers.
-      source: what made it: "MD17" for an original archive, the method where the file says so
-        (as the generator's do), otherwise "unknown".
-      provenance: what else the file says of its origin.
+      source: "MD17" for an original archive, the method if the file records it (as those of
+        `generate` do), otherwise "unknown".
+      provenance: what else the file records of its origin.
     """
 
     positions: Float[np.ndarray, "T N 3"]
@@ -51,56 +52,55 @@ class Trajectory(NamedTuple):
 
 
 def read(path: str | os.PathLike[str]) -> Trajectory:
-    """Reads a trajectory; the suffix says of which kind.
+    """Reads a trajectory, by its suffix.
 
-    - `.npz`: the original MD17 archives, and files of the same fields `R` and `z`;
-    - `.xyz`, `.extxyz`: (extended) XYZ, the last line with its line break, without which a number
-      may be cut short; `.traj`: trajectories of ASE. Both need the extra `data`.
+    - `.npz`: the original MD17 archives, and files with the same fields `R` and `z`;
+    - `.xyz`, `.extxyz`: (extended) XYZ; the last line must end with a line break, or a number may
+      have been cut short;
+    - `.traj`: trajectories of ASE.
 
-    Velocities, forces and energies in the file are not used. No pickle is ever loaded.
-
-    Args:
-      path: the file.
+    The last two need the extra `data`. Velocities, forces and energies are not used. No pickle is
+    ever loaded.
 
     Returns:
-      The trajectory, checked: at least two frames, finite, the same atoms in every frame, no two
-      of them in one place.
+      The checked trajectory: at least two frames, finite, the same atoms in every frame, no two of
+      them in one place.
 
     Raises:
       FileNotFoundError: there is no such file.
       OSError: the file cannot be opened.
-      ValueError: the file is empty, damaged, of another kind or version, or holds no trajectory
-        of one molecule; names the file and the place in it.
-      ImportError: ASE is not installed, and the file needs it.
+      ValueError: the file is empty, damaged, of another kind or version, or does not hold a
+        trajectory of one molecule; names the file and the place in it.
+      ImportError: ASE is needed and not installed.
     """
     path = pathlib.Path(path)
     if path.suffix not in _SUFFIXES:
-        raise ValueError(f"{path}: the suffix is {path.suffix!r}, expected one of {_SUFFIXES}")
+        raise ValueError(f"path: got {path}, expected a suffix of {_SUFFIXES}")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, expected a file")
+        raise ValueError(f"{path}: got a folder, expected a file")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty")
+        raise ValueError(f"{path}: got an empty file, expected a trajectory")
     return _read_npz(path) if path.suffix == ".npz" else _read_frames(path)
 
 
 def write(path: str | os.PathLike[str], trajectory: Trajectory) -> None:
-    """Writes `.npz` that `read` reads and that other readers of MD17 take too, whole or not at all.
+    """Writes an `.npz` file for `read` and other readers of MD17, completely or not at all.
 
     Fields: `R` `[T, N, 3]`, `z` `[N]`, and `provenance`, JSON with the format version, the source
-    and whatever else is known.
+    and the provenance.
 
     Args:
-      path: the file, its folder made if missing; replaced if it is there.
-      trajectory: what to write; positions keep their dtype.
+      path: the file, replaced if it exists; its folder is made if missing.
+      trajectory: the trajectory; positions keep their dtype.
 
     Raises:
-      ValueError: the suffix is not `.npz`, the trajectory is none, or what it says of its origin
-        is not what `read` takes.
+      ValueError: the suffix is not `.npz`, the trajectory is not valid, or `read` would refuse its
+        provenance.
       OSError: the file cannot be written.
     """
     path = pathlib.Path(path)
     if path.suffix != ".npz":
-        raise ValueError(f"{path}: the suffix is {path.suffix!r}, expected '.npz'")
+        raise ValueError(f"path: got {path}, expected the suffix '.npz'")
     trajectory = check(trajectory)
     provenance = {
         "format_version": FORMAT_VERSION,
@@ -113,61 +113,48 @@ def write(path: str | os.PathLike[str], trajectory: Trajectory) -> None:
         "provenance": np.array(json.dumps(provenance)),
     }
     _parse_provenance(str(members["provenance"]))
-    cache.save_npz(path, members)
+    npz.save_npz(path, members)
 
 
 def check(trajectory: Trajectory, names: tuple[str, str] = ("positions", "numbers")) -> Trajectory:
-    """Returns the trajectory as arrays, or says what is wrong with it and where.
+    """Returns a valid trajectory as arrays.
 
     Args:
-      trajectory: any arrays.
-      names: what to call its positions and numbers.
+      trajectory: the trajectory.
+      names: names of its positions and numbers in error messages.
 
     Raises:
-      ValueError: wrong shapes or dtypes, fewer than two frames, numbers that are none of atoms,
-        a position that is not finite, or two atoms in one place.
+      ValueError: wrong shapes or dtypes, fewer than two frames, numbers that are not atomic
+        numbers, a position that is not finite, or two atoms in one place.
     """
     positions, numbers = np.asarray(trajectory.positions), np.asarray(trajectory.numbers)
-    shape = positions.shape
-    if not np.issubdtype(positions.dtype, np.floating) or positions.ndim != 3 or shape[2] != 3:
-        raise ValueError(
-            f"{names[0]} is {positions.dtype} {list(shape)}, expected floating [T, N, 3]"
-        )
-    if not np.issubdtype(numbers.dtype, np.integer) or numbers.shape != (shape[1],):
-        raise ValueError(
-            f"{names[1]} is {numbers.dtype} {list(numbers.shape)}, expected integer [{shape[1]}], "
-            f"an atomic number for each atom of {names[0]}"
-        )
+    shape, sizes = positions.shape, {}
+    check_array(names[0], positions, "floating", ("T", "N", 3), sizes)
+    check_array(names[1], numbers, "integer", ("N",), sizes)
     if shape[0] < 2 or shape[1] < 1:
         raise ValueError(
-            f"{names[0]} holds {shape[0]} frames of {shape[1]} atoms, expected at least two frames "
+            f"{names[0]}: got {shape[0]} frames of {shape[1]} atoms, expected at least two frames "
             "of at least one atom"
         )
     strange = np.flatnonzero((numbers < 1) | (numbers > _LARGEST_NUMBER))
     if strange.size:
-        atom = strange[0]
-        raise ValueError(
-            f"{names[1]}[{atom}] is {numbers[atom]}, expected an atomic number, 1 to "
-            f"{_LARGEST_NUMBER}"
-        )
+        place, got = f"{names[1]}[{strange[0]}]", numbers[strange[0]]
+        raise ValueError(f"{place}: got {got}, expected an atomic number, 1 to {_LARGEST_NUMBER}")
     if not np.isfinite(positions).all():
-        frame, atom, axis = np.argwhere(~np.isfinite(positions))[0]
-        raise ValueError(
-            f"{names[0]}[{frame}, {atom}, {axis}] is {positions[frame, atom, axis]}, expected a "
-            "finite number"
-        )
+        place = tuple(np.argwhere(~np.isfinite(positions))[0].tolist())
+        raise ValueError(f"{names[0]}{[*place]}: got {positions[place]}, expected a finite number")
     if (place := _coincidence(positions)) is not None:
         frame, first, second = place
         raise ValueError(
-            f"{names[0]}[{frame}] has atoms {first} and {second} both at "
-            f"{positions[frame, first].tolist()}, expected each in a place of its own"
+            f"{names[0]}[{frame}]: got atoms {first} and {second} both at "
+            f"{positions[frame, first].tolist()}, expected distinct positions"
         )
     return trajectory._replace(positions=positions, numbers=numbers.astype(np.int32))
 
 
 def _coincidence(positions: np.ndarray) -> tuple[int, int, int] | None:
-    """Returns a frame and two of its atoms that are in one place, None if there are none."""
-    # Atoms in one place have one shadow along any direction, and along a crooked one few others do.
+    """Returns a frame and two of its atoms that coincide, or None."""
+    # Coinciding atoms have the same projection on any direction; on this one, few others do.
     shadows = positions @ np.array([0.8164965809277260, 0.5403023058681398, 0.2028650917264815])
     order = np.argsort(shadows, axis=1)
     shadows = np.take_along_axis(shadows, order, axis=1)
@@ -183,19 +170,19 @@ def select(trajectory: Trajectory, atoms: ArrayLike) -> Trajectory:
 
     Args:
       trajectory: T frames of N atoms.
-      atoms: what NumPy takes as an index of `[N]`: a mask, indices or a slice.
+      atoms: a mask, indices or a slice of `[N]`.
 
     Raises:
       ValueError: no atom is left.
     """
     numbers = trajectory.numbers[atoms]
     if not numbers.size:
-        raise ValueError(f"atoms: none of the {len(trajectory.numbers)} is selected")
+        raise ValueError(f"atoms: got none of {len(trajectory.numbers)}, expected at least one")
     return trajectory._replace(positions=trajectory.positions[:, atoms], numbers=numbers)
 
 
 def heavy_atoms(trajectory: Trajectory) -> Trajectory:
-    """Returns the trajectory without hydrogen, as the original experiments use it."""
+    """Returns the trajectory without hydrogen, as in the original experiments."""
     return select(trajectory, trajectory.numbers > 1)
 
 
@@ -216,7 +203,7 @@ def _read_npz(path: pathlib.Path) -> Trajectory:
         _check_fields(fields)
         return fields & {"R", "z", "provenance"}
 
-    arrays = files.read_npz(path, choose)
+    arrays = npz.read_npz(path, choose)
     try:
         trajectory = check(Trajectory(arrays["R"], arrays["z"]), ("R", "z"))
         if "provenance" in arrays:
@@ -225,7 +212,7 @@ def _read_npz(path: pathlib.Path) -> Trajectory:
             return trajectory._replace(source=source, provenance=provenance)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    # The archives do not say what they are; nothing else has energies, forces and these sizes.
+    # The archives do not record what they are; nothing else has energies, forces and these sizes.
     if fields >= ORIGINAL_FIELDS and (molecule := original_molecule(trajectory)):
         return trajectory._replace(source=ORIGINAL, provenance={"molecule": molecule})
     return trajectory
@@ -234,12 +221,14 @@ def _read_npz(path: pathlib.Path) -> Trajectory:
 def _check_fields(fields: set[str]) -> None:
     if {"coords", "nuclear_charges"} <= fields:
         raise ValueError(
-            "this is an archive of rMD17, whose frames are not in the order of time; trajectories "
-            "need the original MD17"
+            "got an archive of rMD17, whose frames are not in the order of time, expected the "
+            "original MD17"
         )
     missing = {"R", "z"} - fields
     if missing:
-        raise ValueError(f"no field {min(missing)!r}; found {sorted(fields)}, expected R and z")
+        raise ValueError(
+            f"got fields {sorted(fields)}, expected R and z; {min(missing)} is missing"
+        )
 
 
 def _parse_provenance(text: str) -> dict[str, Any]:
@@ -249,22 +238,22 @@ def _parse_provenance(text: str) -> dict[str, Any]:
         version = provenance.pop("format_version")
         is_valid = isinstance(provenance["source"], str)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"provenance is not what egno_jax writes ({error!r})") from error
+        raise ValueError(f"provenance: got {error!r}, expected what egno_jax writes") from error
     if version != FORMAT_VERSION:
-        raise ValueError(f"provenance has format version {version}, expected {FORMAT_VERSION}")
+        raise ValueError(f"provenance: got format version {version}, expected {FORMAT_VERSION}")
     if not is_valid:
-        raise ValueError(f"provenance has source {provenance['source']!r}, expected a text")
+        raise ValueError(f"provenance: got source {provenance['source']!r}, expected a text")
     molecule = provenance.get("molecule")
     if provenance["source"] == ORIGINAL and molecule not in list(MOLECULES):
         raise ValueError(
-            f"provenance has source {ORIGINAL!r} and molecule {molecule!r}, expected one of its "
+            f"provenance: got source {ORIGINAL!r} and molecule {molecule!r}, expected one of its "
             f"molecules, {[*MOLECULES]}"
         )
     return provenance
 
 
 def _read_frames(path: pathlib.Path) -> Trajectory:
-    """Reads what ASE reads, frame by frame."""
+    """Reads files that ASE reads, frame by frame."""
     frames = _traj_frames(path) if path.suffix == ".traj" else _xyz_frames(path)
     positions: list[np.ndarray] = []
     numbers = None
@@ -273,24 +262,23 @@ def _read_frames(path: pathlib.Path) -> Trajectory:
         try:
             atoms = next(frames, None)
         except Exception as error:  # Damaged bytes make the readers raise anything.
-            reason = files.shorten(f"{type(error).__name__}: {error}", 200)
-            raise ValueError(f"{place} cannot be read ({reason})") from error
+            reason = npz.shorten(f"{type(error).__name__}: {error}", 200)
+            raise ValueError(f"{place}: cannot be read ({reason})") from error
         if atoms is None:
             break
         if atoms.pbc.any():
             raise ValueError(
-                f"{place} is periodic (pbc is {atoms.pbc.tolist()}), and the model knows no cell; "
-                "unwrap the positions, set atoms.pbc = False and write the file again"
+                f"{place}: got pbc {atoms.pbc.tolist()}, expected open boundaries; unwrap the "
+                "positions, set atoms.pbc = False and write the file again"
             )
         numbers = atoms.numbers if numbers is None else numbers
         if not np.array_equal(atoms.numbers, numbers):
             raise ValueError(
-                f"{place} has atoms {atoms.symbols}, expected the same as in frame 0 in the same "
-                "order"
+                f"{place}: got atoms {atoms.symbols}, expected those of frame 0 in the same order"
             )
         positions.append(atoms.positions)
     if numbers is None:
-        raise ValueError(f"{path} holds no frames")
+        raise ValueError(f"{path}: got no frames, expected at least two")
     try:
         return check(Trajectory(np.stack(positions), numbers))
     except ValueError as error:
@@ -298,37 +286,18 @@ def _read_frames(path: pathlib.Path) -> Trajectory:
 
 
 def _xyz_frames(path: pathlib.Path) -> Iterator[ase.Atoms]:
-    """Yields frame by frame: the number of atoms, a comment, and a line for each atom.
-
-    ASE parses a frame; where frames begin and end is looked for here, because ASE takes the last
-    number of a file for whole, and counts through all of a file before it gives the first frame.
-    """
     read_xyz = require("ase.io.extxyz", "data").read_xyz
     with path.open(encoding="utf-8-sig") as file:
-        while (line := file.readline()).strip():
-            if not re.fullmatch(r"\s*[0-9]{1,9}\s*", line) or int(line) < 1:
-                raise ValueError(
-                    f"{files.shorten(repr(line.strip()))}, expected the number of its atoms"
-                )
-            lines = [line, *itertools.islice(file, int(line) + 1)]
-            if len(lines) < int(line) + 2 or not lines[-1].endswith("\n"):
-                raise ValueError(
-                    f"the file ends in the middle of it, after {files.shorten(repr(lines[-1]))}; "
-                    f"expected {int(line) + 2} lines, each with its line break"
-                )
+        for lines in xyz_frames(file):
             yield next(read_xyz(io.StringIO("".join(lines)), 0, properties_parser=_header))
-        if rest := file.read().strip():
-            raise ValueError(f"an empty line, and then {rest[:20]!r}; expected the end of the file")
 
 
 def _header(comment: str) -> dict[str, Any]:
-    """Returns what ASE reads in a comment, after checking that positions are among the columns."""
+    """Returns the fields of a comment, after checking that positions are among the columns."""
     fields = require("ase.io.extxyz", "data").key_val_str_to_dict(comment)
     columns = fields.get("Properties", "pos:R:3")
     if not re.search(r"(^|:)pos:R:3(:|$)", str(columns)):
-        raise ValueError(
-            f"Properties is {files.shorten(repr(columns))}, expected pos:R:3 among them"
-        )
+        raise ValueError(f"Properties: got {npz.shorten(repr(columns))}, expected pos:R:3 in it")
     return fields
 
 

@@ -1,8 +1,7 @@
-"""Opening files of simulations with MDAnalysis, after checking that they are whole."""
+"""Opens simulation files with MDAnalysis, after checking that they are complete."""
 
 from __future__ import annotations
 
-import itertools
 import os
 import pathlib
 import re
@@ -10,7 +9,8 @@ import struct
 import warnings
 from typing import TYPE_CHECKING, BinaryIO
 
-from egno_jax.datasets.files import shorten
+from egno_jax.datasets.npz import shorten
+from egno_jax.datasets.xyz import xyz_frames
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import MDAnalysis
 
+_BROKEN = "the file is damaged or cut short"
 _PICKLES = (".npz", ".npy", ".pkl", ".pickle", ".joblib")
 _MAGIC = {b"\x80": "a pickle", b"PK\x03\x04": "a zip or NumPy archive", b"\x93NUMPY": "NumPy's"}
 
@@ -25,19 +26,18 @@ _MAGIC = {b"\x80": "a pickle", b"PK\x03\x04": "a zip or NumPy archive", b"\x93NU
 def load_universe(
     topology: str | os.PathLike[str], *coordinates: str | os.PathLike[str]
 ) -> MDAnalysis.Universe:
-    """Opens a simulation, in any of MDAnalysis' formats, strictly.
+    """Opens a simulation in any of MDAnalysis' formats, strictly.
 
-    MDAnalysis leaves out the last frame of a trajectory that was cut in the middle of it, and the
-    bonds of a PSF file that was cut in the middle of them. Here both are errors, for DCD, XTC, TRR,
-    XYZ, PDB and PSF; a trajectory cut between two frames is a shorter one, and nothing can tell.
-    Other formats are read as strictly as MDAnalysis reads them, and bytes that changed inside
-    packed coordinates (XTC has no checksums) may end the process in its decoder. Nothing is
-    unpickled: pickles and NumPy's files are refused, and XTC and TRR files are indexed anew.
+    MDAnalysis drops an incomplete last frame of a trajectory, and the bonds of a PSF file that was
+    cut short. Here both are errors, for DCD, XTC, TRR, XYZ, PDB and PSF; a trajectory cut between
+    two frames cannot be recognised. Other formats are only checked by MDAnalysis, and changed bytes
+    inside packed coordinates (XTC has no checksums) may end the process in its decoder. Nothing is
+    unpickled: pickles and NumPy files are refused, and XTC and TRR files are indexed again.
 
     Args:
-      topology: atoms, and best bonds and charges: PSF, PRMTOP, TPR, PDB, GRO and others.
-      *coordinates: trajectories of these atoms, one after the other: DCD, XTC, TRR and others; none
-        if the topology holds coordinates.
+      topology: atoms, and preferably bonds and charges: PSF, PRMTOP, TPR, PDB, GRO and others.
+      *coordinates: trajectories of these atoms, in order: DCD, XTC, TRR and others; none if the
+        topology holds coordinates.
 
     Returns:
       The universe, at its first frame.
@@ -52,20 +52,17 @@ def load_universe(
     for path in paths:
         _check(path)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what a format lacks is said where it is needed
+        warnings.simplefilter("ignore")  # what a format lacks is an error where it is needed
         universe = _attempt(paths[0], "a topology", lambda: mda.Universe(str(paths[0])))
         for path in paths[1:]:
-            _attempt(path, f"coordinates of {len(universe.atoms)} atoms", _loader(universe, path))
+            kind = f"coordinates of {len(universe.atoms)} atoms"
+            _attempt(path, kind, lambda p=path: universe.load_new(str(p), refresh_offsets=True))
         if len(paths) > 2:
             names = [str(path) for path in paths[1:]]
             universe.load_new(names, refresh_offsets=True)
     if not hasattr(universe, "trajectory"):
-        raise ValueError(f"{paths[0]} holds no coordinates; name a file that does behind it")
+        raise ValueError(f"{paths[0]}: got no coordinates; add a file that has them")
     return universe
-
-
-def _loader(universe: MDAnalysis.Universe, path: pathlib.Path):
-    return lambda: universe.load_new(str(path), refresh_offsets=True)
 
 
 def _attempt(path: pathlib.Path, kind: str, load):
@@ -73,25 +70,25 @@ def _attempt(path: pathlib.Path, kind: str, load):
         return load()
     except Exception as error:  # Damaged bytes make the readers raise anything.
         raise ValueError(
-            f"{path} cannot be read as {kind} ({shorten(f'{type(error).__name__}: {error}', 200)})"
+            f"{path}: cannot be read as {kind} ({shorten(f'{type(error).__name__}: {error}', 200)})"
         ) from error
 
 
 def _check(path: pathlib.Path) -> None:
-    """Checks what can be seen before MDAnalysis opens a file."""
+    """Checks a file before MDAnalysis opens it."""
     if not path.exists():
         raise ValueError(f"{path} is not there")
     if not path.is_file():
-        raise ValueError(f"{path} is a folder, expected a file")
+        raise ValueError(f"{path}: got a folder, expected a file")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty")
+        raise ValueError(f"{path}: got an empty file, expected one of a simulation")
     with path.open("rb") as file:
         start = file.read(8)
     suffix = path.suffix.lower()
     kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
     if kind is not None or suffix in _PICKLES:
         raise ValueError(
-            f"{path} is {kind or 'called like a pickle or an array'}, which is never loaded; "
+            f"{path}: got {kind or 'the name of a pickle or an array'}, which is never loaded, "
             "expected a file of a simulation program such as PSF, PDB, DCD or XTC"
         )
     check = _CHECKS.get(suffix)
@@ -100,30 +97,26 @@ def _check(path: pathlib.Path) -> None:
 
 
 def _check_dcd(path: pathlib.Path) -> None:
-    """Walks over the records, each of which stands between two copies of its length."""
+    """Walks over the records, each of which is between two copies of its length."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(88)
         order = next((o for o in "<>" if start[:8] == struct.pack(f"{o}i4s", 84, b"CORD")), None)
         if order is None or len(start) < 88:
-            raise ValueError(f"{path} is not a DCD file: it begins with {start[:8]!r}")
+            raise ValueError(f"{path}: got {start[:8]!r} at its start, expected a DCD file")
         file.seek(0)
         records = 0
         while (place := file.tell()) < size:
             length = _marker(file, order)
-            # Behind a length that is none there is no such place, or no such length.
             file.seek(place + 4 + max(length, 0))
             if length < 0 or _marker(file, order) != length:
-                raise ValueError(
-                    f"{path} is damaged or cut short: the record at byte {place} of {size} has no "
-                    "end"
-                )
+                raise ValueError(f"{path}: got no end of the record at byte {place}; {_BROKEN}")
             records += 1
     header = struct.unpack(f"{order}20i", start[8:])
     fixed, box, fourth = header[8] > 0, header[10] > 0, header[11] > 0
     per_frame = 3 + (header[19] > 0) * (box + fourth)
     if records < 3 + fixed + per_frame or (records - 3 - fixed) % per_frame:
-        raise ValueError(f"{path} is damaged or cut short: its last frame is not whole")
+        raise ValueError(f"{path}: got part of a last frame; {_BROKEN}")
 
 
 def _marker(file: BinaryIO, order: str) -> int:
@@ -131,16 +124,8 @@ def _marker(file: BinaryIO, order: str) -> int:
     return struct.unpack(f"{order}i", data)[0] if len(data) == 4 else -1
 
 
-def _check_xtc(path: pathlib.Path) -> None:
-    _walk(path, _xtc_frame)
-
-
-def _check_trr(path: pathlib.Path) -> None:
-    _walk(path, _trr_frame)
-
-
 def _walk(path: pathlib.Path, frame: Callable[[BinaryIO], tuple[int, int]]) -> None:
-    """Walks over the frames of a file in GROMACS' formats, whose readers trust any number in it."""
+    """Walks over the frames of a GROMACS file, whose readers trust every number in it."""
     size, place, atoms = path.stat().st_size, 0, set()
     with path.open("rb") as file:
         while place < size:
@@ -148,23 +133,21 @@ def _walk(path: pathlib.Path, frame: Callable[[BinaryIO], tuple[int, int]]) -> N
             try:
                 num_atoms, length = frame(file)
             except (ValueError, struct.error) as error:
-                raise ValueError(
-                    f"{path} is damaged, cut short or no {path.suffix} file: at byte {place} of "
-                    f"{size} there is no frame ({error})"
-                ) from error
+                what = f"{path}: got {error} at byte {place}, expected a frame"
+                raise ValueError(f"{what}; {_BROKEN}, or not a {path.suffix} file") from error
             atoms.add(num_atoms)
             place = file.tell() + length
     if place != size or len(atoms) != 1:
         raise ValueError(
-            f"{path} is damaged or cut short: its frames of {sorted(atoms)} atoms end at byte "
-            f"{place} of {size}"
+            f"{path}: got frames of {sorted(atoms)} atoms that end at byte {place} of {size}; "
+            f"{_BROKEN}"
         )
 
 
 def _xtc_frame(file: BinaryIO) -> tuple[int, int]:
     """Reads up to the coordinates, and returns the number of atoms and the bytes that follow."""
     magic, num_atoms = _integers(file, 2)
-    _expect(magic in (1995, 2023) and num_atoms > 0, f"it begins with {magic}, {num_atoms}")
+    _expect(magic in (1995, 2023) and num_atoms > 0, f"a header {magic}, {num_atoms}")
     file.seek(44, os.SEEK_CUR)
     (count,) = _integers(file, 1)
     _expect(count == num_atoms, f"coordinates of {count} atoms, expected {num_atoms}")
@@ -190,7 +173,7 @@ def _trr_frame(file: BinaryIO) -> tuple[int, int]:
     is_valid &= {box, virial, pressure} <= {0, 9 * width}
     is_valid &= set(vectors) <= {0, 3 * num_atoms * width}
     _expect(is_valid, f"sizes {sizes} for {num_atoms} atoms")
-    _expect(len(file.read(2 * width)) == 2 * width, "the file ends")
+    _expect(len(file.read(2 * width)) == 2 * width, "the end of the file")
     return num_atoms, sum(sizes)
 
 
@@ -204,55 +187,36 @@ def _expect(is_valid: bool, found: str) -> None:
 
 
 def _check_xyz(path: pathlib.Path) -> None:
-    """Counts the lines of each frame, of which MDAnalysis leaves out a last one that is not whole.
-
-    Without the last line break a number may be cut short, and nothing else would tell.
-    """
-    line, number, frames = "\n", 1, 0
+    """Walks over the frames."""
     with path.open(encoding="utf-8", errors="replace") as file:
-        while (count := file.readline()).strip():
-            if not re.fullmatch(r"\s*[0-9]{1,9}\s*", count) or int(count) < 1:
-                raise ValueError(
-                    f"{path} is damaged or no XYZ file: line {number} is "
-                    f"{shorten(repr(count.strip()))}, expected a number of atoms"
-                )
-            seen = 0
-            for seen, line in enumerate(itertools.islice(file, int(count) + 1), 1):  # noqa: B007
+        try:
+            for _ in xyz_frames(file):
                 pass
-            if seen <= int(count) or not line.endswith("\n"):
-                raise ValueError(
-                    f"{path} is cut short: frame {frames} of {int(count)} atoms, from line "
-                    f"{number} on, ends in {shorten(repr(line))}"
-                )
-            number, frames = number + seen + 1, frames + 1
-        if rest := file.read(80).strip():
-            raise ValueError(
-                f"{path} is damaged: line {number} is empty, and then comes {rest[:20]!r}"
-            )
+        except ValueError as error:
+            raise ValueError(f"{path}, {error}; {_BROKEN}") from error
 
 
 def _check_pdb(path: pathlib.Path) -> None:
     lines = path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
     last = lines[-1] if lines else ""
     if not last.startswith("END"):
-        raise ValueError(
-            f"{path} is cut short or no PDB file: it ends in {shorten(repr(last))}, not in END"
-        )
+        got = f"{path}: got {shorten(repr(last))} as its last line, expected END"
+        raise ValueError(f"{got}; {_BROKEN}, or not a PDB file")
 
 
 def _check_psf(path: pathlib.Path) -> None:
     text = path.read_text(encoding="utf-8", errors="replace")
     if not text.startswith("PSF"):
-        raise ValueError(f"{path} is not a PSF file: it begins with {text[:20]!r}")
+        raise ValueError(f"{path}: got {text[:20]!r} at its start, expected a PSF file")
     bonds = re.search(r"(\d+)\s*!NBOND[^\n]*\n([\d\s]*)\n\s*\d+\s*!NTHETA", text)
     if bonds is None or len(bonds[2].split()) != 2 * int(bonds[1]):
-        raise ValueError(f"{path} is damaged or cut short: its section !NBOND is not whole")
+        raise ValueError(f"{path}: got part of the section !NBOND; {_BROKEN}")
 
 
 _CHECKS = {
     ".dcd": _check_dcd,
-    ".xtc": _check_xtc,
-    ".trr": _check_trr,
+    ".xtc": lambda path: _walk(path, _xtc_frame),
+    ".trr": lambda path: _walk(path, _trr_frame),
     ".xyz": _check_xyz,
     ".pdb": _check_pdb,
     ".psf": _check_psf,

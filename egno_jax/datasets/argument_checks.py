@@ -1,0 +1,75 @@
+"""Checks of the arguments that data sets share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from egno_jax.checks import check_array
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from jaxtyping import Int
+    from numpy.typing import ArrayLike
+
+
+def check_integer(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """Returns an integer within its limits, or raises `ValueError`."""
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_integer or value < least or (most is not None and value > most):
+        limits = f">= {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name}: got {value!r}, expected an integer {limits}")
+    return int(value)
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Raises `ValueError` unless `value` is one of the choices."""
+    if value not in (choices := list(choices)):
+        raise ValueError(f"{name}: got {value!r}, expected one of {choices}")
+
+
+def check_dtype(dtype: np.typing.DTypeLike) -> None:
+    """Raises `ValueError` unless a dtype is one of real numbers."""
+    if not np.issubdtype(np.dtype(dtype), np.floating):
+        raise ValueError(f"dtype: got {np.dtype(dtype)}, expected a floating dtype such as float32")
+
+
+def check_frames(
+    start: int, target_frames: Sequence[int], num_frames: int
+) -> Int[np.ndarray, "1+P"]:
+    """Returns the initial frame and the target frames `[P]` as one increasing array.
+
+    Raises:
+      ValueError: they are not integers, do not exist, or do not increase.
+    """
+    frames = np.asarray([start, *target_frames])
+    is_valid = len(frames) > 1 and np.issubdtype(frames.dtype, np.integer)
+    if not is_valid or frames[0] < 0 or frames[-1] >= num_frames or (np.diff(frames) <= 0).any():
+        raise ValueError(
+            f"start, target_frames: got {start!r} and {[*target_frames]}, expected integers that "
+            f"increase from start, at least one target, all from 0 to {num_frames - 1}"
+        )
+    return frames
+
+
+def check_states(
+    arrays: Mapping[str, tuple[ArrayLike, tuple[str | int, ...]]],
+) -> list[np.ndarray]:
+    """Returns float64 copies of finite, non-empty arrays of given shapes.
+
+    Args:
+      arrays: the array and its shape by name, see `egno_jax.checks.check_array`.
+
+    Raises:
+      ValueError: a shape is wrong or a number is not finite; names the array.
+    """
+    sizes: dict[str, int] = {}
+    copies = []
+    for name, (array, shape) in arrays.items():
+        copies.append(np.array(array, np.float64))
+        check_array(name, copies[-1], "floating", shape, sizes)
+        if not copies[-1].size or not np.isfinite(copies[-1]).all():
+            raise ValueError(f"{name}: got none, NaN or infinite numbers, expected finite ones")
+    return copies

@@ -1,0 +1,204 @@
+"""Samples cut out of motion: which frames, and their graphs; shared by all data sets.
+
+A data set needs positions and velocities `[S, 1 + P, N, 3]`, node features and edges:
+`samples_from_frames` makes samples of them, `samples_with_own_edges` where every sample has its own
+edges.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jraph
+import numpy as np
+
+from egno_jax.datasets.argument_checks import check_dtype, check_integer
+from egno_jax.datasets.base import Samples
+from egno_jax.graph import pad_nodes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Bool, Float, Int
+    from numpy.typing import ArrayLike, DTypeLike
+
+    from egno_jax.graph import Edges
+
+
+def target_offsets(window: int, num_targets: int) -> Int[np.ndarray, "P"]:
+    """Returns the frames from the initial state to the targets: `window * p // P` for p = 1..P.
+
+    Args:
+      window: frames to the last target.
+      num_targets: P, at most `window`.
+
+    Raises:
+      ValueError: P is not from 1 to `window`.
+    """
+    check_integer("num_targets", num_targets, most=window)
+    return window * np.arange(1, num_targets + 1) // num_targets
+
+
+def window_frames(
+    num_frames: int, starts: Int[ArrayLike, "S"], offsets: Int[np.ndarray, "P"]
+) -> Int[np.ndarray, "S 1+P"]:
+    """Returns the frames of initial states and targets in a trajectory.
+
+    Args:
+      num_frames: T.
+      starts: `[S]`, the initial frames.
+      offsets: `[P]`, frames from there to the targets.
+
+    Raises:
+      ValueError: starts are not integers, or a window does not fit: the targets, and one more frame
+        for the last velocity.
+    """
+    starts = np.asarray(starts)
+    if starts.ndim != 1 or not starts.size or not np.issubdtype(starts.dtype, np.integer):
+        raise ValueError(
+            f"starts: got {starts.dtype} {list(starts.shape)}, expected integers [S] with S >= 1"
+        )
+    last = num_frames - 2 - offsets[-1]
+    outside = np.flatnonzero((starts < 0) | (starts > last))
+    if outside.size:
+        raise ValueError(
+            f"starts[{outside[0]}]: got {starts[outside[0]]}, expected 0 to {last}: the trajectory "
+            f"has {num_frames} frames, and a window needs {offsets[-1] + 2} (the initial frame, "
+            f"{offsets[-1]} up to the last target, one for its velocity)"
+        )
+    return starts.astype(np.int64)[:, None] + np.concatenate([[0], offsets])
+
+
+def cut_windows(
+    positions: Float[np.ndarray, "T N 3"],
+    starts: Int[np.ndarray, "S"],
+    offsets: Int[np.ndarray, "P"],
+) -> tuple[Float[np.ndarray, "S 1+P N 3"], Float[np.ndarray, "S 1+P N 3"]]:
+    """Returns float64 positions, and velocities x[t + 1] - x[t], of windows of a trajectory.
+
+    Arguments and errors are those of `window_frames`, with the positions `[T, N, 3]`.
+    """
+    frames = window_frames(len(positions), starts, offsets)
+    cut = positions[frames].astype(np.float64)
+    return cut, positions[frames + 1] - cut
+
+
+def samples_from_frames(
+    positions: Float[np.ndarray, "S 1+P N 3"],
+    velocities: Float[np.ndarray, "S 1+P N 3"],
+    features: Float[np.ndarray, "S N F"],
+    edges: Edges,
+    times: Int[np.ndarray, "P"],
+    *,
+    node_mask: Bool[np.ndarray, "N"] | None = None,
+    dtype: DTypeLike = np.float32,
+) -> Samples:
+    """Makes samples whose edges are the same.
+
+    Args:
+      positions: `[S, 1 + P, N, 3]`, the initial state first, then the targets.
+      velocities: likewise.
+      features: `[S, N, F]`, invariant node features of the initial state.
+      edges: their features `[E, D]`, or `[S, E, D]` where samples differ, come first; the squared
+        distance |x_i - x_j|^2 in the initial state is appended.
+      times: `[P]`, from the initial state to the targets.
+      node_mask: `[N]`, False on nodes that do not count in losses and metrics; None: all count.
+      dtype: the dtype of all real numbers.
+
+    Returns:
+      Samples of NumPy arrays.
+
+    Raises:
+      ValueError: the dtype is not a floating one, or edges name nodes that do not exist.
+    """
+    num_samples, _, num_nodes, _ = positions.shape
+    ends = np.concatenate([edges.senders, edges.receivers])
+    if ends.size and not 0 <= ends.min() <= ends.max() < num_nodes:
+        raise ValueError(
+            f"edges: got nodes {ends.min()} to {ends.max()}, expected 0 to {num_nodes - 1}; build "
+            "them of the same nodes as the samples"
+        )
+    state = positions[:, 0]
+    vectors = state[:, edges.receivers] - state[:, edges.senders]
+    columns = [np.sum(vectors**2, axis=-1, keepdims=True)]
+    if edges.features is not None:
+        shape = (num_samples, *edges.features.shape[-2:])
+        columns.insert(0, np.broadcast_to(edges.features, shape))
+    mask = np.ones(num_nodes, bool) if node_mask is None else node_mask
+    indices = (edges.senders, edges.receivers, [num_nodes], [len(edges.senders)], mask)
+    return _samples(
+        (positions, velocities, features, np.concatenate(columns, axis=-1)),
+        *(np.tile(index, (num_samples, 1)) for index in indices),
+        times.astype(dtype),
+    )
+
+
+def samples_with_own_edges(
+    positions: Float[np.ndarray, "S 1+P N 3"],
+    velocities: Float[np.ndarray, "S 1+P N 3"],
+    features: Float[np.ndarray, "S N F"],
+    edges: Sequence[Edges],
+    times: Int[np.ndarray, "P"],
+    *,
+    num_edges: int | None = None,
+    dtype: DTypeLike = np.float32,
+) -> Samples:
+    """Makes samples with edges of their own, padded to one number of edges.
+
+    Every sample gets one more node, of zeros, that the padding edges connect to itself; `node_mask`
+    leaves it out.
+
+    `edges` are those of each sample, with features `[E_s, D]`; `num_edges` is E after padding, the
+    largest E_s if None. Other arguments are those of `samples_from_frames`.
+
+    Returns:
+      Samples of NumPy arrays with N + 1 nodes.
+
+    Raises:
+      ValueError: the dtype is not a floating one, or a sample has more than `num_edges` edges.
+    """
+    counts = np.array([len(own.senders) for own in edges], np.int32)
+    num_edges = counts.max() if num_edges is None else num_edges
+    if counts.max() > num_edges:
+        raise ValueError(
+            f"num_edges: got {num_edges}, expected at least {counts.max()}, the edges of sample "
+            f"{counts.argmax()}; raise it, or lower the cutoff"
+        )
+    num_samples, _, num_nodes, _ = positions.shape
+    senders, receivers = np.full((2, num_samples, num_edges), num_nodes)
+    edge_features = np.zeros((num_samples, num_edges, edges[0].features.shape[-1]), dtype)
+    for sample, own in enumerate(edges):
+        senders[sample, : counts[sample]] = own.senders
+        receivers[sample, : counts[sample]] = own.receivers
+        edge_features[sample, : counts[sample]] = own.features
+    arrays = [pad_nodes(array, num_nodes + 1) for array in (positions, velocities, features)]
+    return _samples(
+        (*arrays, edge_features),
+        senders,
+        receivers,
+        np.tile([num_nodes, 1], (num_samples, 1)),
+        np.stack([counts, num_edges - counts], axis=1),
+        np.tile(np.arange(num_nodes + 1) < num_nodes, (num_samples, 1)),
+        times.astype(dtype),
+    )
+
+
+def _samples(
+    reals: Sequence[np.ndarray],
+    senders: np.ndarray,
+    receivers: np.ndarray,
+    n_node: np.ndarray,
+    n_edge: np.ndarray,
+    node_mask: np.ndarray,
+    times: np.ndarray,
+) -> Samples:
+    """Assembles samples; `reals` are positions, velocities, node features and edge features."""
+    check_dtype(times.dtype)
+    positions, velocities, features, edge_features = (array.astype(times.dtype) for array in reals)
+    nodes = {"positions": positions[:, 0], "velocities": velocities[:, 0], "features": features}
+    indices = (index.astype(np.int32) for index in (receivers, senders, n_node, n_edge))
+    receivers, senders, n_node, n_edge = indices
+    graph = jraph.GraphsTuple(
+        nodes, {"features": edge_features}, receivers, senders, None, n_node, n_edge
+    )
+    return Samples(graph, times, positions[:, 1:], velocities[:, 1:], node_mask)

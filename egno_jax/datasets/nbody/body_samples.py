@@ -1,0 +1,96 @@
+"""Samples of simulations: the state at one frame, and the frames to predict after it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from egno_jax.datasets.argument_checks import check_frames
+from egno_jax.datasets.cutting import samples_from_frames
+from egno_jax.datasets.nbody.simulation import (
+    COULOMB,
+    DT,
+    MAX_FORCE,
+    Interaction,
+    Trajectories,
+    check_trajectories,
+    reverse_time,
+)
+from egno_jax.graph import fully_connected_edges
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from egno_jax.datasets.base import Samples
+
+START = 30
+TARGET_FRAMES = (32, 34, 36, 38, 40)
+
+
+def samples(
+    trajectories: Trajectories,
+    *,
+    start: int = START,
+    target_frames: Sequence[int] = TARGET_FRAMES,
+    dtype: np.typing.DTypeLike = np.float32,
+) -> Samples:
+    """Cuts one sample out of each trajectory.
+
+    Node features are |v_i|, edge features [c_ij, |x_i - x_j|^2] at frame `start`; edges connect all
+    pairs, E = N (N - 1).
+
+    Args:
+      trajectories: S simulations.
+      start: the initial frame.
+      target_frames: `[P]`, the frames to predict, increasing and after `start`.
+      dtype: the dtype of all real numbers.
+
+    Returns:
+      Samples of NumPy arrays with `times = target_frames - start` in frames: 2, 4, 6, 8, 10 for the
+      default frames, so use `time_scale=2`.
+
+    Raises:
+      ValueError: frames do not exist or do not increase, or shapes do not match.
+    """
+    positions, velocities, couplings = check_trajectories(trajectories)
+    frames = check_frames(start, target_frames, positions.shape[1])
+    positions, velocities = positions[:, frames], velocities[:, frames]
+    edges = fully_connected_edges(positions.shape[2])
+    edges = edges._replace(features=couplings[:, edges.receivers, edges.senders, None])
+    speeds = np.sqrt((velocities[:, 0] ** 2).sum(-1, keepdims=True))
+    times = frames[1:] - frames[0]
+    return samples_from_frames(positions, velocities, speeds, edges, times, dtype=dtype)
+
+
+def reversed_samples(
+    trajectories: Trajectories,
+    *,
+    start: int = START,
+    target_frames: Sequence[int] = TARGET_FRAMES,
+    interaction: Interaction = COULOMB,
+    dt: float = DT,
+    max_force: float = MAX_FORCE,
+    dtype: np.typing.DTypeLike = np.float32,
+) -> Samples:
+    """Cuts the samples of `samples` out of the same frames, run backwards.
+
+    Frame 40 with reversed velocities leads to 38, 36, 34, 32, 30. These are new samples of the same
+    task that use no frame outside the window; join them with `datasets.concatenate`.
+
+    Arguments are those of `samples`, and `interaction`, `dt` and `max_force` the settings that the
+    trajectories were made with. `start` becomes the last target, and the last of `target_frames`
+    the initial frame.
+
+    Returns:
+      Samples as from `samples`. Their times are the same if the frames are evenly spaced.
+
+    Raises:
+      ValueError: as `samples`.
+    """
+    positions, velocities, couplings = check_trajectories(trajectories)
+    frames = check_frames(start, target_frames, positions.shape[1])
+    window = Trajectories(positions[:, frames], velocities[:, frames], couplings)
+    backwards = reverse_time(window, interaction=interaction, dt=dt, max_force=max_force)
+    cut = samples(backwards, start=0, target_frames=range(1, len(frames)), dtype=dtype)
+    return cut._replace(times=(frames[-1] - frames[-2::-1]).astype(dtype))
