@@ -29,7 +29,7 @@ INNER_MODULES = {
     "egno_jax.extras",
 }
 # The import names of setup.cfg's core dependencies.
-CORE = {"jax", "flax", "optax", "jraph", "e3nn_jax", "orbax", "chex", "numpy"}
+CORE = {"jax", "flax", "optax", "jraph", "e3nn_jax", "orbax", "chex", "numpy", "scipy"}
 
 
 def setup_cfg() -> configparser.ConfigParser:
