@@ -30,7 +30,7 @@ test: lint pytest docs  ## style, tests and documentation: at most 10 minutes on
 lint: setup  ## style and structure alone
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(VENV)/bin/lint-imports --no-cache --quiet
+	$(VENV)/bin/lint-imports --no-cache
 	$(PY) tools/check_structure.py
 
 format: setup  ## let ruff fix the style
