@@ -1,9 +1,11 @@
-"""Sphinx configuration; `make docs` builds the site, and needs no network."""
+"""Sphinx configuration; `make docs` builds the site without network access."""
 
 import importlib
 import importlib.metadata
 import inspect
 import os
+import pathlib
+import re
 import symtable
 import sys
 import warnings
@@ -11,7 +13,7 @@ import warnings
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import logging
 
-# The tutorial runs in a kernel that inherits this.
+# The notebook kernels inherit this.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 
@@ -45,7 +47,7 @@ default_role = "code"
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
-# Notebooks are run at every build, since it is the library that they show.
+# Notebooks are executed at every build, so that they show the current library.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
@@ -53,10 +55,10 @@ nb_merge_streams = True
 
 
 def mark_up(app, what, name, obj, options, lines):
-    """Lets docstrings be written for readers of the code: what reStructuredText stumbles over.
+    """Converts docstrings to reStructuredText.
 
-    An indented block after a line that ends in a colon and a blank line is shown as it is, and
-    the bars of a norm are bars.
+    An indented block after a colon and a blank line becomes a literal block. The bars of a norm
+    are escaped.
     """
     literal_indent = None
     for i, line in enumerate(lines):
@@ -70,17 +72,17 @@ def mark_up(app, what, name, obj, options, lines):
             if len(following[1]) - len(following[1].lstrip()) > indent:
                 line = line.rstrip().rstrip(":") + "::"
                 literal_indent = indent
-        spans = line.split("`")  # every other one stands in backticks
+        spans = line.split("`")  # every other one is in backticks
         lines[i] = "`".join(s if n % 2 else s.replace("|", r"\|") for n, s in enumerate(spans))
 
 
 def skip_field_aliases(app, what, name, obj, skip, options):
-    """Leaves out the fields of named tuples, which their classes document."""
+    """Skips the fields of named tuples, which their classes document."""
     return skip or (getattr(obj, "__doc__", "") or "").startswith("Alias for field number")
 
 
 def add_constants(app, what, name, obj, options, lines):
-    """Shows a package's public constants, which autodoc takes for undocumented imports."""
+    """Adds a package's public constants, which autodoc considers undocumented imports."""
     if what != "module" or not hasattr(obj, "__path__"):
         return
     for constant in getattr(obj, "__all__", ()):
@@ -94,7 +96,7 @@ def add_constants(app, what, name, obj, options, lines):
 
 
 def documentation_of(package, constant):
-    """Returns the string behind a constant, from whichever module of the package assigns it."""
+    """Returns the documentation string of a constant, from the module that assigns it."""
     for name in sorted(sys.modules):
         if name.startswith(f"{package}.") and hasattr(sys.modules[name], constant):
             found = ModuleAnalyzer.for_module(name).find_attr_docs().get(("", constant))
@@ -104,7 +106,7 @@ def documentation_of(package, constant):
 
 
 def public_names(module):
-    """Returns `__all__` of a module or, without one, the public names that it assigns itself."""
+    """Returns `__all__` of a module or, without it, the public names that it assigns."""
     if hasattr(module, "__all__"):
         return module.__all__
     symbols = symtable.symtable(inspect.getsource(module), module.__name__, "exec").get_symbols()
@@ -113,9 +115,9 @@ def public_names(module):
 
 
 def check_reference(app, env):
-    """Warns of public names that the reference lacks, which `make docs` takes for an error.
+    """Warns about public names without an entry in the reference; `make docs` makes it an error.
 
-    What the package itself exports may stand there alone.
+    Names that the package exports need an entry only there.
     """
     documented = env.domaindata["py"]["objects"]
     modules = [name for name in env.domaindata["py"]["modules"] if name.startswith("egno_jax")]
@@ -130,8 +132,19 @@ def check_reference(app, env):
                 logging.getLogger(__name__).warning("%s.%s is not in the reference", name, public)
 
 
+def add_results(app, docname, source):
+    """Puts the README's table of results in place of the mark in the page `results`."""
+    if docname != "results":
+        return
+    readme = (pathlib.Path(app.srcdir).parent / "README.md").read_text()
+    table = readme.partition("experiments.report -->")[2].partition("<!-- end of results -->")[0]
+    table = re.sub(r"\[([^]]*)\]\(experiments/[^)]*\)", r"\1 (`experiments/RESULTS.md`)", table)
+    source[0] = source[0].replace("@@RESULTS@@", table.replace("](docs/", "]("))
+
+
 def setup(app):
+    app.connect("source-read", add_results)
     app.connect("autodoc-skip-member", skip_field_aliases)
     app.connect("autodoc-process-docstring", mark_up, priority=400)  # before napoleon
-    app.connect("autodoc-process-docstring", add_constants, priority=600)  # behind it
+    app.connect("autodoc-process-docstring", add_constants, priority=600)  # after it
     app.connect("env-check-consistency", check_reference)
