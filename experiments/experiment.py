@@ -68,6 +68,12 @@ class Published(NamedTuple):
     task: str = ""
     other_split: bool = False
 
+    def cited(self, key: str) -> str:
+        """Returns an error as text, marked where it was measured on another split."""
+        number = getattr(self, key)
+        mark = "\\*" if self.other_split else ""
+        return "" if number is None else f"{number:.5f}".rstrip("0") + mark
+
 
 class Experiment(NamedTuple):
     """What an experiment's script defines. Its configs are in `configs/<name>/`.
@@ -121,6 +127,10 @@ class Experiment(NamedTuple):
                 f"another file in experiments/configs/{self.name}"
             )
         return settings.read(self.path(current), self.default)
+
+    def published_for(self, task: str) -> list[Published]:
+        """Returns the published results of a task."""
+        return [other for other in self.published if other.task == task]
 
     def path(self, name: str) -> Path:
         """Returns the file of a config."""

@@ -161,8 +161,8 @@ def task(data: DataConfig) -> str:
     return named(
         {"run": "running", "walk": "walking"}[data.motion],
         {"last": "", "uniform": "evenly spaced frames"}[data.protocol],
+        f"{data.num_train} training windows" if data.num_train != usual["train"] else "",
         "heights given" if data.height else "",
-        num_train=(data.num_train, usual["train"]),
         num_test=(data.num_test, usual["test"]),
     )
 
