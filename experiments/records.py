@@ -176,6 +176,8 @@ def append(
     folders: Sequence[Path] = (settings.CONFIGS,),
     freeze: str = "",
     description: str = "",
+    *,
+    replace: bool = False,
 ) -> str:
     """Appends a finished run to a file of results.
 
@@ -186,6 +188,7 @@ def append(
       freeze: the name of a config file that is written to the last folder if the run's settings
         are in none; without it such a run is refused.
       description: the description in that file.
+      replace: whether a line of the same run is replaced; otherwise it is an error.
 
     Returns:
       The name of the run and of its config.
@@ -227,11 +230,10 @@ def append(
         record["command"] = portable(record["command"])
     record = {"name": directory.absolute().name, "config": name, **results, "varied": varied}
     record["fingerprint"] = settings.fingerprint(file)
-    _check_new(record, path)
+    others = _others(record, path, replace=replace)
     ordered = {key: record[key] for key in (*_FIRST, *record) if key not in ("preset", "finished")}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lines:
-        lines.write(json.dumps(ordered) + "\n")
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in (*others, ordered)))
     return f"{record['name']}: {name}"
 
 
@@ -247,16 +249,20 @@ def _config_of(config: Any, experiment: Experiment, folders: Sequence[Path]) -> 
     return None
 
 
-def _check_new(record: dict[str, Any], path: Path) -> None:
-    """Raises a ValueError if a file holds the run, or one of the same settings and seed."""
-    for line in path.read_text().splitlines() if path.exists() else []:
-        other = json.loads(line)
+def _others(record: dict[str, Any], path: Path, *, replace: bool) -> list[dict[str, Any]]:
+    """Returns the lines of a file that stay when a run is appended; a duplicate is an error."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    others = [json.loads(line) for line in lines]
+    if replace:
+        return [other for other in others if other["name"] != record["name"]]
+    for other in others:
         keys = ("experiment", "config", "varied", "seed")
         if record["name"] == other["name"] or all(record[key] == other[key] for key in keys):
             raise ValueError(
                 f"{record['name']}: {path} holds {other['name']} with the same name, or the same "
                 "settings and seed; remove that line to replace it"
             )
+    return others
 
 
 def portable(command: str) -> str:

@@ -168,29 +168,28 @@ def write_readme(readme: Path, compared: dict[tuple[str, str], Any], behind: set
 
 def main(arguments: Sequence[str]) -> int:
     """Appends the runs given, builds the tables, prints what it wrote; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.report",
-        description="Publish results: experiments/RESULTS.md and the table in README.md.",
-    )
+    words = "Publish results: experiments/RESULTS.md and the table in README.md."
+    parser = argparse.ArgumentParser("python -m experiments.report", description=words)
     parser.add_argument("runs", nargs="*", type=Path, help="directories of finished runs to append")
     parser.add_argument("--freeze", metavar="NAME", default="", help="name of a new config file")
     parser.add_argument("--description", default="", help="the description in that file")
     parser.add_argument("--out", type=Path, help="folder for the results of your own runs")
     parser.add_argument("--picture", type=Path, help="run whose moving picture goes to docs/images")
     options = parser.parse_args(arguments)
+    replace = options.out is not None
     page, lines, folders = _PAGE, records.RESULTS, [settings.CONFIGS]
-    if options.out is not None:
+    if replace:
         page, lines = options.out / _PAGE.name, options.out / records.RESULTS.name
         folders.append(options.out / "configs")
     try:
         for run in options.runs:
-            freeze = options.freeze or (run.absolute().name if options.out else "")
-            print(records.append(run, lines, folders, freeze, options.description))
+            freeze = options.freeze or (run.absolute().name if replace else "")
+            print(records.append(run, lines, folders, freeze, options.description, replace=replace))
         if options.picture is not None:
             results = json.loads((options.picture / run_directory.RESULTS).read_text())
             film = options.picture / run_directory.PICTURES / run_pictures.FILM
             print(shutil.copyfile(film, _IMAGES / f"{results['experiment']}.gif"))
-        build(records.load(lines, folders), page, None if options.out else _README)
+        build(records.load(lines, folders), page, None if replace else _README)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
