@@ -179,8 +179,9 @@ def read_record(directory: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
         settings, made_with = record["settings"], record["made_with"]
-        if not isinstance(settings, dict):
-            raise TypeError(f"settings are {type(settings).__name__}, expected an object")
+        groups = [settings[name] for name in ("model", "training", "data")]
+        if not isinstance(settings["preset"], str) or not all(isinstance(g, dict) for g in groups):
+            raise TypeError("settings have no preset, or no model, training and data")
         is_list = isinstance(made_with, list) and made_with
         if not is_list or not all(isinstance(one, dict) for one in made_with):
             raise TypeError("made_with is not a list of objects, one for each command")
@@ -189,7 +190,7 @@ def read_record(directory: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged, or not written by an experiment ({error})") from error
     upgrade = getattr(training_config, "upgrade_settings", None)
-    if upgrade and isinstance(settings.get("training"), dict):
+    if upgrade is not None:
         settings["training"] = upgrade(settings["training"])
     return record
 

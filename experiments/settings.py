@@ -85,6 +85,8 @@ def changed(config: Any, tree: Mapping[str, Any], model_class: str | None = None
     Raises:
       ValueError: there is no such field, or a value is not valid; names the field.
     """
+    if not isinstance(tree, Mapping):
+        raise ValueError(f"{type(config).__name__}: got {tree!r}, expected its fields and values")
     if isinstance(config, EGNOConfig):
         tree = dict(tree)
         config = _of_class(config, tree, tree.pop("class", model_class))
