@@ -143,9 +143,9 @@ def differences(config: Any, default: Any) -> dict[str, Any]:
     return found
 
 
-def names(experiment: str, folder: Path = CONFIGS) -> list[str]:
-    """Returns the names of the configs of an experiment."""
-    return sorted(path.stem for path in (folder / experiment).glob("*.yaml"))
+def names(experiment: str, folder: Path | None = None) -> list[str]:
+    """Returns the names of the configs of an experiment; `folder` is `CONFIGS` by default."""
+    return sorted(path.stem for path in ((folder or CONFIGS) / experiment).glob("*.yaml"))
 
 
 def read(path: Path, default: Any) -> tuple[Any, str]:
