@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import types
 
 import pytest
 
@@ -43,3 +44,26 @@ def run(tiny, tmp_path_factory):
 def copy(run, tmp_path):
     """A copy of the tiny run, to change."""
     return shutil.copytree(run, tmp_path / "run")
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Keeps the initial weights in place of training, which is tested elsewhere; and no page.
+
+    Returns a list of the arguments that pages would be written from.
+    """
+    import egno_jax
+    from egno_jax import training
+    from experiments import run_directory, run_page
+
+    def fit(directory, params, train, valid, config, *, make_callbacks, **_):
+        egno_jax.save(directory / run_directory.BEST, params)
+        with training.JSONLines(directory / run_directory.METRICS, 0) as metrics:
+            last = {"step": config.num_steps, "seconds": 2.0, "f_mse": 0.1}
+            metrics.on_evaluation(last)
+        return types.SimpleNamespace(step=config.num_steps, interrupted=False)
+
+    shown = []
+    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(run_page, "write", lambda *arguments: shown.append(arguments))
+    return shown

@@ -3,12 +3,11 @@ from __future__ import annotations
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
 
 import egno_jax
-from egno_jax import datasets, training
+from egno_jax import datasets
 from egno_jax.datasets import md17 as md17_data
 
 pytest.importorskip("tyro")
@@ -84,38 +83,31 @@ def check_results(directory, test):
     np.testing.assert_allclose(results["linear_baseline"]["a_mse"], errors.mean(), rtol=1e-4)
 
 
-def test_a_run_ends_in_results(folder, tmp_path, monkeypatch):
-    shown = []  # the page is tested elsewhere
-    monkeypatch.setattr(run_page, "write", lambda *arguments: shown.append(arguments))
+def test_a_run_ends_in_results(folder, tmp_path, untrained):
     directory = tmp_path / "run"
     words = [*TINY, "--data.data-dir", str(folder)]
     assert runner.main(EXPERIMENT, [*words, "--out", str(directory)]) == 0
     data = run_directory.read_config(directory, MD17Config).data
     assert data == DataConfig(data_dir=folder, **SMALL)
     check_results(directory, md17.load_splits(data).test)
-    ((_, _, config, results, systems, drawing),) = shown
+    ((_, _, config, results, systems, drawing),) = untrained
     assert systems.predicted.shape == (4, 2, 3, 3) and len(drawing.bonds) == 2
     table = run_page._comparison(EXPERIMENT, config, results)
     assert "no published errors for this task" in table and "swing, blocks of time" in table
 
 
-def test_padding_of_radius_graphs_counts_nowhere(folder, tmp_path, monkeypatch):
+def test_padding_of_radius_graphs_counts_nowhere(folder, tmp_path, untrained):
     config = with_data(graph="radius", data_dir=folder, **SMALL)
-    splits = md17.load_splits(config.data)
-    example = datasets.take(splits.test, np.arange(1))
+    training = dataclasses.replace(config.training, batch_size=10, eval_batch_size=5)
     model = egno_jax.EGNOConfig(num_layers=1, hidden_dim=8, time_embed_dim=4, time_scale=20.0)
-    init = jax.jit(egno_jax.init, static_argnums=1)
-    params = init(jax.random.key(0), model, example.graph, example.times)
-    egno_jax.save(tmp_path / "best", params)
-    run_directory.start(tmp_path, config, "command")
-    with training.JSONLines(tmp_path / run_directory.METRICS, 0) as metrics:
-        metrics.on_evaluation({"step": 1, "seconds": 2.0, "f_mse": 0.1})
-    shown = []
-    monkeypatch.setattr(run_page, "write", lambda *arguments: shown.append(arguments[4]))
+    config = dataclasses.replace(config, model=model, training=training)
+    splits = md17.load_splits(config.data)
+    runner.train(tmp_path, config, splits, "command", resume=False)
     runner.finish(EXPERIMENT, tmp_path, config, splits)
     check_results(tmp_path, splits.test)
     assert splits.test.positions.shape[2] == 4
-    assert shown[0].true.shape[2] == shown[0].predicted.shape[2] == 3
+    systems = untrained[0][4]
+    assert systems.true.shape[2] == systems.predicted.shape[2] == 3
 
 
 @pytest.mark.parametrize("cutoff", [1.4, 1.0])

@@ -49,9 +49,7 @@ def words_of(files):
     return [w for name, path in files.items() for w in (f"--data.{name}", str(path))]
 
 
-def test_a_run_ends_in_results(files, tmp_path, monkeypatch):
-    shown = []  # the page is tested elsewhere
-    monkeypatch.setattr(run_page, "write", lambda *arguments: shown.append(arguments))
+def test_a_run_ends_in_results(files, tmp_path, untrained):
     directory = tmp_path / "run"
     words = [*TINY, *words_of(files), "--out", str(directory)]
     assert runner.main(EXPERIMENT, words) == 0
@@ -65,7 +63,7 @@ def test_a_run_ends_in_results(files, tmp_path, monkeypatch):
     x, v = (splits.test.graph.nodes[name][:, None, :24] for name in ("positions", "velocities"))
     errors = (x + splits.test.times[:, None, None] * v - splits.test.positions[:, :, :24]) ** 2
     np.testing.assert_allclose(results["linear_baseline"]["a_mse"], errors.mean(), rtol=1e-4)
-    ((_, _, config, found, systems, drawing),) = shown
+    ((_, _, config, found, systems, drawing),) = untrained
     assert found == results
     np.testing.assert_array_equal(drawing.bonds, splits.drawing.bonds)
     assert systems.true.shape == (4, 6, 24, 3) and systems.predicted.shape == (4, 2, 24, 3)
