@@ -48,24 +48,23 @@ class DataConfig:
       molecule: aspirin, benzene, ethanol, malonaldehyde, naphthalene, salicylic, toluene or uracil;
         with the archive `md` any other name that has a file.
       archive: `md`: the file `md/<molecule>.npz`, a trajectory like those of MD17; `md17`: the
-        original archive in `md17/`, beside which published figures may stand.
+        original archive in `md17/`, which published results were measured on.
       split: `random`: frames of the whole trajectory, as in the original, which leaks; `blocks`:
         blocks of time with a gap of one window between them.
       atoms: `heavy`: without hydrogen, as in the original; `all`.
       graph: `bonds`: bonds of frame 0 and pairs two bonds apart, as in the original; `radius`: the
-        pairs within `radius` of each given state.
-      bond_cutoff: atoms closer than this in frame 0 are bound, in Angstrom; pictures of the graph
-        `radius` show the bonds that are found.
-      radius: in Angstrom; read with the graph `radius` alone.
+        pairs within `radius` of each initial state.
+      bond_cutoff: atoms closer than this in frame 0 are bonded, in Angstrom; with the graph
+        `radius` only pictures use it.
+      radius: in Angstrom; only for the graph `radius`.
       num_train: windows to train on.
       num_valid: windows to select the model on.
       num_test: windows to report errors on.
-      window: frames of 0.5 fs from the given state to the last target.
+      window: frames of 0.5 fs from the initial state to the last target.
       num_targets: targets, uniform over the window; set `model.time_scale` to their spacing.
-      margin: frames that the split `random` leaves out at either end.
-      time_reversal: whether each training window is also shown run backwards, which doubles the
-        training set.
-      data_dir: the folder that holds `md/` and `md17/`; `$EGNO_DATA_DIR`, else the cache, if None.
+      margin: frames that the split `random` leaves out at each end.
+      time_reversal: whether each training window is also shown reversed in time.
+      data_dir: the folder that holds `md/` and `md17/`; None: `$EGNO_DATA_DIR`, else the cache.
 
     Raises:
       ValueError: a field is out of range; names it.
@@ -111,7 +110,7 @@ class MD17Config:
     """All settings of a run.
 
     Attributes:
-      preset: the settings to start from; whatever else is given changes them.
+      preset: the config to start from; other options change it.
       model: the model; `time_scale` is in frames.
       training: the training loop.
       data: the data set.
@@ -165,17 +164,7 @@ PUBLISHED = tuple(
 
 
 def load_splits(config: DataConfig) -> Splits:
-    """Loads the data of a run.
-
-    Args:
-      config: which samples.
-
-    Returns:
-      Training, validation and test samples, frames of the test windows, and the bonds.
-
-    Raises:
-      ValueError: the file is missing, damaged, or holds too few frames.
-    """
+    """Loads the data of a run."""
     trajectory = md17.load_trajectory(
         config.molecule, archive=config.archive, data_dir=config.data_dir
     )

@@ -31,15 +31,16 @@ class DataConfig:
 
     Attributes:
       motion: `run`: subject 9, with the published split; `walk`: subject 35, split by trial.
-      protocol: which frames after the given one are predicted. `last`: 26, 27, 28, 29, 30, as in
-        the original; `uniform`: 6, 12, 18, 24, 30.
+      protocol: the predicted frames after the initial one. `last`: 26 to 30, as in the original;
+        `uniform`: 6, 12, 18, 24, 30.
       num_train: windows to train on, a multiple of the number of trials: 5 run, 10 walk.
       num_valid: windows to select the model on, a multiple of 3 or 5.
       num_test: windows to report errors on, a multiple of 3 or 5.
-      dense: whether training samples have every frame up to the last as a target, of which
+      dense: whether training samples have all frames up to the last as targets, from which
         `training.random_times` draws; otherwise those of the protocol.
-      height: whether heights are a feature; predictions then turn about the vertical alone.
-      data_dir: the folder that holds `cmu/`; `$EGNO_DATA_DIR` if None.
+      height: whether heights are a feature; predictions are then equivariant only to rotations
+        about the vertical.
+      data_dir: the folder that holds `cmu/`; None: `$EGNO_DATA_DIR`.
 
     Raises:
       ValueError: a field is out of range; names it.
@@ -66,14 +67,14 @@ class MocapConfig:
     """All settings of a run.
 
     Attributes:
-      preset: the settings to start from; whatever else is given changes them.
+      preset: the config to start from; other options change it.
       model: the model; `time_scale` is in frames.
       training: the training loop.
       data: the data set.
 
     Raises:
-      ValueError: there are heights among the features and noise on the positions, which would leave
-        the heights as they were.
+      ValueError: heights are features and there is noise on the positions, which would not change
+        the heights.
     """
 
     preset: str = "run"
@@ -85,8 +86,8 @@ class MocapConfig:
         if self.data.height and self.training.noise.positions:
             raise ValueError(
                 f"MocapConfig: got data.height=True and training.noise.positions="
-                f"{self.training.noise.positions}, expected one of them alone: the height would "
-                "tell the position without noise; --training.noise.positions 0 switches that off"
+                f"{self.training.noise.positions}, expected only one of them: the height would "
+                "show the position without noise; set --training.noise.positions 0"
             )
 
 
@@ -115,17 +116,7 @@ PUBLISHED = (
 
 
 def load_splits(config: DataConfig) -> Splits:
-    """Loads the data of a run.
-
-    Args:
-      config: which samples.
-
-    Returns:
-      Training, validation and test samples, every frame of the test windows, and the skeleton.
-
-    Raises:
-      ValueError: files are missing or damaged, or there are not so many windows.
-    """
+    """Loads the data of a run."""
     frames = mocap.PROTOCOLS[config.protocol]
     windows = {
         split: mocap.load_windows(

@@ -29,15 +29,14 @@ class DataConfig:
     """Which samples of the 5-body data set a run sees.
 
     Attributes:
-      num_train: simulations to train on, the first so many of 10000.
-      num_valid: simulations to select the model on, of 2000.
-      num_test: simulations to report errors on, of 2000.
-      start: frame of the given state; a simulation has frames 0 to 48, 0.1 time units apart.
+      num_train: simulations to train on, at most 10000.
+      num_valid: simulations to select the model on, at most 2000.
+      num_test: simulations to report errors on, at most 2000.
+      start: frame of the initial state; a simulation has frames 0 to 48, 0.1 time units apart.
       target_frames: frames to predict, increasing and after `start`.
-      time_reversal: whether each training window is also shown run backwards, which doubles the
-        training set and looks at no other frame.
-      cache_dir: where simulated data are kept; `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`, if
-        None.
+      time_reversal: whether each training window is also shown reversed in time, which doubles the
+        training set and uses no other frame.
+      cache_dir: folder of the simulated data; None: `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`.
 
     Raises:
       ValueError: a field is out of range; names it.
@@ -69,7 +68,7 @@ class NBodyConfig:
     """All settings of a run.
 
     Attributes:
-      preset: the settings to start from; whatever else is given changes them.
+      preset: the config to start from; other options change it.
       model: the model; `time_scale` is in frames.
       training: the training loop.
       data: the data set.
@@ -94,17 +93,7 @@ PUBLISHED = (
 
 
 def load_splits(config: DataConfig) -> Splits:
-    """Loads, and where the cache has none simulates, the data of a run.
-
-    Args:
-      config: which samples.
-
-    Returns:
-      Training, validation and test samples, and every frame of the test windows.
-
-    Raises:
-      ValueError: the settings name frames or simulations that there are not.
-    """
+    """Loads the data of a run; simulates them if the cache does not have them."""
     frames = {"start": config.start, "target_frames": config.target_frames}
     train, valid, test = (
         nbody.load_trajectories(split, num_simulations=number, cache_dir=config.cache_dir)

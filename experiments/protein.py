@@ -6,8 +6,8 @@
     python -m experiments.protein --resume runs/protein-transition-seed0
     python -m experiments.protein --evaluate runs/protein-transition-seed0
 
-The transition comes with MDAnalysisTests; the equilibrium trajectory, on which the published
-figures were measured, is downloaded by MDAnalysisData. docs/protein.md says more.
+The transition comes with MDAnalysisTests; the equilibrium trajectory, on which published results
+were measured, is downloaded by MDAnalysisData. See docs/protein.md.
 
 Source: Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics", ICML 2024, section
 5.4; the task is that of Han et al., NeurIPS 2022.
@@ -43,18 +43,18 @@ class DataConfig:
 
     Attributes:
       source: `transition`: adenylate kinase from closed to open, 98 frames; `equilibrium`: the
-        same in equilibrium, 4187 frames, beside which published figures may stand; `files`: those
+        same in equilibrium, 4187 frames, which published results were measured on; `files`: those
         of `topology` and `coordinates`.
-      topology: atoms, charges and bonds, for the source `files` alone.
-      coordinates: the trajectory, for the source `files` alone.
+      topology: atoms, charges and bonds; only for the source `files`.
+      coordinates: the trajectory; only for the source `files`.
       selection: the atoms that are nodes, in MDAnalysis' language.
-      cutoff: atoms closer than this in the given state are joined, in Angstrom; 8 in the original's
-        code, 10 in the paper.
-      window: frames from the given state to the last target.
+      cutoff: atoms closer than this in the initial state are joined, in Angstrom; 8 in the
+        original's code, 10 in the paper.
+      window: frames from the initial state to the last target.
       num_targets: targets, uniform over the window; set `model.time_scale` to their spacing.
       stride: frames from one sample to the next.
-      data_dir: where the equilibrium trajectory is kept; `$EGNO_DATA_DIR`, else MDAnalysisData's
-        own folder, if None.
+      data_dir: folder of the equilibrium trajectory; None: `$EGNO_DATA_DIR`, else MDAnalysisData's
+        own folder.
 
     Raises:
       ValueError: a field is out of range; names it.
@@ -95,7 +95,7 @@ class ProteinConfig:
     """All settings of a run.
 
     Attributes:
-      preset: the settings to start from; whatever else is given changes them.
+      preset: the config to start from; other options change it.
       model: the model; `time_scale` is in frames.
       training: the training loop.
       data: the data set.
@@ -121,18 +121,7 @@ PUBLISHED = (
 
 
 def load_splits(config: DataConfig) -> Splits:
-    """Loads the data of a run.
-
-    Args:
-      config: which samples.
-
-    Returns:
-      Training, validation and test samples, every frame of the test windows, and the bonds.
-
-    Raises:
-      ValueError: files are missing or damaged, or hold too few frames.
-      ImportError: a package of the extra `protein` is not installed.
-    """
+    """Loads the data of a run."""
     trajectory = _load(config)
     starts = protein.block_starts(
         len(trajectory.positions), window=config.window, stride=config.stride

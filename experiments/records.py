@@ -23,7 +23,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 RESULTS = Path(__file__).with_name("results.jsonl")
 
 OURS = "EGNO"
-# A setting that was run with as many seeds may stand for a model; otherwise the luckiest would.
+# A config with as many seeds may represent a model; otherwise the luckiest would.
 ENOUGH_SEEDS = 3
 _BUDGET = ("training.num_steps", "training.batch_size")
 # What a line says of a run before everything else.
@@ -138,12 +138,7 @@ def load(path: Path = RESULTS, folders: Sequence[Path] = (settings.CONFIGS,)) ->
 
 
 def by_task(rows: Sequence[Row], name: str) -> list[tuple[str, list[Row]]]:
-    """Returns the tasks of an experiment and their rows, the lowest error first.
-
-    Args:
-      rows: all results.
-      name: the experiment.
-    """
+    """Returns the tasks of an experiment and their rows, the lowest error first."""
     tasks: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row.mean("f_mse")):
         if row.experiment.name == name:
@@ -286,15 +281,9 @@ def best_validated(rows: Iterable[Row]) -> Row:
 
 
 def selected(rows: Iterable[Row], model: str = OURS) -> Row | None:
-    """Returns the row that stands for a model: the best validated of those with enough seeds.
+    """Returns the row that represents a model in a task; None if the model has no row.
 
-    Args:
-      rows: those of one task.
-      model: what people call the model.
-
-    Returns:
-      The row, of `ENOUGH_SEEDS` seeds or more if there is one, otherwise of the most; None if the
-      model has no row.
+    It is the best validated of those with `ENOUGH_SEEDS` seeds or, if there are none, the most.
     """
     rows = [row for row in rows if row.model == model]
     enough = min(ENOUGH_SEEDS, max((row.seeds for row in rows), default=0))

@@ -26,16 +26,7 @@ def write(
     systems: run_pictures.Showcase,
     drawing: Drawing | None = None,
 ) -> None:
-    """Writes `pictures/` and `report.html` of a run.
-
-    Args:
-      experiment: which.
-      directory: the run's directory.
-      config: its settings.
-      results: what `results.json` holds.
-      systems: the systems to show.
-      drawing: how to draw them if their nodes are joined by lines.
-    """
+    """Writes `pictures/` and `report.html` of a run; `results` is what `results.json` holds."""
     pictures = directory / run_directory.PICTURES
     pictures.mkdir(exist_ok=True)
     records = training.read_json_lines(directory / run_directory.METRICS)

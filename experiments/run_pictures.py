@@ -39,13 +39,7 @@ def showcase(
     targets: Float[np.ndarray, "S P N 3"],
     predicted: Float[np.ndarray, "S P N 3"],
 ) -> Showcase:
-    """Returns the systems at the 10th, 50th, 90th and 99th percentile of the A-MSE.
-
-    Args:
-      paths: true positions at all known times.
-      targets: true positions at the predicted times.
-      predicted: predicted positions.
-    """
+    """Returns the systems at the 10th, 50th, 90th and 99th percentile of the A-MSE."""
     errors = np.mean((predicted - targets) ** 2, axis=(1, 2, 3))
     order = np.argsort(errors)
     chosen = [order[round(percent / 100 * (len(order) - 1))] for percent in _PERCENTILES]
@@ -64,19 +58,7 @@ def draw(
     systems: Showcase,
     drawing: Drawing | None,
 ) -> str:
-    """Writes the pictures of a run.
-
-    Args:
-      experiment: which.
-      pictures: the folder for them.
-      records: the records of the training.
-      results: what `results.json` holds.
-      systems: the systems to show.
-      drawing: how to draw them if their nodes are joined by lines.
-
-    Returns:
-      The interactive picture as HTML.
-    """
+    """Writes the pictures of a run to a folder and returns the interactive one as HTML."""
 
     def curve(kind: str, key: str) -> tuple[list[float], list[float]]:
         chosen = [record for record in records if record["kind"] == kind]

@@ -155,9 +155,6 @@ def train(
       mesh: the devices to train on; None: the default one.
       profile: whether to write a trace of some steps.
 
-    Returns:
-      How training ended.
-
     Raises:
       ValueError: the settings do not fit the data; nothing is written then.
     """
@@ -197,12 +194,6 @@ def train(
 def finish(experiment: Experiment, directory: Path, config: Any, splits: Splits) -> None:
     """Evaluates the best model of a run on the test set, writes and prints the results.
 
-    Args:
-      experiment: which.
-      directory: the run's directory.
-      config: its settings.
-      splits: its data.
-
     Raises:
       CheckpointError: the run has no model yet.
       ValueError: its record of the training is missing or damaged, or a result is not finite;
@@ -228,15 +219,7 @@ def evaluate(
     params: egno_jax.Params,
     test: Samples,
 ) -> dict[str, Any]:
-    """Returns the record of a run's results, as `results.json` holds it.
-
-    Args:
-      experiment: which.
-      directory: the run's directory, from which metrics and origin are read.
-      config: its settings.
-      params: its best model.
-      test: the test set.
-    """
+    """Returns the results of a run's best model on its test set, as `results.json` holds them."""
     course = _course(directory, config)
     errors = training.evaluate(params, test, batch_size=config.training.eval_batch_size)
     straight = linear_baseline(test, experiment.time_unit)
@@ -272,13 +255,7 @@ def _plain(errors: metrics.Errors) -> dict[str, Any]:
 def predict(
     params: egno_jax.Params, samples: Samples, *, batch_size: int
 ) -> Float[np.ndarray, "S P N 3"]:
-    """Returns the predicted positions of all samples.
-
-    Args:
-      params: the model.
-      samples: S samples.
-      batch_size: samples that are predicted together.
-    """
+    """Returns the predicted positions of S samples, `batch_size` of them at a time."""
     total = num_samples(samples)
     batch_size = min(batch_size, total)
     samples = jax.device_put(samples)
@@ -307,9 +284,6 @@ def linear_baseline(
     Args:
       samples: the data.
       time_unit: the unit of `samples.times` in the velocities' unit of time.
-
-    Returns:
-      `[P, S N, 3]` both.
     """
     batch = take(samples, np.arange(num_samples(samples)))
     offsets = jnp.asarray(batch.times)[:, None, None] * time_unit * batch.graph.nodes["velocities"]
