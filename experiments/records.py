@@ -185,9 +185,6 @@ def append(
       description: the description in that file.
       replace: whether a line of the same run is replaced; otherwise it is an error.
 
-    Returns:
-      The name of the run and of its config.
-
     Raises:
       ValueError: the run is not finished, published already, or of no config.
     """
@@ -202,20 +199,19 @@ def append(
             f"{directory}: the run ended at step {results['steps']} of "
             f"{config.training.num_steps}; only finished runs are published"
         )
-    name = _config_of(config, experiment, folders)
-    if name is None and freeze:
-        file = folders[-1] / experiment.name / f"{freeze}.yaml"
-        if file.exists():
-            raise ValueError(f"--freeze: {file} exists with other settings; choose another name")
-        text = description or f"The settings of the run {directory.absolute().name}."
-        settings.write(file, config, experiment.default, text)
-        name = freeze
-    if name is None:
+    name = directory.absolute().name
+    file = _config_of(config, experiment, folders)
+    if file is None and not freeze:
         raise ValueError(
             f"{directory}: its settings are those of no file in {folders[-1] / experiment.name}; "
             f"write one with: python -m experiments.report --freeze NAME {directory}"
         )
-    file = config_file(experiment, name, folders)
+    if file is None:
+        file = folders[-1] / experiment.name / f"{freeze}.yaml"
+        if file.exists():
+            raise ValueError(f"--freeze: {file} exists with other settings; choose another name")
+        text = description or f"The settings of the run {name}."
+        settings.write(file, config, experiment.default, text)
     own, usual = (
         dict(settings.flatten(settings.plain(each)))
         for each in (config, settings.read(file, experiment.default)[0])
@@ -223,24 +219,24 @@ def append(
     varied = {key: own[key] for key in experiment.varied if own[key] != usual[key]}
     for record in (results, *results.get("resumed", ())):
         record["command"] = portable(record["command"])
-    record = {"name": directory.absolute().name, "config": name, **results, "varied": varied}
+    record = {"name": name, "config": file.stem, **results, "varied": varied}
     record["fingerprint"] = settings.fingerprint(file)
     others = _others(record, path, replace=replace)
     ordered = {key: record[key] for key in (*_FIRST, *record) if key not in ("preset", "finished")}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{json.dumps(line)}\n" for line in (*others, ordered)))
-    return f"{record['name']}: {name}"
+    return f"{name}: {file.stem}"
 
 
-def _config_of(config: Any, experiment: Experiment, folders: Sequence[Path]) -> str | None:
-    """Returns the name of the config that holds some settings; None if there is none."""
+def _config_of(config: Any, experiment: Experiment, folders: Sequence[Path]) -> Path | None:
+    """Returns the file of the config that holds some settings; None if there is none."""
     wanted = settings.compared(config, free=experiment.varied)
     for folder in folders:
         for name in settings.names(experiment.name, folder):
             file = config_file(experiment, name, [folder])
             found = settings.read(file, experiment.default)[0]
             if settings.compared(found, free=experiment.varied) == wanted:
-                return name
+                return file
     return None
 
 

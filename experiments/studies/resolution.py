@@ -226,28 +226,23 @@ def _any_times(
     ]
     curve_steps = paths.uniform_steps(_NUM_DRAWN_FROM, _WINDOW)
     result: dict[str, Any] = {}
+    times = curve_steps / paths.STEPS_A_FRAME
     for name, params in models.items():
         curve = training.evaluate(params, paths.samples_at(every_step, curve_steps), batch_size=100)
-        times = curve_steps / paths.STEPS_A_FRAME
-        expected = {
-            label: paths.error_at(curve.per_time, times, steps / paths.STEPS_A_FRAME)
-            for label, steps in grids.items()
-        }
-        measured = {
-            label: _a_mse(params, paths.samples_at(every_step, steps))
-            for label, steps in grids.items()
-        }
-        eights = [_a_mse(params, paths.samples_at(every_step, steps)) for steps in random_grids]
-        eights_expected = [
-            paths.error_at(curve.per_time, times, steps / paths.STEPS_A_FRAME)
-            for steps in random_grids
-        ]
-        label = f"{size.num_grids} random grids of 8"
-        measured[label], expected[label] = float(np.mean(eights)), float(np.mean(eights_expected))
+
+        def both(steps: np.ndarray, params=params, curve=curve) -> tuple[float, float]:
+            """Returns the A-MSE at some steps, and the one that follows from the curve."""
+            requested = steps / paths.STEPS_A_FRAME
+            expected = paths.error_at(curve.per_time, times, requested)
+            return _a_mse(params, paths.samples_at(every_step, steps)), expected
+
+        found = {label: both(steps) for label, steps in grids.items()}
+        eights = np.array([both(steps) for steps in random_grids])
+        found[f"{size.num_grids} random grids of 8"] = tuple(map(float, eights.mean(axis=0)))
         result[name] = {
-            "a_mse": measured,
-            "from_curve": expected,
-            "worst_random_grid": float(np.max(np.array(eights) / np.array(eights_expected))),
+            "a_mse": {label: measured for label, (measured, _) in found.items()},
+            "from_curve": {label: expected for label, (_, expected) in found.items()},
+            "worst_random_grid": float(np.max(eights[:, 0] / eights[:, 1])),
             "curve": [float(error) for error in curve.per_time],
         }
     return {"times": [float(time) for time in times], "models": result}
