@@ -114,15 +114,13 @@ def _start(experiment: Experiment, arguments: Sequence[str]) -> Any:
             return settings.read(Path(chosen.config), experiment.default)[0]
         return experiment.config(chosen.preset or experiment.presets[0])[0]
     config = run_directory.read_config(Path(existing), type(experiment.default))
-    renamed = experiment.renamed
-    if chosen.preset and settings.current_name(chosen.preset, renamed) != settings.current_name(
-        config.preset, renamed
-    ):
+    recorded = settings.current_name(config.preset, experiment.renamed, quiet=True)
+    if chosen.preset and settings.current_name(chosen.preset, experiment.renamed) != recorded:
         raise ValueError(
             f"preset: got {chosen.preset!r}, but the run in {existing} started from "
             f"{config.preset!r}; a run keeps its settings, start a new one to change them"
         )
-    return config
+    return dataclasses.replace(config, preset=recorded)
 
 
 def _description(experiment: Experiment, config: Any) -> str:

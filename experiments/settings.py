@@ -197,17 +197,19 @@ _Dumper.add_representer(
 )
 
 
-def current_name(name: str, renamed: Mapping[str, str]) -> str:
-    """Returns today's name of a config; a warning says that an old one is deprecated.
+def current_name(name: str, renamed: Mapping[str, str], *, quiet: bool = False) -> str:
+    """Returns today's name of a config, with a DeprecationWarning for an old one.
 
     Args:
       name: the name, or one that begins with an old name and a hyphen.
       renamed: new names by old ones.
+      quiet: no warning, for names that were recorded.
     """
     for old, new in renamed.items():
         if name == old or name.startswith(f"{old}-"):
             found = new + name.removeprefix(old)
-            warn(f"preset {name!r}", f"{found!r}")
+            if not quiet:
+                warn(f"preset {name!r}", f"{found!r}")
             return found
     return name
 

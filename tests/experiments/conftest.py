@@ -46,24 +46,26 @@ def copy(run, tmp_path):
     return shutil.copytree(run, tmp_path / "run")
 
 
-@pytest.fixture
-def untrained(monkeypatch):
-    """Keeps the initial weights in place of training, which is tested elsewhere; and no page.
-
-    Returns a list of the arguments that pages would be written from.
-    """
+def keep_initial_weights(directory, params, train, valid, config, *, make_callbacks, **_):
+    """Takes the place of `training.fit`, which is tested elsewhere: nothing is trained."""
     import egno_jax
     from egno_jax import training
-    from experiments import run_directory, run_page
 
-    def fit(directory, params, train, valid, config, *, make_callbacks, **_):
-        egno_jax.save(directory / run_directory.BEST, params)
-        with training.JSONLines(directory / run_directory.METRICS, 0) as metrics:
-            last = {"step": config.num_steps, "seconds": 2.0, "f_mse": 0.1}
-            metrics.on_evaluation(last)
-        return types.SimpleNamespace(step=config.num_steps, interrupted=False)
+    egno_jax.save(directory / "best", params)
+    with training.JSONLines(directory / "metrics.jsonl", 0) as metrics:
+        last = {"step": config.num_steps, "seconds": 2.0}
+        metrics.on_chunk({**last, "loss": 0.2})
+        metrics.on_evaluation({**last, "f_mse": 0.1, "a_mse": 0.05})
+    return types.SimpleNamespace(step=config.num_steps, interrupted=False)
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Runs are not trained and have no page; returns the arguments that pages would have."""
+    from egno_jax import training
+    from experiments import run_page
 
     shown = []
-    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(training, "fit", keep_initial_weights)
     monkeypatch.setattr(run_page, "write", lambda *arguments: shown.append(arguments))
     return shown
