@@ -5,10 +5,9 @@
     python -m experiments.report --out tables runs/mine-seed0 runs/mine-seed1
     python -m experiments.report --picture runs/mocap-run-seed0
 
-The first appends a finished run to `results.jsonl` and writes `RESULTS.md`, a picture of each
-experiment in `results/`, and the table in `README.md`. A run whose settings are in no file of
-`configs/` is refused; `--freeze NAME` writes that file. With `--out` everything except the README's
-table goes to a folder of yours, with a config for each run that needs one.
+The first appends a finished run to `results.jsonl`, writes `RESULTS.md`, pictures in `results/` and
+the table in `README.md`. A run whose settings are in no file of `configs/` is refused; `--freeze
+NAME` writes that file. `--out` does all of it, except the README, in a folder of yours.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ _PAGE = _ROOT / "experiments" / "RESULTS.md"
 _README = _ROOT / "README.md"
 _IMAGES = _ROOT / "docs" / "images"
 _INTRODUCTION = Path(__file__).with_name("results_intro.md")
+_HELP = "Publish results: experiments/RESULTS.md and the table in README.md."
 _BEGIN, _END = "<!-- results: python -m experiments.report -->", "<!-- end of results -->"
 _CITED = ("EGNO", "EGNO, its public code run again")
 _SUMMARY = "task|unit|EGNO, F-MSE|best baseline here|EGNO in its paper|its code run again|steps|"
@@ -168,26 +168,25 @@ def write_readme(readme: Path, compared: dict[tuple[str, str], Any], behind: set
 
 def main(arguments: Sequence[str]) -> int:
     """Appends the runs given, builds the tables, prints what it wrote; returns the exit code."""
-    words = "Publish results: experiments/RESULTS.md and the table in README.md."
-    parser = argparse.ArgumentParser("python -m experiments.report", description=words)
+    parser = argparse.ArgumentParser("python -m experiments.report", description=_HELP)
     parser.add_argument("runs", nargs="*", type=Path, help="directories of finished runs to append")
     parser.add_argument("--freeze", metavar="NAME", default="", help="name of a new config file")
     parser.add_argument("--description", default="", help="the description in that file")
     parser.add_argument("--out", type=Path, help="folder for the results of your own runs")
-    parser.add_argument("--picture", type=Path, help="run whose moving picture goes to docs/images")
+    words = {"help": "run whose moving picture goes to docs/images", "default": []}
+    parser.add_argument("--picture", type=Path, action="append", **words)
     options = parser.parse_args(arguments)
-    replace = options.out is not None
     page, lines, folders = _PAGE, records.RESULTS, [settings.CONFIGS]
-    if replace:
+    if replace := options.out is not None:
         page, lines = options.out / _PAGE.name, options.out / records.RESULTS.name
         folders.append(options.out / "configs")
     try:
         for run in options.runs:
             freeze = options.freeze or (run.absolute().name if replace else "")
             print(records.append(run, lines, folders, freeze, options.description, replace=replace))
-        if options.picture is not None:
-            results = json.loads((options.picture / run_directory.RESULTS).read_text())
-            film = options.picture / run_directory.PICTURES / run_pictures.FILM
+        for run in options.picture:
+            results = json.loads((run / run_directory.RESULTS).read_text())
+            film = run / run_directory.PICTURES / run_pictures.FILM
             print(shutil.copyfile(film, _IMAGES / f"{results['experiment']}.gif"))
         build(records.load(lines, folders), page, None if replace else _README)
     except (ValueError, FileNotFoundError) as error:
