@@ -1,16 +1,19 @@
-"""Command lines made from config dataclasses: a preset, and any field changed on top of it."""
+"""Command lines of the experiments: a config, and any field changed on top of it."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from egno_jax.training import parse_mesh
+from experiments import run_directory, settings
+from experiments.experiment import Experiment
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,28 +21,30 @@ class RunOptions:
     """What to do, and where.
 
     Attributes:
+      config: a YAML file with the settings to start from, in place of --preset.
       out: directory of a new run; it must not hold one yet. By default
-        runs/<experiment>-<preset>-seed<seed>, numbered where that is taken.
-      resume: directory of a run that was interrupted; goes on with it, with its own settings.
-      auto_resume: with --out: goes on with the run that is there, if one is. So a command that is
-        started again whenever its machine is taken away ends as if it had run through.
-      evaluate: directory of a run; evaluates its best model on the test set and renews results,
-        pictures and report.
-      mesh: the devices to train on, such as data=4,time=2: batches are split over data, the times
-        that are predicted over time. By default one device; in several processes all devices along
-        data. A run may go on with another mesh.
-      profile: writes a trace of some steps into the run's directory, profile/, for TensorBoard and
+        runs/<experiment>-<preset>-seed<seed>, with a number added if that exists.
+      resume: directory of a run that was interrupted; resumes it with its own settings.
+      auto_resume: with --out: resumes the run in that directory, if there is one. Use it on
+        machines that may stop at any time: the same command can be started again and again.
+      evaluate: directory of a run; evaluates its best model on the test set and writes results,
+        pictures and report again.
+      mesh: the devices to train on, such as data=4,time=2: batches are split over data, predicted
+        times over time. Default: one device; with several processes all devices along data. A run
+        may be resumed with another mesh.
+      profile: writes a trace of some steps to profile/ in the run's directory, for TensorBoard and
         https://ui.perfetto.dev.
-      coordinator: host:port of process 0, where several processes compute one run; all are started
-        with the same command. Not needed under Slurm, Open MPI and on GKE, which tell.
+      coordinator: host:port of process 0, where several processes compute one run; start all of
+        them with the same command. Not needed under Slurm, Open MPI and on GKE.
       num_processes: how many processes there are.
-      process_id: which of them this is, from 0.
-      distributed: lets JAX find the other processes where nothing tells of them: on Cloud TPU.
+      process_id: the number of this process, from 0.
+      distributed: lets JAX find the other processes by itself, on Cloud TPU.
 
     Raises:
-      ValueError: more than one of the three directories is given, or an option lacks another.
+      ValueError: more than one of the directories is given, or an option lacks another.
     """
 
+    config: Path | None = None
     out: Path | None = None
     resume: Path | None = None
     auto_resume: bool = False
@@ -52,9 +57,10 @@ class RunOptions:
     distributed: bool = False
 
     def __post_init__(self) -> None:
-        given = [name for name in ("out", "resume", "evaluate") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"got {' and '.join('--' + name for name in given)}, expected one")
+        for names in (("out", "resume", "evaluate"), ("config", "resume", "evaluate")):
+            given = [name for name in names if getattr(self, name) is not None]
+            if len(given) > 1:
+                raise ValueError(f"got {' and '.join(f'--{name}' for name in given)}, expected one")
         if self.auto_resume and self.out is None:
             raise ValueError("auto_resume: got no --out, expected the directory of the run")
         if self.mesh is not None:
@@ -62,61 +68,72 @@ class RunOptions:
 
     @property
     def existing(self) -> Path | None:
-        """The directory of the run that is already there, if one was given."""
+        """The directory of the run to resume or evaluate, if one was given."""
         return self.resume or self.evaluate
 
 
-def parse(
-    arguments: Sequence[str],
-    *,
-    program: str,
-    summary: str,
-    config_class: type,
-    presets: Mapping[str, Any],
-    descriptions: Mapping[str, str],
-    read_config: Any,
-) -> tuple[RunOptions, Any]:
-    """Reads a command line; settings start from a preset, or from those of an existing run.
+def parse(experiment: Experiment, arguments: Sequence[str]) -> tuple[RunOptions, Any]:
+    """Reads a command line; settings start from a config or from those of an existing run.
 
     Args:
-      arguments: the words behind the program's name.
-      program: the program's name.
-      summary: what the program does.
-      config_class: the dataclass of all settings; has a field `preset`.
-      presets: settings by the name of the preset; the first is the default.
-      descriptions: a line about each preset.
-      read_config: takes the directory of a run and returns its settings.
+      experiment: which.
+      arguments: the words after the program's name.
 
     Returns:
       What to do, and all settings.
 
     Raises:
-      ValueError: the directory of the existing run cannot be read.
-      SystemExit: with code 2, behind a message, if the arguments are wrong; with 0 for `--help`.
+      ValueError: the config or the existing run cannot be read.
+      SystemExit: with code 2, after a message, if the arguments are wrong; with 0 for `--help`.
     """
-    chosen = _peek(arguments)
-    existing = chosen.resume or chosen.evaluate
-    is_help = any(word in ("-h", "--help") for word in arguments)
-    if existing and not is_help:
-        config = read_config(Path(existing))
-    else:
-        config = presets.get(chosen.preset) or next(iter(presets.values()))
-    lines = "\n".join(f"  {name}: {text}" for name, text in descriptions.items())
-    return tyro.cli(
+    start = _start(experiment, arguments)
+    options, config = tyro.cli(
         tuple[
             Annotated[RunOptions, tyro.conf.arg(name="")],
-            Annotated[config_class, tyro.conf.arg(name="")],
+            Annotated[type(experiment.default), tyro.conf.arg(name="")],
         ],
-        default=(RunOptions(), config),
+        default=(RunOptions(), start),
         args=arguments,
-        prog=program,
-        description=f"{summary}\n\nPresets:\n{lines}\n\nDefaults below: {config.preset}.",
+        prog=f"python -m experiments.{experiment.name}",
+        description=_description(experiment, start),
     )
+    return options, dataclasses.replace(config, preset=start.preset)
 
 
-def _peek(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the options that decide the defaults of all others; errors are left to tyro."""
+def _start(experiment: Experiment, arguments: Sequence[str]) -> Any:
+    """Returns the settings that the other options change; tyro reports words that are wrong."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("preset", "resume", "evaluate"):
+    for name in ("preset", "config", "resume", "evaluate"):
         parser.add_argument(f"--{name}", nargs="?")
-    return parser.parse_known_args(arguments)[0]
+    chosen = parser.parse_known_args(arguments)[0]
+    if chosen.preset and chosen.config:
+        raise ValueError("got --preset and --config, expected one")
+    existing = chosen.resume or chosen.evaluate
+    if not existing or any(word in ("-h", "--help") for word in arguments):
+        if chosen.config:
+            return settings.read(Path(chosen.config), experiment.default)[0]
+        return experiment.config(chosen.preset or experiment.presets[0])[0]
+    config = run_directory.read_config(Path(existing), type(experiment.default))
+    recorded = settings.current_name(config.preset, experiment.renamed, quiet=True)
+    if chosen.preset and settings.current_name(chosen.preset, experiment.renamed) != recorded:
+        raise ValueError(
+            f"preset: got {chosen.preset!r}, but the run in {existing} started from "
+            f"{config.preset!r}; a run keeps its settings, start a new one to change them"
+        )
+    return dataclasses.replace(config, preset=recorded)
+
+
+def _description(experiment: Experiment, config: Any) -> str:
+    """Returns the text of `--help` above the options."""
+    described = [f"  {name}: {experiment.config(name)[1]}" for name in experiment.presets]
+    others = [n for n in settings.names(experiment.name) if n not in experiment.presets]
+    text = ", ".join(others)
+    return "\n\n".join(
+        [
+            experiment.summary,
+            "Presets:\n" + "\n".join(described),
+            f"More presets, baselines and published variants, in experiments/configs/"
+            f"{experiment.name}/:\n" + textwrap.fill(text, 96, break_on_hyphens=False),
+            f"Defaults below: {config.preset}.",
+        ]
+    )

@@ -23,19 +23,21 @@ import numpy as np
 
 from egno_jax import EGNOConfig, datasets
 from egno_jax.datasets import md17
-from egno_jax.training import OptimizerConfig, TrainingConfig
-from experiments import methods
-from experiments.run_page import Drawing
-from experiments.runner import Experiment, Published, Splits, main
+from egno_jax.training import TrainingConfig
+from experiments.experiment import (
+    Drawing,
+    Experiment,
+    Published,
+    Splits,
+    check,
+    named,
+    unusual,
+)
+from experiments.runner import main
 
 if TYPE_CHECKING:
     from egno_jax.datasets import Samples
     from egno_jax.datasets.md17 import Trajectory
-
-
-# The presets that baselines are compared with EGNO in.
-_COMPARED = ("quick", "quick-plain", "paper")
-_PRESETS = methods.preset_names(("quick", "quick-plain", "paper", "original"), compared=_COMPARED)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,24 +48,23 @@ class DataConfig:
       molecule: aspirin, benzene, ethanol, malonaldehyde, naphthalene, salicylic, toluene or uracil;
         with the archive `md` any other name that has a file.
       archive: `md`: the file `md/<molecule>.npz`, a trajectory like those of MD17; `md17`: the
-        original archive in `md17/`, beside which published figures may stand.
+        original archive in `md17/`, which published results were measured on.
       split: `random`: frames of the whole trajectory, as in the original, which leaks; `blocks`:
         blocks of time with a gap of one window between them.
       atoms: `heavy`: without hydrogen, as in the original; `all`.
       graph: `bonds`: bonds of frame 0 and pairs two bonds apart, as in the original; `radius`: the
-        pairs within `radius` of each given state.
-      bond_cutoff: atoms closer than this in frame 0 are bound, in Angstrom; pictures of the graph
-        `radius` show the bonds that are found.
-      radius: in Angstrom; read with the graph `radius` alone.
+        pairs within `radius` of each initial state.
+      bond_cutoff: atoms closer than this in frame 0 are bonded, in Angstrom; with the graph
+        `radius` only pictures use it.
+      radius: in Angstrom; only for the graph `radius`.
       num_train: windows to train on.
       num_valid: windows to select the model on.
       num_test: windows to report errors on.
-      window: frames of 0.5 fs from the given state to the last target.
+      window: frames of 0.5 fs from the initial state to the last target.
       num_targets: targets, uniform over the window; set `model.time_scale` to their spacing.
-      margin: frames that the split `random` leaves out at either end.
-      time_reversal: whether each training window is also shown run backwards, which doubles the
-        training set.
-      data_dir: the folder that holds `md/` and `md17/`; `$EGNO_DATA_DIR`, else the cache, if None.
+      margin: frames that the split `random` leaves out at each end.
+      time_reversal: whether each training window is also shown reversed in time.
+      data_dir: the folder that holds `md/` and `md17/`; None: `$EGNO_DATA_DIR`, else the cache.
 
     Raises:
       ValueError: a field is out of range; names it.
@@ -92,20 +93,16 @@ class DataConfig:
             ("atoms", ("heavy", "all")),
             ("graph", ("bonds", "radius")),
         ):
-            self._check(name, getattr(self, name) in choices, f"one of {choices}")
+            check(self, name, getattr(self, name) in choices, f"one of {choices}")
         if self.archive == "md17":
-            self._check("molecule", self.molecule in md17.MOLECULES, f"one of {[*md17.MOLECULES]}")
+            check(self, "molecule", self.molecule in md17.MOLECULES, f"one of {[*md17.MOLECULES]}")
         for name in ("num_train", "num_valid", "num_test", "window"):
-            self._check(name, getattr(self, name) >= 1, "1 or more")
+            check(self, name, getattr(self, name) >= 1, "1 or more")
         for name in ("bond_cutoff", "radius"):
-            self._check(name, 0 < getattr(self, name) < np.inf, "a number above 0")
-        self._check("margin", self.margin >= 0, "0 or more")
+            check(self, name, 0 < getattr(self, name) < np.inf, "a number above 0")
+        check(self, "margin", self.margin >= 0, "0 or more")
         in_window = 1 <= self.num_targets <= self.window
-        self._check("num_targets", in_window, f"1 to {self.window}, the frames of the window")
-
-    def _check(self, name: str, is_valid: bool, expected: str) -> None:
-        if not is_valid:
-            raise ValueError(f"DataConfig.{name}: got {getattr(self, name)!r}, expected {expected}")
+        check(self, "num_targets", in_window, f"1 to {self.window}, the frames of the window")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,108 +110,18 @@ class MD17Config:
     """All settings of a run.
 
     Attributes:
-      preset: the settings to start from; whatever else is given changes them.
+      preset: the config to start from; other options change it.
       model: the model; `time_scale` is in frames.
       training: the training loop.
       data: the data set.
     """
 
-    preset: Literal[_PRESETS] = "quick"
-    model: EGNOConfig
-    training: TrainingConfig
-    data: DataConfig
+    preset: str = "quick"
+    model: EGNOConfig = dataclasses.field(default_factory=EGNOConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
 
 
-# The original's model. Times are frames after the given state, the unit is the spacing of the grid.
-_MODEL = EGNOConfig(
-    num_layers=5,
-    hidden_dim=64,
-    num_modes=2,
-    time_embed_dim=32,
-    time_scale=md17.WINDOW / md17.NUM_TARGETS,
-)
-
-# What can be said 1.5 ps ahead is how the molecule as a whole turns, which the mean field says at
-# once. Vector kernels start at 0: before they are trained they only throw atoms about.
-_OUR_MODEL = dataclasses.replace(_MODEL, mean_field=True, mean_field_channels=64, vector_init=0.0)
-
-_OPTIMIZER = OptimizerConfig(
-    learning_rate=1e-3,
-    schedule="cosine",
-    warmup_steps=100,
-    weight_decay=1e-2,
-    decay="decoupled",
-    clip_norm=1.0,
-)
-
-_SHORT = TrainingConfig(
-    num_steps=600, batch_size=100, ema_decay=0.99, eval_every=60, optimizer=_OPTIMIZER
-)
-
-# At twice this rate salicylic acid stopped being finite, with velocities per 20 frames.
-_FAST_OPTIMIZER = dataclasses.replace(_OPTIMIZER, learning_rate=3e-3)
-
-_EGNO_PRESETS = {
-    "quick": MD17Config(
-        preset="quick",
-        model=_OUR_MODEL,
-        training=dataclasses.replace(_SHORT, optimizer=_FAST_OPTIMIZER),
-        data=DataConfig(),
-    ),
-    "quick-plain": MD17Config(
-        preset="quick-plain", model=_MODEL, training=_SHORT, data=DataConfig()
-    ),
-    "paper": MD17Config(
-        preset="paper",
-        model=_MODEL,
-        training=TrainingConfig(
-            num_steps=4000, batch_size=100, ema_decay=0.995, eval_every=100, optimizer=_OPTIMIZER
-        ),
-        data=DataConfig(),
-    ),
-    "original": MD17Config(
-        preset="original",
-        model=_MODEL,
-        training=TrainingConfig(
-            num_steps=25_000,
-            batch_size=100,
-            ema_decay=0.0,
-            eval_every=25,
-            checkpoint_every=500,
-            optimizer=OptimizerConfig(
-                learning_rate=1e-4,
-                schedule="halving",
-                halve_every=12_500,
-                warmup_steps=0,
-                weight_decay=1e-15,
-                decay="l2",
-                clip_norm=0.0,
-            ),
-        ),
-        data=DataConfig(),
-    ),
-}
-
-PRESETS = methods.with_baselines(_EGNO_PRESETS, compared=_COMPARED, num_times=8)
-
-_EGNO_DESCRIPTIONS = {
-    "quick": "a short run with a mean field, a first look",
-    "quick-plain": "quick without the mean field, at a third of its rate; a short run of paper",
-    "paper": "the original's model, graph and split, with our own optimisation; the one to report",
-    "original": "the original's optimisation too: 5000 epochs of Adam at 1e-4, hours on a CPU",
-}
-
-DESCRIPTIONS = methods.with_baseline_descriptions(_EGNO_DESCRIPTIONS, compared=_COMPARED)
-
-_PUBLISHED_FIELDS = (
-    "atoms",
-    "graph",
-    "bond_cutoff",
-    "num_train",
-    "num_test",
-    "window",
-    "num_targets",
-)
 _EGNO = "Xu et al., ICML 2024, arXiv:2401.11037"
 _ATOM = "ATOM, ICLR 2026"
 
@@ -249,7 +156,7 @@ PUBLISHED = tuple(
         round(f_mse / 100, 6),
         None if a_mse is None else round(a_mse / 100, 6),
         source,
-        {"molecule": molecule, "archive": "md17", "split": "random"},
+        f"{molecule}, random frames, original MD17",
     )
     for molecule, rows in _TABLE.items()
     for (method, source), (f_mse, a_mse) in zip(_METHODS, rows, strict=True)
@@ -257,17 +164,7 @@ PUBLISHED = tuple(
 
 
 def load_splits(config: DataConfig) -> Splits:
-    """Loads the data of a run.
-
-    Args:
-      config: which samples.
-
-    Returns:
-      Training, validation and test samples, frames of the test windows, and the bonds.
-
-    Raises:
-      ValueError: the file is missing, damaged, or holds too few frames.
-    """
+    """Loads the data of a run."""
     trajectory = md17.load_trajectory(
         config.molecule, archive=config.archive, data_dir=config.data_dir
     )
@@ -312,6 +209,17 @@ def _samples(config: DataConfig, trajectory: Trajectory, starts: np.ndarray) -> 
     return md17.samples(trajectory, starts, edges, **targets)
 
 
+def task(data: DataConfig) -> str:
+    """Returns the name of the task that the settings define."""
+    fields = ("atoms", "graph", "bond_cutoff", "num_train", "num_test", "window", "num_targets")
+    return named(
+        data.molecule,
+        {"random": "random frames", "blocks": "blocks of time"}[data.split],
+        {"md": "", "md17": "original MD17"}[data.archive],
+        **unusual(data, DataConfig(), *fields),
+    )
+
+
 EXPERIMENT = Experiment(
     name="md17",
     title="Molecules",
@@ -320,23 +228,18 @@ EXPERIMENT = Experiment(
         "velocities at one frame the model predicts eight later ones, up to 1.5 picoseconds ahead, "
         "all in one pass. Papers print these errors times 100, for the original MD17."
     ),
-    config_class=MD17Config,
-    presets=PRESETS,
-    descriptions=DESCRIPTIONS,
+    default=MD17Config(),
+    presets=("quick", "quick-no-global", "paper", "original"),
     load_splits=load_splits,
+    task=task,
     published=PUBLISHED,
-    published_data=DataConfig(),
-    published_fields=_PUBLISHED_FIELDS,
+    headlines={"random frames": [f"{name}, random frames" for name in md17.MOLECULES]},
     time_unit=1.0,
     time_label="frames of 0.5 fs",
     length_label="Å",
-    task_fields=("molecule", "archive", "split", *_PUBLISHED_FIELDS),
-    data_words={
-        "molecule": {molecule: molecule for molecule in md17.MOLECULES},
-        "archive": {"md17": "original MD17"},
-        "split": {"random": "random frames", "blocks": "blocks of time"},
-    },
-    headlines=({"archive": "md", "split": "random"},),
+    error_unit="Å²",
+    varied=("data.molecule", "data.archive", "data.split"),
+    renamed={"quick-plain": "quick-no-global"},
 )
 
 

@@ -16,17 +16,12 @@ import dataclasses
 import itertools
 import sys
 from pathlib import Path
-from typing import Literal
 
 from egno_jax import EGNOConfig, datasets
 from egno_jax.datasets import nbody
-from egno_jax.training import OptimizerConfig, TrainingConfig
-from experiments import methods
-from experiments.runner import Experiment, Published, Splits, main
-
-# The presets that baselines are compared with EGNO in.
-_COMPARED = ("paper",)
-_PRESETS = methods.preset_names(("quick", "paper", "any-times", "original"), compared=_COMPARED)
+from egno_jax.training import TrainingConfig
+from experiments.experiment import Experiment, Published, Splits, check, named, unusual
+from experiments.runner import main
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,15 +29,14 @@ class DataConfig:
     """Which samples of the 5-body data set a run sees.
 
     Attributes:
-      num_train: simulations to train on, the first so many of 10000.
-      num_valid: simulations to select the model on, of 2000.
-      num_test: simulations to report errors on, of 2000.
-      start: frame of the given state; a simulation has frames 0 to 48, 0.1 time units apart.
+      num_train: simulations to train on, at most 10000.
+      num_valid: simulations to select the model on, at most 2000.
+      num_test: simulations to report errors on, at most 2000.
+      start: frame of the initial state; a simulation has frames 0 to 48, 0.1 time units apart.
       target_frames: frames to predict, increasing and after `start`.
-      time_reversal: whether each training window is also shown run backwards, which doubles the
-        training set and looks at no other frame.
-      cache_dir: where simulated data are kept; `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`, if
-        None.
+      time_reversal: whether each training window is also shown reversed in time, which doubles the
+        training set and uses no other frame.
+      cache_dir: folder of the simulated data; None: `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`.
 
     Raises:
       ValueError: a field is out of range; names it.
@@ -58,9 +52,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         for split, most in nbody.SPLIT_SIZES.items():
-            number = getattr(self, f"num_{split}")
-            if not 1 <= number <= most:
-                raise ValueError(f"DataConfig.num_{split}: got {number}, expected 1 to {most}")
+            is_valid = 1 <= getattr(self, f"num_{split}") <= most
+            check(self, f"num_{split}", is_valid, f"1 to {most}")
         frames = (self.start, *self.target_frames)
         is_increasing = all(a < b for a, b in itertools.pairwise(frames))
         if len(frames) < 2 or frames[0] < 0 or frames[-1] > 48 or not is_increasing:
@@ -75,97 +68,18 @@ class NBodyConfig:
     """All settings of a run.
 
     Attributes:
-      preset: the settings to start from; whatever else is given changes them.
+      preset: the config to start from; other options change it.
       model: the model; `time_scale` is in frames.
       training: the training loop.
       data: the data set.
     """
 
-    preset: Literal[_PRESETS] = "quick"
-    model: EGNOConfig
-    training: TrainingConfig
-    data: DataConfig
+    preset: str = "quick"
+    model: EGNOConfig = dataclasses.field(default_factory=EGNOConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
 
 
-# The original's model. Times are frames after the given state, the unit is the spacing of the grid.
-_MODEL = EGNOConfig(
-    num_layers=4,
-    hidden_dim=64,
-    num_modes=2,
-    time_embed_dim=32,
-    time_scale=2.0,
-)
-
-_OPTIMIZER = OptimizerConfig(
-    learning_rate=2e-3,
-    schedule="cosine",
-    warmup_steps=200,
-    weight_decay=1e-2,
-    decay="decoupled",
-    clip_norm=1.0,
-)
-
-_PAPER_TRAINING = TrainingConfig(
-    num_steps=12_000, batch_size=50, ema_decay=0.999, eval_every=600, optimizer=_OPTIMIZER
-)
-
-_EGNO_PRESETS = {
-    "quick": NBodyConfig(
-        preset="quick",
-        model=_MODEL,
-        training=TrainingConfig(
-            num_steps=2400, batch_size=25, ema_decay=0.99, eval_every=240, optimizer=_OPTIMIZER
-        ),
-        data=DataConfig(time_reversal=True),
-    ),
-    "paper": NBodyConfig(
-        preset="paper",
-        model=_MODEL,
-        training=_PAPER_TRAINING,
-        data=DataConfig(time_reversal=True),
-    ),
-    "any-times": NBodyConfig(
-        preset="any-times",
-        model=dataclasses.replace(
-            _MODEL, temporal_grid="context", context_times=(2.0, 4.0, 6.0, 8.0, 10.0)
-        ),
-        training=dataclasses.replace(_PAPER_TRAINING, random_times="subsets", num_times=(5,)),
-        data=DataConfig(target_frames=tuple(range(nbody.START + 1, nbody.TARGET_FRAMES[-1] + 1))),
-    ),
-    "original": NBodyConfig(
-        preset="original",
-        model=_MODEL,
-        training=TrainingConfig(
-            num_steps=150_000,
-            batch_size=100,
-            ema_decay=0.0,
-            eval_every=150,
-            checkpoint_every=1500,
-            optimizer=OptimizerConfig(
-                learning_rate=1e-4,
-                schedule="constant",
-                warmup_steps=0,
-                weight_decay=1e-8,
-                decay="l2",
-                clip_norm=0.0,
-            ),
-        ),
-        data=DataConfig(time_reversal=False),
-    ),
-}
-
-PRESETS = methods.with_baselines(_EGNO_PRESETS, compared=_COMPARED, num_times=5)
-
-_EGNO_DESCRIPTIONS = {
-    "quick": "a short run of the preset paper: under 5 minutes on 2 CPU cores, a first look",
-    "paper": "the original's model, data and split, with our own optimisation; the one to report",
-    "any-times": "a function of time: each sample at five of ten times, drawn anew in each step",
-    "original": "the original's optimisation too: 5000 epochs of Adam at 1e-4, hours on a CPU",
-}
-
-DESCRIPTIONS = methods.with_baseline_descriptions(_EGNO_DESCRIPTIONS, compared=_COMPARED)
-
-_TASK_FIELDS = ("num_train", "num_test", "start", "target_frames")
 _EGNO = "Xu et al., ICML 2024, arXiv:2401.11037"
 
 PUBLISHED = (
@@ -179,17 +93,7 @@ PUBLISHED = (
 
 
 def load_splits(config: DataConfig) -> Splits:
-    """Loads, and where the cache has none simulates, the data of a run.
-
-    Args:
-      config: which samples.
-
-    Returns:
-      Training, validation and test samples, and every frame of the test windows.
-
-    Raises:
-      ValueError: the settings name frames or simulations that there are not.
-    """
+    """Loads the data of a run; simulates them if the cache does not have them."""
     frames = {"start": config.start, "target_frames": config.target_frames}
     train, valid, test = (
         nbody.load_trajectories(split, num_simulations=number, cache_dir=config.cache_dir)
@@ -209,6 +113,12 @@ def load_splits(config: DataConfig) -> Splits:
     )
 
 
+def task(data: DataConfig) -> str:
+    """Returns the name of the task that the settings define; empty for the published one."""
+    fields = ("num_train", "num_test", "start", "target_frames")
+    return named(**unusual(data, DataConfig(), *fields))
+
+
 EXPERIMENT = Experiment(
     name="nbody",
     title="5-body problem",
@@ -216,18 +126,16 @@ EXPERIMENT = Experiment(
         "Five charged particles attract and repel one another. From positions and velocities at "
         "one frame of a simulation the model predicts the later ones, all in one pass."
     ),
-    config_class=NBodyConfig,
-    presets=PRESETS,
-    descriptions=DESCRIPTIONS,
+    default=NBodyConfig(),
+    presets=("quick", "paper", "any-times", "original"),
     load_splits=load_splits,
+    task=task,
     published=PUBLISHED,
-    published_data=DataConfig(time_reversal=False),
-    published_fields=_TASK_FIELDS,
+    headlines={"": [""]},
     time_unit=nbody.DT * nbody.FRAME_SPACING,
     time_label="frames",
     length_label="length units",
-    task_fields=_TASK_FIELDS,
-    data_words={"time_reversal": {True: "trained on windows run backwards too"}},
+    error_unit="length units²",
 )
 
 

@@ -1,257 +1,200 @@
-"""Results that are published: collects those of runs, and builds the tables from what is collected.
+"""Published results: appends those of runs, and builds the tables and pictures from all of them.
 
-    python -m experiments.report runs/nbody-paper-seed0 runs/nbody-paper-seed1
-    python -m experiments.report --picture runs/mocap-run-seed0
+    python -m experiments.report runs/nbody-paper-seed3
+    python -m experiments.report --freeze walk-wide runs/mine
     python -m experiments.report --out tables runs/mine-seed0 runs/mine-seed1
+    python -m experiments.report --picture runs/mocap-run-seed0
 
-copies the results and settings of finished runs to `experiments/results/<run>.json`, and writes
-`experiments/RESULTS.md` and the table in `README.md` from all files there. Nothing in them is typed
-by hand: the published figures stand in the experiments' scripts. A figure of each experiment comes
-to `experiments/results/<experiment>.png`, if matplotlib is there, and the moving picture of a run
-to `docs/images/<experiment>.gif`. With `--out` all of it but the README's table comes to a folder,
-from the runs given and those collected there before; the repository's own files stay as they are.
+The first appends a finished run to `results.jsonl`, writes `RESULTS.md`, pictures in `results/` and
+the table in `README.md`. A run whose settings are in no file of `configs/` is refused; `--freeze
+NAME` writes that file. `--out` does all of it, except the README, in a folder of yours.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import shlex
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from experiments import run_directory, run_page
-from experiments.report_figures import draw
-from experiments.report_rows import (
-    ENOUGH_SEEDS,
-    EXPERIMENTS,
-    Row,
-    error_unit,
-    load_records,
-    rows_of,
-)
-from experiments.report_tables import (
-    commands,
-    comparison,
-    headlines,
-    runs_table,
-    shortfalls,
-    summary,
-    task_tables,
-)
+import numpy as np
+
+from experiments import dot_plot, records, run_directory, run_pictures, settings
+from experiments.records import EXPERIMENTS, Row, rivals, selected
 
 _ROOT = Path(__file__).parent.parent
-_RECORDS = _ROOT / "experiments" / "results"
 _PAGE = _ROOT / "experiments" / "RESULTS.md"
 _README = _ROOT / "README.md"
 _IMAGES = _ROOT / "docs" / "images"
+_INTRODUCTION = Path(__file__).with_name("results_intro.md")
+_HELP = "Publish results: experiments/RESULTS.md and the table in README.md."
 _BEGIN, _END = "<!-- results: python -m experiments.report -->", "<!-- end of results -->"
-
-# Addresses, seen from the repository's root.
-_PAGE_ADDRESS = "experiments/RESULTS.md"
-_REASONS, _REASONS_HEADING = "docs/baselines.md", "where-egno-is-not-ahead"
-
-_INTRODUCTION = f"""# Results
-
-Made by `python -m experiments.report` from the files in `results/`; each holds the settings, errors
-and origin of one run. Errors are mean squared errors of positions, averaged over samples, nodes and
-coordinates; F-MSE at the last time, A-MSE at all times. A-MSE is missing (–) where a model predicts
-the last time alone, and where a source does not report it. Runs that differ in nothing but their
-seed share a row: mean and, behind ±, the sample standard deviation.
-
-The test set selects nothing. The row that stands for EGNO is the one of least mean F-MSE on the
-validation set, of the settings that were run with {ENOUGH_SEEDS} seeds or more or, where there are
-none, with the most. Each baseline is then compared with the row trained as that one was: the same
-data, steps, batch and optimizer. Where a method has no such row, its best on the validation set
-stands there instead, marked †. The best baseline is the one of least F-MSE on the validation set.
-
-`x + v t` goes on with the given velocities, which says little of what trembles: molecules and
-proteins. That nothing moves is the better guess there, and shown where runs wrote it down.
-
-## All experiments
-
-Beside EGNO and the best baseline here stand what the paper reports for EGNO, and what an
-independent run of its public code gave."""
-
-_AHEAD = """Each baseline's best row on the validation set, of those trained for as many steps of as
-many samples as EGNO's. Where other settings differ they are named, and EGNO trained with these
-stands beside it if there is such a run."""
+_CITED = ("EGNO", "EGNO, its public code run again")
+_SUMMARY = "task|unit|EGNO, F-MSE|best baseline here|EGNO in its paper|its code run again|steps|"
+_SUMMARY += "seeds|notes"
+_AHEAD = "task|error|EGNO|baseline|its error|seeds|EGNO, valid F-MSE|its valid F-MSE"
+_TASK = "model|config|F-MSE|A-MSE|valid F-MSE|seeds|steps|minutes"
 
 
-def collect(directory: Path, target: Path | None = None) -> Path:
-    """Copies the results and settings of a finished run to the published records.
-
-    Args:
-      directory: the run.
-      target: the folder for the record; None: the repository's.
-
-    Returns:
-      The file written.
-
-    Raises:
-      ValueError: there are no results of a finished run.
-    """
-    try:
-        results = json.loads((directory / run_directory.RESULTS).read_text())
-        settings = json.loads((directory / run_directory.CONFIG).read_text())["settings"]
-    except FileNotFoundError as error:
-        raise ValueError(f"{directory}: there is no {Path(error.filename).name}") from error
-    if not results["finished"]:
-        raise ValueError(
-            f"{directory}: the run ended at step {results['steps']} of "
-            f"{settings['training']['num_steps']}; only finished runs are published"
-        )
-    for folder in run_directory.FOLDERS:
-        settings["data"].pop(folder.removeprefix("data."), None)
-    for record in (results, *results.get("resumed", ())):
-        record["command"] = _anywhere(record["command"])
-    folder = _RECORDS if target is None else target
-    folder.mkdir(parents=True, exist_ok=True)
-    written = folder / f"{directory.absolute().name}.json"
-    run_directory.write_json(written, {**results, "settings": settings})
-    return written
+def table(head: str, lines: Sequence[Sequence[Any]]) -> str:
+    """Returns a table in Markdown; an empty cell is a dash."""
+    cells = [head.split("|"), ["---"] * len(head.split("|")), *lines]
+    return "\n".join(f"| {' | '.join(str(cell) or '–' for cell in line)} |" for line in cells)
 
 
-def _anywhere(command: str) -> str:
-    """The command without the folders of the machine it ran on: runs are below `runs/`."""
-    words, option = [], ""
-    for word in shlex.split(command):
-        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        if flag:
-            option = flag.removeprefix("--").replace("-", "_")
-        if option in run_directory.FOLDERS:
-            continue
-        if option in ("out", "resume", "evaluate") and Path(value).is_absolute():
-            value = f"runs/{Path(value).name}"
-        words.append(flag + equals + value)
-    return shlex.join(words)
+def summary(title: str, ours: Row, rows: Sequence[Row]) -> list[Any]:
+    """Returns the cells of a task in the summary: EGNO, the best baseline and the literature."""
+    published = {other.method: other for other in ours.experiment.published_for(ours.task)}
+    notes, baseline, seeds = [f"`{ours.config}`"], "", str(ours.seeds)
+    without = selected([row for row in rows if not row.settings.model.mean_field])
+    if ours.settings.model.mean_field and without is not None:
+        notes.append(f"without global message passing {without.spread('f_mse')}")
+    if getattr(ours.settings.data, "time_reversal", False):
+        notes.append("training windows also reversed in time")
+    for best in rivals(rows, ours)[:1]:
+        baseline = f"{best.title}: {best.row.spread('f_mse')}"
+        seeds += f" / {best.row.seeds}"
+    cited = [published[m].cited("f_mse") if m in published else "" for m in _CITED]
+    cells = [title, ours.experiment.error_unit, ours.spread("f_mse"), baseline, *cited]
+    return [*cells, ours.records[0]["steps"], seeds, "; ".join(notes)]
 
 
-def copy_picture(directory: Path) -> Path:
-    """Copies the moving picture of a run to `docs/images/<experiment>.gif`.
-
-    Args:
-      directory: the run.
-
-    Returns:
-      The file written.
-
-    Raises:
-      ValueError: the run has no results, or its systems are drawn in no moving picture.
-    """
-    picture = directory / run_directory.PICTURES / run_page.FILM
-    try:
-        name = json.loads((directory / run_directory.RESULTS).read_text())["experiment"]
-        target = _IMAGES / f"{name}.gif"
-        target.write_bytes(picture.read_bytes())
-    except FileNotFoundError as error:
-        raise ValueError(f"{directory}: there is no {Path(error.filename).name}") from error
-    return target
+def count(title: str, tasks: Sequence[tuple[str, Row, Sequence[Row]]]) -> list[Any]:
+    """Returns the cells of several tasks in the summary: in how many EGNO is ahead."""
+    pairs = [(ours, best.row) for _, ours, rows in tasks for best in rivals(rows, ours)[:1]]
+    wins = sum(ours.mean("f_mse") < best.mean("f_mse") for ours, best in pairs)
+    models = ", ".join(dict.fromkeys(best.model for _, best in pairs))
+    seeds = [max(row.seeds for row in side) for side in zip(*pairs, strict=True)]
+    ours, notes = tasks[0][1], ", ".join(dict.fromkeys(f"`{ours.config}`" for _, ours, _ in tasks))
+    cells = [title, ours.experiment.error_unit, f"lower in {wins} of {len(pairs)}"]
+    cells += [f"{models}: lower in {len(pairs) - wins}", "", "", ours.records[0]["steps"]]
+    return [*cells, " / ".join(map(str, seeds)), notes]
 
 
-def build(directory: Path | None = None) -> list[Path]:
-    """Writes the page of results and its pictures, and the table in `README.md`.
-
-    Args:
-      directory: where to, from the records in its `results/`; None: the repository's own, of which
-        alone there is a README.
-
-    Returns:
-      The files written.
-
-    Raises:
-      ValueError: there are no records, or one is of no experiment or preset.
-    """
-    folder = _RECORDS if directory is None else directory / _RECORDS.name
-    page = _PAGE if directory is None else directory / _PAGE.name
-    records = load_records(folder)
-    if directory is not None and not records:
-        raise ValueError(f"{folder}: there are no results; give the directories of finished runs")
-    found = {name: rows for name in EXPERIMENTS if (rows := rows_of(name, records))}
-    at = _ROOT / "experiments" if directory is None else directory.absolute()
-    reasons = f"{os.path.relpath(_ROOT / _REASONS, at)}#{_REASONS_HEADING}"
-    parts = [_INTRODUCTION, summary(found), "### Where a baseline is ahead"]
-    parts += [f"{_AHEAD} [Why]({reasons}).", shortfalls(found)]
-    written = []
-    for name, rows in found.items():
-        experiment = EXPERIMENTS[name]
-        parts += [f"## {experiment.title}", f"{experiment.summary}"]
-        parts.append(f"Errors here are in {error_unit(experiment)}.")
-        picture = folder / f"{name}.png"
-        if draw(name, rows, picture):
-            written.append(picture)
-            parts.append(f"![F-MSE of every model: {experiment.title}](results/{picture.name})")
-        parts += [task_tables(rows), "### Runs", runs_table(rows)]
-        summary_line = "<details><summary>Commands that repeat these runs today</summary>"
-        parts += [summary_line, f"```sh\n{commands(rows)}\n```", "</details>"]
-    page.write_text("\n\n".join(parts) + "\n")
-    written.append(page)
-    if directory is None:
-        reasons = f"{_REASONS}#{_REASONS_HEADING}"
-        _write_between_marks(_README, headlines(found, _PAGE_ADDRESS, reasons))
-        written.append(_README)
-    return written
+def ahead(title: str, ours: Row, rows: Sequence[Row]) -> Iterator[tuple[Row, list[Any]]]:
+    """Yields row and cells of each error in which a baseline of the same budget is lower."""
+    for rival in rivals(rows, ours, same_budget=True):
+        row = rival.row
+        for label, key in (("F-MSE", "f_mse"), ("A-MSE", "a_mse")):
+            if row.mean(key) < ours.mean(key):
+                errors = [ours.spread(key), rival.title, row.spread(key)]
+                valid = [each.spread("valid_f_mse") for each in (ours, row)]
+                yield row, [title, label, *errors, f"{ours.seeds} / {row.seeds}", *valid]
 
 
-def _write_between_marks(path: Path, text: str) -> None:
-    before, rest = path.read_text().split(_BEGIN)
-    after = rest.split(_END)[1]
-    path.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{after}")
+def task_table(rows: Sequence[Row]) -> str:
+    """Returns the table of all results of a task, the published ones included."""
+    ours, lines = selected(rows), []
+    better = [row.config for row, _ in ahead("", ours, rows)] if ours else []
+    for row in rows:
+        model = f"**{row.model}**" if row is ours else row.model
+        model += " ▲" if row.config in better else ""
+        errors = [row.spread(key) for key in ("f_mse", "a_mse", "valid_f_mse")]
+        minutes = np.mean([record["train_seconds"] for record in row.records]) / 60
+        cost = [row.seeds, row.records[0]["steps"], f"{minutes:.1f}"]
+        lines.append([model, f"`{row.config}`", *errors, *cost])
+    for title, key in (("x + v t", "linear_baseline"), ("nothing moves", "still_baseline")):
+        known = [record[key] for row in rows for record in row.records if key in record]
+        for best in sorted(known, key=lambda errors: -len(errors["mse_per_time"]))[:1]:
+            over_all = f"{best['a_mse']:.5f}" if len(best["mse_per_time"]) > 1 else ""
+            lines.append([title, "", f"{best['f_mse']:.5f}", over_all, *[""] * 4])
+    for other in rows[0].experiment.published_for(rows[0].task):
+        errors = [other.cited("f_mse"), other.cited("a_mse")]
+        lines.append([f"published: {other.method}", other.source, *errors, *[""] * 4])
+    return table(_TASK, lines)
+
+
+def section(name: str, tasks: Sequence[tuple[str, list[Row]]], folder: Path) -> Iterator[str]:
+    """Yields the parts of an experiment's section: its picture and a table for each task."""
+    experiment = EXPERIMENTS[name]
+    yield (
+        f"## {experiment.title}\n\n{experiment.summary} Errors are in {experiment.error_unit}. To "
+        f"repeat a row: `python -m experiments.{name} --preset CONFIG --training.seed SEED`."
+    )
+    if dot_plot.draw(experiment, tasks, folder / f"{name}.png"):
+        yield f"![F-MSE of every model]({folder.name}/{name}.png)"
+    for task, rows in tasks:
+        options = [f"--{k.replace('_', '-')} {v}" for k, v in rows[0].records[0]["varied"].items()]
+        yield f"### {task}" + (f" (`{' '.join(options)}`)" if options else "") if task else ""
+        yield task_table(rows)
+
+
+def build(rows: Sequence[Row], page: Path, readme: Path | None = None) -> None:
+    """Writes the page of results, its pictures to `results/` next to it, and the README's table."""
+    tasks = {name: own for name in EXPERIMENTS if (own := records.by_task(rows, name))}
+    compared = {
+        (name, task): (", ".join(filter(None, (EXPERIMENTS[name].title, task))), ours, own)
+        for name, of_task in tasks.items()
+        for task, own in of_task
+        if (ours := selected(own)) is not None
+    }
+    behind = [cells for each in compared.values() for _, cells in ahead(*each)]
+    parts = [
+        _INTRODUCTION.read_text().rstrip(),
+        table(_SUMMARY, [summary(*each) for each in compared.values()]),
+        "### Where a baseline is ahead\n\nBaselines with as many steps and samples a step as EGNO, "
+        "each in its best config on the validation set.",
+        table(_AHEAD, behind) if behind else "In no task.",
+        *(part for each in tasks.items() for part in section(*each, page.parent / "results")),
+    ]
+    page.write_text("\n\n".join(filter(None, parts)) + "\n")
+    if readme is not None:
+        write_readme(readme, compared, {cells[0] for cells in behind})
+
+
+def write_readme(readme: Path, compared: dict[tuple[str, str], Any], behind: set[str]) -> None:
+    """Writes the README's table between its marks, one row for each headline."""
+    lines = []
+    for name, experiment in EXPERIMENTS.items():
+        for title, tasks in experiment.headlines.items():
+            found = [compared[name, task] for task in tasks if (name, task) in compared]
+            title = ", ".join(filter(None, (experiment.title, title)))
+            if found:
+                lines.append(summary(*found[0]) if len(tasks) == 1 else count(title, found))
+    rated = [each for each in compared.values() if rivals(each[2], each[1], same_budget=True)]
+    text = (
+        f"{table(_SUMMARY, lines)}\n\n\\* Measured on another split of the data, for orientation. "
+        "Seeds are those of EGNO / of the baseline; ± is the standard deviation over seeds.\n\n"
+        f"In {len(behind)} of the {len(rated)} tasks with baselines, one of them has a lower F-MSE "
+        "or A-MSE: [which](experiments/RESULTS.md#where-a-baseline-is-ahead), and "
+        "[why](docs/baselines.md#where-egno-is-not-ahead)."
+    )
+    before, rest = readme.read_text().split(_BEGIN)
+    readme.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{rest.split(_END)[1]}")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Collects the runs given, builds the tables, prints what it wrote; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.report",
-        description="Publish results: experiments/RESULTS.md and the table in README.md.",
-    )
-    parser.add_argument("runs", nargs="*", type=Path, help="directories of runs to collect first")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="folder for the tables, pictures and records of your own runs; the repository's files "
-        "are neither read nor written then",
-    )
-    parser.add_argument(
-        "--picture",
-        action="append",
-        default=[],
-        type=Path,
-        help="directory of a run whose moving picture the docs shall show; may be repeated",
-    )
+    """Appends the runs given, builds the tables, prints what it wrote; returns the exit code."""
+    parser = argparse.ArgumentParser("python -m experiments.report", description=_HELP)
+    parser.add_argument("runs", nargs="*", type=Path, help="directories of finished runs to append")
+    parser.add_argument("--freeze", metavar="NAME", default="", help="name of a new config file")
+    parser.add_argument("--description", default="", help="the description in that file")
+    parser.add_argument("--out", type=Path, help="folder for the results of your own runs")
+    words = {"help": "run whose moving picture goes to docs/images", "default": []}
+    parser.add_argument("--picture", type=Path, action="append", **words)
     options = parser.parse_args(arguments)
-    if options.out is not None and options.picture:
-        parser.error("--picture: got --out too, expected one: pictures go to the docs")
-    records = None if options.out is None else options.out / _RECORDS.name
+    page, lines, folders = _PAGE, records.RESULTS, [settings.CONFIGS]
+    if replace := options.out is not None:
+        page, lines = options.out / _PAGE.name, options.out / records.RESULTS.name
+        folders.append(options.out / "configs")
     try:
-        for directory in options.runs:
-            print(collect(directory, records))
-        for directory in options.picture:
-            print(copy_picture(directory))
-        for path in build(options.out):
-            print(path)
-    except ValueError as error:
+        for run in options.runs:
+            freeze = options.freeze or (run.absolute().name if replace else "")
+            print(records.append(run, lines, folders, freeze, options.description, replace=replace))
+        for run in options.picture:
+            results = json.loads((run / run_directory.RESULTS).read_text())
+            film = run / run_directory.PICTURES / run_pictures.FILM
+            print(shutil.copyfile(film, _IMAGES / f"{results['experiment']}.gif"))
+        build(records.load(lines, folders), page, None if replace else _README)
+    except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print(page)
     return 0
 
-
-__all__ = [
-    "EXPERIMENTS",
-    "Row",
-    "build",
-    "collect",
-    "comparison",
-    "copy_picture",
-    "draw",
-    "main",
-    "rows_of",
-    "runs_table",
-    "shortfalls",
-    "summary",
-]
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -1,9 +1,9 @@
 """The files of a run's directory: settings, results, and where they came from.
 
 - `config.json`: all settings, the commands that made the run, versions of the libraries;
-- `metrics.jsonl`: training loss and validation errors, a line each;
-- `checkpoints/`: the whole state of the training, to resume from;
-- `best/`: the model with the least F-MSE on the validation set, for `egno_jax.load`;
+- `metrics.jsonl`: training loss and validation errors, one line each;
+- `checkpoints/`: the complete state of the training, to resume from;
+- `best/`: the model with the lowest F-MSE on the validation set, for `egno_jax.load`;
 - `tensorboard/`: the curves for TensorBoard;
 - `profile/`: with `--profile`, a trace of some steps;
 - `damaged-checkpoints/`: checkpoints that were found damaged and not used;
@@ -14,23 +14,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import json
 import math
 import os
 import platform
 import subprocess
-import typing
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from egno_jax import EGNOConfig, model
+from egno_jax import model
 from egno_jax.checkpoint import library_versions
+from egno_jax.training import config as training_config
+from experiments.settings import FOLDERS, changed, flatten, plain
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -41,20 +40,19 @@ RESULTS = "results.json"
 PICTURES = "pictures"
 REPORT = "report.html"
 
-# Where data lie on this machine, which says nothing about what they are.
-FOLDERS = ("data.cache_dir", "data.data_dir")
-
 # What may change when a run is resumed, because it changes no number.
 _FREE = (
+    "preset",
     *FOLDERS,
     "training.steps_per_call",
+    "training.steps_per_chunk",
     "training.keep_checkpoints",
     "training.max_skipped_steps",
 )
 
 
 def fresh(name: str) -> Path:
-    """Returns `runs/<name>`, or the first of `runs/<name>-2`, `-3`, ... that is not there yet."""
+    """Returns `runs/<name>`, or the first of `runs/<name>-2`, `-3`, ... that does not exist."""
     directory, number = Path("runs") / name, 1
     while directory.exists():
         number += 1
@@ -63,14 +61,14 @@ def fresh(name: str) -> Path:
 
 
 def holds_run(directory: Path) -> bool:
-    """Says whether a run has been started in a directory."""
+    """Returns whether a run has been started in a directory."""
     return (directory / CONFIG).exists()
 
 
 def check_new(directory: Path) -> None:
-    """Raises a ValueError if a new run cannot live here: it holds one already, or is a file."""
+    """Raises a ValueError if a directory cannot hold a new run: it has one, or is a file."""
     if directory.exists() and not directory.is_dir():
-        raise ValueError(f"--out: {directory} is a file, expected a directory")
+        raise ValueError(f"--out: got the file {directory}, expected a directory")
     if holds_run(directory):
         raise ValueError(
             f"--out: {directory} holds a run already; continue it with --resume {directory}, or "
@@ -90,7 +88,7 @@ def start(directory: Path, config: Any, command: str) -> None:
 
 
 def resume(directory: Path, config: Any, command: str) -> None:
-    """Checks that the settings are those of the run and notes in `config.json` that it goes on.
+    """Checks that the settings are those of the run and adds the command to `config.json`.
 
     Raises:
       ValueError: a setting differs; names it.
@@ -106,7 +104,7 @@ def check_settings(directory: Path, config: Any) -> dict[str, Any]:
     Raises:
       ValueError: a setting differs, or the file cannot be read; names it.
     """
-    record = _read_record(directory)
+    record = read_record(directory)
     found, expected = (dict(flatten(tree)) for tree in (plain(config), record["settings"]))
     for name in expected:
         if name not in _FREE and found.get(name) != expected[name]:
@@ -123,10 +121,10 @@ def read_config(directory: Path, config_class: type) -> Any:
     Raises:
       ValueError: there is no run, or its settings are not those of `config_class`; names the file.
     """
-    record = _read_record(directory)
+    record = read_record(directory)
     try:
-        return _build(config_class, record["settings"], record.get("model_class"))
-    # A field may hold anything, so a class may stumble over it anywhere.
+        return changed(config_class(), record["settings"], record.get("model_class"))
+    # A field may hold anything, so a class may fail on it anywhere.
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{directory / CONFIG}: not the settings of this experiment, or written by another "
@@ -135,7 +133,7 @@ def read_config(directory: Path, config_class: type) -> Any:
 
 
 def write_json(path: Path, record: Any, *, allow_nan: bool = True) -> None:
-    """Writes JSON to a file, whole or not at all.
+    """Writes JSON to a file, completely or not at all.
 
     Raises:
       ValueError: `allow_nan` is False, and a number is not finite.
@@ -146,7 +144,7 @@ def write_json(path: Path, record: Any, *, allow_nan: bool = True) -> None:
 
 
 def check_results(directory: Path, results: dict[str, Any]) -> None:
-    """Raises a ValueError if a result is not a finite number, for which JSON has no word."""
+    """Raises a ValueError if a result is not a finite number, which JSON cannot hold."""
     for name, value in flatten(results):
         numbers = value if isinstance(value, list) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
@@ -171,67 +169,30 @@ def origin(command: str) -> dict[str, Any]:
     }
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the leaves of nested dicts under dotted names, `("model.hidden_dim", 64)`."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+def read_record(directory: Path) -> dict[str, Any]:
+    """Returns what `config.json` holds, with today's names of the settings.
 
-
-def _read_record(directory: Path) -> dict[str, Any]:
+    Raises:
+      ValueError: there is no run, or the file is damaged; names it.
+    """
     path = directory / CONFIG
     try:
         record = json.loads(path.read_text())
         settings, made_with = record["settings"], record["made_with"]
-        if not isinstance(settings, dict):
-            raise TypeError(f"settings are {type(settings).__name__}, expected an object")
+        groups = [settings[name] for name in ("model", "training", "data")]
+        if not isinstance(settings["preset"], str) or not all(isinstance(g, dict) for g in groups):
+            raise TypeError("settings have no preset, or no model, training and data")
         is_list = isinstance(made_with, list) and made_with
         if not is_list or not all(isinstance(one, dict) for one in made_with):
-            raise TypeError("made_with is none, expected a list of objects, one for each command")
-        return record
+            raise TypeError("made_with is not a list of objects, one for each command")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(f"{directory} holds no run: there is no {CONFIG} in it") from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged, or not written by an experiment ({error})") from error
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """Returns settings as JSON gives them back: lists for tuples, strings for paths."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
-
-
-def _build(kind: type, fields: dict[str, Any], model_class: str | None) -> Any:
-    """Returns the dataclass of `kind` that `plain` made the fields of.
-
-    Args:
-      kind: the class; where it is that of EGNO, the model's own may be another.
-      fields: the settings.
-      model_class: the name of the model's; None in runs that did not record it.
-    """
-    if kind is EGNOConfig:
-        kind = _model_class(fields, model_class)
-    hints = typing.get_type_hints(kind)
-    made = {name: _as_type(hints[name], value, model_class) for name, value in fields.items()}
-    return kind(**made)
-
-
-def _model_class(fields: dict[str, Any], name: str | None) -> type[EGNOConfig]:
-    found = model.config_class(fields, name)
-    if found is None:
-        raise ValueError(f"model_class is {name!r}, which is not registered; import it first")
-    return found
-
-
-def _as_type(hint: Any, value: Any, model_class: str | None) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, model_class)
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(value, str) and Path in (hint, *typing.get_args(hint)):
-        return Path(value)
-    return value
+    upgrade = getattr(training_config, "upgrade_settings", None)
+    if upgrade is not None:
+        settings["training"] = upgrade(settings["training"])
+    return record
 
 
 def _git_commit() -> str | None:

@@ -1,17 +1,17 @@
-"""What a regression made for one skeleton gets out of the windows that motion capture trains on.
+"""Kernel regression for one skeleton: how much of motion capture's error is due to the windows.
 
     EGNO_DATA_DIR=data python -m experiments.studies.body_frame
 
-It has what EGNO has not: it knows every joint by name, and it is given the body's own axes. So it
-cannot serve a second skeleton, and what it leaves says how much of an error is due to the windows.
-Kernel ridge regression on positions and velocities z of all joints in the frame of the body,
+Unlike EGNO the regression knows every joint by name and is given the body's own axes, so it cannot
+serve a second skeleton; its error shows how much the training windows determine. It is kernel ridge
+regression on positions and velocities z of all joints in the frame of the body,
 
     x(30) - x(0) = mean + sum_s a_s k(z, z_s),
     k(z, z') = exp(-|z - z'|^2 / (2 l m)) + c z . z' / m,    m = median |z_s - z_t|^2,
 
-with the weight of velocities in z, l, c and the ridge chosen on the validation set. Once on the
-windows as they are, once on their mirror images too, left joints in the places of right ones: that
-much a model that turns and reflects with its input knows without being told.
+with the weight of velocities in z, l, c and the ridge chosen on the validation set. It is fitted to
+the windows as recorded, and to these and their mirror images with left and right joints exchanged,
+which an equivariant model knows from its symmetry.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from egno_jax.datasets import mocap
-from experiments.studies.study import Study, Workshop, main
+from experiments.studies.study import Study, Workshop, main, new_figure
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.figure import Figure
 
-# Of CMU's skeleton, in the order of its files: left leg, right leg, trunk and head, left arm, right
-# arm; and which joint each becomes in the mirror.
+# Joints of CMU's skeleton in the order of its files: left leg, right leg, trunk and head, left arm,
+# right arm; and the joint that each becomes in a mirror image.
 _ROOT, _HEAD = 0, 16
 SWAPPED = np.r_[0, 6:11, 1:6, 11:17, 24:31, 17:24]
 _MIRRORED = np.array([1.0, 1.0, -1.0])
@@ -44,7 +44,7 @@ class Size:
 
     Attributes:
       motions: which.
-      velocity_weights: weights of velocities (a frame) beside positions.
+      velocity_weights: weights of velocities (per frame) relative to positions.
       lengths: l, squared lengths of the kernel in units of the median.
       linear: c, weights of its linear part.
       ridges: what is added to the kernel's diagonal.
@@ -64,12 +64,12 @@ SIZES = {
 
 
 class States(NamedTuple):
-    """S windows in the frames of their bodies: first axis ahead, second up, third to one side.
+    """S windows in the frames of their bodies: first axis forward, second up, third sideways.
 
     Attributes:
-      positions: `[S, N, 3]`, at the given frame, from the mean of the joints.
-      velocities: `[S, N, 3]`, a frame.
-      moves: `[S, N, 3]`, from there to where the joints are at the last frame.
+      positions: `[S, N, 3]`, at the initial frame, relative to the mean of the joints.
+      velocities: `[S, N, 3]`, per frame.
+      moves: `[S, N, 3]`, displacements from the initial to the last frame.
     """
 
     positions: Float[np.ndarray, "S N 3"]
@@ -78,9 +78,9 @@ class States(NamedTuple):
 
 
 def in_body_frame(windows: Float[np.ndarray, "S W N 3"]) -> States:
-    """Turns windows so that the body looks along the first axis and stands along the second.
+    """Rotates windows so that the body moves along the first axis and is upright along the second.
 
-    Up is from the root to the head; ahead is what the mean velocity has across it.
+    Up is from the root to the head; forward is the component of the mean velocity across it.
 
     Args:
       windows: `[S, 32, N, 3]`, as `mocap.load_windows` gives them.
@@ -100,26 +100,12 @@ def _unit(vectors: Float[np.ndarray, "S 3"]) -> Float[np.ndarray, "S 3"]:
 
 
 def with_mirror_images(states: States) -> States:
-    """Returns the states and, behind them, their mirror images.
-
-    Args:
-      states: as `in_body_frame` gives them.
-    """
+    """Returns the states, followed by their mirror images."""
     return States(*(np.concatenate([x, x[:, SWAPPED] * _MIRRORED]) for x in states))
 
 
 def regress(train: States, valid: States, test: States, size: Size) -> dict[str, float]:
-    """Fits all settings on the training states and returns the one that is best on `valid`.
-
-    Args:
-      train: to fit.
-      valid: to choose on.
-      test: to report on.
-      size: which settings are tried.
-
-    Returns:
-      The settings, `valid_f_mse` and `f_mse`.
-    """
+    """Fits all settings of a size to `train`; returns the best on `valid` and its errors."""
     mean = train.moves.mean(0)
     fitted, *unseen = (
         (states.moves - mean).reshape(len(states.moves), -1) for states in (train, valid, test)
@@ -168,15 +154,7 @@ def _squared_distances(
 
 
 def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
-    """Measures what the regression leaves of each motion.
-
-    Args:
-      size: how much.
-      workshop: not needed, for there is nothing to resume.
-
-    Returns:
-      `errors`: by motion, then by training set, what `regress` gives.
-    """
+    """Measures the `errors` of the regression by motion and training set."""
     errors: dict[str, Any] = {}
     for motion in size.motions:
         sizes = mocap.PUBLISHED_SIZES[motion]
@@ -194,10 +172,8 @@ def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
 
 
 def draw(record: Mapping[str, Any]) -> Figure:
-    """Draws the errors, a panel a motion."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    """Draws the errors, one panel for each motion."""
+    figure = new_figure(9, 3.5)
     panels = figure.subplots(1, len(record["errors"]), squeeze=False)[0]
     for axes, (motion, variants) in zip(panels, record["errors"].items(), strict=True):
         places = np.arange(len(variants))
@@ -212,15 +188,8 @@ def draw(record: Mapping[str, Any]) -> Figure:
     return figure
 
 
-STUDY = Study(
-    name="body_frame",
-    title="A regression for one skeleton",
-    question="How much of motion capture's errors is due to the windows there are to learn from?",
-    sizes=SIZES,
-    measure=measure,
-    draw=draw,
-)
-
+QUESTION = "How much of motion capture's errors is due to the windows there are to learn from?"
+STUDY = Study("body_frame", QUESTION, SIZES, measure, draw)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

@@ -1,11 +1,12 @@
-"""How Fourier coefficients depend on the times that are asked for, in three schemes.
+"""How Fourier coefficients depend on the requested times, in three schemes.
 
     python -m experiments.studies.leakage
 
-Trajectories are not periodic, so coefficients taken from whatever is asked change with it, and with
-them the output at every time. Held against one another on known functions, without any training:
+Trajectories are not periodic, so coefficients that are computed from the values at the requested
+times depend on these times, and so does the output at every time. Three schemes are compared on
+known functions, without training:
 
-- `index`: the original's, a discrete Fourier transform of the asked values, wherever they lie;
+- `index`: the original's, a discrete Fourier transform of the values, whatever their times;
 - `quadrature`: the integral over a fixed period, X_k = (1/T) sum_p w_p z(t_p) exp(-2 pi i k t_p/T),
   with w_p the part of the window that is nearest to t_p;
 - `context`: `index` on equally spaced context times that are always the same.
@@ -35,7 +36,7 @@ class Size:
     """How much is measured.
 
     Attributes:
-      num_times: P of the equally spaced grids, all of which end with the window.
+      num_times: P of the equally spaced grids, which end with the window.
       num_random: random grids of each P; they too end with the window.
       num_modes: M of the convolution.
       num_context: context times.
@@ -66,7 +67,7 @@ def coefficients(
 
     Args:
       scheme: one of the three.
-      signal: takes times `[P]`, returns values `[P, C]`.
+      signal: called with times `[P]`; returns values `[P, C]`.
       times: increasing, the last is 1.
       size: how many modes and context times.
     """
@@ -88,7 +89,7 @@ def cells(times: Float[np.ndarray, "P"]) -> Float[np.ndarray, "P"]:
 def output(
     scheme: str, signal: Signal, times: Float[np.ndarray, "P"], kernel: np.ndarray, size: Size
 ) -> Float[np.ndarray, "C"]:
-    """Returns what a spectral convolution gives at the window's end, `sum_k a_k Re[R_k X_k]`."""
+    """Returns the output of a spectral convolution at the window's end, `sum_k a_k Re[R_k X_k]`."""
     mixed = np.einsum("kio,ki->ko", kernel, coefficients(scheme, signal, times, size))
     factors = np.where(np.arange(size.num_modes) == 0, 1.0, 2.0)
     return factors @ mixed.real
@@ -96,10 +97,6 @@ def output(
 
 def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
     """Measures how far coefficients and outputs are from those of a fine grid.
-
-    Args:
-      size: how much.
-      workshop: not needed, for nothing is trained.
 
     Returns:
       `ramp`: relative error of the first mode of x(t) = t on equally spaced times; `leakage`: of a
@@ -128,7 +125,7 @@ def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
         name: {scheme: {} for scheme in _SCHEMES}
         for name in ("ramp", "leakage", "uniform", "random", "spread")
     }
-    # On a fine grid all schemes are the integral, but for what is left at its borders.
+    # On a fine grid all schemes are the integral, except for the borders.
     limit = output("quadrature", features, uniform(_FINE), kernel, size)
     slope = coefficients("quadrature", ramp, uniform(_FINE), size)[1, 0]
     for number in size.num_times:
@@ -160,7 +157,7 @@ def _relative(errors: np.ndarray, values: np.ndarray) -> float:
 
 
 def draw(record: Mapping[str, Any]) -> Figure:
-    """Draws the errors of the schemes against the number of times, a panel a measure."""
+    """Draws the errors against the number of times, one panel for each measure."""
     from matplotlib.figure import Figure
 
     titles = {
@@ -172,7 +169,7 @@ def draw(record: Mapping[str, Any]) -> Figure:
     for axes, (name, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
         for scheme, errors in record[name].items():
             numbers = [int(number) for number in errors]
-            # A logarithm has no place for the zero of a scheme that does not change at all.
+            # The error of a scheme that does not change is 0, which has no logarithm.
             axes.plot(numbers, np.maximum(list(errors.values()), 1e-4), marker="o", label=scheme)
         axes.set(xscale="log", yscale="log", xlabel="P", ylabel="relative error")
         axes.set_xticks(numbers, numbers)
@@ -182,15 +179,8 @@ def draw(record: Mapping[str, Any]) -> Figure:
     return figure
 
 
-STUDY = Study(
-    name="leakage",
-    title="Fourier coefficients of what is asked",
-    question="How much do Fourier coefficients depend on the times that are asked for?",
-    sizes=SIZES,
-    measure=measure,
-    draw=draw,
-)
-
+QUESTION = "How much do Fourier coefficients depend on the requested times?"
+STUDY = Study("leakage", QUESTION, SIZES, measure, draw)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

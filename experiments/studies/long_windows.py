@@ -1,4 +1,4 @@
-"""Long windows: decoding them in one pass, or rolling a model of a short window out.
+"""Long windows: decoding them in one pass, or rolling out a model of a short window.
 
     python -m experiments.studies.long_windows
 
@@ -14,19 +14,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 import egno_jax
 from egno_jax import rolling
-from egno_jax.datasets import Samples, nbody, num_samples, take
+from egno_jax.datasets import Samples, nbody
 from experiments.studies import paths
-from experiments.studies.study import Study, Workshop, main
+from experiments.studies.study import Study, Workshop, main, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from egno_jax import Params
 
 _VELOCITY_WEIGHT = 0.1
 # A system whose mean squared error is larger than this, its own size many times over, is lost.
@@ -61,17 +59,12 @@ SIZES = {
 
 
 def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
-    """Trains a model for each window, rolls that of the shortest out, and compares.
-
-    Args:
-      size: how much.
-      workshop: where models are trained.
+    """Trains a model for each window and compares them with a rollout of the shortest.
 
     Returns:
-      `curves`: for each way of decoding, its times in frames, and at each of them the mean squared
-      error of the positions, its median over the systems, the share of systems that are lost, and
-      the median errors of energy and momentum; `truth`: the same of the simulation itself, which
-      does not conserve energy exactly.
+      `curves`: for each way of decoding, at each time, the mean squared error of the positions, its
+      median over the systems, the share of systems that are lost, and the median errors of energy
+      and momentum; `truth`: the same for the simulation, which conserves energy only nearly.
     """
     steps = {
         window: paths.uniform_steps(size.num_times, window * paths.STEPS_A_FRAME)
@@ -81,12 +74,11 @@ def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
     spacing = shortest * paths.STEPS_A_FRAME // size.num_times
     rolled = np.arange(1, longest // shortest * size.num_times + 1) * spacing
     kept = np.unique(np.concatenate([*steps.values(), rolled]))
-    numbers = {"train": size.num_train, "valid": size.num_test, "test": size.num_test}
-    moved = {split: paths.simulate(split, number, kept) for split, number in numbers.items()}
+    moved = paths.simulate_splits(size, kept)
     couplings = moved["test"].trajectories.couplings
     curves, models = {}, {}
     for window in size.windows:
-        train, valid, test = (paths.samples_at(moved[s], steps[window]) for s in numbers)
+        train, valid, test = (paths.samples_at(part, steps[window]) for part in moved.values())
         models[window] = workshop.train(
             f"window {window}",
             dataclasses.replace(
@@ -99,38 +91,19 @@ def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
             train,
             valid,
         )
-        predicted = _decode(models[window], test)
+        predicted = paths.decode(models[window], test)
         curves[f"direct, {window} frames"] = _curve(predicted, test, couplings)
     start, everything = (paths.samples_at(moved["test"], s) for s in (steps[shortest], rolled))
-    predicted = _roll_out(models[shortest], start, longest // shortest)
+    roll = functools.partial(
+        egno_jax.rollout, num_windows=longest // shortest, next_graph=rolling.refresh()
+    )
+    predicted = paths.decode(models[shortest], start, roll=roll)
     curves[f"rolled out, {shortest} frames a window"] = _curve(predicted, everything, couplings)
     truth = _curve((everything.positions, everything.velocities), everything, couplings)
     return {"curves": curves, "truth": truth}
 
 
 _Motion = tuple[np.ndarray, np.ndarray]
-
-
-def _decode(params: Params, test: Samples) -> _Motion:
-    """Returns predicted positions and velocities, `[S, P, N, 3]`, in one pass."""
-    batch = take(test, np.arange(num_samples(test)))
-    found = jax.jit(egno_jax.apply)(params, batch.graph, batch.times)
-    return _by_sample(found.positions, test), _by_sample(found.velocities, test)
-
-
-def _roll_out(params: Params, start: Samples, num_windows: int) -> _Motion:
-    """Returns predicted positions and velocities, `[S, W P, N, 3]`, window after window."""
-    batch = take(start, np.arange(num_samples(start)))
-    roll = functools.partial(
-        egno_jax.rollout, num_windows=num_windows, next_graph=rolling.refresh()
-    )
-    found = jax.jit(roll)(params, batch.graph, batch.times)
-    return _by_sample(found.positions, start), _by_sample(found.velocities, start)
-
-
-def _by_sample(values: jax.Array, samples: Samples) -> np.ndarray:
-    split = np.asarray(values).reshape(len(values), num_samples(samples), -1, 3)
-    return split.swapaxes(0, 1)
 
 
 def _curve(motion: _Motion, true: Samples, couplings: np.ndarray) -> dict[str, Any]:
@@ -156,15 +129,13 @@ def _curve(motion: _Motion, true: Samples, couplings: np.ndarray) -> dict[str, A
 
 
 def _finite(values: np.ndarray) -> list[float | None]:
-    """Returns numbers as JSON has them, which has no infinite ones: None in their place."""
+    """Returns numbers for JSON, which has no infinity: None in its place."""
     return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def draw(record: Mapping[str, Any]) -> Figure:
     """Draws the errors of positions, energy and momentum over time."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 4.3), layout="constrained")
+    figure = new_figure(13, 4.3)
     quantities = {
         "median_mse": "MSE of the positions, median of the systems",
         "energy_error": "energy, median |E(t) - E(0)|",
@@ -177,7 +148,7 @@ def draw(record: Mapping[str, Any]) -> Figure:
         if field != "median_mse":
             truth = record["truth"]
             axes.plot(truth["times"], _numbers(truth[field]), ":", label="the simulation")
-        axes.set(xlabel="frames after the given state", ylabel=label, yscale="log")
+        axes.set(xlabel="frames after the initial state", ylabel=label, yscale="log")
     figure.legend(
         *axes.get_legend_handles_labels(), fontsize=8, ncols=6, loc="outside upper center"
     )
@@ -188,15 +159,8 @@ def _numbers(values: Sequence[float | None]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values])
 
 
-STUDY = Study(
-    name="long_windows",
-    title="Long windows",
-    question="Is a long window better decoded in one pass, or rolled out from short ones?",
-    sizes=SIZES,
-    measure=measure,
-    draw=draw,
-)
-
+QUESTION = "Is a long window better decoded in one pass, or rolled out from short ones?"
+STUDY = Study("long_windows", QUESTION, SIZES, measure, draw)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""How many Fourier modes: errors of EGNO against the modes it keeps and the length of its window.
+"""How many Fourier modes: errors against the number of modes and the length of the window.
 
     python -m experiments.studies.modes
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from egno_jax import training
 from experiments.studies import paths
-from experiments.studies.study import Study, Workshop, main
+from experiments.studies.study import Study, Workshop, main, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ class Size:
       num_train: simulations to train on.
       num_test: simulations to test on; as many select the model.
       num_steps: training steps of each model.
-      num_times: P of all models; more than twice the modes, so that all of them are live.
+      num_times: P of all models; more than twice the modes, so that all of them are used.
       modes: M.
       windows: lengths of windows, in frames.
     """
@@ -52,25 +52,20 @@ SIZES = {
 def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
     """Trains a model for each number of modes and each window.
 
-    Args:
-      size: how much.
-      workshop: where models are trained.
-
     Returns:
-      `a_mse` and `f_mse` by window and M; `amplitudes` by window: how large the Fourier modes of
-      the true motion are, relative to the motion itself.
+      `a_mse` and `f_mse` by window and M; `amplitudes` by window: root mean square of the Fourier
+      modes of the true motion, relative to the motion itself.
     """
     steps = {
         window: paths.uniform_steps(size.num_times, window * paths.STEPS_A_FRAME)
         for window in size.windows
     }
     kept = np.unique(np.concatenate([*steps.values()]))
-    numbers = {"train": size.num_train, "valid": size.num_test, "test": size.num_test}
-    moved = {split: paths.simulate(split, number, kept) for split, number in numbers.items()}
+    moved = paths.simulate_splits(size, kept)
     found: dict[str, dict[str, dict[str, float]]] = {"a_mse": {}, "f_mse": {}}
     amplitudes = {}
     for window in size.windows:
-        train, valid, test = (paths.samples_at(moved[s], steps[window]) for s in numbers)
+        train, valid, test = (paths.samples_at(part, steps[window]) for part in moved.values())
         amplitudes[str(window)] = _amplitudes(test.positions, max(size.modes))
         for modes in size.modes:
             model = dataclasses.replace(
@@ -99,13 +94,8 @@ def _amplitudes(positions: np.ndarray, num_modes: int) -> list[float]:
 
 
 def draw(record: Mapping[str, Any]) -> Figure:
-    """Draws A-MSE and the spectrum of the motion against the number of modes, a line a window.
-
-    A-MSE is drawn relative to that of one mode; the legend says what that is.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    """Draws A-MSE, relative to that of one mode, and the spectrum, one line for each window."""
+    figure = new_figure(10, 4)
     left, right = figure.subplots(1, 2)
     for window, errors in record["a_mse"].items():
         modes = [int(number) for number in errors]
@@ -123,15 +113,8 @@ def draw(record: Mapping[str, Any]) -> Figure:
     return figure
 
 
-STUDY = Study(
-    name="modes",
-    title="Number of modes",
-    question="How many Fourier modes does a window need, and how does that depend on its length?",
-    sizes=SIZES,
-    measure=measure,
-    draw=draw,
-)
-
+QUESTION = "How many Fourier modes does a window need, and how does that depend on its length?"
+STUDY = Study("modes", QUESTION, SIZES, measure, draw)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

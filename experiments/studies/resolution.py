@@ -1,11 +1,11 @@
-"""Zero-shot resolution: a model trained on a few times of a window, asked for other times of it.
+"""Zero-shot resolution: models trained at a few times of a window, evaluated at other times.
 
     python -m experiments.studies.resolution
 
-Models with the grid of their asked times ("index", the original's scheme) and with a context grid
-are trained on P equally spaced times of the window and asked for others; one more is trained on
-times that are drawn anew in each step. The 5-body problem is simulated again, from the same seeds,
-so that every integration step can be asked for; motion capture is subject 35's walk.
+Models with the grid of the requested times ("index", the original's scheme) and with a context grid
+are trained at P equally spaced times of the window and evaluated at others; one more is trained at
+times that are drawn anew in each step. The 5-body problem is simulated again from the same seeds,
+so that every integration step is available; motion capture is subject 35's walk.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Size:
       num_train: 5-body simulations to train on.
       num_test: 5-body simulations to test on; as many select the model.
       num_steps: training steps of each model of the sweeps.
-      long_steps: training steps of the model for any times and of the one it is held against.
+      long_steps: training steps of the model for any times and of the one it is compared with.
       train_times: P that models of the 5-body problem are trained with.
-      test_times: P that they are asked for.
+      test_times: P that they are evaluated at.
       walk_steps: training steps of each model of the walk; 0 leaves the walk out.
       walk_train_times: P that models of the walk are trained with, divisors of 30.
-      walk_test_times: P that they are asked for, divisors of 30.
+      walk_test_times: P that they are evaluated at, divisors of 30.
       num_grids: random grids of 8 times.
     """
 
@@ -86,10 +86,10 @@ class _Task(NamedTuple):
     """A data set whose samples can be cut at any of its times.
 
     Attributes:
-      model: the hyper-parameters of its models, on the grid of the asked times.
+      model: the hyper-parameters of its models, on the grid of the requested times.
       training: how they are trained.
       window: the length of the window, in the unit of its times.
-      cut: takes "train", "valid" or "test" and P; returns samples with P equally spaced targets.
+      cut: called with a split and P; returns samples with P equally spaced targets.
     """
 
     model: EGNOConfig
@@ -151,13 +151,9 @@ def _with_grid(task: _Task, grid: str, num_times: int) -> EGNOConfig:
 def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
     """Trains the models of the study and measures their errors at times they were not trained on.
 
-    Args:
-      size: how much.
-      workshop: where models are trained.
-
     Returns:
-      `sweeps`: for each data set and grid, A-MSE by P trained and P asked. `any_times`: errors of
-      the model trained on any times beside the one trained on its grid.
+      `sweeps`: for each data set and grid, A-MSE by P trained and P requested. `any_times`: errors
+      of the models trained at any times and on a grid.
     """
     bodies, every_step = _bodies(size)
     sweeps = {
@@ -177,7 +173,7 @@ def _sweep(
     train_times: Sequence[int],
     test_times: Sequence[int],
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Returns A-MSE by grid, P trained and P asked."""
+    """Returns A-MSE by grid, P trained and P requested."""
     tests = {number: task.cut("test", number) for number in test_times}
     found: dict[str, dict[str, dict[str, float]]] = {}
     for grid in ("index", "context"):
@@ -201,7 +197,7 @@ def _a_mse(params: Params, test: Samples) -> float:
 def _any_times(
     size: Size, task: _Task, every_step: paths.Paths, workshop: Workshop
 ) -> dict[str, Any]:
-    """Holds a model that was trained on any times against one that was trained on its grid."""
+    """Compares a model that was trained at any times with one that was trained on a grid."""
     long = paths.training_config(size.long_steps)
     grid = _NUM_CONTEXT
     random = dataclasses.replace(long, random_times="subsets", num_times=(grid,))
@@ -230,35 +226,30 @@ def _any_times(
     ]
     curve_steps = paths.uniform_steps(_NUM_DRAWN_FROM, _WINDOW)
     result: dict[str, Any] = {}
+    times = curve_steps / paths.STEPS_A_FRAME
     for name, params in models.items():
         curve = training.evaluate(params, paths.samples_at(every_step, curve_steps), batch_size=100)
-        times = curve_steps / paths.STEPS_A_FRAME
-        expected = {
-            label: paths.error_at(curve.per_time, times, steps / paths.STEPS_A_FRAME)
-            for label, steps in grids.items()
-        }
-        measured = {
-            label: _a_mse(params, paths.samples_at(every_step, steps))
-            for label, steps in grids.items()
-        }
-        eights = [_a_mse(params, paths.samples_at(every_step, steps)) for steps in random_grids]
-        eights_expected = [
-            paths.error_at(curve.per_time, times, steps / paths.STEPS_A_FRAME)
-            for steps in random_grids
-        ]
-        label = f"{size.num_grids} random grids of 8"
-        measured[label], expected[label] = float(np.mean(eights)), float(np.mean(eights_expected))
+
+        def both(steps: np.ndarray, params=params, curve=curve) -> tuple[float, float]:
+            """Returns the A-MSE at some steps, and the one that follows from the curve."""
+            requested = steps / paths.STEPS_A_FRAME
+            expected = paths.error_at(curve.per_time, times, requested)
+            return _a_mse(params, paths.samples_at(every_step, steps)), expected
+
+        found = {label: both(steps) for label, steps in grids.items()}
+        eights = np.array([both(steps) for steps in random_grids])
+        found[f"{size.num_grids} random grids of 8"] = tuple(map(float, eights.mean(axis=0)))
         result[name] = {
-            "a_mse": measured,
-            "from_curve": expected,
-            "worst_random_grid": float(np.max(np.array(eights) / np.array(eights_expected))),
+            "a_mse": {label: measured for label, (measured, _) in found.items()},
+            "from_curve": {label: expected for label, (_, expected) in found.items()},
+            "worst_random_grid": float(np.max(eights[:, 0] / eights[:, 1])),
             "curve": [float(error) for error in curve.per_time],
         }
     return {"times": [float(time) for time in times], "models": result}
 
 
 def draw(record: Mapping[str, Any]) -> Figure:
-    """Draws A-MSE against the number of times asked for, a panel a data set."""
+    """Draws A-MSE against the number of requested times, one panel for each data set."""
     from matplotlib.figure import Figure
 
     sweeps = record["sweeps"]
@@ -279,22 +270,15 @@ def draw(record: Mapping[str, Any]) -> Figure:
                 )
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.set_xlabel("P, equally spaced times asked for")
+        axes.set_xlabel("P, equally spaced requested times")
         axes.set_ylabel("A-MSE")
         axes.set_title(name)
         axes.legend(fontsize=7, ncols=2)
     return figure
 
 
-STUDY = Study(
-    name="resolution",
-    title="Zero-shot resolution",
-    question="What does a model that was trained at a few times know of the times between them?",
-    sizes=SIZES,
-    measure=measure,
-    draw=draw,
-)
-
+QUESTION = "What does a model that was trained at a few times know of other times?"
+STUDY = Study("resolution", QUESTION, SIZES, measure, draw)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

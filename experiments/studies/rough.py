@@ -2,8 +2,8 @@
 
     python -m experiments.studies.rough
 
-Plain EGNO beside more modes, shorter windows, no temporal convolutions, and a learned local
-convolution beside the spectral one. All have the same data, steps and width.
+Plain EGNO is compared with more modes, shorter windows, no temporal convolutions, and an additional
+local convolution over time. All have the same data, steps and width.
 """
 
 from __future__ import annotations
@@ -14,22 +14,20 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 import egno_jax
 from egno_jax import EGNOConfig, rolling
 from egno_jax.baselines import BaselineConfig
-from egno_jax.datasets import Samples, collisions, concatenate, num_samples, take
+from egno_jax.datasets import Samples, collisions, concatenate
 from experiments.studies import paths
 from experiments.studies.local import LocalConfig
-from experiments.studies.study import Study, Workshop, main
+from experiments.studies.study import Study, Workshop, main, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from egno_jax import Params
 
 _PLAIN = "plain, 2 modes"
 _LAST_FRAME = 64
@@ -43,10 +41,10 @@ class Size:
       num_train: boxes to train on.
       num_test: boxes to test on; as many select the models.
       num_steps: training steps of each model.
-      num_times: P over the whole window of 64 frames.
+      num_times: P over the window of 64 frames.
       modes: M of the variants with more modes.
-      windows: numbers of windows that the whole one is cut into and rolled out.
-      seeds: of each variant.
+      windows: numbers of shorter windows, which are rolled out.
+      seeds: seeds of each variant.
     """
 
     num_train: int = 3000
@@ -65,11 +63,7 @@ SIZES = {
 
 
 def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
-    """Trains the variants and measures their errors over the whole window.
-
-    Args:
-      size: how much.
-      workshop: where models are trained.
+    """Trains the variants and measures their errors over the window.
 
     Returns:
       `variants`: for each, A-MSE and F-MSE a seed, the error at each time, and A-MSE in the thirds
@@ -106,7 +100,7 @@ def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
             params = workshop.train(
                 f"{name} seed {seed}", model, settings, cut["train"], cut["valid"]
             )
-            note(name, _decode(params, cut["test"]))
+            note(name, paths.decode(params, cut["test"], batch_size=100)[0])
         for count in size.windows:
             name = f"plain, {count} windows rolled out"
             note(name, _rolled(size, count, seed, workshop, motions, frames))
@@ -118,7 +112,7 @@ def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
 
 
 def _models(size: Size, spacing: int) -> dict[str, EGNOConfig]:
-    """Returns the variants that decode the whole window in one pass."""
+    """Returns the variants that decode the window in one pass."""
     plain = dataclasses.replace(paths.MODEL, time_scale=float(spacing))
     shared = {f.name: getattr(plain, f.name) for f in dataclasses.fields(EGNOConfig)}
     return {
@@ -130,17 +124,6 @@ def _models(size: Size, spacing: int) -> dict[str, EGNOConfig]:
     }
 
 
-def _decode(params: Params, test: Samples) -> np.ndarray:
-    """Returns predicted positions, `[S, P, N, 3]`."""
-    apply = jax.jit(egno_jax.apply)
-    parts = []
-    for start in range(0, num_samples(test), 100):
-        batch = take(test, np.arange(start, min(start + 100, num_samples(test))))
-        found = np.asarray(apply(params, batch.graph, batch.times).positions)
-        parts.append(found.reshape(len(found), -1, test.positions.shape[2], 3).swapaxes(0, 1))
-    return np.concatenate(parts)
-
-
 def _rolled(
     size: Size,
     count: int,
@@ -149,13 +132,13 @@ def _rolled(
     motions: Mapping[str, collisions.Motion],
     frames: tuple[int, ...],
 ) -> np.ndarray:
-    """Trains on shorter windows from anywhere, velocities supervised, and rolls them out."""
+    """Trains on shorter windows, with supervised velocities, and rolls them out."""
     num_times = len(frames) // count
     length = frames[num_times - 1]
     starts = range(0, _LAST_FRAME - length + 1, length)
 
     def windows(split: str) -> Samples:
-        # As many samples as boxes: each shows one of its windows.
+        # As many samples as boxes: one window of each box.
         parts = [
             collisions.samples(
                 collisions.Motion(*(field[index::count] for field in motions[split])),
@@ -178,14 +161,9 @@ def _rolled(
         windows("valid"),
     )
     test = collisions.samples(motions["test"], box=collisions.BOX, target_frames=frames[:num_times])
-    roll = jax.jit(
-        functools.partial(
-            egno_jax.rollout, num_windows=count, next_graph=_with_walls(rolling.refresh())
-        )
-    )
-    batch = take(test, np.arange(num_samples(test)))
-    found = np.asarray(roll(params, batch.graph, batch.times).positions)
-    return found.reshape(len(found), num_samples(test), -1, 3).swapaxes(0, 1)
+    next_graph = _with_walls(rolling.refresh())
+    roll = functools.partial(egno_jax.rollout, num_windows=count, next_graph=next_graph)
+    return paths.decode(params, test, roll=roll)[0]
 
 
 def _velocity_weight(length: int) -> float:
@@ -194,7 +172,7 @@ def _velocity_weight(length: int) -> float:
 
 
 def _with_walls(refresh: rolling.NextGraph) -> rolling.NextGraph:
-    """Keeps the walls where they are, whatever the model says of them."""
+    """Keeps the walls where they are, whatever the model predicts for them."""
 
     def next_graph(graph: Any, state: rolling.State) -> Any:
         is_wall = graph.nodes["features"][:, 1:] > 0.5
@@ -210,9 +188,7 @@ def _with_walls(refresh: rolling.NextGraph) -> rolling.NextGraph:
 
 def draw(record: Mapping[str, Any]) -> Figure:
     """Draws errors over time, and how they grow with the number of collisions."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = new_figure(11, 4.2)
     left, right = figure.subplots(1, 2)
     low, high, most = record["collisions"]
     bins = [f"up to {low}", f"up to {high}", f"up to {most}"]
@@ -221,21 +197,14 @@ def draw(record: Mapping[str, Any]) -> Figure:
         style = "k-" if name == _PLAIN else "-"
         left.plot(record["times"], np.mean(entry["curve"], axis=0), style, label=label)
         right.plot(bins, entry["by_collisions"], style, marker="o")
-    left.set(xlabel="frames after the given state", ylabel="MSE of the positions")
+    left.set(xlabel="frames after the initial state", ylabel="MSE of the positions")
     right.set(xlabel="collisions in the box, thirds of the boxes", ylabel="A-MSE")
     left.legend(fontsize=7)
     return figure
 
 
-STUDY = Study(
-    name="rough",
-    title="Rough dynamics",
-    question="How much do collisions cost a model of few Fourier modes, and what helps?",
-    sizes=SIZES,
-    measure=measure,
-    draw=draw,
-)
-
+QUESTION = "How much do collisions cost a model of few Fourier modes, and what helps?"
+STUDY = Study("rough", QUESTION, SIZES, measure, draw)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

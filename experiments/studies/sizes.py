@@ -1,4 +1,4 @@
-"""Systems of changing size: one model for 3 to 20 bodies at once, tested on more of them.
+"""Systems of changing size: one model for 3 to 20 bodies, also tested on more bodies.
 
     python -m experiments.studies.sizes
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -17,9 +17,9 @@ import numpy as np
 
 import egno_jax
 from egno_jax import training
-from egno_jax.datasets import Samples, concatenate, nbody, num_samples, take
+from egno_jax.datasets import Samples, concatenate, nbody, num_samples
 from experiments.studies import paths
-from experiments.studies.study import Study, Workshop, main
+from experiments.studies.study import Study, Workshop, main, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _NUM_TIMES = 5
 _WINDOW_FRAMES = 10
 _SPACING = _WINDOW_FRAMES * paths.STEPS_A_FRAME // _NUM_TIMES
-# Frames from the random state to the given one.
+# Frames from the random state to the initial one.
 _BURN_IN = 5
 _SPEED = 0.5
 _VELOCITY_WEIGHT = 0.1
@@ -43,7 +43,7 @@ class Size:
     Attributes:
       train_bodies: numbers of bodies that the mixed model is trained on.
       each: simulations of each number; the model of one size is trained on as many in all.
-      one_size: the number of bodies of the model that is held against it.
+      one_size: the number of bodies of the model that it is compared with.
       test_bodies: numbers of bodies to test on.
       num_test: simulations of each number to test on.
       num_valid: simulations of each number to select the model on.
@@ -77,16 +77,10 @@ SIZES = {
 
 
 def simulate(seed: int, num_bodies: int, num_simulations: int, num_windows: int = 1) -> Any:
-    """Simulates charged systems of any size, as dense as the canonical ones of five.
-
-    Args:
-      seed: of the random states.
-      num_bodies: N.
-      num_simulations: S.
-      num_windows: how many windows of 10 frames.
+    """Simulates charged systems of N bodies, as dense as the canonical ones of five.
 
     Returns:
-      The given states and the targets, five a window.
+      The initial states and five targets for each window of 10 frames.
     """
     rng = np.random.default_rng([seed, num_bodies])
     charges = rng.choice([-1.0, 1.0], (num_simulations, num_bodies))
@@ -105,7 +99,7 @@ def simulate(seed: int, num_bodies: int, num_simulations: int, num_windows: int 
 
 
 def _go_on(state: nbody.Trajectories, num_windows: int) -> nbody.Trajectories:
-    """Returns the last frame and what follows it."""
+    """Returns the last frame and the targets after it."""
     x, v = state.positions[:, -1], state.velocities[:, -1]
     after = nbody.simulate(
         x, v, state.couplings, num_frames=num_windows * _NUM_TIMES, frame_spacing=_SPACING
@@ -124,15 +118,7 @@ def _samples(motion: nbody.Trajectories) -> Samples:
 
 
 def padded(samples: Samples, num_bodies: int) -> Samples:
-    """Pads samples to the nodes and edges of a larger system, and a node and an edge more.
-
-    Args:
-      samples: S samples without padding.
-      num_bodies: of the larger system.
-
-    Returns:
-      Samples of `num_bodies + 1` nodes.
-    """
+    """Pads samples to the nodes and edges of a larger system, plus one node and one edge."""
     size = {
         "num_nodes": num_bodies + 1,
         "num_edges": num_bodies * (num_bodies - 1) + 1,
@@ -156,15 +142,11 @@ def padded(samples: Samples, num_bodies: int) -> Samples:
 
 
 def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
-    """Trains a model of many sizes and one of a single size, and tests both on all sizes.
-
-    Args:
-      size: how much.
-      workshop: where models are trained.
+    """Trains a model on many sizes and one on a single size; tests both on all sizes.
 
     Returns:
-      `a_mse`: by model and number of bodies, beside `x + v t`; `changes`: mean squared errors of
-      the second window of a rollout where a body leaves, appears, or nothing changes.
+      `a_mse`: by model and number of bodies, `x + v t` included; `changes`: mean squared errors of
+      the second window of a rollout after a body left or appeared, or nothing changed.
     """
     largest = max(size.train_bodies)
 
@@ -211,7 +193,7 @@ def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
 
 
 def _changes(size: Size, params: Params) -> dict[str, dict[str, float]]:
-    """Returns errors of the second window, for bodies that are in both windows."""
+    """Returns errors of the second window for the bodies that are in both windows."""
     bodies = size.changing
     motion = simulate(_SEEDS["test"], bodies + 1, size.num_test)
     found = {}
@@ -227,7 +209,8 @@ def _changes(size: Size, params: Params) -> dict[str, dict[str, float]]:
             motion.couplings[:, :after, :after],
         )  # fmt: skip
         truth = _go_on(end, 1)
-        predicted = _predict(params, _samples(first))
+        decoded = paths.decode(params, _samples(first))
+        predicted = [np.asarray(field, np.float64)[:, -1:] for field in decoded]
         state = nbody.Trajectories(
             *(
                 np.concatenate([_with_newcomers(own, exact[:, :1], after), exact[:, 1:]], axis=1)
@@ -239,7 +222,7 @@ def _changes(size: Size, params: Params) -> dict[str, dict[str, float]]:
         results = {}
         for label, motion_of in (("from the prediction", state), ("from the truth", truth)):
             second = _samples(motion_of)
-            positions = _predict(params, second, all_times=True)[0]
+            positions = np.asarray(paths.decode(params, second)[0], np.float64)
             squares = (positions - second.positions)[:, :, :both] ** 2
             results[label] = float(np.mean(squares))
         found[name] = results
@@ -255,28 +238,14 @@ def _first_bodies(motion: nbody.Trajectories, count: int, *, frames: int) -> nbo
 
 
 def _with_newcomers(own: np.ndarray, others: np.ndarray, count: int) -> np.ndarray:
-    """Returns `count` bodies: the own ones, and where they are too few others."""
+    """Returns the first `count` bodies of `own`, filled up from `others`."""
     have = min(own.shape[2], count)
     return np.concatenate([own[:, :, :have], others[:, :, have:count]], axis=2)
 
 
-def _predict(params: Params, samples: Samples, *, all_times: bool = False) -> Sequence[np.ndarray]:
-    """Returns predicted positions and velocities, `[S, 1 or P, N, 3]`."""
-    batch = take(samples, np.arange(num_samples(samples)))
-    found = jax.jit(egno_jax.apply)(params, batch.graph, batch.times)
-    total = num_samples(samples)
-    both = [
-        np.asarray(field, np.float64).reshape(_NUM_TIMES, total, -1, 3).swapaxes(0, 1)
-        for field in (found.positions, found.velocities)
-    ]
-    return both if all_times else [field[:, -1:] for field in both]
-
-
 def draw(record: Mapping[str, Any]) -> Figure:
     """Draws A-MSE against the number of bodies, and the second windows of changed systems."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(10, 4)
     left, right = figure.subplots(1, 2)
     for name, errors in record["a_mse"].items():
         style = ":" if name == "x + v t" else "-"
@@ -297,15 +266,8 @@ def draw(record: Mapping[str, Any]) -> Figure:
     return figure
 
 
-STUDY = Study(
-    name="sizes",
-    title="Systems of changing size",
-    question="Does one model serve systems of many sizes, and of sizes that it has not seen?",
-    sizes=SIZES,
-    measure=measure,
-    draw=draw,
-)
-
+QUESTION = "Does one model serve systems of many sizes, and of sizes that it has not seen?"
+STUDY = Study("sizes", QUESTION, SIZES, measure, draw)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

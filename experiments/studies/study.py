@@ -1,4 +1,4 @@
-"""What every study does: train models, keep what was measured with its origin, draw a figure."""
+"""What every study does: train models, write measurements with their origin, draw a figure."""
 
 from __future__ import annotations
 
@@ -29,19 +29,17 @@ PUBLISHED = Path(__file__).parent / "results"
 
 
 class Study(NamedTuple):
-    """What a study's script says of it.
+    """What a study's script defines.
 
     Attributes:
       name: the script's name.
-      title: for people.
       question: what it answers, in a sentence.
       sizes: settings by the name of a size; `default` is the one to publish, `smoke` a test.
-      measure: takes the settings and a `Workshop`; returns the measurements as JSON values.
-      draw: takes the measurements; returns a figure.
+      measure: called with the settings and a `Workshop`; returns the measurements as JSON values.
+      draw: called with the measurements; returns a figure.
     """
 
     name: str
-    title: str
     question: str
     sizes: Mapping[str, Any]
     measure: Callable[[Any, Workshop], dict[str, Any]]
@@ -49,10 +47,10 @@ class Study(NamedTuple):
 
 
 class Workshop:
-    """Where a study trains its models: one directory a model, each trained once and resumable.
+    """Trains the models of a study, each once and resumable, in a directory of its own.
 
     Args:
-      directory: where the study lives.
+      directory: the study's directory.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -67,14 +65,14 @@ class Workshop:
         train: Samples,
         valid: Samples,
     ) -> Params:
-        """Trains a model, or takes it from the study's directory if it is trained already.
+        """Trains a model, or loads it from the study's directory if it is trained already.
 
         Args:
           name: the model's name within the study.
           model: its hyper-parameters.
           config: how it is trained.
-          train: what it learns from.
-          valid: what it is selected on.
+          train: samples to train on.
+          valid: samples to select the model on.
 
         Returns:
           The model that is best on `valid`.
@@ -110,19 +108,19 @@ def main(study: Study, arguments: Sequence[str]) -> int:
 
     Args:
       study: which.
-      arguments: the words behind the program's name.
+      arguments: the words after the program's name.
 
     Returns:
-      The exit code: 0, or 75 if a signal interrupted it; the same command goes on.
+      The exit code: 0, or 75 if a signal interrupted it; the same command resumes it.
     """
     program = f"python -m experiments.studies.{study.name}"
     parser = argparse.ArgumentParser(prog=program, description=study.question)
     parser.add_argument("--size", choices=[*study.sizes], default="default")
     parser.add_argument("--out", type=Path, help=f"default: runs/studies/{study.name}-SIZE")
     parser.add_argument(
-        "--publish", action="store_true", help="leave measurements and figure in the repository too"
+        "--publish", action="store_true", help="write measurements and figure to the repository too"
     )
-    parser.add_argument("--draw", action="store_true", help="draw what is published again")
+    parser.add_argument("--draw", action="store_true", help="draw the published figure again")
     options = parser.parse_args(arguments)
     published = PUBLISHED / f"{study.name}.json"
     if options.draw:
@@ -134,7 +132,7 @@ def main(study: Study, arguments: Sequence[str]) -> int:
     try:
         measured = study.measure(study.sizes[options.size], workshop)
     except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on from {directory}")
+        print(f"interrupted; the same command resumes it from {directory}")
         return 75
     record = {
         "study": study.name,
@@ -151,6 +149,13 @@ def main(study: Study, arguments: Sequence[str]) -> int:
         _draw(study, record, path.with_suffix(".png"))
         print(path.with_suffix(".png"))
     return 0
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Returns an empty figure."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _draw(study: Study, record: Mapping[str, Any], path: Path) -> None:

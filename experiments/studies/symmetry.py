@@ -1,8 +1,8 @@
-"""Symmetry in practice: what rounding leaves of it in a trained model, at each precision.
+"""Symmetry in practice: the error of a trained model's equivariance, at each precision.
 
     python -m experiments.studies.symmetry
 
-The error of a prediction from a turned, reflected or shifted state is split in two: what rounding
+The error of a prediction from a rotated, reflected or shifted state is split in two: what rounding
 of the input has lost before the model saw it, and what the model adds.
 """
 
@@ -37,7 +37,7 @@ class Size:
 
     Attributes:
       num_train: simulations to train on.
-      num_test: states that are turned and moved; as many select the model.
+      num_test: states that are transformed; as many select the model.
       num_steps: training steps.
       num_draws: random axes or directions of each transformation.
       shifts: lengths of translations, in sizes of the system.
@@ -61,17 +61,13 @@ _Motion = tuple[np.ndarray, np.ndarray]
 def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
     """Trains a model and measures its errors under transformations of its input.
 
-    Args:
-      size: how much.
-      workshop: where the model is trained.
-
     Returns:
       `errors`: for each transformation the largest error of a position, relative to the largest
       distance from the centre: `input`, `model` and `total` in float32, `float64`, and `bfloat16`.
     """
     steps = paths.uniform_steps(_NUM_TIMES, _WINDOW_FRAMES * paths.STEPS_A_FRAME)
-    numbers = {"train": size.num_train, "valid": size.num_test, "test": size.num_test}
-    cut = {s: paths.samples_at(paths.simulate(s, n, steps), steps) for s, n in numbers.items()}
+    moved = paths.simulate_splits(size, steps)
+    cut = {split: paths.samples_at(part, steps) for split, part in moved.items()}
     model = dataclasses.replace(paths.MODEL, time_scale=_WINDOW_FRAMES / _NUM_TIMES)
     settings = paths.training_config(size.num_steps)
     params = workshop.train("5 bodies", model, settings, cut["train"], cut["valid"])
@@ -148,7 +144,7 @@ def _errors(
 
 
 def _decoder(params: Params, batch: Batch) -> Callable[[_Motion, str], np.ndarray]:
-    """Returns what decodes positions from a state, at a precision."""
+    """Returns a function that decodes positions from a state at a precision."""
 
     def decode(state: _Motion, dtype: str) -> np.ndarray:
         wide = np.float64 if dtype == "float64" else np.float32
@@ -172,7 +168,7 @@ _apply = jax.jit(egno_jax.apply)
 
 
 def draw(record: Mapping[str, Any]) -> Figure:
-    """Draws the errors, a group of bars a transformation."""
+    """Draws the errors, one group of bars for each transformation."""
     from matplotlib.figure import Figure
 
     kinds = {
@@ -194,15 +190,8 @@ def draw(record: Mapping[str, Any]) -> Figure:
     return figure
 
 
-STUDY = Study(
-    name="symmetry",
-    title="Symmetry in practice",
-    question="How much of its symmetry does rounding leave a trained model?",
-    sizes=SIZES,
-    measure=measure,
-    draw=draw,
-)
-
+QUESTION = "How much of its symmetry does rounding leave a trained model?"
+STUDY = Study("symmetry", QUESTION, SIZES, measure, draw)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

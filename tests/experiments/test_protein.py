@@ -18,8 +18,8 @@ pytest.importorskip("plotly")
 pytest.importorskip("vesin")
 pytest.importorskip("MDAnalysis")
 
-from experiments import protein, run_directory, runner
-from experiments.protein import EXPERIMENT, PRESETS, PUBLISHED, DataConfig, ProteinConfig
+from experiments import protein, run_directory, run_page, runner, settings
+from experiments.protein import EXPERIMENT, PUBLISHED, DataConfig, ProteinConfig
 
 RESIDUES = 6
 TINY = (
@@ -41,11 +41,15 @@ def files(tmp_path_factory):
     }
 
 
+def preset(name):
+    return EXPERIMENT.config(name)[0]
+
+
 def words_of(files):
     return [w for name, path in files.items() for w in (f"--data.{name}", str(path))]
 
 
-def test_a_run_ends_in_results_pictures_and_a_report(files, tmp_path):
+def test_a_run_ends_in_results(files, tmp_path, untrained):
     directory = tmp_path / "run"
     words = [*TINY, *words_of(files), "--out", str(directory)]
     assert runner.main(EXPERIMENT, words) == 0
@@ -59,10 +63,12 @@ def test_a_run_ends_in_results_pictures_and_a_report(files, tmp_path):
     x, v = (splits.test.graph.nodes[name][:, None, :24] for name in ("positions", "velocities"))
     errors = (x + splits.test.times[:, None, None] * v - splits.test.positions[:, :, :24]) ** 2
     np.testing.assert_allclose(results["linear_baseline"]["a_mse"], errors.mean(), rtol=1e-4)
-    page = (directory / "report.html").read_text()
-    assert "No published figures beside these" in page
-    assert not any(row.source in page for row in PUBLISHED)
-    assert (directory / "pictures" / "trajectories.png").exists()
+    ((_, _, config, found, systems, drawing),) = untrained
+    assert found == results
+    np.testing.assert_array_equal(drawing.bonds, splits.drawing.bonds)
+    assert systems.true.shape == (4, 6, 24, 3) and systems.predicted.shape == (4, 2, 24, 3)
+    table = run_page._comparison(EXPERIMENT, config, results)
+    assert "your own chain.dcd" in table and not any(row.source in table for row in PUBLISHED)
 
 
 def test_data_are_the_windows_asked_for(files):
@@ -79,9 +85,10 @@ def test_data_are_the_windows_asked_for(files):
     assert fewer.train.node_mask.shape == (8, RESIDUES + 1)
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_name_the_distances_that_noise_must_renew(name, files):
-    noise = dataclasses.replace(PRESETS[name].training.noise, positions=0.5, velocities=0.1)
+def test_configs_name_the_distances_that_noise_must_update(files):
+    every = {preset(name).training.noise for name in settings.names("protein")}
+    assert len(every) == 1
+    noise = dataclasses.replace(every.pop(), positions=0.5, velocities=0.1)
     config = DataConfig(source="files", window=5, num_targets=2, cutoff=6.0, **files)
     batch = datasets.take(protein.load_splits(config).test, jnp.arange(2))
     graph = add_noise(batch, jax.random.key(0), jnp.arange(2), noise).graph
@@ -95,13 +102,11 @@ def test_presets_name_the_distances_that_noise_must_renew(name, files):
 
 
 def test_published_figures_are_those_of_the_equilibrium_alone():
-    def fits(row, config):
-        return all(getattr(config.data, name) == value for name, value in row.conditions.items())
-
-    for name, config in PRESETS.items():
-        is_original = config.data.source == "equilibrium"
+    for name in settings.names("protein"):
+        data = preset(name).data
+        is_original = data.source == "equilibrium"
         assert is_original == (name == "equilibrium")
-        assert all(fits(row, config) == is_original for row in PUBLISHED)
+        assert bool(EXPERIMENT.published_for(protein.task(data))) == is_original
     for change in (
         {"source": "transition"},
         {"selection": "name CA"},
@@ -109,10 +114,8 @@ def test_published_figures_are_those_of_the_equilibrium_alone():
         {"num_targets": 5},
         {"stride": 2},
     ):
-        original = PRESETS["equilibrium"]
-        data = dataclasses.replace(original.data, **change)
-        config = dataclasses.replace(original, data=data)
-        assert not any(fits(row, config) for row in PUBLISHED), change
+        data = dataclasses.replace(preset("equilibrium").data, **change)
+        assert not EXPERIMENT.published_for(protein.task(data)), change
 
 
 @pytest.mark.parametrize(
@@ -149,20 +152,16 @@ def test_wrong_input_is_refused_in_plain_words(
 
 
 def test_the_equilibrium_is_trained_with_the_papers_model():
-    model, loop = PRESETS["equilibrium"].model, PRESETS["equilibrium"].training
+    model, loop = preset("equilibrium").model, preset("equilibrium").training
     assert (model.num_layers, model.hidden_dim) == (4, 128)
     assert (model.num_modes, model.time_embed_dim) == (2, 32)
     assert loop.batch_size == 8
-    data = PRESETS["equilibrium"].data
+    data = preset("equilibrium").data
     assert (data.window, data.num_targets, data.cutoff) == (15, 4, 8.0)
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_see_times_1_to_p_and_survive_their_file(name, tmp_path):
-    config = PRESETS[name]
-    assert config.model.time_scale == config.data.window / config.data.num_targets
-    loop = config.training
-    assert name in EXPERIMENT.descriptions
-    assert config.preset == name and not loop.eval_every % loop.steps_per_call
-    run_directory.start(tmp_path / "run", config, "command")
-    assert run_directory.read_config(tmp_path / "run", ProteinConfig) == config
+def test_configs_see_times_1_to_p():
+    for name in settings.names("protein"):
+        config = preset(name)
+        assert config.model.time_scale == config.data.window / config.data.num_targets
+        assert not config.training.eval_every % config.training.steps_per_call

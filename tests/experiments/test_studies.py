@@ -34,7 +34,7 @@ def test_paths_at_whole_frames_are_the_canonical_simulations():
         np.testing.assert_array_equal(getattr(found.trajectories, field)[:, [0, 2, 3]], frames)
     cut = paths.samples_at(found, [25, 1000])
     assert cut.times.tolist() == [0.25, 10.0]
-    with pytest.raises(ValueError, match=r"got \[30\], of which some were not kept"):
+    with pytest.raises(ValueError, match=r"steps: got \[30\], expected steps that were kept"):
         paths.samples_at(found, [30])
 
 
