@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -108,18 +109,27 @@ def take(samples: Samples, indices: Int[Array, "B"]) -> Batch:
     Returns:
       A batch of B samples, nodes in the order of `indices`.
     """
+    return _gather(samples, lambda leaf: jnp.take(leaf, indices, axis=0, mode="clip"), jnp)
+
+
+def take_on_host(samples: Samples, indices: Int[np.ndarray, "B"]) -> Batch:
+    """Does what `take` does with NumPy; of memory maps only the samples taken are read."""
+    return _gather(samples, lambda leaf: leaf[indices], np)
+
+
+def _gather(samples: Samples, rows: Callable[[Any], Any], xp: Any) -> Batch:
+    """Joins the samples that `rows` takes from each leaf; `xp` is `numpy` or `jax.numpy`."""
     graph, targets, mask = jax.tree.map(
-        lambda leaf: jnp.take(leaf, indices, axis=0, mode="clip"),
-        (samples.graph, (samples.positions, samples.velocities), samples.node_mask),
+        rows, (samples.graph, (samples.positions, samples.velocities), samples.node_mask)
     )
     positions, velocities = jax.tree.map(
-        lambda leaf: _join(jnp.moveaxis(leaf, 1, 0), axis=1), targets
+        lambda leaf: _join(xp.moveaxis(leaf, 1, 0), axis=1), targets
     )
     batch_size, nodes_per_sample = mask.shape
-    offset = nodes_per_sample * jnp.arange(batch_size, dtype=jnp.int32)[:, None]
+    offset = nodes_per_sample * xp.arange(batch_size, dtype=xp.int32)[:, None]
     graph = graph._replace(
-        senders=graph.senders.astype(jnp.int32) + offset,
-        receivers=graph.receivers.astype(jnp.int32) + offset,
+        senders=graph.senders.astype(xp.int32) + offset,
+        receivers=graph.receivers.astype(xp.int32) + offset,
     )
     return Batch(
         graph=jax.tree.map(_join, graph),
