@@ -1,19 +1,49 @@
-"""Errors of predicted trajectories, in which every real node counts equally.
+"""Errors of predicted trajectories, averaged over real nodes.
 
-P times, N nodes of all graphs of a batch together. With e_pn the difference of prediction and
-target, an error at time p is the mean over real nodes n and the three coordinates of |e_pn|^2, so
-it has the unit of positions squared. Padding never enters, whatever it holds, neither into a value
-nor into a gradient; where no node is real, errors are 0.
+P times, N nodes of all graphs of a batch. With e_pn the difference of prediction and target, the
+error at time p is the mean of |e_pn|^2 / 3 over real nodes n, in the unit of positions squared.
+Padding affects neither values nor gradients, whatever it holds; without real nodes, errors are 0.
+
+A *summable* is a pytree of sums that add leaf by leaf over batches, with `finalize()` for the
+result: `ErrorSums` here, and `Mean` for metrics of your own.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
+
+
+class Mean(NamedTuple):
+    """A weighted mean over batches, which custom metrics of `egno_jax.training.fit` return.
+
+    For example, the mean length of predicted velocities at the last time:
+
+        def speed(predicted, batch):
+            lengths = jnp.linalg.norm(predicted.velocities[-1], axis=-1)
+            return Mean(jnp.sum(lengths * batch.node_mask), jnp.sum(batch.node_mask))
+
+    Attributes:
+      total: `[...]`, a sum of weighted values.
+      weight: `[]`, or of the shape of `total`, the sum of the weights.
+    """
+
+    total: Float[Array, "..."]
+    weight: Float[Array, "..."]
+
+    def merge(self, other: Mean) -> Mean:
+        """Returns the mean over the values of both."""
+        return jax.tree.map(jnp.add, self, other)
+
+    def finalize(self) -> Float[Array, "..."]:
+        """Returns `total / weight`; 0 if the weight is 0."""
+        is_empty = self.weight == 0
+        return jnp.where(is_empty, 0.0, self.total / jnp.where(is_empty, 1, self.weight))
 
 
 class Errors(NamedTuple):
@@ -31,9 +61,9 @@ class Errors(NamedTuple):
 
 
 class ErrorSums(NamedTuple):
-    """Sums of squared errors, which add up exactly over batches of uneven size.
+    """Sums of squared errors, in which every real node of every batch has the same weight.
 
-    Unlike a mean of the batches' means, every real node of every batch weighs the same:
+    Add batches of any sizes:
 
         sums = ErrorSums.zero(num_times)
         for batch in batches:
@@ -41,8 +71,8 @@ class ErrorSums(NamedTuple):
         errors = sums.finalize()
 
     Attributes:
-      squares: `[P]`, sum over real nodes and coordinates of squared errors.
-      num_nodes: `[]` int32, the number of real nodes summed over.
+      squares: `[P]`, the sum of squared errors over real nodes and coordinates.
+      num_nodes: `[]` int32, the number of real nodes.
     """
 
     squares: Float[Array, "P"]
@@ -59,7 +89,7 @@ class ErrorSums(NamedTuple):
         target: Float[Array, "P N 3"],
         node_mask: Bool[Array, "N"] | None = None,
     ) -> ErrorSums:
-        """Returns the sums with one more batch in them; arguments as `squared_errors`."""
+        """Returns the sums with one more batch; arguments as `squared_errors`."""
         return self.merge(squared_errors(predicted, target, node_mask))
 
     def merge(self, other: ErrorSums) -> ErrorSums:
@@ -70,13 +100,13 @@ class ErrorSums(NamedTuple):
         """
         if self.squares.shape != other.squares.shape:
             raise ValueError(
-                f"error sums of P = {self.squares.shape[0]} and P = {other.squares.shape[0]} times "
-                "cannot be added; use one ErrorSums for each time grid"
+                f"other: got P = {other.squares.shape[0]} times, expected P = "
+                f"{self.squares.shape[0]}; use one ErrorSums for each number of times"
             )
         return ErrorSums(self.squares + other.squares, self.num_nodes + other.num_nodes)
 
     def finalize(self) -> Errors:
-        """Returns the means; 0 where no node was real."""
+        """Returns the means; 0 if no node was real."""
         per_time = self.squares / (3.0 * jnp.maximum(self.num_nodes, 1))
         return Errors(f_mse=per_time[-1], a_mse=jnp.mean(per_time), per_time=per_time)
 
@@ -101,12 +131,26 @@ def squared_errors(
     """
     predicted, target = jnp.asarray(predicted), jnp.asarray(target)
     dtype = jnp.result_type(predicted.dtype, target.dtype, jnp.float32)
-    _check_trajectories(predicted, target)
+    if predicted.ndim != 3 or predicted.shape[-1] != 3 or predicted.shape[0] == 0:
+        raise ValueError(
+            f"predicted: got {list(predicted.shape)}, expected [P, N, 3] with P >= 1; pass "
+            "trajectory.positions or trajectory.velocities"
+        )
+    if target.shape != predicted.shape:
+        raise ValueError(
+            f"target: got {list(target.shape)}, expected the shape of predicted, "
+            f"{list(predicted.shape)}; pad targets with egno_jax.graph.pad_nodes"
+        )
     differences = predicted.astype(dtype) - target.astype(dtype)
     num_nodes = jnp.asarray(predicted.shape[1], jnp.int32)
     if node_mask is not None:
-        node_mask = _checked_mask(node_mask, predicted.shape[1])
-        # Before squaring: the gradient of what `where` drops is then 0, also where it is infinite.
+        node_mask = jnp.asarray(node_mask)
+        if node_mask.dtype != bool or node_mask.shape != predicted.shape[1:2]:
+            raise ValueError(
+                f"node_mask: got {node_mask.dtype} {list(node_mask.shape)}, expected boolean [N] "
+                f"with N = {num_nodes}; use the mask that egno_jax.graph.pad returns"
+            )
+        # Before squaring, so that infinite padding has gradient 0.
         differences = jnp.where(node_mask[:, None], differences, 0.0)
         num_nodes = jnp.sum(node_mask, dtype=jnp.int32)
     return ErrorSums(jnp.sum(differences**2, axis=(1, 2)), num_nodes)
@@ -143,28 +187,3 @@ def a_mse(
     The A-MSE of arXiv:2401.11037. Arguments and errors as `squared_errors`.
     """
     return jnp.mean(mse_per_time(predicted, target, node_mask))
-
-
-def _check_trajectories(predicted: Array, target: Array) -> None:
-    """Checks that both are `[P, N, 3]` with P > 0, of one shape."""
-    if predicted.ndim != 3 or predicted.shape[-1] != 3 or predicted.shape[0] == 0:
-        raise ValueError(
-            f"predicted must be [P, N, 3] with P >= 1, came {list(predicted.shape)}; "
-            "pass traj.positions or traj.velocities"
-        )
-    if target.shape != predicted.shape:
-        raise ValueError(
-            f"target must have the shape of predicted, {list(predicted.shape)}, came "
-            f"{list(target.shape)}; pad targets with egno_jax.graph.pad_nodes"
-        )
-
-
-def _checked_mask(node_mask: Array, num_nodes: int) -> Array:
-    """Checks that a mask is boolean `[N]`."""
-    node_mask = jnp.asarray(node_mask)
-    if node_mask.dtype != bool or node_mask.shape != (num_nodes,):
-        raise ValueError(
-            f"node_mask must be boolean [N] with N = {num_nodes}, came {node_mask.dtype} "
-            f"{list(node_mask.shape)}; egno_jax.graph.pad returns one"
-        )
-    return node_mask

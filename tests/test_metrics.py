@@ -145,17 +145,38 @@ class TestErrorSums:
         np.testing.assert_array_equal(errors.per_time, [0.0, 0.0])
 
 
+class TestMean:
+    @given(seed=SEEDS, sizes=st.permutations([1, 0, 2, 5]))
+    @SETTINGS
+    def test_uneven_batches_weigh_every_value_the_same(self, seed, sizes):
+        rng = np.random.default_rng(seed)
+        batches = [(rng.normal(size=size), rng.random(size)) for size in sizes]
+        means = [metrics.Mean(np.sum(x * w), np.sum(w)) for x, w in batches]
+        values, weights = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+        expected = np.average(values, weights=weights)
+        merged = means[0].merge(means[1]).merge(means[2].merge(means[3]))
+        leaf_by_leaf = jax.tree.map(lambda *leaves: sum(leaves), *means)
+        np.testing.assert_allclose(merged.finalize(), expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(leaf_by_leaf.finalize(), expected, rtol=1e-4, atol=1e-6)
+
+    def test_without_weight_value_and_gradient_are_zero(self):
+        mean = metrics.Mean(jnp.array([0.0, 6.0]), jnp.array([0, 4]))
+        np.testing.assert_array_equal(mean.finalize(), [0.0, 1.5])
+        gradient = jax.grad(lambda total: jnp.sum(mean._replace(total=total).finalize()))
+        np.testing.assert_array_equal(gradient(mean.total), [0.0, 0.25])
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("predicted", "target", "mask", "message"),
         [
-            ((5, 3), (5, 3), None, r"predicted must be \[P, N, 3\].*came \[5, 3\]"),
-            ((2, 5, 2), (2, 5, 2), None, r"predicted must be \[P, N, 3\].*came \[2, 5, 2\]"),
-            ((0, 5, 3), (0, 5, 3), None, r"predicted must be.*P >= 1, came \[0, 5, 3\]"),
-            ((2, 5, 3), (1, 5, 3), None, r"target must have.*\[2, 5, 3\], came \[1, 5, 3\]"),
-            ((2, 5, 3), (2, 5, 3), np.ones(4, bool), r"node_mask.*N = 5, came bool \[4\]"),
-            ((2, 5, 3), (2, 5, 3), np.ones(5), r"node_mask must be boolean.*came float32"),
-            ((2, 5, 3), (2, 5, 3), np.ones((2, 5), bool), r"node_mask.*came bool \[2, 5\]"),
+            ((5, 3), (5, 3), None, r"predicted: got \[5, 3\], expected \[P, N, 3\]"),
+            ((2, 5, 2), (2, 5, 2), None, r"predicted: got \[2, 5, 2\], expected \[P, N, 3\]"),
+            ((0, 5, 3), (0, 5, 3), None, r"predicted: got \[0, 5, 3\].*P >= 1"),
+            ((2, 5, 3), (1, 5, 3), None, r"target: got \[1, 5, 3\].*\[2, 5, 3\]"),
+            ((2, 5, 3), (2, 5, 3), np.ones(4, bool), r"node_mask: got bool \[4\].*N = 5"),
+            ((2, 5, 3), (2, 5, 3), np.ones(5), r"node_mask: got float32 \[5\], expected boolean"),
+            ((2, 5, 3), (2, 5, 3), np.ones((2, 5), bool), r"node_mask: got bool \[2, 5\]"),
         ],
     )
     @pytest.mark.parametrize("metric", METRICS)
@@ -164,5 +185,5 @@ class TestErrors:
             metric(np.zeros(predicted), np.zeros(target), mask)
 
     def test_time_grids_do_not_mix(self):
-        with pytest.raises(ValueError, match="P = 2 and P = 3 times"):
+        with pytest.raises(ValueError, match="other: got P = 3 times, expected P = 2"):
             metrics.ErrorSums.zero(2).merge(metrics.ErrorSums.zero(3))

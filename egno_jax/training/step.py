@@ -134,7 +134,15 @@ def train_chunk(
     draw = BucketSampler(state.sampler_key, num_samples(samples), config.batch_size)
     step = int(state.step)
     indices = np.stack([draw(number)[1] for number in range(step, step + num_steps)])
-    return run_chunk(state, samples, indices, None, config, None)
+    return run_chunk(state, samples, indices, None, _of_steps(config), None)
+
+
+def _of_steps(config: TrainingConfig) -> TrainingConfig:
+    """Returns the settings without those that no step depends on, so that less is compiled anew."""
+    others = ("steps_per_chunk", "eval_every", "eval_batch_size", "checkpoint_every")
+    others += ("keep_checkpoints", "max_skipped_steps", "seed")
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    return dataclasses.replace(config, **{name: defaults[name] for name in others})
 
 
 @functools.partial(jax.jit, static_argnames=("config", "loss_fn"), donate_argnames="state")
@@ -299,6 +307,7 @@ class Trainer:
             )
         self._mesh = mesh = default_mesh() if mesh is None else mesh
         self._config, self._loss_fn, self._metrics = config, loss_fn, metrics
+        self._steps_config = _of_steps(config)
         self._draw = sampler_of(train, sampler_key(config), config.batch_size)
         is_mixed = isinstance(train, Buckets)
         self._mean_nodes = mean_nodes(train, config) if is_mixed else None
@@ -331,7 +340,7 @@ class Trainer:
             samples, batches = self._batches(start, length)
             with jax.set_mesh(self._mesh):
                 state, metrics = run_chunk(
-                    state, samples, batches, self._mean_nodes, self._config, self._loss_fn
+                    state, samples, batches, self._mean_nodes, self._steps_config, self._loss_fn
                 )
             found.append(metrics)
         return state, jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(found))
