@@ -1,6 +1,6 @@
-# `make run` and `make test` need only Python >= 3.11 and make; the rest they install themselves.
+# All targets need only Python >= 3.11 and make; they install the rest themselves.
 #
-#   PYTHON=...   the interpreter to make the environment with (default: the best one found)
+#   PYTHON=...   the interpreter of a new environment (default: the best one found)
 #   VENV=...     where the environment is (default: .venv)
 #   ARGS=...     further arguments: make run ARGS="--preset paper --seed 1"
 #   WORKERS=...  pytest processes (default: 2)
@@ -13,30 +13,35 @@ export PYTHON
 PY := $(VENV)/bin/python
 RUN = -m experiments.nbody --preset quick
 
-.PHONY: help setup run test test-wheel test-versions test-all lint format pytest docs wheel lock clean
+.PHONY: help setup run test slow test-wheel test-versions test-all lint format pytest docs wheel lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup:  ## make the environment, or bring it up to date
+setup:  ## create or update the environment
 	@sh tools/setup_venv.sh $(VENV)
 
-run: setup  ## the first experiment, small: at most 5 minutes on 2 cores
+run: setup  ## a small first experiment: at most 5 minutes on 2 cores
 	$(PY) $(RUN) $(ARGS)
 
-test: lint pytest docs  ## style, tests and documentation
+test: lint pytest docs  ## style, tests and documentation: at most 10 minutes on 2 cores
 
-lint: setup  ## style alone
+lint: setup  ## style and structure alone
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache
+	$(PY) tools/check_structure.py
 
-format: setup  ## let ruff mend the style
+format: setup  ## let ruff fix the style
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
 pytest: setup  ## tests alone: make pytest ARGS="tests/ops -k spectral"
 	$(PY) -m pytest -n $(WORKERS) $(ARGS)
+
+slow: setup  ## the tests that take minutes
+	$(PY) -m pytest -n $(WORKERS) -m slow
 
 docs: setup  ## the documentation, in docs/_build/html; any warning is an error
 	$(PY) -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
@@ -51,12 +56,12 @@ test-wheel: wheel  ## install the wheel in a clean environment, core dependencie
 test-versions: setup  ## core tests on the oldest and the newest dependencies
 	sh tools/test_versions.sh $(WORKERS)
 
-test-all: test test-wheel test-versions  ## everything that CI runs
+test-all: test slow test-wheel test-versions  ## everything that CI runs
 
-lock:  ## rewrite constraints.txt (needs Python 3.11, 3.12 and 3.13)
-	"$$(sh tools/find_python.sh)" tools/lock.py "$$(sh tools/find_python.sh 3.11)" \
+lock:  ## rewrite constraints.txt (needs Python 3.11 to 3.13; ARGS=--keep: new packages only)
+	"$$(sh tools/find_python.sh)" tools/lock.py $(ARGS) "$$(sh tools/find_python.sh 3.11)" \
 	    "$$(sh tools/find_python.sh 3.12)" "$$(sh tools/find_python.sh 3.13)"
 
-clean:  ## remove environments and build outputs; runs and data stay
+clean:  ## remove environments and build outputs, not runs and data
 	rm -rf $(VENV) .venvs build dist *.egg-info docs/_build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,7 @@
 """The sizes that are measured: the paper's four experiments, and curves along one size each.
 
-A case is data; `make` draws its inputs from a seed, so that every peer computes on the same
-numbers. The inputs are plausible in shape and scale, not in physics: nothing that is timed here
-depends on what the numbers are.
+`make` draws the inputs of a case from a seed, so every peer computes on the same numbers. Their
+shapes and scales are plausible, their physics is not; no time depends on the values.
 
 Source of the sizes: Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics", ICML
 2024, and its public code.
@@ -35,23 +34,23 @@ SKELETON = (
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Case:
-    """A model and the batch that it is given.
+    """A model and its batch.
 
     Attributes:
       name: the case's name on the command line and in the results.
-      edges: which nodes are joined, a key of `EDGES`.
+      edges: how nodes are connected, a key of `EDGES`.
       num_graphs: number G of graphs in the batch.
-      num_nodes: least and greatest number of nodes of a graph; sizes go round through the range.
-      num_neighbours: mean number of edges that a node receives; read by `"contacts"` alone.
+      num_nodes: least and greatest number of nodes of a graph; graphs cycle through the range.
       num_times: P.
       width: C.
       num_layers: L.
-      num_modes: M.
-      time_embed_dim: size of the time embedding.
       num_node_features: F.
       num_edge_features: D.
+      num_neighbours: mean number of edges that a node receives; used only by `"contacts"`.
+      num_modes: M.
+      time_embed_dim: size of the time embedding.
       seed: of the inputs.
     """
 
@@ -59,14 +58,14 @@ class Case:
     edges: str
     num_graphs: int
     num_nodes: tuple[int, int]
-    num_neighbours: int = 0
     num_times: int
     width: int
     num_layers: int
-    num_modes: int = 2
-    time_embed_dim: int = 32
     num_node_features: int
     num_edge_features: int
+    num_neighbours: int = 0
+    num_modes: int = 2
+    time_embed_dim: int = 32
     seed: int = 0
 
 
@@ -86,57 +85,16 @@ class Problem(NamedTuple):
     positions: Float[np.ndarray, "P N 3"]
 
 
-_NBODY = Case(
-    name="nbody-p5",
-    edges="complete",
-    num_graphs=100,
-    num_nodes=(5, 5),
-    num_times=5,
-    width=64,
-    num_layers=4,
-    num_node_features=1,
-    num_edge_features=2,
-)
-
+# name, edges, G, nodes of a graph, P, C, L, F, D
+_NBODY = Case("nbody-p5", "complete", 100, (5, 5), 5, 64, 4, 1, 2)
 CASES = {
     case.name: case
     for case in (
         _NBODY,
         dataclasses.replace(_NBODY, name="nbody-p8", num_times=8),
-        Case(
-            name="mocap",
-            edges="skeleton",
-            num_graphs=12,
-            num_nodes=(31, 31),
-            num_times=5,
-            width=128,
-            num_layers=6,
-            num_node_features=2,
-            num_edge_features=2,
-        ),
-        Case(
-            name="molecules",
-            edges="bonds",
-            num_graphs=100,
-            num_nodes=(9, 13),
-            num_times=8,
-            width=64,
-            num_layers=5,
-            num_node_features=2,
-            num_edge_features=5,
-        ),
-        Case(
-            name="protein",
-            edges="contacts",
-            num_graphs=8,
-            num_nodes=(855, 855),
-            num_neighbours=20,
-            num_times=4,
-            width=128,
-            num_layers=4,
-            num_node_features=2,
-            num_edge_features=2,
-        ),
+        Case("mocap", "skeleton", 12, (31, 31), 5, 128, 6, 2, 2),
+        Case("molecules", "bonds", 100, (9, 13), 8, 64, 5, 2, 5),
+        Case("protein", "contacts", 8, (855, 855), 4, 128, 4, 2, 2, num_neighbours=20),
     )
 }
 
@@ -145,28 +103,17 @@ TINY = dataclasses.replace(
     _NBODY, name="tiny", num_graphs=4, num_nodes=(4, 5), width=16, num_layers=1
 )
 
-_CONTACTS = Case(
-    name="contacts",
-    edges="contacts",
-    num_graphs=1,
-    num_nodes=(500, 500),
-    num_neighbours=16,
-    num_times=4,
-    width=64,
-    num_layers=2,
-    num_node_features=1,
-    num_edge_features=2,
-)
+_CONTACTS = Case("contacts", "contacts", 1, (500, 500), 4, 64, 2, 1, 2, num_neighbours=16)
 
 
 class Curve(NamedTuple):
     """Cases that differ in one size.
 
     Attributes:
-      size: what the size is, with its letter.
+      size: the size, with its letter.
       values: the sizes.
       cases: a case for each.
-      limit: the greatest log-log exponent of time over size that the goals allow; None: none.
+      limit: the greatest log-log exponent of time over size that the goals allow, or None.
     """
 
     size: str
@@ -177,73 +124,41 @@ class Curve(NamedTuple):
 
 def _curve(
     base: Case,
-    name: str,
-    size: str,
+    field: str,
     values: tuple[int, ...],
-    change: Callable[[int], dict],
+    size: str,
+    *,
     limit: float | None = None,
 ) -> Curve:
-    cases = (dataclasses.replace(base, name=f"{name}-{value}", **change(value)) for value in values)
-    return Curve(size, values, tuple(cases), limit)
+    def case(value: int) -> Case:
+        changed = (value, value) if field == "num_nodes" else value
+        name = f"{field.removeprefix('num_')}-{value}"
+        return dataclasses.replace(base, name=name, **{field: changed})
+
+    return Curve(size, values, tuple(map(case, values)), limit)
 
 
+_NODES = "N, nodes of one graph with 16 neighbours each"
+_NEIGHBOURS = "E / N, neighbours of each of 500 nodes"
+_LONG = dataclasses.replace(_NBODY, num_times=64)
 CURVES = {
-    "nodes": _curve(
-        _CONTACTS,
-        "nodes",
-        "N, nodes of one graph with 16 neighbours each",
-        (125, 300, 700, 1500),
-        lambda n: {"num_nodes": (n, n)},
-        limit=1.05,
-    ),
-    "edges": _curve(
-        _CONTACTS,
-        "edges",
-        "E / N, neighbours of each of 500 nodes",
-        (4, 12, 28, 64),
-        lambda k: {"num_neighbours": k},
-        limit=1.05,
-    ),
-    "times": _curve(
-        _NBODY, "times", "P, times", (4, 12, 28, 64), lambda p: {"num_times": p}, limit=1.05
-    ),
-    "batch": _curve(
-        _NBODY,
-        "batch",
-        "G, graphs of 5 nodes",
-        (25, 70, 160, 400),
-        lambda g: {"num_graphs": g},
-        limit=1.05,
-    ),
-    "width": _curve(
-        _NBODY, "width", "C, width", (16, 48, 96, 192), lambda c: {"width": c}, limit=None
-    ),
-    "modes": _curve(
-        dataclasses.replace(_NBODY, num_times=64),
-        "modes",
-        "M, modes at P = 64",
-        (2, 8, 16, 32),
-        lambda m: {"num_modes": m},
-        limit=None,
-    ),
+    "nodes": _curve(_CONTACTS, "num_nodes", (125, 300, 700, 1500), _NODES, limit=1.05),
+    "edges": _curve(_CONTACTS, "num_neighbours", (4, 12, 28, 64), _NEIGHBOURS, limit=1.05),
+    "times": _curve(_NBODY, "num_times", (4, 12, 28, 64), "P, times", limit=1.05),
+    "batch": _curve(_NBODY, "num_graphs", (25, 70, 160, 400), "G, graphs of 5 nodes", limit=1.05),
+    "width": _curve(_NBODY, "width", (16, 48, 96, 192), "C, width"),
+    "modes": _curve(_LONG, "num_modes", (2, 8, 16, 32), "M, modes at P = 64"),
 }
 
 
 def one_graph(case: Case) -> Case:
-    """Returns the case with one graph, the smallest, in its batch: what a process warms up on."""
+    """Returns the case with only one graph, the smallest, to warm up a process."""
     least = case.num_nodes[0]
     return dataclasses.replace(case, num_graphs=1, num_nodes=(least, least))
 
 
 def make(case: Case) -> Problem:
-    """Draws the inputs of a case.
-
-    Args:
-      case: the sizes.
-
-    Returns:
-      The batch; the same seed gives the same numbers.
-    """
+    """Draws the inputs of a case; the same seed gives the same numbers."""
     rng = np.random.default_rng(case.seed)
     least, most = case.num_nodes
     sizes = least + np.arange(case.num_graphs) % (most - least + 1)
@@ -256,7 +171,7 @@ def make(case: Case) -> Problem:
 
 
 def _one_graph(case: Case, num_nodes: int, rng: np.random.Generator) -> jraph.GraphsTuple:
-    """Draws one graph, nodes about one unit of length from their neighbours."""
+    """Draws one graph, with nodes about one unit of length apart."""
     positions = rng.normal(size=(num_nodes, 3)) * num_nodes ** (1 / 3)
     velocities = rng.normal(size=(num_nodes, 3))
     edges = EDGES[case.edges](case, positions, rng)
@@ -266,26 +181,18 @@ def _one_graph(case: Case, num_nodes: int, rng: np.random.Generator) -> jraph.Gr
     drawn = rng.normal(size=(len(edges.senders), case.num_edge_features - known))
     edges = graph_lib.with_features(edges, drawn, graph_lib.squared_distances(positions, edges))
     arrays = (positions, velocities, np.concatenate([speed, others], axis=1))
-    return graph_lib.build(*(array.astype(np.float32) for array in arrays), _as_float32(edges))
-
-
-def _as_float32(edges: graph_lib.Edges) -> graph_lib.Edges:
-    return edges._replace(features=np.asarray(edges.features, np.float32))
-
-
-def _complete(case: Case, positions: np.ndarray, rng: np.random.Generator) -> graph_lib.Edges:
-    """Joins all pairs."""
-    return graph_lib.fully_connected_edges(len(positions))
+    edges = edges._replace(features=np.asarray(edges.features, np.float32))
+    return graph_lib.build(*(array.astype(np.float32) for array in arrays), edges)
 
 
 def _skeleton(case: Case, positions: np.ndarray, rng: np.random.Generator) -> graph_lib.Edges:
-    """Joins the joints of a body one and two bones apart."""
+    """Connects the joints of a body that are one or two bones apart."""
     bonds = [(parent, joint) for joint, parent in enumerate(SKELETON) if parent >= 0]
     return graph_lib.bond_edges(bonds, len(positions))
 
 
 def _bonds(case: Case, positions: np.ndarray, rng: np.random.Generator) -> graph_lib.Edges:
-    """Joins the atoms of a ring of six with side chains, one and two bonds apart."""
+    """Connects the atoms of a ring of six with side chains, one and two bonds apart."""
     num_atoms = len(positions)
     ring = [(atom, (atom + 1) % 6) for atom in range(6)]
     chains = [(int(rng.integers(max(0, atom - 5), atom)), atom) for atom in range(6, num_atoms)]
@@ -293,7 +200,7 @@ def _bonds(case: Case, positions: np.ndarray, rng: np.random.Generator) -> graph
 
 
 def _contacts(case: Case, positions: np.ndarray, rng: np.random.Generator) -> graph_lib.Edges:
-    """Joins the closest pairs, as many as give each node its neighbours on average."""
+    """Connects the closest pairs, so that each node has `num_neighbours` on average."""
     num_nodes = len(positions)
     first, second = np.triu_indices(num_nodes, k=1)
     distances = np.sum((positions[first] - positions[second]) ** 2, axis=-1)
@@ -306,14 +213,14 @@ def _contacts(case: Case, positions: np.ndarray, rng: np.random.Generator) -> gr
 
 
 EDGES: dict[str, Callable[[Case, np.ndarray, np.random.Generator], graph_lib.Edges]] = {
-    "complete": _complete,
+    "complete": lambda case, positions, rng: graph_lib.fully_connected_edges(len(positions)),
     "skeleton": _skeleton,
     "bonds": _bonds,
     "contacts": _contacts,
 }
 
 
-# The way of a problem to a worker, which may be another interpreter.
+# Files, to hand a problem to a worker, which may be another interpreter.
 
 
 def save(problem: Problem, path: Path) -> None:
@@ -353,12 +260,7 @@ def num_nodes_and_edges(problem: Problem) -> tuple[int, int]:
 
 
 def config_of(case: Case, **changes: Any) -> egno_jax.EGNOConfig:
-    """Returns the model of a case.
-
-    Args:
-      case: the sizes.
-      **changes: fields of the configuration that differ.
-    """
+    """Returns the configuration of a case's model, with some fields changed."""
     sizes = {
         "num_layers": case.num_layers,
         "hidden_dim": case.width,

@@ -1,26 +1,26 @@
-"""The least time that a forward pass and a training step could take on a machine, by parts.
+"""A lower bound of the time of a forward pass and of a training step on a machine, by parts.
 
     floor = sum over matrix products  operations / the rate measured at that shape
           + compulsory bytes / the measured copy rate
           + evaluations of SiLU and of its derivative / their measured rates
 
-counted for the model as the mathematics has it, whatever the code does:
+counted for the formulas of the model, whatever the code does:
 
 - the first layer of phi_m is split, so that h_i and h_j are multiplied per node, e_ij per edge and
   once for all times, and the squared distance per edge and time;
-- Fourier transforms are real products with the rows of the basis that are not zero, and modes that
-  must be real (the constant one and, at even P, that of P/2) are mixed by their real parts alone;
-- a gradient takes two products for each of the forward pass, with respect to input and to weights;
-  one where the input is data or the weights are constants. What the loss does not see is left out:
-  the last layer's features. Nothing is computed twice: a method that recomputes pays for it;
-- bytes are those that must pass through memory even if nothing that belongs to an edge ever does:
-  inputs and weights are read and outputs written once, each layer reads and writes the state of the
-  nodes and reads the edges; a gradient reads the state of each layer again, reads and writes its
-  cotangent, and AdamW reads and writes the weights and both moments;
-- additions, coordinates, LeakyReLU, gathers and scatters count nothing.
+- Fourier transforms are real products with the non-zero rows of the basis, and modes that must be
+  real (the constant one and, at even P, that of P/2) are mixed by their real parts only;
+- a gradient needs two products for each of the forward pass, for the input and for the weights; one
+  if the input is data or the weights are constants. The last layer's features are left out, as the
+  loss does not depend on them. Nothing is computed twice;
+- bytes are those that must pass through memory if no array of edges is stored: inputs and weights
+  are read and outputs written once, each layer reads and writes the state of the nodes and reads
+  the edges; a gradient reads the state of each layer again, reads and writes its cotangent, and
+  AdamW reads and writes the weights and both moments;
+- additions, coordinates, LeakyReLU, gathers and scatters are not counted.
 
-The parts are added: a floor for a method that does one thing at a time. A rate is the best of what
-XLA, NumPy and PyTorch reach at that shape, and in blocks of its rows that stay in the cache.
+The floor is the sum of the parts, for a method that does one thing at a time. A rate is the best of
+XLA, NumPy and PyTorch at that shape, and in blocks of its rows that stay in the cache.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.cases import Case
 
-# Columns of a node's state beside its features: two vectors.
+# Columns of a node's state in addition to its features: two vectors.
 VECTORS = 6
 BYTES = 4
 
@@ -38,7 +38,7 @@ Shape = tuple[str, int, int, int]
 
 
 class Product(NamedTuple):
-    """A matrix product `[rows, inner] x [inner, columns]` and how often a pass needs it.
+    """A matrix product `[rows, inner] x [inner, columns]` and its number of uses.
 
     Attributes:
       part: of the model, a line of the table.
@@ -62,18 +62,12 @@ class Product(NamedTuple):
 
     @property
     def operations(self) -> int:
-        """Multiplications and additions of the product taken once."""
+        """Multiplications and additions of one product."""
         return 2 * self.rows * self.inner * self.columns
 
 
 def products(case: Case, num_nodes: int, num_edges: int) -> list[Product]:
-    """Returns every matrix product of a case.
-
-    Args:
-      case: the sizes of the model.
-      num_nodes: N of the whole batch.
-      num_edges: E of the whole batch.
-    """
+    """Returns every matrix product of a case whose batch has N = `num_nodes`, E = `num_edges`."""
     times, width, layers = case.num_times, case.width, case.num_layers
     nodes, edges = times * num_nodes, times * num_edges
     every, unseen = (layers, layers, layers, layers), (layers, *[layers - 1] * 3)
@@ -107,7 +101,7 @@ def _convolution(part: str, case: Case, rows: int, width: int) -> list[Product]:
     basis = num_real + 2 * num_complex
     every = (layers, layers, layers, layers)
     signals = rows * width
-    # A transform's gradient is the other transform's shape, and its basis has none.
+    # A transform's gradient has the shape of the other transform; its basis has no gradient.
     return [
         Product(part, basis, times, signals, layers, 2 * layers, 0, 0),
         Product(part, times, basis, signals, layers, 2 * layers, 0, 0),
@@ -117,7 +111,7 @@ def _convolution(part: str, case: Case, rows: int, width: int) -> list[Product]:
 
 
 def uses(product: Product) -> dict[str, dict[Shape, int]]:
-    """Returns how often a pass takes a product in which shape.
+    """Returns the number of uses of a product by shape.
 
     Returns:
       For `inference` and `step`, counts by shape: `(kind, rows, inner, columns)` of the forward
@@ -137,7 +131,7 @@ def uses(product: Product) -> dict[str, dict[Shape, int]]:
 
 
 def shapes(found: Iterable[Product]) -> list[Shape]:
-    """Returns the shapes whose rates are needed, each once."""
+    """Returns the distinct shapes, whose rates are needed."""
     every = (uses(product) for product in found)
     return sorted({shape for use in every for counts in use.values() for shape in counts})
 
@@ -152,7 +146,7 @@ def operations(found: Iterable[Product]) -> dict[str, int]:
 
 
 def activations(case: Case, num_nodes: int, num_edges: int) -> dict[str, int]:
-    """Returns how many SiLU a forward pass evaluates, and a training step, and its derivatives."""
+    """Returns the evaluations of SiLU of a forward pass and a step, and of its derivative."""
     rows = case.num_times * case.width
     of_last_features = rows * num_nodes
     inference = case.num_layers * rows * (3 * num_edges + 2 * num_nodes)
@@ -163,14 +157,7 @@ def activations(case: Case, num_nodes: int, num_edges: int) -> dict[str, int]:
 def compulsory_bytes(
     case: Case, num_nodes: int, num_edges: int, num_weights: int
 ) -> dict[str, int]:
-    """Returns the bytes that a forward pass and a training step must move, read and written.
-
-    Args:
-      case: the sizes of the model, in float32.
-      num_nodes: N.
-      num_edges: E.
-      num_weights: number of real parameters.
-    """
+    """Returns the bytes that a forward pass and a training step must read and write, in float32."""
     state = case.num_times * num_nodes * (VECTORS + case.width)
     edges = num_edges * (2 + case.num_edge_features)
     inputs = num_nodes * (VECTORS + case.num_node_features) + case.num_times
@@ -181,11 +168,11 @@ def compulsory_bytes(
 
 
 class Rates(NamedTuple):
-    """What a machine was seen to do.
+    """The measured rates of a machine.
 
     Attributes:
       seconds: by shape, the least time of the product.
-      copy: bytes a second, read and written ones counted.
+      copy: bytes a second, reads and writes.
       silu: evaluations of SiLU a second.
       derivative: evaluations of its derivative a second.
     """
@@ -199,15 +186,7 @@ class Rates(NamedTuple):
 def entry(
     case: Case, num_nodes: int, num_edges: int, num_weights: int, rates: Rates
 ) -> dict[str, Any]:
-    """Returns the floor of a case as an entry of the results, by workload and part.
-
-    Args:
-      case: the sizes of the model.
-      num_nodes: N.
-      num_edges: E.
-      num_weights: number of real parameters.
-      rates: of the machine.
-    """
+    """Returns the floor of a case as an entry of the results, by workload and part."""
     found = products(case, num_nodes, num_edges)
     counts = activations(case, num_nodes, num_edges)
     moved = compulsory_bytes(case, num_nodes, num_edges, num_weights)

@@ -1,4 +1,4 @@
-"""The errors of a training run over time, kept until a target is reached."""
+"""The errors of a training run over time, until a target is reached."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ class Reached(Exception):
 
 
 class History:
-    """What a run is told after each evaluation; a callback of `egno_jax.training.fit`.
-
-    Args:
-      target: the F-MSE to reach.
-    """
+    """A callback of `egno_jax.training.fit` that stops the run at an F-MSE of `target`."""
 
     def __init__(self, target: float) -> None:
         self._target = target
@@ -27,7 +23,7 @@ class History:
         pass
 
     def on_chunk(self, record: dict[str, Any]) -> None:
-        """Is told nothing of interest."""
+        """Ignores training records."""
 
     def on_evaluation(self, record: dict[str, Any]) -> None:
         """Keeps step, seconds and F-MSE of a record.
@@ -40,7 +36,7 @@ class History:
             raise Reached
 
     def result(self) -> dict[str, Any]:
-        """Returns whether the target was reached, at which step and second, and the whole way."""
+        """Returns whether the target was reached, at which step and second, and all records."""
         last = self._records[-1]
         return {
             "is_reached": last["f_mse"] <= self._target,

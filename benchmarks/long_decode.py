@@ -1,10 +1,10 @@
-"""A gradient through thousands of times, whole and split over processes, under a limit of memory.
+"""A gradient through thousands of times in limited memory: in one process, and split over several.
 
     python -m benchmarks.long_decode --limit 4 --processes 4
 
 runs forward and gradient of EGNO at 2048 times of a chain of 1000 nodes: in one process, and split
-over the axis `time` of several. Each process may hold so many GiB (`RLIMIT_DATA`), as a device
-would; the first dies of it. Writes `benchmarks/results/long-decode-cpu.json`.
+over the axis `time` of several. Each process may use the given GiB (`RLIMIT_DATA`), as on a device;
+one process alone needs more and fails. Writes `benchmarks/results/long-decode-cpu.json`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import re
 import resource
 import socket
@@ -21,14 +22,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.run_directory import origin
+import jax
+
+from benchmarks import provenance
 
 RESULT = Path(__file__).parent / "results" / "long-decode-cpu.json"
 GIB = 2**30
 
 
 def main() -> None:
-    """Runs both cases in processes of their own and writes down how they ended."""
+    """Runs both cases in separate processes and records how they ended."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--limit", type=float, default=4.0, help="GiB that a process may hold")
     parser.add_argument("--processes", type=int, default=4)
@@ -40,7 +43,11 @@ def main() -> None:
         _work(arguments)
         return
     record = {
-        **origin(" ".join(["python -m benchmarks.long_decode", *sys.argv[1:]])),
+        "command": " ".join(["python -m benchmarks.long_decode", *sys.argv[1:]]),
+        "git_commit": provenance.commit(),
+        "date": provenance.date(),
+        "device": f"{provenance.processor()}, {os.cpu_count()} cores",
+        "versions": {"python": platform.python_version(), "jax": jax.__version__},
         "limit_gib": arguments.limit,
         "times": arguments.times,
         "nodes": arguments.nodes,
@@ -95,7 +102,7 @@ def _run(num_processes: int, options: list[str]) -> dict[str, Any]:
 
 
 def _work(arguments: argparse.Namespace) -> None:
-    """Computes one process's share and prints what it took."""
+    """Computes one process's share and prints its memory and time."""
     coordinator, num_processes, process_id = arguments.worker
     limit = int(arguments.limit * GIB)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -145,7 +152,7 @@ def _work(arguments: argparse.Namespace) -> None:
 
 
 def _chain(num_nodes: int) -> Any:
-    """Returns a chain of nodes, each joined to the next in both directions."""
+    """Returns a chain of nodes, each connected with the next in both directions."""
     import numpy as np
 
     from egno_jax import graph

@@ -1,8 +1,8 @@
-"""EGNO as one writes it down first: concatenate, multiply, `segment_sum`.
+"""A plain implementation of EGNO: concatenate, multiply, `segment_sum`.
 
-The same weights and the same numbers as `egno_jax.apply`, from nothing but `jax.numpy`: the peer
-that says what the library's own layouts and splits are worth. It knows times `[P]` alone, shared by
-all graphs, and the index grid.
+It has the same weights and returns the same numbers as `egno_jax.apply`, with `jax.numpy` only, and
+shows the gain of the library's layouts. It supports only times `[P]`, shared by all graphs, and the
+index grid.
 """
 
 from __future__ import annotations
@@ -23,16 +23,7 @@ _MAX_STEP = 100.0
 
 
 def apply(params: Params, graph: jraph.GraphsTuple, times: Float[Array, "P"]) -> Trajectory:
-    """Decodes the trajectory of a state, as `egno_jax.apply` does.
-
-    Args:
-      params: the model.
-      graph: a batch with edge features.
-      times: `[P]`.
-
-    Returns:
-      The trajectory.
-    """
+    """Decodes the trajectory of a batch with edge features, as `egno_jax.apply` does."""
     config, weights = params.config, params.weights
     with jax.default_matmul_precision(config.matmul_precision):
         num_nodes, num_graphs = graph.nodes["positions"].shape[0], graph.n_node.shape[0]

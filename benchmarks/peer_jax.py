@@ -1,4 +1,4 @@
-"""egno_jax as a peer, its narrow variants, and the plain version of itself."""
+"""egno_jax as a peer, its variants in low precision, and the plain version."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from egno_jax.training import OptimizerConfig, fit
 from egno_jax.training.optimizer import make_optimizer
 from egno_jax.training.step import loss_fn
 
-# What each variant changes in the configuration.
+# The changed fields of each variant's configuration.
 VARIANTS: dict[str, dict[str, Any]] = {
     "egno_jax": {},
     "egno_jax-bf16": {"dtype": "bfloat16"},
@@ -32,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "naive": {},
 }
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy")
-# How far the plain version may be from the library, relative to the largest value.
+# Tolerance of the plain version, relative to the largest value.
 _TOLERANCE = 1e-5
 _SCHEDULE_STEPS = 10_000
 
@@ -50,7 +50,7 @@ class JaxPeer:
         self._changes = VARIANTS[name]
         self._apply = egno_jax.apply
         if name == "naive":
-            # The loss and the training loop look `apply` up here.
+            # The loss and the training loop find `apply` here.
             self._apply = egno_jax.model.apply = _Plain()
 
     def info(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class JaxPeer:
         }
 
     def load(self, path: Path, workload: str) -> Loaded:
-        """Makes a training step or a forward pass of a problem."""
+        """Prepares a training step or a forward pass of a problem."""
         problem = cases.load(path)
         config = cases.config_of(problem.case, **self._changes)
         batch = jax.device_put(batch_of(problem))
@@ -77,21 +77,17 @@ class JaxPeer:
         return Loaded(functools.partial(self._compile, work), timed(work.repeat), size)
 
     def _compile(self, work: Inference | TrainingStep) -> None:
-        """Compiles a workload; for the plain version, makes sure that this is what was compiled.
-
-        Raises:
-          RuntimeError: it was not.
-        """
+        """Compiles a workload; RuntimeError if the plain version should be in it and is not."""
         before = getattr(self._apply, "num_traced", 0)
         work.compile()
         if self._name == "naive" and self._apply.num_traced == before:
             raise RuntimeError(
-                "the training step does not call egno_jax.model.apply any more, so the plain "
-                "version was not measured; mend benchmarks.peer_jax.JaxPeer"
+                "egno_jax.model.apply: got no call by the training step, expected one, so that the "
+                "plain version is measured; fix benchmarks.peer_jax.JaxPeer"
             )
 
     def extra(self) -> dict[str, Callable[..., dict[str, Any]]]:
-        """Returns further operations of the worker."""
+        """Returns additional operations of the worker."""
         return {
             "check": self._check,
             "fit": self._fit,
@@ -108,7 +104,7 @@ class JaxPeer:
         return {"error_of_naive": check_agreement(params, problem)}
 
     def _fit(self, path: str, num_steps: int, target_f_mse: float) -> dict[str, Any]:
-        """Trains the 5-body model until it reaches an error; see `benchmarks.target`."""
+        """Trains the 5-body model to an error; see `benchmarks.target`."""
         train, valid = target.data()
         # The grid's spacing is the unit of time, as in the experiment.
         changes = {"time_scale": float(train.times[0]), **self._changes}
@@ -128,7 +124,7 @@ class JaxPeer:
         return history.result()
 
     def _profile(self, path: str) -> dict[str, Any]:
-        """Traces training steps and returns the time of each kind of operation."""
+        """Profiles training steps by kind of operation."""
         problem = cases.load(Path(path))
         config = cases.config_of(problem.case, **self._changes)
         params = egno_jax.init(jax.random.key(0), config, problem.graph, problem.times)
@@ -145,7 +141,7 @@ class JaxPeer:
 
 
 class _Plain:
-    """The plain version, and how often it was traced."""
+    """The plain version, with the number of times that it was traced."""
 
     num_traced = 0
 
@@ -166,10 +162,10 @@ def batch_of(problem: cases.Problem) -> Batch:
 
 
 def check_agreement(params: egno_jax.Params, problem: cases.Problem) -> float:
-    """Checks that the plain version computes what the library does, and returns how far it is.
+    """Returns the largest error of the plain version, relative to the largest value.
 
     Raises:
-      ValueError: the largest difference, relative to the largest value, is above 1e-5.
+      ValueError: it is above 1e-5.
     """
     outputs = [
         jax.jit(functools.partial(apply, params))(problem.graph, problem.times)
@@ -179,20 +175,14 @@ def check_agreement(params: egno_jax.Params, problem: cases.Problem) -> float:
     error = float(max(jax.tree.leaves(errors)))
     if not error <= _TOLERANCE:
         raise ValueError(
-            f"naive.apply differs from egno_jax.apply by {error:.1e} on {problem.case.name}, "
-            f"expected at most {_TOLERANCE}"
+            f"naive.apply: got a difference of {error:.1e} from egno_jax.apply on "
+            f"{problem.case.name}, expected at most {_TOLERANCE}"
         )
     return error
 
 
 class Inference:
-    """The compiled forward pass; every call waits for its result.
-
-    Args:
-      apply: the model.
-      params: its parameters.
-      batch: what it is applied to.
-    """
+    """The compiled forward pass; every call waits for its result."""
 
     def __init__(
         self,
@@ -208,20 +198,16 @@ class Inference:
         self._forward = jax.jit(self._apply).lower(*self._inputs).compile()
 
     def repeat(self, times: int) -> None:
-        """Does it so many times."""
+        """Runs it a number of times."""
         for _ in range(times):
             jax.block_until_ready(self._forward(*self._inputs))
 
 
 class TrainingStep:
-    """The compiled training step, each from the weights of the last.
+    """The compiled training step on one batch, each from the weights of the last.
 
-    Loss, gradient, clipping and AdamW update as `egno_jax.training.step` does them, without the
-    sampler and the average of the weights, which the peers do not have.
-
-    Args:
-      params: the first weights.
-      batch: what all steps are taken on.
+    Loss, gradient, clipping and AdamW update are those of `egno_jax.training.step`, without the
+    sampler and the averaged weights, which the peers do not have.
     """
 
     def __init__(self, params: egno_jax.Params, batch: Batch) -> None:
@@ -235,7 +221,7 @@ class TrainingStep:
         self._step = update.lower(self._state, self._batch).compile()
 
     def repeat(self, times: int) -> None:
-        """Takes so many steps and waits for the last."""
+        """Takes a number of steps and waits for the last."""
         for _ in range(times):
             self._state, loss = self._step(self._state, self._batch)
         jax.block_until_ready((self._state, loss))

@@ -2,7 +2,7 @@
 
     pip install "egno_jax[bench]"
 
-Where the two models do not match is listed in `NOTES`, which the results print.
+`NOTES` lists the differences of the two models; the results print them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NOTES = (
     "PINA's MLPs have three linear layers (its `n_layers=2`, the default) and ours two: with that "
     "both do the same number of C x C products an edge when the first layer is not split; PINA "
     "evaluates 4 C SiLU an edge, we 3 C",
-    "PINA's first layer takes C node features; the F given ones are padded with zeros",
+    "PINA's first layer has C node features; the F of the graph are padded with zeros",
     "PINA centres on the mean of the whole batch, has no LeakyReLU in its temporal convolution, "
     "updates velocities, and limits no step",
     "PINA's step clips the gradient's norm and updates by `torch.optim.AdamW(fused=True)`",
@@ -61,7 +61,7 @@ class PinaPeer:
         }
 
     def load(self, path: Path, workload: str) -> Loaded:
-        """Makes a training step or a forward pass of a problem."""
+        """Prepares a training step or a forward pass of a problem."""
         with np.load(path) as file:
             arrays = dict(file)
         torch.manual_seed(0)
@@ -88,11 +88,11 @@ class PinaPeer:
         }
 
     def extra(self) -> dict[str, Callable[..., dict[str, Any]]]:
-        """Returns further operations of the worker."""
+        """Returns additional operations of the worker."""
         return {"matmul": self._matmul, "throughput": self._throughput, "fit": self._fit}
 
     def _fit(self, path: str, num_steps: int, target_f_mse: float) -> dict[str, Any]:
-        """Trains the 5-body model until it reaches an error; see `benchmarks.target`."""
+        """Trains the 5-body model to an error; see `benchmarks.target`."""
         with np.load(path) as file:
             task = {key: torch.from_numpy(np.asarray(value)) for key, value in file.items()}
         torch.manual_seed(0)
@@ -181,7 +181,7 @@ def train(task: dict[str, torch.Tensor], history: History) -> None:
 
     Args:
       task: the arrays that `benchmarks.target.save_task` wrote.
-      history: is told the errors; ends the run.
+      history: receives the errors, and ends the run.
     """
     width = 64
     sizes = {"num_layers": 4, "width": width, "num_modes": 2, "time_embed_dim": 32}
@@ -240,11 +240,7 @@ def batch_of(
 
 
 def model_of(sizes: dict[str, Any]) -> torch.nn.Module:
-    """Returns PINA's model at the sizes of a case.
-
-    Args:
-      sizes: the fields of `benchmarks.cases.Case`.
-    """
+    """Returns PINA's model at the sizes of a case, the fields of `benchmarks.cases.Case`."""
     width = sizes["width"]
     return EquivariantGraphNeuralOperator(
         n_egno_layers=sizes["num_layers"],
@@ -259,7 +255,7 @@ def model_of(sizes: dict[str, Any]) -> torch.nn.Module:
 
 
 def graph_of(arrays: dict[str, np.ndarray], width: int) -> Data:
-    """Returns the batch as PINA takes it: one graph of all nodes, features padded to the width."""
+    """Returns the batch in PINA's form: one graph of all nodes, features padded to the width."""
     features = arrays["features"]
     padding = [(0, 0), (0, width - features.shape[1])]
     edges = np.stack([arrays["senders"], arrays["receivers"]]).astype(np.int64)

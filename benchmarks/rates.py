@@ -1,6 +1,6 @@
-"""How fast a machine multiplies, copies and evaluates SiLU: the helpers that all peers share.
+"""Rates of matrix products, copies and SiLU: functions that all peers share.
 
-It needs NumPy alone, because `benchmarks.peer_pina` uses it in an interpreter of its own.
+This module needs only NumPy, because `benchmarks.peer_pina` may have a different interpreter.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from typing import Any
 
 import numpy as np
 
-# A group of calls takes at least so long; the best group counts.
+# The least seconds of a group of calls; the best group counts.
 _GROUP_SECONDS = 2e-3
 _LEAST_GROUPS = 5
 _MOST_SECONDS = 0.06
-# A product in blocks of so many rows and columns keeps its operands in the cache.
+# In blocks of this size, the operands of a product stay in the cache.
 _BLOCK_ROWS, _BLOCK_COLUMNS = 2048, 8192
-# Numbers of elements of which SiLU is evaluated; the best size counts.
+# Numbers of elements for SiLU; the best size counts.
 SILU_SIZES = tuple(2**power for power in (14, 16, 18, 20, 22))
 
 Wait = Callable[[Any], Any]
 
 
 def best_seconds(call: Callable[[], Any], wait: Wait = lambda result: result) -> float:
-    """Returns the least seconds that a call takes, in groups long enough for the clock.
+    """Returns the least seconds of a call, in groups long enough for the clock.
 
     Args:
-      call: what is timed; called some times before.
-      wait: waits for a result of `call`; a group waits for its last.
+      call: the function.
+      wait: waits for a result of `call`; each group waits for its last.
     """
     wait(call())
     group = 1
@@ -78,11 +78,11 @@ def matmul_seconds(
     shape: Sequence[Any],
     make: Callable[[np.ndarray, np.ndarray, bool, bool], tuple[Callable[[], Any], Wait]],
 ) -> float:
-    """Returns the least seconds of a product: whole, or in blocks that stay in the cache.
+    """Returns the least seconds of a product, at once or in blocks that stay in the cache.
 
     Args:
-      shape: kind, rows, inner and columns, as `operands` takes them.
-      make: of factors and transpositions makes the call that multiplies, and what waits for it.
+      shape: kind, rows, inner and columns, the arguments of `operands`.
+      make: returns a function that multiplies two factors, and one that waits for the result.
     """
     kind, rows, inner, columns = shape
     block = (min(rows, _BLOCK_ROWS), min(columns, _BLOCK_COLUMNS))
@@ -103,7 +103,7 @@ def numpy_matmul(
 
 
 def numpy_copy_rate(num_bytes: int) -> float:
-    """Returns the bytes a second that NumPy moves, reading and writing half of them each."""
+    """Returns the bytes a second that NumPy copies, reads and writes."""
     source = np.ones(max(num_bytes // 8, 1), np.float32)
     target = np.empty_like(source)
     return 2 * source.nbytes / best_seconds(lambda: np.copyto(target, source))

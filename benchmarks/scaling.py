@@ -1,9 +1,9 @@
-"""What a training step costs on a mesh: a model of compute, memory and traffic, and a pod's table.
+"""Cost model of a training step on a mesh: compute, memory and traffic, with a table for pods.
 
     python -m benchmarks.scaling
 
-The formulas are those of docs/scaling.md; tests hold them to what XLA says of compiled programs.
-Bytes are those of float32, the model is the one that `egno_jax.apply` runs under a mesh.
+The formulas are those of docs/scaling.md; tests compare them with XLA's figures for compiled
+programs. Numbers are float32, and the model is `egno_jax.apply` under a mesh.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Size(NamedTuple):
 
 
 class Chip(NamedTuple):
-    """A device and its links, as data sheets give them.
+    """A device and its links, according to data sheets.
 
     Attributes:
-      name: what it is called.
-      flops: floating-point operations a second, in float32 or what stands for it.
+      name: its name.
+      flops: floating-point operations a second, in float32 or its equivalent.
       memory: bytes.
       bandwidth: bytes a second of one ring over the links, in each direction.
-      latency: seconds that a hop takes.
+      latency: seconds of a hop.
     """
 
     name: str
@@ -71,7 +71,7 @@ def forward_flops(size: Size, time_shares: int = 1) -> float:
 
         L [ P/T (4 E C^2 + 12 N C^2 + 8 M N (C + 6)) + 8 M N C^2 ]
 
-    The last term, the product of the modes, is done whole on every device.
+    The last term, the product of the modes, is replicated on every device.
     """
     c, n, m = size.width, size.nodes, size.modes
     per_time = 4 * size.edges * c**2 + 12 * n * c**2 + 8 * m * n * (c + 6)
@@ -84,7 +84,7 @@ def step_flops(size: Size, time_shares: int = 1) -> float:
 
 
 def activation_bytes(size: Size, time_shares: int = 1) -> float:
-    """Returns the memory that the gradient of one sample holds on one device, measured on XLA:CPU.
+    """Returns the bytes that the gradient of one sample stores on one device, measured on XLA:CPU.
 
     4 L P/T [E (12 C + 14) + N (9.5 C + 29)]
     """
@@ -94,12 +94,12 @@ def activation_bytes(size: Size, time_shares: int = 1) -> float:
 
 
 def state_bytes(size: Size) -> float:
-    """Returns weights, average, gradient and the two moments of Adam, whole on every device."""
+    """Returns the bytes of weights, average, gradient and Adam's moments, on every device."""
     return 5 * 4 * num_weights(size)
 
 
 def coefficient_bytes(size: Size) -> float:
-    """Returns what one layer sums over `time` for a sample, forward or backward: 8 M N (C + 6).
+    """Returns the bytes that one layer sums over `time` for a sample, in each pass: 8 M N (C + 6).
 
     The coefficients of C features and of two vectors of three components, real and imaginary.
     """
@@ -107,11 +107,11 @@ def coefficient_bytes(size: Size) -> float:
 
 
 def time_traffic(size: Size) -> float:
-    """Returns the bytes that a step sums over `time`, for one sample; P is not among them.
+    """Returns the bytes that a step sums over `time` for one sample; independent of P.
 
         L [2 * 8 M N (C + 6) + 4 E C] + 4 N C
 
-    Coefficients forward and backward, and the gradients of what edges and nodes give to all times.
+    Coefficients forward and backward, and the gradients of edge and node terms shared by all times.
     """
     c = size.width
     per_layer = 2 * coefficient_bytes(size)
@@ -121,14 +121,14 @@ def time_traffic(size: Size) -> float:
 
 
 def ring_bytes(payload: float, shares: int) -> float:
-    """Returns what each device sends to sum a payload over a ring: 2 (T - 1)/T of it."""
+    """Returns the bytes that a device sends to sum a payload over a ring: 2 (T - 1)/T of it."""
     return 2 * (shares - 1) / shares * payload
 
 
 def step_seconds(
     size: Size, chip: Chip, samples: int, data_shares: int, time_shares: int, efficiency: float
 ) -> tuple[float, float, float]:
-    """Returns the seconds of a step that go to compute, to sums over `time`, and over `data`.
+    """Returns the seconds of a step for compute, for sums over `time`, and for sums over `data`.
 
     Args:
       size: of a sample and the model.
@@ -136,7 +136,7 @@ def step_seconds(
       samples: B, of the whole batch.
       data_shares: size of the axis `data`.
       time_shares: size of the axis `time`.
-      efficiency: which part of the chip's operations is reached.
+      efficiency: the fraction of the chip's operations that is reached.
     """
     per_device = -(-samples // data_shares)
     compute = per_device * step_flops(size, time_shares) / (chip.flops * efficiency)
@@ -159,7 +159,7 @@ EXAMPLE = Size(layers=4, width=64, modes=8, times=4096, nodes=855, edges=20000)
 
 
 def main() -> None:
-    """Prints what one step of the example costs on slices of growing size."""
+    """Prints the cost of one step of the example on meshes of increasing size."""
     samples_per_data_share, efficiency = 1, 0.2
     print("| chip | chips | data x time | GiB a chip | compute ms | time ms | data ms |")
     print("|---|---|---|---|---|---|---|")

@@ -1,6 +1,6 @@
-"""What is measured: each function takes workers and a case and returns an entry of the results.
+"""The measurements: functions of workers and a case that return entries of the results.
 
-An entry is a JSON object; `benchmarks.report` says how it is read.
+An entry is a JSON object that `benchmarks.tables` reads.
 """
 
 from __future__ import annotations
@@ -20,11 +20,7 @@ WORKLOADS = ("step", "inference")
 
 
 class Files:
-    """Problems on disk, each made once, for workers to read.
-
-    Args:
-      directory: where they are kept.
-    """
+    """Problems on disk, in `directory`, each made once, for workers to read."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -58,21 +54,14 @@ class Files:
 
 
 def temporary_files() -> tempfile.TemporaryDirectory:
-    """Returns a directory for `Files` that is removed when it is left."""
+    """Returns a context with a directory for `Files`."""
     return tempfile.TemporaryDirectory(prefix="benchmarks-")
 
 
 def compare(
     peers: Mapping[str, Worker], files: Files, case: Case, workload: str, budget: float
 ) -> dict[str, Any]:
-    """Times one workload of a case on all peers in turn.
-
-    Args:
-      peers: workers, by peer.
-      files: where problems are.
-      case: the case.
-      workload: `step` or `inference`.
-      budget: seconds for all rounds.
+    """Times one workload, `step` or `inference`, of a case on all peers in turn.
 
     Returns:
       Seconds by peer, their ratios to ours, the seconds of compiling, and parameter counts.
@@ -114,20 +103,10 @@ def _turn(worker: Worker, slot: str = "a") -> Any:
 def memory(pythons: Mapping[str, str], files: Files, case: Case, workload: str) -> dict[str, Any]:
     """Measures the peak memory of one workload on every peer, each in a fresh process.
 
-    Args:
-      pythons: the interpreter of each peer.
-      files: where problems are.
-      case: the case.
-      workload: `step` or `inference`.
-
     Returns:
       Bytes by peer; see `benchmarks.worker.peak_memory`.
     """
-    arguments = {
-        "path": files.path(case),
-        "warm_up": files.warm_up(case),
-        "workload": workload,
-    }
+    arguments = {"path": files.path(case), "warm_up": files.warm_up(case), "workload": workload}
     found = {}
     for name, python in pythons.items():
         with workers({name: python}) as fresh:
@@ -137,12 +116,6 @@ def memory(pythons: Mapping[str, str], files: Files, case: Case, workload: str) 
 
 def scaling(worker: Worker, files: Files, curve: cases.Curve, budget: float) -> dict[str, Any]:
     """Times all points of a curve in turn, and fits the exponent of time over size.
-
-    Args:
-      worker: the worker of one peer.
-      files: where problems are.
-      curve: the cases.
-      budget: seconds for all rounds of both workloads.
 
     Returns:
       By workload, the seconds of every point and the exponent.
@@ -172,16 +145,7 @@ def scaling(worker: Worker, files: Files, curve: cases.Curve, budget: float) -> 
 
 
 def compile_time(pythons: Mapping[str, str], files: Files, case: Case) -> dict[str, Any]:
-    """Measures the seconds of compiling each workload, the first thing that a process does.
-
-    Args:
-      pythons: the interpreter of each peer.
-      files: where problems are.
-      case: the case.
-
-    Returns:
-      By workload and peer, the seconds of tracing and compiling.
-    """
+    """Returns the seconds of tracing and compiling each workload in a fresh process, by peer."""
     entry: dict[str, Any] = {"sizes": files.sizes_of(case)}
     for workload in WORKLOADS:
         entry[workload] = {}
@@ -196,24 +160,20 @@ def compile_time(pythons: Mapping[str, str], files: Files, case: Case) -> dict[s
 
 
 def least_time(peers: Mapping[str, Worker], files: Files, case: Case) -> dict[str, Any]:
-    """Measures what the machine can do at the shapes of a case, and returns the case's floor.
-
-    Args:
-      peers: workers; those that measure rates are asked, the best rate counts.
-      files: where problems are.
-      case: the case.
+    """Measures the rates of the machine at the shapes of a case, and computes the case's floor.
 
     Returns:
-      The floor by workload and part (`benchmarks.floor.entry`), and the rates.
+      The floor by workload and part (`benchmarks.floor.entry`), and the rates: the best of all
+      peers that can measure them.
     """
     sizes = files.sizes_of(case)
     found = floor.products(case, sizes["N"], sizes["E"])
     shapes = floor.shapes(found)
     state = case.num_times * sizes["N"] * (floor.VECTORS + case.width) * floor.BYTES
-    askable = [peers[name] for name in (OURS, "pina") if name in peers]
+    workers_of_rates = [peers[name] for name in (OURS, "pina") if name in peers]
     by: dict[str, list[float]] = {}
     throughputs = []
-    for worker in askable:
+    for worker in workers_of_rates:
         by |= worker.request("matmul", shapes=shapes)
         throughputs.append(worker.request("throughput", num_bytes=2 * state))
     best = {
@@ -240,21 +200,21 @@ def least_time(peers: Mapping[str, Worker], files: Files, case: Case) -> dict[st
     }
 
 
-# What the command line selects
+# The command line's selection
 
 
 class Plan(NamedTuple):
-    """What a run measures, and with what.
+    """The settings of a run.
 
     Attributes:
       cases: the cases.
       curves: the curves, by name.
-      files: where problems are.
+      files: the problems.
       pythons: the interpreter of each peer.
       peers: the workers.
       budget: seconds of the rounds of one workload of one case.
       target_f_mse: the error to train to.
-      target_steps: the steps of that training at most.
+      target_steps: the greatest number of steps of that training.
     """
 
     cases: Sequence[Case]
@@ -270,10 +230,8 @@ class Plan(NamedTuple):
 Entries = Iterator[tuple[str, dict[str, Any]]]
 
 
-def choose(
-    only: Sequence[str] | None,
-) -> tuple[list[Case], dict[str, cases.Curve]]:
-    """Returns the cases and curves that are named, or all but the tiny one."""
+def choose(only: Sequence[str] | None) -> tuple[list[Case], dict[str, cases.Curve]]:
+    """Returns the named cases and curves; by default all except the tiny case."""
     known = cases.CASES if only is None else {**cases.CASES, cases.TINY.name: cases.TINY}
     return (
         [case for name, case in known.items() if only is None or name in only],
@@ -282,7 +240,7 @@ def choose(
 
 
 def measure(plan: Plan, what: Sequence[str]) -> Entries:
-    """Measures what was selected, in the order of `WHAT`; yields each entry as it is there."""
+    """Measures what was selected, in the order of `WHAT`; yields each entry when it is done."""
     for word, measure_it in WHAT.items():
         if word in what:
             yield from measure_it(plan)
@@ -327,7 +285,7 @@ def _profile_all(plan: Plan) -> Entries:
 
 
 def _target_all(plan: Plan) -> Entries:
-    """Trains every peer, one after the other; the 5-body problem alone."""
+    """Trains every peer on the 5-body problem, one after the other."""
     path = plan.files.directory / "target.npz"
     target.save_task(path, plan.target_steps)
     found = {}

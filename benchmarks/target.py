@@ -1,8 +1,9 @@
-"""Time to an error: the 5-body problem trained until the F-MSE on validation data is low enough.
+"""Time to an error: training on the 5-body problem until the validation F-MSE is low enough.
 
-All peers see the same samples in the same batches, and the same optimizer: AdamW with clipping, a
-warm-up and a cosine, no average of the weights. The library trains with `egno_jax.training.fit`;
-PINA, in a loop of its own, reads data, batches and learning rates from a file.
+All peers use the same samples in the same batches, and the same optimizer: AdamW with clipping, a
+warm-up and a cosine schedule, without averaged weights. The library trains with
+`egno_jax.training.fit`; PINA has its own loop, and reads data, batches and learning rates from a
+file.
 """
 
 from __future__ import annotations
@@ -43,15 +44,10 @@ def data() -> tuple[Samples, Samples]:
 
 
 def save_task(path: Path, num_steps: int) -> None:
-    """Writes what a peer without JAX needs to train alike.
-
-    Args:
-      path: the `.npz` file.
-      num_steps: number of steps.
-    """
+    """Writes data, batches and settings for a peer without JAX to an `.npz` file."""
     config = training_config(num_steps)
     train, valid = data()
-    # As `egno_jax.training.init_state` makes the sampler's key.
+    # The sampler's key, as in `egno_jax.training.init_state`.
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     indices = jax.vmap(
         lambda step: batch_indices(key, step, len(train.positions), config.batch_size)

@@ -1,4 +1,4 @@
-"""Peers in processes of their own, timed in turn; and what is read off their times."""
+"""Peers in separate processes, timed in turn, and statistics of their times."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _ROOT = Path(__file__).parent.parent
-# The calls of one turn take about so long, so that a turn is well above the clock's grain.
+# The seconds of one turn, well above the resolution of the clock.
 _TURN_SECONDS = 0.25
 _MOST_CALLS = 50
-# A pause before each turn, in which the threads of the peer before stop spinning.
+# A pause before each turn, in which the previous peer's threads stop spinning.
 _PAUSE_SECONDS = 0.02
 
 
@@ -28,7 +28,7 @@ class Missing(ImportError):
 
 
 class Failed(RuntimeError):
-    """A peer could not do what it was asked."""
+    """A request to a peer failed."""
 
 
 class Worker:
@@ -61,10 +61,10 @@ class Worker:
             raise Missing(answer["missing"])
 
     def request(self, op: str, **arguments: Any) -> dict[str, Any]:
-        """Asks for something, waits, and returns the answer.
+        """Sends a request and returns the answer.
 
         Raises:
-          Failed: it failed; the message holds the worker's traceback.
+          Failed: with the worker's traceback.
         """
         self._process.stdin.write(json.dumps({"op": op, **arguments}) + "\n")
         self._process.stdin.flush()
@@ -92,7 +92,7 @@ class Worker:
 
 
 def _environment() -> dict[str, str]:
-    """Returns the variables of a worker: compilations are not cached, devices are shared."""
+    """Returns the variables of a worker: no compilation cache, and devices are shared."""
     return {
         **os.environ,
         "JAX_ENABLE_COMPILATION_CACHE": "false",
@@ -103,11 +103,7 @@ def _environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def workers(peers: Mapping[str, str]) -> Iterator[dict[str, Worker]]:
-    """Starts peers and ends them; those that miss a package are left out with a message.
-
-    Args:
-      peers: the interpreter of each peer.
-    """
+    """Starts peers, by name and interpreter; those that lack a package are left out."""
     started: dict[str, Worker] = {}
     try:
         for peer, python in peers.items():
@@ -122,7 +118,7 @@ def workers(peers: Mapping[str, str]) -> Iterator[dict[str, Worker]]:
 
 
 class Turns(NamedTuple):
-    """What the turns of several peers took.
+    """The times of several peers.
 
     Attributes:
       seconds: by peer, the seconds of one call in every round, `[rounds]`.
@@ -140,19 +136,16 @@ def interleave(
     least: int = 3,
     most: int = 15,
 ) -> Turns:
-    """Times peers in turn, round by round, so that what disturbs the machine disturbs all of them.
+    """Times peers in turn, round by round, so that disturbances affect all of them.
 
-    The first call of each warms up and says how many calls make up a turn. Who begins changes from
-    round to round.
+    The first call of each peer warms up and determines the number of calls of a turn. Rounds start
+    with a different peer each.
 
     Args:
-      turns: by peer, what makes so many calls and returns the seconds of one.
-      budget: seconds that all rounds together should take.
-      least: rounds at the least, whatever they take.
-      most: rounds at the most.
-
-    Returns:
-      The seconds of every turn.
+      turns: by peer, a function that makes a number of calls and returns the seconds of one.
+      budget: seconds for all rounds together.
+      least: the least number of rounds, however long they take.
+      most: the greatest number of rounds.
     """
     once = {name: turn(1) for name, turn in turns.items()}
     calls = {
@@ -177,7 +170,7 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, float]:
-    """Returns median and quartiles of the ratios round by round, in which slow minutes cancel."""
+    """Returns median and quartiles of the ratios within rounds, in which slow minutes cancel."""
     return summary(np.divide(numerator, denominator))
 
 

@@ -1,9 +1,9 @@
-"""Where the time of a compiled program goes: a profile by kind of operation.
+"""Profile of a compiled program by kind of operation.
 
 `jax.profiler.trace` writes `plugins/profile/<date>/<host>.trace.json.gz`, events in the format of
-Chrome's tracing. Those that are instructions of the program are found by their names in its text,
-which also says what a fusion is made of. An event's own time is its duration without that of the
-events inside it, such as the body of a loop.
+Chrome's tracing. Instructions of the program are found by their names in its text, which also lists
+the contents of fusions. An event's own time is its duration without that of the events inside it,
+such as the body of a loop.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import jax
 
 _STEPS = 5
 _MOST_OPS = 20
-# What a fusion is called after, the first that it holds.
+# The kind of a fusion is the first of these that it contains.
 _KINDS = ("custom-call", "dot", "convolution", "scatter", "gather", "reduce", "sort")
 _MOVES = {"copy", "transpose", "bitcast", "reshape", "broadcast", "slice", "concatenate", "pad"}
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (?:\(.*?\)|\S+) ([a-z][\w\-]*)\(")
@@ -29,11 +29,11 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 
 
 def profile(repeat: Callable[[int], None], text: str) -> dict[str, Any]:
-    """Runs a program some times under the profiler.
+    """Runs a program a few times under the profiler.
 
     Args:
-      repeat: runs it so many times; has run before.
-      text: the program, as `jax.stages.Compiled.as_text` gives it.
+      repeat: runs the program a number of times.
+      text: the program, as `jax.stages.Compiled.as_text` returns it.
 
     Returns:
       Wall `seconds` of one run; by kind the seconds and number of operations, summed over threads;
@@ -55,11 +55,8 @@ def profile(repeat: Callable[[int], None], text: str) -> dict[str, Any]:
 def kinds(text: str) -> dict[str, str]:
     """Returns the kind of every instruction of a compiled program.
 
-    A fusion, a call or a loop takes the first of the kinds dot, scatter, gather, reduce that it
-    holds, otherwise `copy` if it only moves, otherwise `elementwise`; a custom call its target.
-
-    Args:
-      text: the program.
+    The kind of a fusion is the first of `_KINDS` that it contains; else `copy` if it only moves
+    data, else `elementwise`. The kind of a custom call is its target.
     """
     found: dict[str, tuple[str, str]] = {}
     bodies: dict[str, set[str]] = {}
@@ -92,12 +89,7 @@ def _kind(opcode: str, line: str, bodies: dict[str, set[str]]) -> str:
 def own_times(
     events: Iterable[dict[str, Any]], known: dict[str, str]
 ) -> dict[str, tuple[float, int]]:
-    """Returns the own seconds of every instruction, summed over threads, and how often it ran.
-
-    Args:
-      events: of the trace.
-      known: the program's instructions; events of other names are not counted.
-    """
+    """Returns own seconds, summed over threads, and number of runs of each known instruction."""
     threads: dict[Any, list[tuple[float, float, str]]] = {}
     for event in events:
         name = event.get("args", {}).get("hlo_op", event.get("name"))

@@ -1,17 +1,17 @@
-"""A peer in its own process, which does one thing at a time and only when it is asked.
+"""A peer in its own process, which works only on request.
 
     python -m benchmarks.worker egno_jax
 
-reads requests from standard input and answers on standard output, a JSON object a line:
+reads requests from standard input and answers on standard output, one JSON object a line:
 
     {"op": "load", "slot": "a", "path": "nbody-p5.npz", "workload": "step"}
     {"compile_seconds": 3.1, "num_parameters": 145832, "notes": []}
     {"op": "time", "slot": "a", "calls": 10}
     {"seconds": 0.0831}
 
-so that peers never compete for the machine. An operation that fails answers `{"error": ...}`. This
-file and `benchmarks.peer_pina` need NumPy and the peer's own packages alone: the interpreter may be
-another one.
+so peers never compete for the machine. A failed operation answers `{"error": ...}`. This file and
+`benchmarks.peer_pina` need only NumPy and the peer's own packages, so that the interpreter may be a
+different one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
-# The module that holds each peer; all but `pina` are variants of one.
+# The module of each peer; all except `pina` are variants of one.
 MODULES = {
     "egno_jax": "benchmarks.peer_jax",
     "egno_jax-bf16": "benchmarks.peer_jax",
@@ -39,13 +39,13 @@ MODULES = {
 
 
 class Loaded(NamedTuple):
-    """A workload, its inputs in place.
+    """A workload with its inputs on the device.
 
     Attributes:
-      compile: compiles it, without running it; None where there is nothing to compile.
-      call: does it so many times, waits for the results and returns the seconds of one.
+      compile: compiles it, without running it; None if there is nothing to compile.
+      call: runs it a number of times, waits for the results and returns the seconds of one.
       num_parameters: number of the model's real parameters.
-      notes: what else is worth knowing, such as where the peer differs.
+      notes: for example differences of the peer.
     """
 
     compile: Callable[[], None] | None
@@ -55,23 +55,23 @@ class Loaded(NamedTuple):
 
 
 class Peer(Protocol):
-    """What a peer's module offers, as the result of its `make(name)`."""
+    """The interface of a peer, which its module's `make(name)` returns."""
 
     def info(self) -> dict[str, Any]:
         """Returns device, versions and threads."""
 
     def load(self, path: Path, workload: str) -> Loaded:
-        """Makes a workload, `step` or `inference`, of the problem in a file; computes nothing."""
+        """Prepares a workload, `step` or `inference`, of the problem in a file."""
 
     def device_memory(self, *, reset: bool) -> dict[str, int] | None:
-        """Returns `used` and `peak` bytes of an accelerator, or None where it has none.
+        """Returns `used` and `peak` bytes of an accelerator, or None without one.
 
-        With `reset` the peak counts from here on, if the device can do that.
+        With `reset`, the peak is counted from now on, if the device supports that.
         """
 
 
 def operations(peer: Peer) -> dict[str, Callable[..., dict[str, Any]]]:
-    """Returns what a worker does for its parent, by name; peers may add their own in `extra`."""
+    """Returns the operations of a worker by name; peers may add their own in `extra`."""
     slots: dict[str, Loaded] = {}
 
     def load(slot: str, path: str, workload: str) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def num_threads() -> int:
 
 
 def timed(repeat: Callable[[int], None]) -> Callable[[int], float]:
-    """Returns a function that repeats something so many times and returns the seconds of one."""
+    """Returns a function of a number of times that returns the seconds of one."""
 
     def call(times: int) -> float:
         started = time.perf_counter()
@@ -128,18 +128,12 @@ def timed(repeat: Callable[[int], None]) -> Callable[[int], float]:
 
 
 def peak_memory(peer: Peer, path: Path, warm_up: Path, workload: str) -> dict[str, Any]:
-    """Measures how far a workload's peak lies above what the process holds before it.
+    """Measures the peak memory of a workload; call it once in a fresh process.
 
-    To be called once in a fresh process. The process first does the workload on one graph, so that
-    what is counted is neither imports nor the set-up of allocators and threads; the base is what it
-    holds then. `peak` counts everything after that, compiling for the new sizes included. `run`
-    counts what the workload takes once it is compiled, which is what limits the size of a batch.
-
-    Args:
-      peer: the peer.
-      path: the problem.
-      warm_up: the same problem with one graph.
-      workload: `step` or `inference`.
+    The process first runs the workload on one graph, the problem `warm_up`; `base` is its memory
+    after that, with imports and the set-up of allocators and threads. `peak` is the maximum over
+    everything later, including compilation for the new sizes, above `base`. `run` is the memory of
+    the compiled workload, which limits the size of a batch.
 
     Returns:
       `peak`, `run` and `base` in bytes, and `of`: `"host"` or `"device"`.
@@ -164,7 +158,7 @@ def peak_memory(peer: Peer, path: Path, warm_up: Path, workload: str) -> dict[st
 
 
 def _used(peer: Peer) -> int:
-    """Returns the bytes in use now, and starts the count of the peak anew."""
+    """Returns the bytes in use, and resets the peak."""
     gc.collect()
     memory = peer.device_memory(reset=True)
     if memory is not None:
@@ -180,7 +174,7 @@ def _peak(peer: Peer) -> int:
 
 
 def _return_free_memory() -> None:
-    """Gives memory that the C library keeps for later back to the system, where that is glibc."""
+    """Returns memory that glibc keeps for later use to the system."""
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):
@@ -188,7 +182,7 @@ def _return_free_memory() -> None:
 
 
 def _reset_peak_rss() -> None:
-    """Sets the peak resident size to the present one; without the right to, it stays."""
+    """Sets the peak resident size to the present one, if the system permits it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -196,9 +190,9 @@ def _reset_peak_rss() -> None:
 
 
 def _status(key: str) -> int:
-    """Returns a size of this process in bytes, from Linux's own account.
+    """Returns a size of this process in bytes, as Linux reports it.
 
-    `getrusage` would count a parent's peak as this process's own, because it survives `exec`.
+    The peak of `getrusage` may be that of the parent, because it survives `exec`.
     """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
@@ -223,7 +217,7 @@ def serve(table: dict[str, Callable[..., dict[str, Any]]], requests: TextIO, out
 
 def main() -> None:
     """Serves the peer that the command line names."""
-    # What libraries print must not come between the answers.
+    # Output of libraries must not mix with the answers.
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     name = sys.argv[1]

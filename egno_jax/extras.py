@@ -8,17 +8,10 @@ from types import ModuleType
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Imports a module of an optional dependency.
-
-    Args:
-      module: its dotted name.
-      extra: the extra of egno_jax that brings it.
-
-    Returns:
-      The module.
+    """Imports `module`, which the extra `extra` of egno_jax installs.
 
     Raises:
-      ImportError: it is not installed, and how to install it; or why it cannot be imported.
+      ImportError: it is not installed, or it cannot be imported; says what to install.
     """
     try:
         return importlib.import_module(module)
@@ -26,7 +19,7 @@ def require(module: str, extra: str) -> ModuleType:
         package = module.partition(".")[0]
         if importlib.util.find_spec(package) is not None:
             raise ImportError(
-                f"this needs {module}, which is there but cannot be imported: {error}"
+                f"this needs {module}, which is installed but cannot be imported: {error}"
             ) from error
         raise ImportError(
             f'this needs {package}, which is not installed: pip install "egno_jax[{extra}]"'

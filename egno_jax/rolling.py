@@ -1,8 +1,9 @@
-"""Rolling out: windows chained, each starting from the state that the one before it ended in."""
+"""Rollouts: long trajectories of many windows, each starting from the end of the one before."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,24 +13,31 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
+from egno_jax import deprecation, ops
 from egno_jax import graph as graph_lib
-from egno_jax import ops
+from egno_jax.checks import shape_text, type_name
 from egno_jax.model import Params, apply, check_params
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, ArrayLike, Bool, Float, Int
+    from jaxtyping import Array, ArrayLike, Bool, Float
 
 OVERFLOW = "overflow"
+# The features that depend on the state, by the keyword that names their column.
+_QUANTITIES = {
+    "speed_column": "|v_i|",
+    "squared_distance_column": "|x_i - x_j|^2",
+    "distance_column": "|x_i - x_j|",
+}
 
 
 class State(NamedTuple):
-    """What a window ended in.
+    """The end of a window.
 
     Attributes:
       positions: `[N, 3]`, at the window's last time.
       velocities: `[N, 3]`, as the model predicts them; None if they were not supervised.
-      path: `[1 + P, N, 3]`, the window's first state and what was predicted from it.
-      times: `[1 + P]` or `[1 + P, G]`, the times of the path, the first is 0.
+      path: `[1 + P, N, 3]`, the window's initial positions, then the predicted ones.
+      times: `[1 + P]` or `[1 + P, G]`, the times of the path; the first is 0.
     """
 
     positions: Float[Array, "N 3"]
@@ -44,14 +52,14 @@ NextGraph = Callable[[jraph.GraphsTuple, State], jraph.GraphsTuple]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-    """A long trajectory, W windows of P times.
+    """A long trajectory: W windows of P times.
 
     Attributes:
       positions: `[W P, N, 3]`.
       velocities: `[W P, N, 3]`, the model's; see `Trajectory.velocities`.
-      times: `[W P]` or `[W P, G]`, after the given state.
-      overflow: `[]`, whether the graph of some window was to have more edges than its capacity;
-        the trajectory from that window on is then wrong.
+      times: `[W P]` or `[W P, G]`, since the initial state.
+      overflow: `[]`, whether some window needed more edges than the graph has room for; the
+        trajectory is wrong from that window on.
     """
 
     positions: Float[Array, "WP N 3"]
@@ -67,251 +75,341 @@ def rollout(
     num_windows: int,
     *,
     next_graph: NextGraph | None = None,
+    supervised_velocities: bool | None = None,
 ) -> Rollout:
     """Decodes `num_windows` windows in a row, each from the last state of the one before.
 
-    Pure, compiled once whatever the number of windows (`lax.scan`). Beside the trajectory that it
-    returns it needs the memory of one window; its gradient stores one graph a window and decodes
-    each window once more.
+    Pure; compiles one window whatever their number (`lax.scan`). Memory is that of one window plus
+    the trajectory; the gradient stores one graph a window and decodes each window once more.
 
     Args:
       params: the model.
-      graph: the state to start from.
-      times: the times of a window after its state, above 0. Window w = 0, 1, ... answers for
-        `times + w times[-1]`.
+      graph: the initial state.
+      times: the times of a window, above 0. Window w = 0, 1, ... predicts `times + w times[-1]`.
       num_windows: W, at least 1.
-      next_graph: takes the graph of a window and the `State` that it ended in, and returns the next
-        window's graph, of the same shapes: `refresh` renews features, `radius_graph` edges too.
-        None moves positions and velocities alone, which is right where features and edges do not
-        depend on the state.
-
-    Returns:
-      The trajectory.
+      next_graph: called with the graph of a window and the `State` at its end; returns the next
+        window's graph, of the same shapes. `refresh` recomputes features, `radius_graph` edges too.
+        None replaces only positions and velocities: right if no feature depends on the state.
+      supervised_velocities: whether the model was trained on velocities, so that a window can start
+        from those it predicts; by default, whether `params.config.velocity_weight` is above 0.
 
     Raises:
-      ValueError: an input is wrong; or the velocities of the model were not supervised
-        (`config.velocity_weight` is 0), and no `next_graph` supplies others.
+      ValueError: an input is invalid; or velocities are not supervised, and no `next_graph`
+        supplies others.
     """
     check_params(params)
-    num_windows = _count(num_windows)
-    times = graph_lib.as_times(times)
-    if times is None or jnp.ndim(times) not in (1, 2):
-        raise ValueError("times: expected an array [P] or [P, G]")
-    if not isinstance(times, jax.core.Tracer) and np.min(np.asarray(times)) <= 0:
-        raise ValueError(
-            f"times: got {np.min(np.asarray(times))}, expected times above 0: the windows of a "
-            "rollout begin with their state"
-        )
-    is_supervised = params.config.velocity_weight > 0
-    if next_graph is None:
-        if not is_supervised:
-            raise ValueError(
-                "next_graph: got None, but the model's velocities were not supervised "
-                "(config.velocity_weight is 0), so that no window has velocities to start from; "
-                "train with a velocity_weight, or pass a next_graph that supplies them, such as "
-                "refresh(velocity_unit=...)"
-            )
-        next_graph = _move
+    num_windows, times = _count(num_windows), _checked_times(times)
+    if supervised_velocities is None:
+        supervised_velocities = params.config.velocity_weight > 0
+    next_graph = _checked_next_graph(next_graph, graph, supervised_velocities)
     graph_lib.check_structure(graph, times)
     graph = _with_flag(jax.tree.map(jnp.asarray, graph))
     times = jnp.asarray(times, jnp.result_type(times, graph.nodes["positions"].dtype))
     from_start = jnp.concatenate([jnp.zeros_like(times[:1]), times])
 
-    def window(
-        graph: jraph.GraphsTuple, _: None
-    ) -> tuple[
-        jraph.GraphsTuple, tuple[Float[Array, "P N 3"], Float[Array, "P N 3"], Bool[Array, "G"]]
-    ]:
+    def window(graph: jraph.GraphsTuple, _: None) -> tuple[jraph.GraphsTuple, tuple[Array, ...]]:
         found = apply(params, graph, times)
         start = graph.nodes["positions"][None].astype(found.positions.dtype)
         state = State(
             positions=found.positions[-1],
-            velocities=found.velocities[-1] if is_supervised else None,
+            velocities=found.velocities[-1] if supervised_velocities else None,
             path=jnp.concatenate([start, found.positions]),
             times=from_start,
         )
         following = _as(graph, _with_flag(next_graph(graph, state)))
         return following, (found.positions, found.velocities, graph.globals[OVERFLOW])
 
-    # The last of the graphs starts no window, so what it is does not count.
+    # The graph after the last window starts none, so its overflow does not count.
     _, found = jax.lax.scan(jax.checkpoint(window), graph, length=num_windows)
-    positions, velocities, overflow = found
     starts = jnp.arange(num_windows).reshape(-1, *[1] * times.ndim) * times[-1]
-    return Rollout(
-        positions=_join(positions),
-        velocities=_join(velocities),
-        times=_join(starts + times),
-        overflow=jnp.any(overflow),
+    positions, velocities, all_times = (
+        leaf.reshape(-1, *leaf.shape[2:]) for leaf in (*found[:2], starts + times)
     )
+    return Rollout(positions, velocities, all_times, overflow=jnp.any(found[2]))
 
 
+def _accepts_length_column(function: Callable) -> Callable:
+    """Accepts 0.1's keywords: `distance_column` was |x_i - x_j|^2, `length_column` |x_i - x_j|."""
+
+    @functools.wraps(function)
+    def with_old_names(*args: Any, **columns: Any) -> Any:
+        if "length_column" in columns:
+            new = "distance_column (|x_i - x_j|) and squared_distance_column (|x_i - x_j|^2)"
+            deprecation.warn("length_column", new)
+            columns["squared_distance_column"] = columns.pop("distance_column", -1)
+            columns["distance_column"] = columns.pop("length_column")
+        return function(*args, **columns)
+
+    return with_old_names
+
+
+@_accepts_length_column
 def refresh(
     *,
     velocity_unit: float | None = None,
     speed_column: int | None = 0,
-    distance_column: int | None = -1,
-    length_column: int | None = None,
+    squared_distance_column: int | None = -1,
+    distance_column: int | None = None,
 ) -> NextGraph:
-    """Makes a `next_graph` for graphs whose edges stay and whose features follow the state.
+    """Returns a `next_graph` for graphs whose edges stay and whose features depend on the state.
 
-    That is those of `egno_jax.datasets`, 5-body, motion capture without heights, molecules on
-    bonds: |v_i| among the node features and |x_i - x_j|^2 among the edge features. Those of
-    proteins hold |x_i - x_j| too, `length_column=0`. A height among the node features is not
-    renewed.
+    The defaults fit the graphs of `egno_jax.datasets`: speeds among the node features, squared
+    distances among the edge features. Those of proteins also need `distance_column=0`. Heights
+    among the node features (motion capture) are not updated.
 
     Args:
-      velocity_unit: u, the unit of `times` in the velocities' unit of time, such as 0.1 where times
-        count frames of 0.1 s and velocities are per second; velocities are then taken from the
-        path, (x(t_P) - x(t_{P-1})) / (u (t_P - t_{P-1})). None: the model's, which must have been
-        supervised.
-      speed_column: the node feature that holds |v_i|; None if there is none.
-      distance_column: the edge feature that holds |x_i - x_j|^2; None if there is none.
-      length_column: the edge feature that holds |x_i - x_j|; None if there is none.
-
-    Returns:
-      The function. It raises a ValueError if the graph has no such column.
+      velocity_unit: u, the unit of `times` in the velocities' unit of time, for example 0.1 if
+        times count frames of 0.1 s and velocities are per second; velocities are then taken from
+        the path, (x(t_P) - x(t_{P-1})) / (u (t_P - t_{P-1})). None: those that the model predicts,
+        which must have been supervised.
+      speed_column: as in `with_state`, and so are the other columns.
+      squared_distance_column: the edge feature that holds |x_i - x_j|^2, or None.
+      distance_column: the edge feature that holds |x_i - x_j|, or None.
     """
-
-    def next_graph(graph: jraph.GraphsTuple, state: State) -> jraph.GraphsTuple:
-        velocities = _velocities(graph, state, velocity_unit)
-        return with_state(
-            graph,
-            state.positions,
-            velocities,
-            speed_column=speed_column,
-            distance_column=distance_column,
-            length_column=length_column,
-        )
-
-    return next_graph
+    columns = (speed_column, squared_distance_column, distance_column)
+    return functools.partial(_refreshed, velocity_unit=velocity_unit, columns=columns)
 
 
+@_accepts_length_column
 def with_state(
     graph: jraph.GraphsTuple,
     positions: Float[Array, "N 3"],
     velocities: Float[Array, "N 3"],
     *,
     speed_column: int | None = 0,
-    distance_column: int | None = -1,
-    length_column: int | None = None,
+    squared_distance_column: int | None = -1,
+    distance_column: int | None = None,
 ) -> jraph.GraphsTuple:
-    """Returns a graph in another state, with the features renewed that follow the state.
+    """Returns a graph in another state, with the features recomputed that depend on it.
 
     Args:
       graph: the graph; its edges stay.
       positions: `[N, 3]`.
       velocities: `[N, 3]`.
       speed_column: the node feature that holds |v_i|; None if there is none.
-      distance_column: the edge feature that holds |x_i - x_j|^2; None if there is none.
-      length_column: the edge feature that holds |x_i - x_j|; None if there is none.
+      squared_distance_column: the edge feature that holds |x_i - x_j|^2; None if there is none.
+      distance_column: the edge feature that holds |x_i - x_j|; None if there is none.
 
     Raises:
-      ValueError: the graph has no such column; names it.
+      ValueError: the graph has no such column, or (outside `jit`) it holds something else.
     """
-    nodes = {**graph.nodes, "positions": positions, "velocities": velocities}
-    if speed_column is not None:
-        speeds = ops.safe_norm(velocities)
-        nodes["features"] = _with_column(nodes["features"], "speed_column", speed_column, speeds)
-    edges = graph.edges
-    if edges is not None:
-        features = edges["features"]
-        offsets = _offsets(positions, graph.senders, graph.receivers)
-        for name, column, norm in (
-            ("distance_column", distance_column, ops.squared_norm),
-            ("length_column", length_column, ops.safe_norm),
-        ):
-            if column is not None:
-                features = _with_column(features, name, column, norm(offsets))
-        edges = {**edges, "features": features}
-    return graph._replace(nodes=nodes, edges=edges)
+    columns = (speed_column, squared_distance_column, distance_column)
+    check_columns(graph, *columns)
+    return _with_columns(_moved(graph, positions, velocities), columns)
 
 
+@_accepts_length_column
 def radius_graph(
     radius: float,
     node_mask: Bool[ArrayLike, "N"],
     *,
     velocity_unit: float | None = None,
     speed_column: int | None = 0,
+    squared_distance_column: int | None = -1,
+    distance_column: int | None = None,
     edge_features: Callable[[jraph.GraphsTuple, Array, Array, Array], Array] | None = None,
 ) -> NextGraph:
-    """Makes a `next_graph` that joins real nodes closer than a radius, anew in each window.
+    """Returns a `next_graph` that connects real nodes closer than a radius, anew in each window.
 
         graph, node_mask = egno_jax.graph.pad(graph, num_edges=capacity)
         next_graph = egno_jax.rolling.radius_graph(radius, node_mask)
 
-    The number of edges that the graph has room for is its capacity: E must be the same in all
-    windows, so the given graph is padded to it, and the last padding node takes the edges that are
-    left over. Where more nodes are near than that, the last in the order of receivers fall out and
-    `Rollout.overflow` is True. Nodes are joined within their graph, |x_i - x_j| < radius as in
-    `egno_jax.graph.radius_edges`. Every pair of nodes is looked at: N^2 distances.
+    E is the same in all windows, so pad the graph to the capacity that you need; unused edges
+    connect the last padding node with itself. If more pairs are close than fit, the last in the
+    order of receivers are dropped and `Rollout.overflow` is True. Edges stay within their graph and
+    have |x_i - x_j| < radius, as in `egno_jax.graph.radius_edges`. Computes all N^2 distances.
 
     Args:
       radius: the cutoff, in the unit of the positions.
       node_mask: `[N]`, False on padding nodes, as `egno_jax.graph.pad` returns it; on the host.
       velocity_unit: as in `refresh`.
       speed_column: as in `refresh`.
-      edge_features: takes the graph, senders, receivers and |x_i - x_j|^2 `[E, 1]` and returns
-        `[E, D]`; None: the squared distances alone, D = 1.
-
-    Returns:
-      The function.
+      squared_distance_column: as in `refresh`; unused if there are `edge_features`.
+      distance_column: as in `refresh`; unused if there are `edge_features`.
+      edge_features: called with the graph, senders, receivers and |x_i - x_j|^2 `[E, 1]`; returns
+        `[E, D]`. None if the edge features are distances, squared or not, and nothing else.
 
     Raises:
-      ValueError: the radius is not above 0, or the mask is none or has no padding node. The
-        function raises one if the mask is not of as many nodes as the graph has.
+      ValueError: the radius is not above 0, or `node_mask` is not a mask with a padding node.
     """
     if not radius > 0:
         raise ValueError(f"radius: got {radius}, expected a number above 0")
-    is_real = _real_nodes(node_mask)
-    spare_node = int(np.flatnonzero(~is_real)[-1])
-    refreshed = refresh(
-        velocity_unit=velocity_unit, speed_column=speed_column, distance_column=None
+    mask = np.asarray(node_mask)
+    if mask.ndim != 1 or mask.dtype != bool or mask.all():
+        raise ValueError(
+            f"node_mask: got {mask.dtype} {shape_text(mask)} with {np.sum(mask == 0)} padding "
+            "nodes, expected bool [N] with at least one, for unused edges; use egno_jax.graph.pad"
+        )
+    columns = (speed_column, squared_distance_column, distance_column)
+    if edge_features is not None:
+        columns = (speed_column, None, None)
+    return functools.partial(
+        _reconnected,
+        velocity_unit=velocity_unit,
+        columns=columns,
+        radius=radius,
+        is_real=mask,
+        edge_features=edge_features,
     )
 
-    def next_graph(graph: jraph.GraphsTuple, state: State) -> jraph.GraphsTuple:
-        graph = refreshed(graph, state)
-        positions, capacity = state.positions, graph.senders.shape[0]
-        num_nodes = positions.shape[0]
-        if num_nodes != is_real.size:
+
+def check_columns(
+    graph: jraph.GraphsTuple,
+    speed_column: int | None = 0,
+    squared_distance_column: int | None = -1,
+    distance_column: int | None = None,
+) -> None:
+    """Checks that each named feature exists and, outside `jit`, that it holds what it should.
+
+    Raises:
+      ValueError: a column does not exist, is named twice, or holds something else.
+    """
+    columns = _checked_columns(graph, (speed_column, squared_distance_column, distance_column))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(graph)):
+        return
+    values = {name: np.asarray(array) for name, array in _quantities(graph).items()}
+    for name, field, column in columns:
+        found = np.asarray(getattr(graph, field)["features"])[:, column].astype(float)
+        held = [key for key, array in values.items() if _is_close(found, array)]
+        if name not in held:
+            right = held[0] if held else None
             raise ValueError(
-                f"node_mask: got {is_real.size} nodes, expected {num_nodes}, those of the graph"
+                f"{name}: got {column}, which holds {_QUANTITIES.get(right, 'something else')}, "
+                f"expected {_QUANTITIES[name]}; use "
+                + (f"{right}={column}" if right else "None if no feature is that")
             )
-        graph_ids = graph_lib.graph_ids(graph.n_node, num_nodes)
-        difference = positions[:, None] - positions[None]
-        is_near = jnp.sum(difference**2, axis=-1) < radius**2
-        is_pair = is_real[:, None] & is_real & ~np.eye(num_nodes, dtype=bool)
-        is_near &= is_pair & (graph_ids[:, None] == graph_ids)
-        receivers, senders = jnp.nonzero(is_near, size=capacity, fill_value=spare_node)
-        squares = ops.squared_norm(_offsets(positions, senders, receivers))
-        features = squares
-        if edge_features is not None:
-            features = edge_features(graph, senders, receivers, squares)
-        num_edges = jnp.zeros_like(graph.n_edge).at[graph_ids[receivers]].add(1)
-        return graph._replace(
-            edges={"features": features},
-            senders=senders,
-            receivers=receivers,
-            n_edge=num_edges,
-            globals={OVERFLOW: jnp.broadcast_to(jnp.sum(is_near) > capacity, graph.n_node.shape)},
-        )
-
-    return next_graph
 
 
-def _real_nodes(node_mask: Bool[ArrayLike, "N"]) -> Bool[np.ndarray, "N"]:
-    """Returns the mask on the host, after checking that it has a padding node."""
-    mask = np.asarray(node_mask)
-    if mask.ndim != 1 or mask.dtype != bool:
+def _is_close(found: np.ndarray, expected: np.ndarray) -> bool:
+    if found.shape != expected.shape:
+        return False
+    scale = np.nanmax(np.abs(expected), initial=0)
+    return np.allclose(found, expected, rtol=1e-2, atol=1e-3 * scale, equal_nan=True)
+
+
+def _quantities(graph: jraph.GraphsTuple) -> dict[str, Array]:
+    """Returns the values of `_QUANTITIES`: speeds `[N]`, squared distances and distances `[E]`."""
+    positions = jnp.asarray(graph.nodes["positions"])
+    sent, received = (
+        jnp.take(positions, ids, axis=0, mode="clip") for ids in (graph.senders, graph.receivers)
+    )
+    speeds = ops.safe_norm(jnp.asarray(graph.nodes["velocities"]))
+    values = (speeds, ops.squared_norm(received - sent), ops.safe_norm(received - sent))
+    return {name: value[:, 0] for name, value in zip(_QUANTITIES, values, strict=True)}
+
+
+def _checked_columns(
+    graph: jraph.GraphsTuple, columns: tuple[int | None, ...]
+) -> list[tuple[str, str, int]]:
+    """Returns the name, the field of the graph and the column of each feature that there is."""
+    found: list[tuple[str, str, int]] = []
+    for name, column in zip(_QUANTITIES, columns, strict=True):
+        field = "nodes" if name == "speed_column" else "edges"
+        if column is None or getattr(graph, field) is None:
+            continue
+        size = getattr(graph, field)["features"].shape[-1]
+        if not -size <= column < size:
+            raise ValueError(
+                f"{name}: got {column}, expected -F <= column < F with F = {size}, the number of "
+                "features that there are, or None"
+            )
+        if (field, column % size) in [(other, taken % size) for _, other, taken in found]:
+            raise ValueError(
+                f"{name}: got {column}, as {found[-1][0]}, expected another column; the latter is "
+                "for |x_i - x_j|^2, the former for |x_i - x_j|"
+            )
+        found.append((name, field, column))
+    return found
+
+
+def _with_columns(graph: jraph.GraphsTuple, columns: tuple[int | None, ...]) -> jraph.GraphsTuple:
+    """Returns a graph with the named features computed from its state."""
+    values = _quantities(graph)
+    for name, field, column in _checked_columns(graph, columns):
+        old = getattr(graph, field)
+        features = jnp.asarray(old["features"])
+        features = features.at[:, column].set(values[name].astype(features.dtype))
+        graph = graph._replace(**{field: {**old, "features": features}})
+    return graph
+
+
+def _refreshed(
+    graph: jraph.GraphsTuple,
+    state: State,
+    *,
+    velocity_unit: float | None,
+    columns: tuple[int | None, ...],
+) -> jraph.GraphsTuple:
+    """The `next_graph` of `refresh`."""
+    velocities = _velocities(graph, state, velocity_unit)
+    return _with_columns(_moved(graph, state.positions, velocities), columns)
+
+
+def _reconnected(
+    graph: jraph.GraphsTuple,
+    state: State,
+    *,
+    velocity_unit: float | None,
+    columns: tuple[int | None, ...],
+    radius: float,
+    is_real: Bool[np.ndarray, "N"],
+    edge_features: Callable | None,
+) -> jraph.GraphsTuple:
+    """The `next_graph` of `radius_graph`."""
+    positions, capacity = state.positions, graph.senders.shape[0]
+    num_nodes = positions.shape[0]
+    if num_nodes != is_real.size:
         raise ValueError(
-            f"node_mask: got {mask.dtype} of shape {list(mask.shape)}, expected bool [N], the mask "
-            "that egno_jax.graph.pad returns"
+            f"node_mask: got {is_real.size} nodes, expected {num_nodes}, as the graph has"
         )
-    if mask.all():
+    velocities = _velocities(graph, state, velocity_unit)
+    graph_ids = graph_lib.graph_ids(graph.n_node, num_nodes)
+    is_near = jnp.sum((positions[:, None] - positions) ** 2, axis=-1) < radius**2
+    is_near &= is_real[:, None] & is_real & ~np.eye(num_nodes, dtype=bool)
+    is_near &= graph_ids[:, None] == graph_ids
+    spare_node = int(np.flatnonzero(~is_real)[-1])
+    receivers, senders = jnp.nonzero(is_near, size=capacity, fill_value=spare_node)
+    overflow = jnp.sum(is_near) > capacity
+    graph = _moved(graph, positions, velocities)._replace(
+        senders=senders,
+        receivers=receivers,
+        n_edge=jnp.zeros_like(graph.n_edge).at[graph_ids[receivers]].add(1),
+        globals={OVERFLOW: jnp.broadcast_to(overflow, graph.n_node.shape)},
+    )
+    graph = _with_columns(graph, columns)
+    if edge_features is not None:
+        squares = _quantities(graph)["squared_distance_column"][:, None]
+        features = edge_features(graph, senders, receivers, squares)
+        return graph._replace(edges={"features": features})
+    size = 0 if graph.edges is None else graph.edges["features"].shape[-1]
+    if size > 2 - columns[1:].count(None):
         raise ValueError(
-            f"node_mask: got {mask.size} nodes, all of them real, expected a padding node, which "
-            "takes the edges that are left over; egno_jax.graph.pad adds one and returns the mask"
+            f"edge_features: got None, expected a function that returns all D = {size} edge "
+            "features; squared_distance_column and distance_column do not name all of them"
         )
-    return mask
+    return graph
+
+
+def _moved(graph: jraph.GraphsTuple, positions: Array, velocities: Array) -> jraph.GraphsTuple:
+    nodes = {**graph.nodes, "positions": positions, "velocities": velocities}
+    return graph._replace(nodes=nodes)
+
+
+def _velocities(
+    graph: jraph.GraphsTuple, state: State, velocity_unit: float | None
+) -> Float[Array, "N 3"]:
+    if velocity_unit is None:
+        if state.velocities is None:
+            raise ValueError(
+                "velocity_unit: got None, expected a number, as the model's velocities were not "
+                "supervised; pass one to take velocities from the predicted positions"
+            )
+        return state.velocities
+    spacing = (state.times[-1] - state.times[-2]) * velocity_unit
+    if spacing.ndim:
+        graph_ids = graph_lib.graph_ids(graph.n_node, state.positions.shape[0])
+        spacing = jnp.take(spacing, graph_ids, mode="clip")[:, None]
+    return (state.path[-1] - state.path[-2]) / spacing
 
 
 def _count(num_windows: Any) -> int:
@@ -325,73 +423,48 @@ def _count(num_windows: Any) -> int:
     return count
 
 
-def _move(graph: jraph.GraphsTuple, state: State) -> jraph.GraphsTuple:
-    nodes = {**graph.nodes, "positions": state.positions, "velocities": state.velocities}
-    return graph._replace(nodes=nodes)
+def _checked_times(times: Any) -> Any:
+    times = graph_lib.as_times(times)
+    if times is None or jnp.ndim(times) not in (1, 2):
+        raise ValueError(f"times: got {type_name(times)}, expected an array [P] or [P, G]")
+    if not isinstance(times, jax.core.Tracer) and np.min(np.asarray(times)) <= 0:
+        raise ValueError(
+            f"times: got {np.min(np.asarray(times))}, expected times above 0, after the initial "
+            "state of a window"
+        )
+    return times
 
 
-def _velocities(
-    graph: jraph.GraphsTuple, state: State, velocity_unit: float | None
-) -> Float[Array, "N 3"]:
-    if velocity_unit is None:
-        if state.velocities is None:
-            raise ValueError(
-                "next_graph: the model's velocities were not supervised (config.velocity_weight "
-                "is 0); pass velocity_unit to take them from the predicted positions"
-            )
-        return state.velocities
-    spacing = (state.times[-1] - state.times[-2]) * velocity_unit
-    if spacing.ndim:
-        graph_ids = graph_lib.graph_ids(graph.n_node, state.positions.shape[0])
-        spacing = jnp.take(spacing, graph_ids, mode="clip")[:, None]
-    return (state.path[-1] - state.path[-2]) / spacing
+def _checked_next_graph(
+    next_graph: NextGraph | None, graph: jraph.GraphsTuple, supervised_velocities: bool
+) -> NextGraph:
+    if next_graph is None and not supervised_velocities:
+        raise ValueError(
+            "next_graph: got None, expected one that supplies velocities, as those of the model "
+            "were not supervised; use refresh(velocity_unit=...), or train with a velocity_weight"
+        )
+    if getattr(next_graph, "func", None) in (_refreshed, _reconnected):
+        check_columns(graph, *next_graph.keywords["columns"])
+    return next_graph or (lambda graph, state: _moved(graph, state.positions, state.velocities))
 
 
 def _with_flag(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
-    """Returns the graph with a flag for each of its graphs as its only globals, at first False."""
+    """Returns the graph with an overflow flag for each graph as its only globals."""
     found = graph.globals if isinstance(graph.globals, dict) else {}
     flag = found.get(OVERFLOW, jnp.zeros(graph.n_node.shape, bool))
     return graph._replace(globals={OVERFLOW: jnp.asarray(flag)})
 
 
 def _as(before: jraph.GraphsTuple, after: jraph.GraphsTuple) -> jraph.GraphsTuple:
-    """Returns the next graph in the dtypes of the one before.
-
-    Raises:
-      ValueError: its structure or a shape differs.
-    """
-    leaves, expected = (
-        {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(g)}
-        for g in (after, before)
+    """Returns the next graph in the dtypes of the one before, after checking its shapes."""
+    found, expected = (
+        {jax.tree_util.keystr(path): list(leaf.shape) for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (after, before))
     )
-    for name in sorted(leaves.keys() | expected.keys()):
-        found, wanted = (
-            tuple(tree[name].shape) if name in tree else None for tree in (leaves, expected)
-        )
-        if found != wanted:
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
             raise ValueError(
-                f"next_graph: returned graph{name} of shape {found}, expected {wanted} as before"
+                f"next_graph: got graph{name} of shape {found.get(name)}, expected "
+                f"{expected.get(name)}, that of the window before"
             )
     return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, before)
-
-
-def _offsets(
-    positions: Float[Array, "N 3"], senders: Int[Array, "E"], receivers: Int[Array, "E"]
-) -> Float[Array, "E 3"]:
-    sent, received = (jnp.take(positions, ids, axis=0, mode="clip") for ids in (senders, receivers))
-    return received - sent
-
-
-def _with_column(features: Array, name: str, column: int, values: Array) -> Array:
-    """Returns features with one column replaced, after checking that there is such a column."""
-    num_columns = features.shape[-1]
-    if not -num_columns <= column < num_columns:
-        raise ValueError(
-            f"{name}: got {column}, expected -F <= column < F with F = {num_columns}, the number "
-            "of features that there are, or None"
-        )
-    return jnp.asarray(features).at[:, column].set(values[:, 0].astype(features.dtype))
-
-
-def _join(leaf: Any) -> Any:
-    return leaf.reshape(-1, *leaf.shape[2:])

@@ -1,14 +1,25 @@
-"""Settings of every test: where JAX runs, and how hypothesis searches."""
+"""Settings of all tests: JAX's device and compilation, and the examples of hypothesis."""
 
 import os
+import pathlib
 
-# Tests run on the CPU unless told otherwise: JAX_PLATFORMS=cuda pytest ...
+# Tests run on the CPU by default; on a GPU: JAX_PLATFORMS=cuda pytest ...
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# Most of the tests' time is spent in LLVM. At its lowest level programs compile a third faster,
+# and compiled programs are kept for later runs, other workers, and processes that tests start. Both
+# are only defaults: JAX_ENABLE_COMPILATION_CACHE=false and XLA_FLAGS=... replace them.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+_CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))
 
 import hypothesis
 
-# No deadline: a first call compiles. CI repeats the same examples, so that it fails only for what
-# was changed; elsewhere every run searches anew.
+# No deadline, as a first call compiles. CI repeats the same examples, so that it fails only because
+# of a change; elsewhere every run draws new ones.
 hypothesis.settings.register_profile(
     "egno_jax",
     deadline=None,

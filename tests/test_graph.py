@@ -140,21 +140,27 @@ class TestEdges:
     @pytest.mark.parametrize(
         ("make", "message"),
         [
-            (lambda: graphs.fully_connected_edges(0), "num_nodes must be at least 1, came 0"),
-            (lambda: graphs.bond_edges([[0, 3]], 3), r"bonds\[0\] is \[0, 3\], out of range"),
-            (lambda: graphs.bond_edges([[0, 1], [-1, 2]], 3), r"bonds\[1\].*out of range"),
-            (lambda: graphs.bond_edges([[0, 1], [2, 2]], 3), r"bonds\[1\] binds node 2 to itself"),
+            (lambda: graphs.fully_connected_edges(0), "num_nodes: got 0, expected at least 1"),
             (
-                lambda: graphs.bond_edges([[0, 1, 2]], 3),
-                r"bonds must be integer \[B, 2\].*\[1, 3\]",
+                lambda: graphs.bond_edges([[0, 3]], 3),
+                r"bonds\[0\]: got \[0, 3\].*nodes from 0 to 2",
             ),
-            (lambda: graphs.bond_edges([[0.0, 1.0]], 3), "bonds must be integer.*float64"),
-            (lambda: graphs.radius_edges(np.zeros((2, 2)), 1.0), r"positions must be.*\[2, 2\]"),
-            (lambda: graphs.radius_edges([[0, np.nan, 0]], 1.0), r"positions.*nan at \[0, 1\]"),
-            (lambda: graphs.radius_edges(np.zeros((2, 3)), 0.0), "cutoff must be.*came 0.0"),
+            (lambda: graphs.bond_edges([[0, 1], [-1, 2]], 3), r"bonds\[1\]: got \[-1, 2\]"),
+            (
+                lambda: graphs.bond_edges([[0, 1], [2, 2]], 3),
+                r"bonds\[1\]: got \[2, 2\], expected two diff",
+            ),
+            (lambda: graphs.bond_edges([[0, 1, 2]], 3), r"bonds: got int64 \[1, 3\].*\[B, 2\]"),
+            (lambda: graphs.bond_edges([[0.0, 1.0]], 3), "bonds: got float64.*expected integer"),
+            (
+                lambda: graphs.radius_edges(np.zeros((2, 2)), 1.0),
+                r"positions: got float64 \[2, 2\]",
+            ),
+            (lambda: graphs.radius_edges([[0, np.nan, 0]], 1.0), r"positions: got nan at \[0, 1\]"),
+            (lambda: graphs.radius_edges(np.zeros((2, 3)), 0.0), "cutoff: got 0.0, expected"),
             (
                 lambda: graphs.with_features(graphs.fully_connected_edges(3), np.ones(3)),
-                r"columns\[0\] must be \[E\] or \[E, k\] with E = 6, came \[3\]",
+                r"columns\[0\]: got \[3\], expected \[E\] or \[E, k\] with E = 6",
             ),
         ],
     )
@@ -203,11 +209,14 @@ class TestBuild:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"velocities": np.zeros((2, 3))}, r"nodes\['velocities'\].*N = 3.*\[2, 3\]"),
-            ({"features": np.zeros(3)}, r"nodes\['features'\] must be floating \[N, F\].*\[3\]"),
-            ({"positions": 1.0}, r"nodes\['positions'\] must be floating \[N, 3\].*rank 0"),
+            ({"velocities": np.zeros((2, 3))}, r"nodes\['velocities'\]: .*\[2, 3\].*N = 3"),
+            ({"features": np.zeros(3)}, r"nodes\['features'\]: .*\[3\].*floating \[N, F\]"),
+            ({"positions": 1.0}, r"nodes\['positions'\]:.*\[N, 3\].*rank 0"),
             ({"positions": np.full((3, 3), 1j)}, r"nodes\['positions'\].*complex"),
-            ({"edges": graphs.fully_connected_edges(4)}, r"senders\[2\] is 3, out of range for 3"),
+            (
+                {"edges": graphs.fully_connected_edges(4)},
+                r"senders\[2\]: got 3, expected a node, 0 to 2",
+            ),
         ],
     )
     def test_bad_arrays_are_named(self, change, message):
@@ -252,13 +261,13 @@ class TestFromAtoms:
         edges = graphs.fully_connected_edges(3)
         atoms = self.atoms()
         atoms.pbc = [True, False, False]
-        with pytest.raises(ValueError, match=r"atoms.pbc is \[True, False, False\].*unwrap"):
+        with pytest.raises(ValueError, match=r"atoms.pbc: got \[True, False, False\].*unwrap"):
             graphs.from_atoms(atoms, edges)
         atoms = self.atoms()
         del atoms.arrays["momenta"]
-        with pytest.raises(ValueError, match="atoms hold no momenta"):
+        with pytest.raises(ValueError, match="atoms: got no momenta"):
             graphs.from_atoms(atoms, edges)
-        with pytest.raises(ValueError, match=r"atoms must be ase.Atoms, came list"):
+        with pytest.raises(ValueError, match=r"atoms: got list, expected ase.Atoms"):
             graphs.from_atoms([], edges)
 
 
@@ -303,17 +312,21 @@ class TestBatch:
     def test_bad_graphs_are_named(self):
         rng = np.random.default_rng(0)
         graph = random_graph(rng)
-        with pytest.raises(ValueError, match="graphs is empty"):
+        with pytest.raises(ValueError, match="graphs: got none"):
             graphs.batch([])
-        with pytest.raises(ValueError, match=r"graphs\[1\]: graph must be a jraph.GraphsTuple"):
+        with pytest.raises(ValueError, match=r"graphs\[1\]: graph: got .*jraph.GraphsTuple"):
             graphs.batch([graph, None])
         other = random_graph(rng, feature_dim=4)
         with pytest.raises(ValueError, match=r"graphs\[2\].nodes\['features'\].*\[4\].*\[3\]"):
             graphs.batch([graph, graph, other])
         bare = random_graph(rng, edge_dim=None)
-        with pytest.raises(ValueError, match=r"graphs\[0\] has edges\['features'\].*graphs\[1\]"):
+        with pytest.raises(
+            ValueError, match=r"graphs\[1\].edges\['features'\]: got no array, expected \[2\]"
+        ):
             graphs.batch([graph, bare])
-        with pytest.raises(ValueError, match=r"graphs\[1\] has edges\['features'\].*graphs\[0\]"):
+        with pytest.raises(
+            ValueError, match=r"graphs\[1\].edges\['features'\]: got \[2\], expected no array"
+        ):
             graphs.batch([bare, graph])
         other = random_graph(rng, edge_dim=1)
         with pytest.raises(ValueError, match=r"graphs\[1\].edges\['features'\].*\[1\].*\[2\]"):
@@ -323,7 +336,7 @@ class TestBatch:
         graph = example_batch()
         graph.nodes["positions"][5] = np.nan
         assert np.isnan(graphs.unbatch(graph)[1].nodes["positions"][1]).all()
-        with pytest.raises(ValueError, match=r"graph\.n_edge sums to 17"):
+        with pytest.raises(ValueError, match=r"graph\.n_edge: got a sum of 17"):
             graphs.unbatch(graph._replace(n_edge=graph.n_edge - np.array([1, 0])))
 
 
@@ -393,10 +406,10 @@ class TestPad:
     @pytest.mark.parametrize(
         ("sizes", "message"),
         [
-            ({"num_nodes": 5}, "num_nodes is 5, 3 too small: 8 are needed"),
-            ({"num_nodes": 7, "num_edges": 19}, "num_nodes is 7, 1 too small"),
-            ({"num_edges": 11}, "num_edges is 11, 7 too small: 18 are needed"),
-            ({"num_graphs": 2}, "num_graphs is 2, 1 too small: 3 are needed"),
+            ({"num_nodes": 5}, "num_nodes: got 5, expected at least 8,.*add 3"),
+            ({"num_nodes": 7, "num_edges": 19}, "num_nodes: got 7, expected at least 8"),
+            ({"num_edges": 11}, "num_edges: got 11, expected at least 18"),
+            ({"num_graphs": 2}, "num_graphs: got 2, expected at least 3"),
         ],
     )
     def test_sizes_too_small_are_named(self, sizes, message):
@@ -414,13 +427,13 @@ class TestPad:
         times = graphs.pad_times([[1, 2], [3, 5]], 4)
         np.testing.assert_array_equal(times, [[1, 2, 2, 2], [3, 5, 5, 5]])
         graphs.validate(graphs.pad(example_batch(), num_graphs=4)[0], times)
-        with pytest.raises(ValueError, match="num_nodes is 6, 1 too small"):
+        with pytest.raises(ValueError, match="num_nodes: got 6, expected at least 7"):
             graphs.pad_nodes(target, 6)
-        with pytest.raises(ValueError, match=r"array \[7\] has no axis -2"):
+        with pytest.raises(ValueError, match=r"array: got \[7\], expected an axis -2"):
             graphs.pad_nodes(np.ones(7), 12)
-        with pytest.raises(ValueError, match=r"times must be \[P, G\].*\[2\]"):
+        with pytest.raises(ValueError, match=r"times: got \[2\], expected \[P, G\]"):
             graphs.pad_times([1, 2], 4)
-        with pytest.raises(ValueError, match="num_graphs is 1, 1 too small"):
+        with pytest.raises(ValueError, match="num_graphs: got 1, expected at least 2"):
             graphs.pad_times([[1, 2]], 1)
 
 
@@ -472,105 +485,108 @@ def with_value(name, place, value):
 
 # What check_structure finds, in the example batch with G = 2, N = 7, E = 18.
 STRUCTURE = {
-    "not a graph": (lambda graph: graph.nodes, "graph must be a jraph.GraphsTuple, came dict"),
+    "not a graph": (lambda graph: graph.nodes, "graph: got dict, expected a jraph.GraphsTuple"),
     "nodes no dictionary": (
         with_field("nodes", np.zeros((7, 3), np.float32)),
-        "graph.nodes must be a dictionary.*positions.*came array",
+        "graph.nodes: got array, expected a dictionary.*positions",
     ),
-    "no positions": (without_node("positions"), r"graph.nodes lacks the keys \['positions'\]"),
-    "no velocities": (without_node("velocities"), r"graph.nodes lacks.*\['velocities'\]"),
-    "no features": (without_node("features"), r"graph.nodes lacks.*\['features'\]"),
+    "no positions": (without_node("positions"), r"graph.nodes: got the keys.*add \['positions'\]"),
+    "no velocities": (
+        without_node("velocities"),
+        r"graph.nodes: got the keys.*add \['velocities'\]",
+    ),
+    "no features": (without_node("features"), r"graph.nodes: got the keys.*add \['features'\]"),
     "positions a list": (
         with_node("positions", [[0.0, 0.0, 0.0]]),
-        r"graph.nodes\['positions'\] must be an array, came list",
+        r"graph.nodes\['positions'\]: got list, expected an array",
     ),
     "positions integer": (
         with_node("positions", np.zeros((7, 3), np.int32)),
-        r"graph.nodes\['positions'\] must be floating \[N, 3\], came int32 \[7, 3\]",
+        r"graph.nodes\['positions'\]: got int32 \[7, 3\], expected floating \[N, 3\]",
     ),
     "positions of rank 3": (
         with_node("positions", np.zeros((2, 7, 3), np.float32)),
-        r"graph.nodes\['positions'\].*rank 3 instead of 2",
+        r"graph.nodes\['positions'\].*rank 3 must be 2",
     ),
     "positions in a plane": (
         with_node("positions", np.zeros((7, 2), np.float32)),
-        r"graph.nodes\['positions'\].*axis 1 is 2 instead of 3",
+        r"graph.nodes\['positions'\].*axis 1 must have length 3",
     ),
     "velocities too short": (
         with_node("velocities", np.zeros((6, 3), np.float32)),
-        r"graph.nodes\['velocities'\].*with N = 7, came float32 \[6, 3\]",
+        r"graph.nodes\['velocities'\]: got float32 \[6, 3\].*with N = 7",
     ),
     "features without axis": (
         with_node("features", np.zeros(7, np.float32)),
-        r"graph.nodes\['features'\] must be floating \[N, F\].*rank 1",
+        r"graph.nodes\['features'\]: .*floating \[N, F\].*rank 1",
     ),
     "features integer": (
         with_node("features", np.zeros((7, 2), np.int32)),
-        r"graph.nodes\['features'\] must be floating.*int32.*astype",
+        r"graph.nodes\['features'\]: got int32.*floating.*astype",
     ),
     "extra array too long": (
         with_node("charges", np.zeros(8, np.float32)),
-        r"graph.nodes\['charges'\] must have a leading axis N = 7, came \[8\]",
+        r"graph.nodes\['charges'\]: got \[8\], expected \[N, ...\] with N = 7",
     ),
     "edges no dictionary": (
         with_field("edges", np.zeros((18, 1), np.float32)),
-        "graph.edges must be None or a dictionary",
+        "graph.edges: got array, expected None or a dictionary",
     ),
     "edges without features": (
         with_field("edges", {"hops": np.zeros((18, 1), np.float32)}),
-        r"graph.edges lacks the keys \['features'\], came \['hops'\]",
+        r"graph.edges: got the keys \['hops'\].*add \['features'\]",
     ),
     "edge features too short": (
         with_field("edges", {"features": np.zeros((17, 1), np.float32)}),
-        r"graph.edges\['features'\].*with E = 18, came float32 \[17, 1\]",
+        r"graph.edges\['features'\]: got float32 \[17, 1\].*with E = 18",
     ),
     "edge features without axis": (
         with_field("edges", {"features": np.zeros(18, np.float32)}),
-        r"graph.edges\['features'\] must be floating \[E, D\]",
+        r"graph.edges\['features'\]: .*floating \[E, D\]",
     ),
     "senders floating": (
         with_field("senders", np.zeros(18, np.float32)),
-        r"graph.senders must be integer \[E\], came float32",
+        r"graph.senders: got float32 \[18\], expected integer \[E\]",
     ),
     "receivers too short": (
         with_field("receivers", np.zeros(17, np.int32)),
-        r"graph.receivers.*with E = 18, came int32 \[17\]",
+        r"graph.receivers: got int32 \[17\].*with E = 18",
     ),
-    "no receivers": (with_field("receivers", None), "graph.receivers must be an array, came None"),
+    "no receivers": (with_field("receivers", None), "graph.receivers: got None.*expected an array"),
     "n_node floating": (
         with_field("n_node", np.array([4.0, 3.0], np.float32)),
-        r"graph.n_node must be integer \[G\]",
+        r"graph.n_node: got float32 \[2\], expected integer \[G\]",
     ),
     "n_edge of other length": (
         with_field("n_edge", np.array([18], np.int32)),
-        r"graph.n_edge.*with G = 2, came int32 \[1\]",
+        r"graph.n_edge: got int32 \[1\].*with G = 2",
     ),
     "no graph": (
         lambda graph: graph._replace(n_node=np.zeros(0, np.int32), n_edge=np.zeros(0, np.int32)),
-        "graph.n_node has length 0",
+        "graph.n_node: got length 0",
     ),
     "globals of other length": (
         with_field("globals", np.zeros((3, 1), np.float32)),
-        "graph.globals must have a leading axis G = 2",
+        r"graph.globals: got \[3, 1\], expected \[G, ...\] with G = 2",
     ),
 }
 TIMES_STRUCTURE = {
-    "a number": (np.float32(1.0), r"times must be integer or floating \[P\].*rank 0"),
-    "boolean": (np.array([False, True]), "times must be integer or floating.*bool"),
-    "no time": (np.zeros(0, np.float32), "times has P = 0"),
-    "no time for each graph": (np.zeros((0, 2), np.float32), "times has P = 0"),
-    "wrong G": (np.ones((5, 3), np.float32), r"times.*\[P, G\] with G = 2, came float32 \[5, 3\]"),
-    "rank 3": (np.ones((5, 2, 1), np.float32), r"times must be.*rank 3"),
+    "a number": (np.float32(1.0), r"times: .*integer or floating \[P\].*rank 0"),
+    "boolean": (np.array([False, True]), "times: got bool .*integer or floating"),
+    "no time": (np.zeros(0, np.float32), "times: got P = 0"),
+    "no time for each graph": (np.zeros((0, 2), np.float32), "times: got P = 0"),
+    "wrong G": (np.ones((5, 3), np.float32), r"times: got float32 \[5, 3\].*\[P, G\] with G = 2"),
+    "rank 3": (np.ones((5, 2, 1), np.float32), r"times: .*rank 3"),
 }
 # What only validate finds.
 VALUES = {
     "NaN position": (
         with_value("nodes/positions", (3, 1), np.nan),
-        r"graph.nodes\['positions'\] must be finite, came nan at \[3, 1\] and 0 more",
+        r"graph.nodes\['positions'\]: got nan at \[3, 1\] and 0 more",
     ),
     "infinite velocity": (
         with_value("nodes/velocities", slice(5, 7), np.inf),
-        r"graph.nodes\['velocities'\] must be finite, came inf at \[5, 0\] and 5 more",
+        r"graph.nodes\['velocities'\]: got inf at \[5, 0\] and 5 more",
     ),
     "NaN feature": (
         with_value("nodes/features", (6, 0), np.nan),
@@ -586,47 +602,47 @@ VALUES = {
     ),
     "sender out of range": (
         with_value("senders", 4, 7),
-        r"graph.senders\[4\] is 7, out of range for 7 nodes",
+        r"graph.senders\[4\]: got 7, expected a node, 0 to 6",
     ),
     "negative receiver": (
         with_value("receivers", 0, -1),
-        r"graph.receivers\[0\] is -1, out of range",
+        r"graph.receivers\[0\]: got -1, expected a node",
     ),
     "edge between graphs": (
         with_value("senders", 2, 5),
-        r"edge 2 crosses graphs: graph.senders\[2\] is 5 in graph 1.*in graph 0",
+        r"graph.senders\[2\]: got node 5 of graph 1, expected one of graph 0",
     ),
     "negative n_node": (
         with_field("n_node", np.array([8, -1], np.int32)),
-        r"graph.n_node\[1\] is -1",
+        r"graph.n_node\[1\]: got -1",
     ),
     "negative n_edge": (
         with_field("n_edge", np.array([-1, 19], np.int32)),
-        r"graph.n_edge\[0\] is -1",
+        r"graph.n_edge\[0\]: got -1",
     ),
     "n_node too small": (
         with_field("n_node", np.array([4, 2], np.int32)),
-        "graph.n_node sums to 6, but the graph has 7 nodes",
+        "graph.n_node: got a sum of 6, expected 7, the nodes",
     ),
     "n_edge too large": (
         with_field("n_edge", np.array([12, 7], np.int32)),
-        "graph.n_edge sums to 19, but the graph has 18 edges",
+        "graph.n_edge: got a sum of 19, expected 18, the edges",
     ),
     "edges counted to the wrong graph": (
         with_field("n_edge", np.array([11, 7], np.int32)),
-        "graph.n_edge gives edge 11 to graph 1, but its nodes lie in graph 0",
+        "graph.n_edge: got edge 11 in graph 1, expected it in graph 0",
     ),
 }
 TIMES_VALUES = {
-    "NaN": (np.array([1.0, np.nan]), r"times must be finite, came nan at \[1\]"),
+    "NaN": (np.array([1.0, np.nan]), r"times: got nan at \[1\]"),
     "falling": (
         np.array([1.0, 2.0, 1.5], np.float32),
-        r"times must increase strictly along P, came times\[1\] = 2.0 and times\[2\] = 1.5",
+        r"times: got times\[1\] = 2.0 and times\[2\] = 1.5.*increase strictly along P",
     ),
-    "repeated": (np.array([1, 1]), r"came times\[0\] = 1 and times\[1\] = 1"),
+    "repeated": (np.array([1, 1]), r"got times\[0\] = 1 and times\[1\] = 1"),
     "falling in one graph": (
         np.array([[1.0, 1.0], [2.0, 3.0], [3.0, 2.0]], np.float32),
-        r"came times\[1, 1\] = 3.0 and times\[2, 1\] = 2.0",
+        r"got times\[1, 1\] = 3.0 and times\[2, 1\] = 2.0",
     ),
     "equal in float32": (np.array([1.0, 1.0 + 1e-12]), r"times\[1\] = 1.0 \(as float32\)"),
 }
@@ -641,14 +657,17 @@ class TestBuildRefusals:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"edges": None}, "edges must be egno_jax.graph.Edges, came NoneType"),
-            ({"edges": ([0], [1])}, "edges must be egno_jax.graph.Edges, came tuple"),
-            ({"features": None}, r"features must be an array of numbers, came None"),
-            ({"positions": [["x", "y", "z"]]}, "positions must be an array of numbers, came <U1"),
-            ({"velocities": [[1.0], [1.0, 2.0]]}, "velocities must be an array of numbers"),
+            ({"edges": None}, "edges: got NoneType, expected egno_jax.graph.Edges"),
+            ({"edges": ([0], [1])}, "edges: got tuple, expected egno_jax.graph.Edges"),
+            ({"features": None}, r"features: got None .*, expected an array of numbers"),
+            (
+                {"positions": [["x", "y", "z"]]},
+                "positions: got <U1 .*, expected an array of numbers",
+            ),
+            ({"velocities": [[1.0], [1.0, 2.0]]}, "velocities: .*expected an array of numbers"),
             (
                 {"edges": graphs.Edges(np.array([0]), np.array([1]), [None])},
-                "edges.features must be an array of numbers, came object",
+                "edges.features: got object .*, expected an array of numbers",
             ),
         ],
     )
@@ -693,21 +712,21 @@ class TestChecks:
         tables = [(change(graph), times, message) for change, message in STRUCTURE.values()]
         tables += [(graph, bad, message) for bad, message in TIMES_STRUCTURE.values()]
         for bad_graph, bad_times, _ in tables:
-            with pytest.raises(ValueError, match=r"must|lacks|has") as eager:
+            with pytest.raises(ValueError, match="expected") as eager:
                 graphs.check_structure(bad_graph, bad_times)
-            with pytest.raises(ValueError, match=r"must|lacks|has") as traced:
+            with pytest.raises(ValueError, match="expected") as traced:
                 check(bad_graph, bad_times)
             assert str(traced.value) == str(eager.value)
 
     @pytest.mark.parametrize(
         ("times", "message"),
         [
-            (["now", "later"], r"times must be numbers \[P\] or \[P, G\], came a list"),
-            ([[1.0, 2.0], [3.0]], r"times must be numbers \[P\] or \[P, G\], came a list"),
-            ([], "times has P = 0"),
-            ((True, False), "times must be integer or floating.*bool"),
-            (([1.0, 2.0, 3.0],), r"times.*\[P, G\] with G = 2, came float32 \[1, 3\]"),
-            (2.0, "times must be an array, came float"),
+            (["now", "later"], r"times: got a list .* expected numbers \[P\] or \[P, G\]"),
+            ([[1.0, 2.0], [3.0]], r"times: got a list .* expected numbers \[P\] or \[P, G\]"),
+            ([], "times: got P = 0"),
+            ((True, False), "times: got bool .*integer or floating"),
+            (([1.0, 2.0, 3.0],), r"times: got float32 \[1, 3\].*\[P, G\] with G = 2"),
+            (2.0, "times: got float, expected an array"),
         ],
     )
     def test_structure_of_times_in_lists(self, times, message):
@@ -718,7 +737,7 @@ class TestChecks:
     def test_lists_of_times_are_checked_as_arrays_are(self):
         graphs.validate(example_batch(), [1, 2])
         graphs.validate(example_batch(), ([1.0, 2.0], [3.0, 2.5]))
-        with pytest.raises(ValueError, match=r"came times\[0\] = 2.0 and times\[1\] = 1.0"):
+        with pytest.raises(ValueError, match=r"got times\[0\] = 2.0 and times\[1\] = 1.0"):
             graphs.validate(example_batch(), (2.0, 1.0))
 
     def test_a_stack_is_what_its_graphs_are(self):
@@ -731,16 +750,14 @@ class TestChecks:
         graphs.check_stacked_structure(stacked(graph))
         graphs.check_stacked_structure(stacked(graph._replace(edges=None)))
         for change, message in STRUCTURE.values():
-            with pytest.raises(ValueError, match=re.split(r" |\.\*", message)[0]):
+            with pytest.raises(ValueError, match=re.split(r":|\.\*", message)[0]):
                 graphs.check_stacked_structure(stacked(change(graph)))
         short = stacked(graph)
         short.nodes["velocities"] = short.nodes["velocities"][:2]
-        expected = (
-            r"'velocities'\] must be floating \[S, N, 3\] with S = 3, N = 7, came float32 \[2,"
-        )
+        expected = r"'velocities'\]: got float32 \[2,.*floating \[S, N, 3\] with S = 3, N = 7"
         with pytest.raises(ValueError, match=expected):
             graphs.check_stacked_structure(short)
-        with pytest.raises(ValueError, match=r"graph.n_node must be integer \[S, G\]"):
+        with pytest.raises(ValueError, match=r"graph.n_node: .*expected integer \[S, G\]"):
             graphs.check_stacked_structure(graph)
 
     def test_structure_reads_no_value(self):
@@ -763,7 +780,7 @@ class TestChecks:
             graphs.validate(example_batch(), change)
 
     def test_validate_refuses_tracers(self):
-        with pytest.raises(ValueError, match=r"validate reads values.*outside jit"):
+        with pytest.raises(ValueError, match=r"got tracers.*call validate outside jit"):
             jax.jit(graphs.validate)(example_batch())
 
     def test_checks_leave_a_valid_jraph_graph_of_any_origin_alone(self):

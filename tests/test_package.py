@@ -1,4 +1,4 @@
-"""What the package promises as a package: its dependencies, version, types and names."""
+"""Dependencies, version, types and public names of the package."""
 
 import ast
 import configparser
@@ -19,17 +19,18 @@ import egno_jax
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "egno_jax"
 MODULES = ("", ".ops", ".nn", ".graph", ".metrics", ".training", ".datasets")
-# Modules beside the packages that are no part of the interface: `egno_jax` carries their names on,
-# or the library alone uses them.
+# Modules that are not part of the interface: `egno_jax` exports their names, or only the library
+# uses them.
 INNER_MODULES = {
     "egno_jax.checks",
     "egno_jax.checkpoint",
     "egno_jax.config",
     "egno_jax.convert",
+    "egno_jax.deprecation",
     "egno_jax.extras",
 }
 # The import names of setup.cfg's core dependencies.
-CORE = {"jax", "flax", "optax", "jraph", "e3nn_jax", "orbax", "chex", "numpy"}
+CORE = {"jax", "flax", "optax", "jraph", "e3nn_jax", "orbax", "chex", "numpy", "scipy"}
 
 
 def setup_cfg() -> configparser.ConfigParser:
@@ -81,7 +82,7 @@ def test_modules_import_only_core_dependencies(path):
 
 
 def test_imports_without_the_extras():
-    """A fresh interpreter in which our own imports of anything but the core fail."""
+    """In a new interpreter, our own imports of other packages than the core fail."""
     script = f"""
         import builtins, importlib, sys
 
@@ -103,7 +104,7 @@ def test_imports_without_the_extras():
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, check=True)
 
 
-def test_submodules_are_imported_when_they_are_asked_for():
+def test_submodules_are_imported_on_demand():
     script = """
         import sys
 
@@ -129,7 +130,7 @@ def test_types_are_declared():
 
 
 def public_names(module) -> list[str]:
-    """What a module names in `__all__`, or else the public classes and functions it defines."""
+    """Returns the names of `__all__`, or else the public classes and functions of a module."""
     if hasattr(module, "__all__"):
         return module.__all__
     return [
@@ -162,7 +163,7 @@ def public_modules() -> set[str]:
 
 
 def test_every_public_module_is_in_the_reference():
-    """Sphinx warns of public names of these modules that are not (docs/conf.py)."""
+    """Sphinx warns of public names of these modules that are missing (docs/conf.py)."""
     reference = (ROOT / "docs" / "api.md").read_text()
     documented = re.findall(r"^\.\. automodule:: (\S+)$", reference, re.MULTILINE)
     assert sorted(documented) == sorted(public_modules())
@@ -173,15 +174,15 @@ def test_every_public_module_is_in_the_reference():
     assert names <= set(documented)
 
 
-def test_the_build_of_the_reference_warns_of_what_it_lacks(monkeypatch):
+def test_the_build_of_the_reference_warns_of_missing_names(monkeypatch):
     pytest.importorskip("sphinx")
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # conf.py sets it where it is not
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # else conf.py sets it
     specification = importlib.util.spec_from_file_location("conf", ROOT / "docs" / "conf.py")
     conf = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(conf)
     logger = mock.Mock()
     monkeypatch.setattr(conf.logging, "getLogger", lambda name: logger)
-    # Rollout and rollout may stand with the package, which exports them.
+    # Rollout and rollout may be documented with the package, which exports them.
     objects = ("egno_jax.rolling.State", "egno_jax.rolling.NextGraph", "egno_jax.Rollout")
     data = {"modules": {"egno_jax.rolling": None}, "objects": dict.fromkeys(objects)}
     conf.check_reference(None, mock.Mock(domaindata={"py": data}))

@@ -1,7 +1,6 @@
 """Parity, symmetry and padding on both paths of a CPU: its kernels, and the formulas in JAX.
 
-Other tests take the path that their sizes lead to; here both are taken in one run, and every
-program that is compiled is asked which one it is.
+In other tests the sizes select the path; these run both, and check which one was compiled.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from egno_jax.ops.kernels import library
 from tests import helpers, test_symmetry
 
 OUTPUTS, GRADIENTS = 1e-5, 1e-4
-# The kernels take widths that are multiples of it.
+# The kernels need widths that are multiples of this.
 WIDTH = 16
 NAMES = ("message_sums", "feature_update", "velocity_factor", "temporal_conv")
 FORWARD = {f"egno_{name}" for name in NAMES}
@@ -29,15 +28,10 @@ WITH_GRADIENT = FORWARD | {f"egno_{name}_vjp" for name in NAMES}
 
 
 class Program:
-    """A function compiled on its own, with the kernels that it must call and no others.
-
-    Args:
-      function: of trees of arrays.
-      kernels: their names.
-    """
+    """A compiled function that must call exactly the kernels of these names."""
 
     def __init__(self, function, kernels):
-        # A new function, so that JAX knows no program of it from the other path.
+        # A new function, for which JAX has no program of the other path.
         self._function = jax.jit(lambda *args: function(*args))
         self._kernels = kernels
         self._compiled = {}
@@ -55,7 +49,7 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Path:
-    """The model, the loss of the fixtures, and a loss of what is no padding, on one path."""
+    """The model, the loss of the fixtures, and a loss over real nodes, on one path."""
 
     apply: Program
     parity: Program
@@ -80,7 +74,7 @@ def path(request):
         )
 
 
-# Parity. Channels of zeros make the fixtures' models as wide as the kernels need them.
+# Parity. Channels of zeros make the fixtures' models wide enough for the kernels.
 
 
 def widened(params):
@@ -89,7 +83,7 @@ def widened(params):
     extra = -old % WIDTH
 
     def pad(array, axis, starts):
-        """Adds zeros after each of the blocks of channels that begin there."""
+        """Adds zeros after each block of channels, given their starts."""
         return np.insert(array, np.repeat(np.array(starts) + old, extra), 0.0, axis=axis)
 
     def pad_leaf(key_path, leaf):
@@ -108,7 +102,7 @@ def widened(params):
 
 
 def narrowed(gradient, params):
-    """Returns what belongs to `params` of a gradient by `widened(params)`."""
+    """Returns the part of a gradient by `widened(params)` that belongs to `params`."""
     kept = widened(jax.tree.map(np.ones_like, params))
     pairs = jax.tree.map(lambda leaf, mask: leaf[mask == 1], gradient.weights, kept.weights)
     weights = jax.tree.map(lambda leaf, old: leaf.reshape(old.shape), pairs, params.weights)
@@ -120,7 +114,15 @@ def mean_squared_error(params, graph, times, target):
     return jnp.mean((trajectory.positions - target) ** 2), trajectory
 
 
-@pytest.mark.parametrize("name", helpers.fixture_names())
+def parity_cases():
+    """Returns path and fixture; tests/test_model.py takes most of those without kernels, too."""
+    names = helpers.fixture_names()
+    kernels = [pytest.param("kernels", name) for name in names]
+    reference = [pytest.param("reference", name, marks=pytest.mark.slow) for name in names[1:]]
+    return [*kernels, pytest.param("reference", names[0]), *reference]
+
+
+@pytest.mark.parametrize(("path", "name"), parity_cases(), indirect=["path"], scope="module")
 def test_parity_of_outputs_loss_and_every_gradient(path, name):
     fixture = helpers.Fixture.load(name)
     stored = fixture.arrays
@@ -142,7 +144,7 @@ def test_parity_of_outputs_loss_and_every_gradient(path, name):
         helpers.assert_close(array, expected[key], GRADIENTS, key)
 
 
-# Symmetry: fewer examples of what tests/test_symmetry.py looks at in all sizes.
+# Symmetry: a few examples; tests/test_symmetry.py has all sizes.
 
 CASE = (5, 2, "float32")
 EXAMPLES = test_symmetry.examples([(0.1, 1.0), (1.0, 1.0), (10.0, 10.0)], width=WIDTH)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import jax
@@ -15,9 +14,7 @@ from egno_jax import rolling
 from tests import helpers
 
 TIMES = np.array([1.0, 2.0, 3.0], np.float32)
-CONFIG = egno_jax.EGNOConfig(
-    num_layers=2, hidden_dim=8, num_modes=2, time_embed_dim=4, velocity_weight=0.1
-)
+CONFIG = egno_jax.EGNOConfig(num_layers=1, hidden_dim=8, num_modes=2, time_embed_dim=4)
 
 
 def with_true_features(graph, velocities=None):
@@ -31,11 +28,30 @@ def with_true_features(graph, velocities=None):
 
 
 @functools.cache
-def system(velocity_weight=0.1):
+def system():
     rng = np.random.default_rng(0)
     graph = with_true_features(helpers.random_graph(rng, num_edges=12))
-    config = dataclasses.replace(CONFIG, velocity_weight=velocity_weight)
-    return graph, helpers.random_params(rng, config, 1, 1)
+    return graph, helpers.random_params(rng, CONFIG, 1, 1)
+
+
+@functools.cache
+def rolled(num_windows=2, velocity_unit=None):
+    """Returns the compiled rollout of a model whose features follow the state."""
+    next_graph = rolling.refresh(velocity_unit=velocity_unit)
+    supervised = velocity_unit is None
+
+    @jax.jit
+    def roll(params, graph, times):
+        return rolling.rollout(
+            params,
+            graph,
+            times,
+            num_windows,
+            next_graph=next_graph,
+            supervised_velocities=supervised,
+        )
+
+    return roll
 
 
 def moved(graph, positions, velocities):
@@ -45,7 +61,7 @@ def moved(graph, positions, velocities):
 
 def test_windows_are_those_chained_by_hand():
     graph, params = system()
-    found = rolling.rollout(params, graph, TIMES, 3, next_graph=rolling.refresh())
+    found = rolled(3)(params, graph, TIMES)
     np.testing.assert_array_equal(found.times, np.arange(1.0, 10.0))
     assert not found.overflow
     for window in range(3):
@@ -56,28 +72,78 @@ def test_windows_are_those_chained_by_hand():
         graph = moved(graph, expected.positions[-1], expected.velocities[-1])
 
 
-def test_lengths_are_renewed_where_they_are_named():
-    graph, _ = system()
-    features = np.concatenate([graph.edges["features"], np.zeros((12, 1), np.float32)], axis=1)
-    graph = graph._replace(edges={"features": features})
+def with_distances(graph):
+    """Returns the graph with |r|^2 and |r| as edge features."""
+    squares = graph.edges["features"][:, :1]
+    return graph._replace(edges={"features": np.concatenate([squares, np.sqrt(squares)], axis=1)})
+
+
+def test_named_distances_are_recomputed():
+    graph = with_distances(system()[0])
     positions = np.flip(graph.nodes["positions"], axis=0)
-    found = rolling.with_state(
-        graph, positions, graph.nodes["velocities"], distance_column=0, length_column=1
-    )
+    state = (graph, positions, graph.nodes["velocities"])
+    found = rolling.with_state(*state, squared_distance_column=0, distance_column=1)
     lengths = np.linalg.norm(positions[graph.receivers] - positions[graph.senders], axis=-1)
     expected = np.stack([lengths**2, lengths], axis=-1)
     np.testing.assert_allclose(found.edges["features"], expected, rtol=1e-5)
+    with pytest.warns(DeprecationWarning, match="length_column is deprecated"):
+        old = rolling.with_state(*state, distance_column=0, length_column=1)
+    helpers.assert_trees_close(old, found, 0.0)
+    swapped = graph._replace(edges={"features": graph.edges["features"][:, ::-1]})
+    with pytest.warns(DeprecationWarning, match="length_column is deprecated"):
+        old = rolling.with_state(swapped, *state[1:], length_column=0)
+    np.testing.assert_array_equal(old.edges["features"], found.edges["features"][:, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"squared_distance_column": None, "distance_column": 0},
+            r"distance_column: got 0, which holds \|x_i - x_j\|\^2.* use "
+            "squared_distance_column=0",
+        ),
+        ({}, r"squared_distance_column: got -1, which holds \|x_i - x_j\|, .*distance_column=-1"),
+        ({"squared_distance_column": 1}, "squared_distance_column: got 1, .*use distance_column=1"),
+        (
+            {"squared_distance_column": 0, "speed_column": 1},
+            "speed_column: got 1, which holds some",
+        ),
+        ({"squared_distance_column": None, "distance_column": -2}, "distance_column: got -2, w"),
+    ],
+)
+def test_a_column_of_another_quantity_is_named(columns, message):
+    graph, params = system()
+    graph = with_distances(graph)
+    features = np.concatenate([graph.nodes["features"], np.ones((8, 1), np.float32)], axis=1)
+    graph = graph._replace(nodes={**graph.nodes, "features": features})
+    state = (graph, graph.nodes["positions"], graph.nodes["velocities"])
+    with pytest.raises(ValueError, match=message):
+        rolling.with_state(*state, **columns)
+    with pytest.raises(ValueError, match=message):
+        rolling.rollout(params, graph, TIMES, 2, next_graph=rolling.refresh(**columns))
+    mask = np.arange(8) < 7
+    with pytest.raises(ValueError, match=message):
+        next_graph = rolling.radius_graph(1.0, mask, **columns)
+        rolling.rollout(params, graph, TIMES, 2, next_graph=next_graph)
+
+
+def test_one_column_cannot_hold_two_quantities():
+    graph, _ = system()
+    state = (graph.nodes["positions"], graph.nodes["velocities"])
+    step = jax.jit(functools.partial(rolling.with_state, distance_column=0))
+    with pytest.raises(ValueError, match="distance_column: got 0, as squared_distance_column"):
+        step(graph, *state)
 
 
 def test_velocities_can_be_those_of_the_path():
-    graph, params = system(velocity_weight=0.0)
-    next_graph = rolling.refresh(velocity_unit=0.5)
-    found = rolling.rollout(params, graph, TIMES, 2, next_graph=next_graph)
+    graph, params = system()
+    found = rolled(2, 0.5)(params, graph, TIMES)
     first = helpers.apply(params, graph, TIMES).positions
     velocities = (first[-1] - first[-2]) / 0.5
     second = helpers.apply(params, moved(graph, first[-1], velocities), TIMES).positions
     helpers.assert_close(found.positions[3:], second, 1e-5)
-    single = rolling.rollout(params, graph, TIMES[-1:], 2, next_graph=next_graph)
+    single = rolled(2, 0.5)(params, graph, TIMES[-1:])
     first = helpers.apply(params, graph, TIMES[-1:]).positions
     velocities = (first[-1] - graph.nodes["positions"]) / (3 * 0.5)
     second = helpers.apply(params, moved(graph, first[-1], velocities), TIMES[-1:]).positions
@@ -85,53 +151,45 @@ def test_velocities_can_be_those_of_the_path():
 
 
 def test_graphs_may_have_their_own_times():
-    graph, params = system(velocity_weight=0.0)
-    next_graph = rolling.refresh(velocity_unit=0.5)
-    together = rolling.rollout(params, graph, TIMES, 2, next_graph=next_graph)
-    each = np.stack([TIMES, TIMES], axis=1)
-    apart = rolling.rollout(params, graph, each, 2, next_graph=next_graph)
+    graph, params = system()
+    together = rolled(2, 0.5)(params, graph, TIMES)
+    apart = rolled(2, 0.5)(params, graph, np.stack([TIMES, TIMES], axis=1))
     assert apart.times.shape == (6, 2)
     helpers.assert_close(apart.positions, together.positions, 1e-6)
 
 
 def test_the_number_of_windows_may_be_numpys():
     graph, params = system()
-    found = rolling.rollout(params, graph, TIMES, np.int64(2))
-    expected = rolling.rollout(params, graph, TIMES, 2)
-    helpers.assert_close(found.positions, expected.positions, 0.0)
+    roll = functools.partial(rolling.rollout, supervised_velocities=True)
+    found = jax.eval_shape(lambda params: roll(params, graph, TIMES, np.int64(2)), params)
+    assert found.positions.shape == (2 * TIMES.size, 8, 3)
 
 
-def test_turns_and_moves_with_its_input():
+def test_is_equivariant_under_rotation_and_translation():
     graph, params = system()
-    turn, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))
+    rotation, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))
     nodes = dict(graph.nodes)
-    nodes["positions"] = (nodes["positions"] @ turn + 2.0).astype(np.float32)
-    nodes["velocities"] = (nodes["velocities"] @ turn).astype(np.float32)
-    roll = jax.jit(lambda g: rolling.rollout(params, g, TIMES, 3, next_graph=rolling.refresh()))
-    before, after = roll(graph), roll(graph._replace(nodes=nodes))
-    helpers.assert_close(after.positions, before.positions @ turn + 2.0, 1e-4)
+    nodes["positions"] = (nodes["positions"] @ rotation + 2.0).astype(np.float32)
+    nodes["velocities"] = (nodes["velocities"] @ rotation).astype(np.float32)
+    before, after = (rolled(3)(params, g, TIMES) for g in (graph, graph._replace(nodes=nodes)))
+    helpers.assert_close(after.positions, before.positions @ rotation + 2.0, 1e-4)
 
 
 def test_the_gradient_is_that_of_windows_chained_by_hand():
     graph, params = system()
 
     def by_hand(params):
-        state, total = graph, 0.0
-        for _ in range(3):
-            found = egno_jax.apply(params, state, TIMES)
-            total += jnp.sum(found.positions**2)
-            nodes = {
-                **state.nodes,
-                "positions": found.positions[-1],
-                "velocities": found.velocities[-1],
-            }
-            state = state._replace(nodes=nodes)
-        return total
+        first = egno_jax.apply(params, graph, TIMES)
+        state = {"positions": first.positions[-1], "velocities": first.velocities[-1]}
+        second = egno_jax.apply(params, graph._replace(nodes={**graph.nodes, **state}), TIMES)
+        return jnp.sum(first.positions**2) + jnp.sum(second.positions**2)
 
-    def rolled(params):
-        return jnp.sum(rolling.rollout(params, graph, TIMES, 3).positions ** 2)
+    def in_a_rollout(params):
+        found = rolling.rollout(params, graph, TIMES, 2, supervised_velocities=True)
+        return jnp.sum(found.positions**2)
 
-    helpers.assert_trees_close(*(jax.jit(jax.grad(f))(params) for f in (rolled, by_hand)), 1e-4)
+    gradients = (jax.jit(jax.grad(f))(params) for f in (in_a_rollout, by_hand))
+    helpers.assert_trees_close(*gradients, 1e-4)
 
 
 def test_memory_does_not_grow_with_the_number_of_windows():
@@ -142,7 +200,7 @@ def test_memory_does_not_grow_with_the_number_of_windows():
         return compiled.memory_analysis().temp_size_in_bytes
 
     def roll(num_windows, params):
-        return rolling.rollout(params, graph, TIMES, num_windows, next_graph=rolling.refresh())
+        return rolled(num_windows)(params, graph, TIMES)
 
     def gradient(num_windows, params):
         return jax.grad(lambda p: jnp.sum(roll(num_windows, p).positions ** 2))(params)
@@ -225,22 +283,83 @@ def test_a_pair_at_the_radius_is_no_edge():
     assert not egno_jax.graph.radius_edges(positions[:3], 1.0).senders.size
 
 
+@pytest.mark.parametrize(
+    ("columns", "powers"),
+    [
+        ({"squared_distance_column": None, "distance_column": 0}, [1]),
+        ({"squared_distance_column": 1, "distance_column": 0}, [1, 2]),
+    ],
+)
+def test_radius_graphs_recompute_the_distances_that_are_named(columns, powers):
+    pytest.importorskip("vesin")
+    graph, mask = padded_chain(capacity=8)
+    positions = graph.nodes["positions"] * np.float32(0.9)
+    state = rolling.State(positions, positions, np.stack([positions] * 2), np.array([0.0, 1.0]))
+    features = np.zeros((8, len(powers)), np.float32)
+    graph = rolling._with_flag(graph._replace(edges={"features": features}))
+    found = rolling.radius_graph(1.0, mask, **columns)(graph, state)
+    lengths = np.linalg.norm(positions[found.receivers] - positions[found.senders], axis=-1)
+    assert lengths.any()
+    np.testing.assert_allclose(found.edges["features"], lengths[:, None] ** powers, rtol=1e-6)
+    wide = graph._replace(edges={"features": np.zeros((8, 3), np.float32)})
+    with pytest.raises(ValueError, match=r"edge_features: got None, expected .* all D = 3"):
+        rolling.radius_graph(1.0, mask, **columns)(wide, state)
+
+
+def test_edge_features_may_be_any_function_of_the_edges():
+    pytest.importorskip("vesin")
+    graph, mask = padded_chain(capacity=8)
+    positions = graph.nodes["positions"]
+    state = rolling.State(positions, positions, np.stack([positions] * 2), np.array([0.0, 1.0]))
+    next_graph = rolling.radius_graph(
+        1.2,
+        mask,
+        edge_features=lambda graph, senders, receivers, squares: jnp.concatenate(
+            [squares, graph.nodes["features"][senders] * receivers[:, None]], axis=1
+        ),
+    )
+    found = next_graph(rolling._with_flag(graph), state)
+    speeds = np.linalg.norm(positions, axis=-1)
+    lengths = np.linalg.norm(positions[found.receivers] - positions[found.senders], axis=-1)
+    expected = np.stack([lengths**2, speeds[found.senders] * found.receivers], axis=1)
+    np.testing.assert_allclose(found.edges["features"], expected, rtol=1e-6)
+
+
 def test_a_rollout_says_when_edges_did_not_fit():
     pytest.importorskip("vesin")
     graph, mask = padded_chain(capacity=4)
     params = helpers.random_params(np.random.default_rng(1), CONFIG, 1, 1)
     few, many = (rolling.radius_graph(radius, mask) for radius in (1e-3, 1e3))
-    roll = functools.partial(rolling.rollout, params, graph, TIMES)
-    assert not roll(2, next_graph=few).overflow
-    assert roll(2, next_graph=many).overflow
-    # The graph behind the last window is never used.
-    assert not roll(1, next_graph=many).overflow
+
+    def joined(graph, state):
+        """Connects all in the windows of an even number, and none in the others."""
+        has_edges = jnp.any(graph.senders != graph.receivers)
+        return jax.lax.cond(has_edges, many, few, graph, state)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def overflow(graph, num_windows):
+        return rolling.rollout(
+            params,
+            graph,
+            TIMES[:1],
+            num_windows,
+            next_graph=joined,
+            supervised_velocities=True,
+        ).overflow
+
+    alone = graph._replace(senders=graph.receivers)
+    assert not overflow(alone, 2)
+    assert overflow(graph, 2)
+    # The graph after the last window is never used.
+    assert not overflow(graph, 1)
 
     def many_at_first(graph, state):
         is_first = jnp.all(graph.senders == padded_chain(4)[0].senders)
         return jax.lax.cond(is_first, many, few, graph, state)
 
-    assert roll(3, next_graph=many_at_first).overflow
+    assert rolling.rollout(
+        params, graph, TIMES[:1], 3, next_graph=many_at_first, supervised_velocities=True
+    ).overflow
 
 
 @pytest.mark.parametrize(
@@ -250,30 +369,28 @@ def test_a_rollout_says_when_edges_did_not_fit():
         ({"num_windows": 1.5}, "num_windows: got 1.5"),
         ({"num_windows": True}, "num_windows: got True, expected an integer >= 1"),
         ({"times": np.array([0.0, 1.0])}, "times: got 0.0, expected times above 0"),
-        ({"times": None}, "times: expected an array"),
-        ({"velocity_weight": 0.0}, "next_graph: got None, but the model's velocities"),
+        ({"times": None}, "times: got NoneType, expected an array"),
+        ({}, "next_graph: got None, expected one that supplies velocities"),
         (
-            {"velocity_weight": 0.0, "next_graph": rolling.refresh()},
-            "velocities were not supervised .* pass velocity_unit",
+            {"next_graph": rolling.refresh()},
+            "velocity_unit: got None, .* velocities were not supervised",
         ),
         (
             {"next_graph": lambda graph, state: graph._replace(senders=graph.senders[:3])},
-            r"next_graph: returned graph\.senders of shape \(3,\), expected \(12,\)",
+            r"next_graph: got graph\.senders of shape \[3\], expected \[12\]",
         ),
     ],
     ids=["zero", "float", "bool", "start", "none", "unsupervised", "refresh", "shape"],
 )
 def test_refusals(arguments, message):
-    arguments = {"times": TIMES, "num_windows": 2, "next_graph": None, **arguments}
-    graph, params = system(arguments.pop("velocity_weight", 0.1))
+    graph, params = system()
+    arguments = {"times": TIMES, "num_windows": 2, **arguments}
     with pytest.raises(ValueError, match=message):
-        rolling.rollout(
-            params, graph, arguments.pop("times"), arguments.pop("num_windows"), **arguments
-        )
+        rolling.rollout(params, graph, **arguments)
 
 
 @pytest.mark.parametrize("column", [1, -2, 3])
-@pytest.mark.parametrize("name", ["speed_column", "distance_column", "length_column"])
+@pytest.mark.parametrize("name", ["speed_column", "squared_distance_column", "distance_column"])
 def test_a_column_that_is_not_there_is_named(name, column):
     graph, params = system()
     nodes = graph.nodes
@@ -300,13 +417,17 @@ def test_radius_must_be_above_zero():
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (np.ones(8, bool), "got 8 nodes, all of them real, expected a padding node"),
-        (np.arange(8), r"got int64 of shape \[8\], expected bool \[N\]"),
-        (np.zeros((2, 4), bool), r"got bool of shape \[2, 4\], expected bool \[N\]"),
-        (np.arange(7) < 6, "got 7 nodes, expected 8, those of the graph"),
+        (
+            np.ones(8, bool),
+            r"got bool \[8\] with 0 padding nodes, expected bool \[N\] with at least one",
+        ),
+        (np.arange(8), r"got int64 \[8\] with .*, expected bool \[N\]"),
+        (np.zeros((2, 4), bool), r"got bool \[2, 4\] with .*, expected bool \[N\]"),
+        (np.arange(7) < 6, "got 7 nodes, expected 8, as the graph has"),
     ],
 )
 def test_radius_graphs_ask_for_the_mask_of_padding(mask, message):
     graph, params = system()
     with pytest.raises(ValueError, match=f"node_mask: {message}"):
-        rolling.rollout(params, graph, TIMES, 2, next_graph=rolling.radius_graph(1.0, mask))
+        next_graph = rolling.radius_graph(1.0, mask)
+        rolling.rollout(params, graph, TIMES, 2, next_graph=next_graph, supervised_velocities=True)

@@ -64,14 +64,14 @@ BONDS = np.array([[1, 0], [2, 1], [3, 1], [4, 3]])
 
 
 def drawn_bonds(line, order="xyz"):
-    """The ends of the bonds that a line with gaps draws, `[B, 2, 3]`, in the order x, y, z."""
+    """Returns the ends of the bonds of a line with gaps, `[B, 2, 3]`, in the order x, y, z."""
     points = np.reshape(np.transpose(line), (len(BONDS), 3, 3))
     assert np.isnan(points[:, 2]).all()
     return points[:, :2][..., [order.index(name) for name in "xyz"]]
 
 
 @pytest.mark.parametrize(("up", "order"), [("z", "xyz"), ("y", "zxy"), ("x", "yzx")])
-def test_skeletons_stand_upright_at_the_given_state_and_the_last_time(paths, up, order):
+def test_skeletons_stand_upright_at_the_initial_state_and_the_last_time(paths, up, order):
     true, predicted = paths
     figure = visualize.plot_skeletons(true, predicted, BONDS, up=up, titles=["a", "b", "c"])
     assert [axes.get_title() for axes in figure.axes] == ["a", "b", "c"]
@@ -111,21 +111,10 @@ def test_interactive_skeletons_hold_every_frame_and_show_one_system(paths):
     figure = visualize.interactive_skeletons(
         true, predicted, BONDS, target_frames=targets, titles=["a", "b", "c"], up="y"
     )
-    assert [trace.visible for trace in figure.data] == [True, False, False, True, True] + [
-        False
-    ] * 4
+    assert [trace.visible for trace in figure.data] == [True] * 3 + [False] * 6
     menu = figure.layout.updatemenus[0].buttons
-    assert menu[1].args[0]["visible"] == [
-        False,
-        True,
-        False,
-        False,
-        False,
-        True,
-        True,
-        False,
-        False,
-    ]
+    assert menu[1].args[0]["visible"] == [False] * 3 + [True] * 3 + [False] * 3
+    assert list(figure.frames[7].traces) == [1, 2, 4, 5, 7, 8]
     assert [frame.name for frame in figure.frames] == [str(frame) for frame in range(11)]
     assert figure.layout.sliders[0].active == 10
     # Moved sideways alone.
@@ -141,10 +130,13 @@ def test_interactive_skeletons_hold_every_frame_and_show_one_system(paths):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bonds": BONDS + 1}, r"bonds are int64 \[4, 2\], expected integers \[B, 2\] from 0 to 4"),
-        ({"bonds": BONDS * 0.5}, "bonds are float64"),
-        ({"bonds": BONDS[:0]}, r"bonds are int64 \[0, 2\]"),
-        ({"up": "w"}, "up is 'w', expected 'x', 'y' or 'z'"),
+        (
+            {"bonds": BONDS + 1},
+            r"bonds: got int64 \[4, 2\], expected integers \[B, 2\] from 0 to 4",
+        ),
+        ({"bonds": BONDS * 0.5}, "bonds: got float64"),
+        ({"bonds": BONDS[:0]}, r"bonds: got int64 \[0, 2\]"),
+        ({"up": "w"}, "up: got 'w', expected 'x', 'y' or 'z'"),
         ({"target_frames": (2, 4, 5, 8)}, "expected 5 that increase from 0 to 10"),
         ({"target_frames": (2, 4, 5, 8, 11)}, "expected 5 that increase from 0 to 10"),
         ({"target_frames": (2, 4, 4, 8, 10)}, "expected 5 that increase from 0 to 10"),
@@ -182,11 +174,14 @@ def test_learning_curves_mark_the_kept_step():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda true, predicted: (true[0], predicted), r"true has shape \[11, 5, 3\]"),
-        (lambda true, predicted: (true, predicted[..., :2]), "predicted has shape"),
-        (lambda true, predicted: (true, predicted[:2]), "same systems"),
-        (lambda true, predicted: (true, predicted[:, :, :4]), "same systems"),
-        (lambda true, predicted: (true[:0], predicted[:0]), "true has shape"),
+        (lambda true, predicted: (true[0], predicted), r"true: got \[11, 5, 3\]"),
+        (lambda true, predicted: (true, predicted[..., :2]), "predicted: got"),
+        (lambda true, predicted: (true, predicted[:2]), "predicted: got .*systems S and nodes N"),
+        (
+            lambda true, predicted: (true, predicted[:, :, :4]),
+            "predicted: got .*systems S and nodes N",
+        ),
+        (lambda true, predicted: (true[:0], predicted[:0]), "true: got"),
     ],
 )
 @pytest.mark.parametrize("draw", [visualize.plot_trajectories, visualize.interactive_trajectories])
@@ -200,7 +195,7 @@ def test_wrong_lengths_are_named(paths):
         visualize.plot_trajectories(*paths, titles=["a"])
     with pytest.raises(ValueError, match=r"errors\['model'\]"):
         visualize.plot_error_over_time([1, 2], {"model": [1, 2, 3]})
-    with pytest.raises(ValueError, match="curve 'loss'"):
+    with pytest.raises(ValueError, match=r"curves\['loss'\]: got 2 steps"):
         visualize.plot_learning_curves({"loss": ([1, 2], [1.0])})
 
 

@@ -1,9 +1,11 @@
 """Rewrites constraints.txt: the newest versions that all supported Pythons can share.
 
-Resolves `.[experiments,docs,test]` for the first Python and then, held to those versions, for the
-others; what only some of them need or can use gets an environment marker. Installs nothing.
+Resolves `.[experiments,generate,docs,test]` for the first Python and then, held to those versions,
+for the others; packages that differ between them get an environment marker. Installs nothing.
 
-    python tools/lock.py PYTHON3.11 PYTHON3.12 PYTHON3.13
+    python tools/lock.py [--keep] PYTHON3.11 PYTHON3.12 PYTHON3.13
+
+With `--keep`, versions that are in constraints.txt stay, and only new packages are added.
 """
 
 import json
@@ -14,8 +16,10 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-HEADER = """\
-# What `make` installs: every package of `.[experiments,docs,test]`, pinned.
+CONSTRAINTS = ROOT / "constraints.txt"
+EXTRAS = "experiments,generate,docs,test"
+HEADER = f"""\
+# Pins of every package of `.[{EXTRAS}]`.
 # Written by `make lock`; do not edit by hand.
 """
 
@@ -44,14 +48,14 @@ def resolve(python: str, constraints: list[str]) -> dict[str, str]:
         pip = [venv / "bin" / "python", "-m", "pip", "install", "--quiet"]
         subprocess.run([*pip, "--upgrade", "pip"], check=True)
         dry_run = [*pip, "--dry-run", "--report", report, "--constraint", constraint]
-        subprocess.run([*dry_run, f"{ROOT}[experiments,docs,test]"], check=True)
+        subprocess.run([*dry_run, f"{ROOT}[{EXTRAS}]"], check=True)
         packages = [item["metadata"] for item in json.loads(report.read_text())["install"]]
     versions = {normalize(package["name"]): package["version"] for package in packages}
     del versions["egno-jax"]
     return versions
 
 
-def main(pythons: list[str]) -> None:
+def main(pythons: list[str], keep: bool) -> None:
     """Resolves for each interpreter in turn and writes the file."""
     names = [
         subprocess.run(
@@ -62,7 +66,7 @@ def main(pythons: list[str]) -> None:
         ).stdout.strip()
         for python in pythons
     ]
-    oldest = resolve(pythons[0], [])
+    oldest = resolve(pythons[0], CONSTRAINTS.read_text().splitlines() if keep else [])
     held = [f"{name}=={version}" for name, version in oldest.items()]
     found = {names[0]: oldest}
     for name, python in zip(names[1:], pythons[1:], strict=True):
@@ -70,15 +74,16 @@ def main(pythons: list[str]) -> None:
     lines = []
     for package in sorted(set().union(*found.values())):
         versions = {name: found[name][package] for name in names if package in found[name]}
-        if len(set(versions.values())) == 1:  # a pin constrains, it does not install
+        if len(set(versions.values())) == 1:  # a pin installs nothing by itself
             lines.append(f"{package}=={next(iter(versions.values()))}")
             continue
         lines += [
             f'{package}=={version}; python_version == "{name}"'
             for name, version in versions.items()
         ]
-    (ROOT / "constraints.txt").write_text(HEADER + "\n".join(lines) + "\n")
+    CONSTRAINTS.write_text(HEADER + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    arguments = [argument for argument in sys.argv[1:] if argument != "--keep"]
+    main(arguments, keep="--keep" in sys.argv)

@@ -22,10 +22,11 @@ core_tests() {
         return 1
     echo "== $name: $("$venv/bin/python" -c '
 import importlib.metadata as metadata, platform
-names = "jax jaxlib flax optax jraph e3nn-jax orbax-checkpoint chex numpy".split()
+names = "jax jaxlib flax optax jraph e3nn-jax orbax-checkpoint chex numpy scipy".split()
 print("Python", platform.python_version(), *(f"{n}=={metadata.version(n)}" for n in names))')"
     # Deprecations of a version that is not the pinned one are reported and do not fail.
-    "$venv/bin/python" -m pytest -n "$workers" -o filterwarnings=default \
+    # XLA_FLAGS is empty, so that programs are optimized as for users; see tests/conftest.py.
+    XLA_FLAGS="" "$venv/bin/python" -m pytest -n "$workers" -o filterwarnings=default \
         --ignore=tests/experiments --disable-pytest-warnings
 }
 

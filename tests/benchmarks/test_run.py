@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import results, run
+from benchmarks import records, run
 
 
 def test_a_smoke_run_end_to_end(tmp_path, capsys):
@@ -32,8 +32,8 @@ def test_an_unknown_word_is_refused_with_those_known(option, capsys):
 
 
 def test_entries_keep_the_run_that_made_them():
-    first = results.merge(results.EMPTY, {"date": "then"}, {"a": {"x": 1}, "b": {"x": 2}})
-    second = results.merge(first, {"date": "now"}, {"b": {"x": 3}})
+    first = records.merge(records.EMPTY, {"date": "then"}, {"a": {"x": 1}, "b": {"x": 2}})
+    second = records.merge(first, {"date": "now"}, {"b": {"x": 3}})
     runs, entries = second["runs"], second["entries"]
     assert {name: (e["x"], runs[e["run"]]["date"]) for name, e in entries.items()} == {
         "a": (1, "then"),
@@ -42,14 +42,14 @@ def test_entries_keep_the_run_that_made_them():
 
 
 def test_a_run_without_entries_is_forgotten():
-    first = results.merge(results.EMPTY, {"date": "then"}, {"a": {}})
-    second = results.merge(first, {"date": "now"}, {"a": {}})
+    first = records.merge(records.EMPTY, {"date": "then"}, {"a": {}})
+    second = records.merge(first, {"date": "now"}, {"a": {}})
     assert [run["date"] for run in second["runs"].values()] == ["now"]
 
 
 def test_records_survive_their_file(tmp_path):
-    record = results.merge(results.EMPTY, {"date": "now"}, {"a": {"x": [1.23456789e-5, 3, "y"]}})
-    results.write(tmp_path / "there" / "run-cpu.json", record)
-    read = results.read(tmp_path / "there" / "run-cpu.json")
+    record = records.merge(records.EMPTY, {"date": "now"}, {"a": {"x": [1.23456789e-5, 3, "y"]}})
+    records.write(tmp_path / "there" / "run-cpu.json", record)
+    read = records.read(tmp_path / "there" / "run-cpu.json")
     assert read["entries"]["a"]["x"] == [1.23457e-5, 3, "y"]
-    assert results.read(tmp_path / "nothing.json") == results.EMPTY
+    assert records.read(tmp_path / "nothing.json") == records.EMPTY

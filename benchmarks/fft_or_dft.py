@@ -1,20 +1,18 @@
-"""FFT or truncated DFT: which of the two equal temporal convolutions is faster, and where.
+"""FFT or truncated DFT: which of two equivalent temporal convolutions is faster at which sizes.
 
-    python -m benchmarks.spectral
+    python -m benchmarks.fft_or_dft
 
 times forward and gradient of both, in turn in one process, over grids of P times, M modes and C
-channels, and writes `benchmarks/results/spectral-<device>.json` and a table. The threshold
-`_MAX_DFT_MODES` of `egno_jax.ops.spectral` is read off it.
+channels, and writes `benchmarks/results/spectral-<device>.json` and a table. They are the reason
+for the threshold `_MAX_DFT_MODES` of `egno_jax.ops.spectral`.
 """
 
 from __future__ import annotations
 
-import datetime
 import functools
 import itertools
 import json
 import platform
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import provenance
 from egno_jax import ops
 
 RESULTS = Path(__file__).parent / "results"
@@ -63,21 +62,6 @@ def measure(num_times: int, num_modes: int, shape: tuple[int, ...]) -> dict[str,
     return medians({name: functools.partial(step, x, kernel) for name, step in steps.items()})
 
 
-def provenance() -> dict[str, str]:
-    """Returns what made a result: command, commit, device, versions and date."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    device = jax.devices()[0]
-    return {
-        "command": "python -m benchmarks.spectral",
-        "commit": commit.stdout.strip() or "unknown",
-        "device": f"{device.platform} {device.device_kind} ({platform.machine()})",
-        "jax": jax.__version__,
-        "date": datetime.date.today().isoformat(),
-    }
-
-
 def table(rows: list[dict]) -> str:
     """Returns the times of the FFT over those of the DFT, above 1 where the DFT is faster."""
     lines = []
@@ -106,10 +90,18 @@ def main() -> None:
             seconds = measure(num_times, num_modes, shape)
             rows.append({"layer": layer, "num_times": num_times, "num_modes": num_modes, **seconds})
     RESULTS.mkdir(exist_ok=True)
-    result = {**provenance(), "repeats": REPEATS, "rows": rows}
-    name = f"spectral-{jax.devices()[0].platform}"
+    device = jax.devices()[0]
+    made_with = {
+        "command": "python -m benchmarks.fft_or_dft",
+        "commit": provenance.commit(),
+        "device": f"{device.platform} {device.device_kind} ({platform.machine()})",
+        "jax": jax.__version__,
+        "date": provenance.date(),
+    }
+    result = {**made_with, "repeats": REPEATS, "rows": rows}
+    name = f"spectral-{device.platform}"
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    text = f"# FFT or DFT\n\n{json.dumps(provenance(), indent=2)}\n{table(rows)}\n"
+    text = f"# FFT or DFT\n\n{json.dumps(made_with, indent=2)}\n{table(rows)}\n"
     (RESULTS / f"{name}.md").write_text(text)
     print(text)
 

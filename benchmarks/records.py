@@ -1,9 +1,9 @@
-"""The file of results: entries, and what made each of them.
+"""The file of results: entries, and the run that made each of them.
 
     {"runs": {"1": {"command": ..., "commit": ..., "device": ..., "versions": ..., "date": ...}},
      "entries": {"step/nbody-p5": {"run": "1", "seconds": {...}, ...}}}
 
-A later run replaces its own entries and leaves the others; each entry keeps the run that made it.
+A later run replaces only its own entries; each entry refers to the run that made it.
 """
 
 from __future__ import annotations
@@ -16,20 +16,14 @@ EMPTY: dict[str, Any] = {"runs": {}, "entries": {}}
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Reads a file of results; one that is not there has none."""
+    """Reads a file of results; without the file there are none."""
     if not path.exists():
         return EMPTY
     return json.loads(path.read_text())
 
 
 def merge(old: dict[str, Any], run: dict[str, Any], entries: dict[str, Any]) -> dict[str, Any]:
-    """Returns the results with the entries of one more run; runs without entries are dropped.
-
-    Args:
-      old: what was there.
-      run: what made the new entries.
-      entries: by name.
-    """
+    """Adds the entries of one more run to `old`; runs without entries are dropped."""
     number = str(1 + max(map(int, old["runs"]), default=0))
     merged = {**old["entries"], **{name: {"run": number, **e} for name, e in entries.items()}}
     used = {entry["run"] for entry in merged.values()}
@@ -41,7 +35,7 @@ def merge(old: dict[str, Any], run: dict[str, Any], entries: dict[str, Any]) -> 
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
-    """Writes a file of results, whole or not at all."""
+    """Writes a file of results atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(_rounded(results), indent=1) + "\n")
@@ -49,7 +43,7 @@ def write(path: Path, results: dict[str, Any]) -> None:
 
 
 def _rounded(value: Any) -> Any:
-    """Rounds every real number to six digits, which is more than any measurement has."""
+    """Rounds every real number to six digits."""
     if isinstance(value, dict):
         return {key: _rounded(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

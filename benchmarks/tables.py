@@ -1,19 +1,18 @@
-"""The page of results: `python -m benchmarks.report` makes `benchmarks/RESULTS.md` of the records.
+"""The page of results: `python -m benchmarks.tables` writes `benchmarks/RESULTS.md`.
 
-Every figure comes from `benchmarks/results/run-*.json`; none is typed.
+Every number comes from `benchmarks/results/run-*.json`.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results
+from benchmarks import records
 
 OURS = "egno_jax"
-# The goals: at least so many times as fast as PINA, at most so many times the floor and its memory.
+# The goals: the least speed over PINA's, the most time over the floor, the most memory over PINA's.
 SPEED_GOALS = {"step": 2.0, "inference": 2.5}
 FLOOR_GOALS = {"step": 2.0, "inference": 1.5}
 MEMORY_GOAL = 0.5
@@ -22,20 +21,20 @@ WORKLOADS = {"step": "Training step", "inference": "Inference"}
 
 _INTRODUCTION = f"""# Speed
 
-Made by `python -m benchmarks.report` from the files in `benchmarks/results/`. What is measured, and
-how, stands in [README.md](README.md).
+Written by `python -m benchmarks.tables` from the files in `benchmarks/results/`.
+[README.md](README.md) describes what is measured and how.
 
 Times are medians over rounds in which the peers run in turn, each in its own process; a ratio is
 the median of the ratios within the rounds, its quartiles in brackets. `naive` is the plain
 segment-sum version of the same model with the same weights, `pina` is PINA's
-`EquivariantGraphNeuralOperator` on PyTorch at matched sizes (differences are listed at the end).
-Sizes are those of a batch: N nodes, E edges, P times, C channels, L layers. Columns such as "at
-least 2" and "at most 0.5" say whether a goal is met.
+`EquivariantGraphNeuralOperator` on PyTorch at matched sizes (the differences are listed at the
+end). Sizes are those of a batch: N nodes, E edges, P times, C channels, L layers. Columns such as
+"at least 2" and "at most 0.5" show whether a goal is met.
 
-Peak memory is counted above what the process holds after its imports and the same workload on one
-graph, by two definitions, each beside the goal of {MEMORY_GOAL:g} times PINA's: what the compiled
-workload takes, which limits the size of a batch; and, "with compiling", the highest of all that
-comes after, with XLA's compiler at work on the new sizes, of which PyTorch has none.
+Peak memory is what a process needs in addition to its imports and the same workload on one graph.
+There are two figures, each with the goal of {MEMORY_GOAL:g} times PINA's: that of the compiled
+workload, which limits the size of a batch; and the maximum "with compiling", when XLA compiles for
+the new sizes (PyTorch does not compile).
 """
 
 Entry = dict[str, Any]
@@ -43,13 +42,13 @@ Entry = dict[str, Any]
 
 def write(directory: Path) -> None:
     """Writes `RESULTS.md` and its pictures from the records in `directory/results`."""
-    records = directory / "results"
+    folder = directory / "results"
     sections = [
-        page(results.read(path), pictures(records, path.stem, results.read(path)))
-        for path in sorted(records.glob("run-*.json"))
+        page(records.read(path), pictures(folder, path.stem, records.read(path)))
+        for path in sorted(folder.glob("run-*.json"))
     ]
     others = [
-        f"- [{path.stem}](results/{path.name})" for path in sorted(records.glob("spectral-*.md"))
+        f"- [{path.stem}](results/{path.name})" for path in sorted(folder.glob("spectral-*.md"))
     ]
     if others:
         sections.append("\n".join(["## Other measurements", "", *others, ""]))
@@ -60,7 +59,7 @@ def page(record: dict[str, Any], images: Sequence[str] = ()) -> str:
     """Returns the section of one device.
 
     Args:
-      record: as `benchmarks.results.read` gives it.
+      record: as `benchmarks.records.read` returns it.
       images: file names of its pictures.
     """
     entries = record["entries"]
@@ -86,7 +85,7 @@ def _section(title: str, body: str) -> list[str]:
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Returns a Markdown table, or nothing where there are no rows."""
+    """Returns a Markdown table; empty if there are no rows."""
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     if not lines:
         return ""
@@ -116,7 +115,7 @@ def spread(value: dict[str, float], form: Callable[[float], str] = "{:.2f}".form
 
 
 def verdict(is_met: bool) -> str:
-    """Says whether a goal is met."""
+    """Returns whether a goal is met, as a cell."""
     return "yes" if is_met else "**no**"
 
 
@@ -124,7 +123,7 @@ def verdict(is_met: bool) -> str:
 
 
 def comparison(entries: dict[str, Entry], workload: str) -> str:
-    """Returns the times of all peers, their ratios to ours and, where measured, the floor."""
+    """Returns the times of all peers, their ratios to ours and, if measured, the floor."""
     goal, floor_goal = SPEED_GOALS[workload], FLOOR_GOALS[workload]
     rows = []
     for case, entry in of_kind(entries, workload).items():
@@ -149,7 +148,7 @@ def _over_floor(floor: Entry | None, entry: Entry, workload: str, goal: float) -
 
 
 def _peers(entries: dict[str, Entry]) -> list[str]:
-    """Returns the peers that were timed, ours first, those of the goals after it."""
+    """Returns the peers that were timed, ours first, then those of the goals."""
     found = {peer for entry in entries.values() for peer in entry.get("seconds", ())}
     order = [OURS, "naive", "pina"]
     return [p for p in order if p in found] + sorted(found.difference(order))
@@ -185,7 +184,7 @@ def memory(entries: dict[str, Entry], workload: str) -> str:
 
 
 def compile_times(entries: dict[str, Entry]) -> str:
-    """Returns the seconds of tracing and compiling: first thing in a process where known."""
+    """Returns the seconds of tracing and compiling, in a fresh process where that was measured."""
     rows = []
     fresh = of_kind(entries, "compile")
     for workload, title in WORKLOADS.items():
@@ -222,7 +221,7 @@ def _scaling_goal(name: str, entry: Entry, found: dict[str, Any]) -> tuple[str, 
 
 
 def targets(entries: dict[str, Entry]) -> str:
-    """Returns how long each peer trained until it reached the target."""
+    """Returns how long each peer took to reach the target."""
     rows = []
     for entry in of_kind(entries, "target").values():
         ours = entry["fits"].get(OURS)
@@ -232,7 +231,7 @@ def targets(entries: dict[str, Entry]) -> str:
             row = [peer, f"{entry['target']:g}", reached, found["step"]]
             rows.append([*row, f"{found['seconds']:.1f} s", over])
     titles = ["peer", "target F-MSE", "reached", "steps", "training and evaluation", "over ours"]
-    about = "One run with one seed; the same samples in the same batches. Compiling counts."
+    about = "One run with one seed; the same samples in the same batches. Compiling included."
     return table(titles, rows) + f"\n\n{about}" if rows else ""
 
 
@@ -269,13 +268,8 @@ def profiles(entries: dict[str, Entry]) -> str:
     for case, entry in of_kind(entries, "profile").items():
         total = sum(kind["seconds"] for kind in entry["kinds"].values())
         rows = [
-            [
-                kind,
-                f"{found['count']:.0f}",
-                seconds(found["seconds"]),
-                f"{found['seconds'] / total:.0%}",
-            ]
-            for kind, found in entry["kinds"].items()
+            [kind, f"{k['count']:.0f}", seconds(k["seconds"]), f"{k['seconds'] / total:.0%}"]
+            for kind, k in entry["kinds"].items()
         ]
         by_kind = table([case, "operations", "own time, all threads", "share"], rows)
         rows = [[op["name"], op["kind"], seconds(op["seconds"])] for op in entry["ops"][:8]]
@@ -284,7 +278,7 @@ def profiles(entries: dict[str, Entry]) -> str:
 
 
 def notes(entries: dict[str, Entry]) -> str:
-    """Returns where the peers' models differ, and their numbers of parameters."""
+    """Returns the differences of the peers' models, and their numbers of parameters."""
     timed = [entry for entry in entries.values() if "notes" in entry]
     lines = {note: None for entry in timed for found in entry["notes"].values() for note in found}
     if not lines:
@@ -298,7 +292,7 @@ def notes(entries: dict[str, Entry]) -> str:
 
 
 def provenance(record: dict[str, Any]) -> str:
-    """Returns what made which entries."""
+    """Returns the runs that made the entries."""
     rows = []
     for number, run in record["runs"].items():
         names = [name for name, entry in record["entries"].items() if entry["run"] == number]
@@ -341,10 +335,7 @@ def line(name: str, entry: Entry) -> str:
 
 
 def pictures(directory: Path, name: str, record: dict[str, Any]) -> list[str]:
-    """Draws the pictures of a record into a directory and returns their file names.
-
-    None without matplotlib, and none of what was not measured.
-    """
+    """Draws the figures of a record into a directory and returns their file names, if any."""
     try:
         import matplotlib
     except ImportError:
@@ -369,7 +360,7 @@ def _draw_times(entries: dict[str, Entry]) -> Any:
         return None
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, (workload, cases) in zip(figure.subplots(1, 2), found.items(), strict=True):
-        peers = [peer for peer in _peers(cases)]
+        peers = _peers(cases)
         for index, peer in enumerate(peers):
             heights = [_over_ours(entry, peer) for entry in cases.values()]
             places = [place + 0.8 * index / len(peers) for place in range(len(cases))]
@@ -417,10 +408,5 @@ def _draw_scaling(entries: dict[str, Entry]) -> Any:
     return figure
 
 
-def main() -> None:
-    """Writes the page of the records in the repository."""
-    write(Path(__file__).parent)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    write(Path(__file__).parent)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import report, results
+from benchmarks import records, tables
 
 RUN = {
     "name": "run-cpu",
@@ -75,8 +75,8 @@ ENTRIES = {
 
 
 def page(entries):
-    record = results.merge(results.EMPTY, RUN, entries)
-    return report.page(json.loads(json.dumps(record)))
+    record = records.merge(records.EMPTY, RUN, entries)
+    return tables.page(json.loads(json.dumps(record)))
 
 
 def row(text, *beginnings):
@@ -138,9 +138,9 @@ def test_the_page_and_its_pictures_are_made_of_the_records_alone(
     else:
         monkeypatch.setitem(sys.modules, "matplotlib", None)
     path = tmp_path / "results" / "run-cpu.json"
-    results.write(path, results.merge(results.EMPTY, RUN, ENTRIES))
+    records.write(path, records.merge(records.EMPTY, RUN, ENTRIES))
     (tmp_path / "results" / "spectral-cpu.md").write_text("# FFT or DFT\n")
-    report.write(tmp_path)
+    tables.write(tmp_path)
     text = (tmp_path / "RESULTS.md").read_text()
     assert "## cpu, Some Processor" in text
     assert "[spectral-cpu](results/spectral-cpu.md)" in text
@@ -151,4 +151,4 @@ def test_the_page_and_its_pictures_are_made_of_the_records_alone(
 
 def test_every_kind_of_entry_has_its_line():
     for name, entry in ENTRIES.items():
-        assert report.line(name, entry).startswith(f"{name}: ")
+        assert tables.line(name, entry).startswith(f"{name}: ")

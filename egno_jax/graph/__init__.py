@@ -1,0 +1,62 @@
+"""Graphs on the host: edges, building, batching, padding, and validation.
+
+A graph is a `jraph.GraphsTuple` that holds one graph or a batch of several:
+
+    nodes = {"positions": [N, 3], "velocities": [N, 3], "features": [N, F]},
+    edges = {"features": [E, D]} or None,  senders, receivers: [E],  n_node, n_edge: [G].
+
+A message from sender j to receiver i uses r_ij = x_i - x_j without periodic images: the model has
+no periodic cell. Everything here is NumPy and runs on the host, except `graph_ids` and
+`check_structure`, which also run inside `jit`.
+"""
+
+from egno_jax.graph.batching import (
+    batch,
+    graph_ids,
+    ladder_size,
+    pad,
+    pad_nodes,
+    pad_times,
+    unbatch,
+)
+from egno_jax.graph.building import build, from_atoms
+from egno_jax.graph.edges import (
+    Edges,
+    bond_edges,
+    bonds_within,
+    fully_connected_edges,
+    radius_edges,
+    squared_distances,
+    with_features,
+)
+from egno_jax.graph.validation import (
+    as_times,
+    check_alike,
+    check_stacked_structure,
+    check_structure,
+    validate,
+)
+
+__all__ = [
+    "Edges",
+    "as_times",
+    "batch",
+    "bond_edges",
+    "bonds_within",
+    "build",
+    "check_alike",
+    "check_stacked_structure",
+    "check_structure",
+    "from_atoms",
+    "fully_connected_edges",
+    "graph_ids",
+    "ladder_size",
+    "pad",
+    "pad_nodes",
+    "pad_times",
+    "radius_edges",
+    "squared_distances",
+    "unbatch",
+    "validate",
+    "with_features",
+]
