@@ -20,9 +20,7 @@ from benchmarks import cases, naive, rates, target, trace
 from benchmarks.history import History, Reached
 from benchmarks.worker import Loaded, num_threads, timed
 from egno_jax.datasets import Batch, take
-from egno_jax.training import OptimizerConfig, fit
-from egno_jax.training.optimizer import make_optimizer
-from egno_jax.training.step import loss_fn
+from egno_jax.training import OptimizerConfig, fit, loss_fn, make_optimizer
 
 # The changed fields of each variant's configuration.
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -15,9 +15,7 @@ import jax
 import numpy as np
 
 from egno_jax.datasets import nbody
-from egno_jax.training import OptimizerConfig, TrainingConfig
-from egno_jax.training.optimizer import make_schedule
-from egno_jax.training.sampler import batch_indices
+from egno_jax.training import OptimizerConfig, TrainingConfig, batch_indices, make_schedule
 
 if TYPE_CHECKING:
     from egno_jax.datasets import Samples

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.experiment import Experiment
-from experiments.records import Row, rivals, selected
+from experiments.run_records import Row, rivals, selected
 
 # A model looks the same in every picture; the order is that from top to bottom.
 _STYLES = {

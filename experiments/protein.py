@@ -87,7 +87,7 @@ class DataConfig:
 
 def _training() -> TrainingConfig:
     """Returns defaults for long epochs, and for noise that updates the distances in the data."""
-    return TrainingConfig(steps_per_call=10, noise=NoiseConfig(length_column=0))
+    return TrainingConfig(steps_per_chunk=10, noise=NoiseConfig(distance_column=0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import dot_plot, records, run_directory, run_pictures, settings
-from experiments.records import EXPERIMENTS, Row, rivals, selected
+from experiments import dot_plot, run_records as run_records as records, run_directory, run_pictures, settings
+from experiments.run_records import EXPERIMENTS, Row, rivals, selected
 
 _ROOT = Path(__file__).parent.parent
 _PAGE = _ROOT / "experiments" / "RESULTS.md"

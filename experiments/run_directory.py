@@ -26,9 +26,8 @@ from typing import Any
 
 import jax
 
-from egno_jax import model
+from egno_jax import model, training
 from egno_jax.checkpoint import library_versions
-from egno_jax.training import config as training_config
 from experiments.settings import FOLDERS, changed, flatten, plain
 
 CONFIG = "config.json"
@@ -44,7 +43,6 @@ REPORT = "report.html"
 _FREE = (
     "preset",
     *FOLDERS,
-    "training.steps_per_call",
     "training.steps_per_chunk",
     "training.keep_checkpoints",
     "training.max_skipped_steps",
@@ -189,10 +187,7 @@ def read_record(directory: Path) -> dict[str, Any]:
         raise ValueError(f"{directory} holds no run: there is no {CONFIG} in it") from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged, or not written by an experiment ({error})") from error
-    upgrade = getattr(training_config, "upgrade_settings", None)
-    if upgrade is not None:
-        settings["training"] = upgrade(settings["training"])
-    return record
+    return record | {"settings": training.upgrade_settings(settings)}
 
 
 def _git_commit() -> str | None:

@@ -19,7 +19,8 @@ from rich.table import Table
 import egno_jax
 from egno_jax import baselines, metrics, training
 from egno_jax.datasets import Samples, num_samples, take
-from egno_jax.training.processes import (
+from egno_jax.families import family_of
+from egno_jax.training.devices import (
     agree_on_any,
     agree_on_text,
     fail,
@@ -118,7 +119,7 @@ def _print(text: str) -> None:
 
 def _for_model(model: egno_jax.EGNOConfig, splits: Splits) -> Splits:
     """Returns the data of a model; one that predicts a single state gets only the last time."""
-    if baselines.num_times(model) != 1:
+    if family_of(model).num_times(model) != 1:
         return splits
 
     def last(samples: Samples) -> Samples:

@@ -37,7 +37,7 @@ FOLDERS = ("data.cache_dir", "data.data_dir")
 BOOKKEEPING = tuple(
     f"training.{name}"
     for name in (
-        *("seed", "steps_per_call", "steps_per_chunk", "eval_batch_size"),
+        *("seed", "steps_per_chunk", "eval_batch_size"),
         *("checkpoint_every", "keep_checkpoints", "max_skipped_steps"),
     )
 )

@@ -100,9 +100,14 @@ def take(samples: Samples, indices: Int[Array, "B"], xp: Any = jnp) -> Batch:
     Returns:
       A batch of B samples, nodes in the order of `indices`.
     """
+
+    def rows(leaf: Any) -> Any:
+        # Of a memory map, indexing reads no more than the rows.
+        is_numpy = xp is np
+        return np.asarray(leaf)[indices] if is_numpy else jnp.take(leaf, indices, 0, mode="clip")
+
     graph, targets, mask = jax.tree.map(
-        lambda leaf: xp.take(leaf, indices, axis=0, mode="clip"),
-        (samples.graph, (samples.positions, samples.velocities), samples.node_mask),
+        rows, (samples.graph, (samples.positions, samples.velocities), samples.node_mask)
     )
     positions, velocities = jax.tree.map(
         lambda leaf: _join(xp.moveaxis(leaf, 1, 0), axis=1), targets

@@ -1,22 +1,31 @@
-"""Where the numbers of a run go: JSON lines, TensorBoard, a progress display."""
+"""Callbacks that receive the records of a run, and the costs that records report."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
 import json
 import math
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+import jax
+
 from egno_jax.extras import require
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 class Callback(Protocol):
-    """Something that is told how a run goes; a context manager, open while it does.
+    """Receives the records of a run; a context manager that is open during the run.
 
     Records are dicts of plain numbers and lists of numbers; each has the key `step`. Loss and
-    gradient norm of a chunk are the means of the steps that were taken, and None if all of them
-    were skipped.
+    gradient norm of a chunk are means over the steps that were not skipped, and None if all were.
     """
 
     def on_chunk(self, record: dict[str, Any]) -> None:
@@ -30,7 +39,7 @@ class Callback(Protocol):
         """
 
     def on_evaluation(self, record: dict[str, Any]) -> None:
-        """Is told the errors on the validation set after every evaluation."""
+        """Receives the record of an evaluation: `f_mse`, `a_mse`, `mse_per_time`, metrics."""
 
     def __enter__(self) -> Callback:
         """Opens; called before the first step."""
@@ -47,8 +56,8 @@ class Callback(Protocol):
 class JSONLines:
     """Appends records to a file, one JSON object a line, with `"kind": "train"` or `"valid"`.
 
-    A run that is resumed goes on behind the step that it resumed from: lines of later steps, which
-    will be computed again, are removed first.
+    When a run is resumed, lines of later steps than the one it resumes from are removed first:
+    those steps are computed again.
 
     Args:
       path: the file.
@@ -188,3 +197,72 @@ class Progress:
     def _show(self, step: int) -> None:
         text = f"loss {self._loss:.5f}  valid F-MSE {self._error:.5f}"
         self._bar.update(self._task, completed=step, description=text)
+
+
+@dataclasses.dataclass
+class Cost:
+    """Cost of a chunk; filled in when it has ended.
+
+    Attributes:
+      seconds: the time it took.
+      num_compiles: programs that XLA compiled meanwhile.
+      compile_seconds: the time that took.
+    """
+
+    seconds: float = 0.0
+    num_compiles: int = 0
+    compile_seconds: float = 0.0
+
+
+@contextlib.contextmanager
+def watch(trace: Path | None = None) -> Iterator[Cost]:
+    """Measures the cost of the block; results must be fetched within it.
+
+    Args:
+      trace: a folder for a trace of the block, which TensorBoard and https://ui.perfetto.dev show;
+        None writes none.
+    """
+    compiles, cost = _compiles(), Cost()
+    num_before, started = len(compiles), time.perf_counter()
+    with contextlib.nullcontext() if trace is None else _tracing(trace):
+        yield cost
+    cost.seconds = time.perf_counter() - started
+    cost.num_compiles = len(compiles) - num_before
+    cost.compile_seconds = sum(compiles[num_before:])
+
+
+def memory_bytes() -> int:
+    """Returns the most memory in use so far.
+
+    That of the first device of this process where the backend reports it, as on GPU and TPU; else
+    the resident memory of the process, its programs included; 0 where neither is known.
+    """
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@functools.cache
+def _compiles() -> list[float]:
+    """Returns a list that grows by the seconds of every compilation from now on."""
+    seconds: list[float] = []
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        if event == _COMPILED:
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return seconds
+
+
+@contextlib.contextmanager
+def _tracing(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with jax.profiler.trace(str(folder), create_perfetto_trace=True):
+        yield

@@ -1,41 +1,173 @@
-"""The settings of a training run."""
+"""The settings of a training run, and the optimizer that they describe."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from typing import Literal, get_args, get_type_hints
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, get_args
 
-from egno_jax.training.noise import NoiseConfig
-from egno_jax.training.optimizer import OptimizerConfig, check, check_numbers
+import jax
+import optax
+
+from egno_jax.deprecation import renamed_fields
+
+Schedule = Literal["constant", "cosine", "halving"]
+Decay = Literal["decoupled", "l2"]
+RandomTimes = Literal["all", "subsets", "grids"]
+# The fields of NoiseConfig that name features.
+COLUMNS = ("speed_column", "squared_distance_column", "distance_column")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Settings of Adam, its learning-rate schedule and its regularisation.
+
+    Attributes:
+      learning_rate: the peak learning rate.
+      schedule: what follows the warm-up. `constant`; `cosine`: falls to `final_fraction` of the
+        peak at the last step; `halving`: halves every `halve_every` steps.
+      warmup_steps: steps over which the learning rate rises linearly from 0.
+      final_fraction: where the cosine ends, as a fraction of the peak.
+      halve_every: steps between two halvings.
+      weight_decay: coefficient of the decay.
+      decay: how weights decay. `decoupled`: as in AdamW, biases excluded; `l2`: added to the
+        gradient before Adam scales it, as in `torch.optim.Adam`, biases included.
+      clip_norm: gradients longer than this are scaled down to it; 0 disables clipping.
+      b1: decay of Adam's first moment.
+      b2: decay of Adam's second moment.
+
+    Raises:
+      ValueError: a field is out of range; names it.
+    """
+
+    learning_rate: float = 2e-3
+    schedule: Schedule = "cosine"
+    warmup_steps: int = 200
+    final_fraction: float = 1e-3
+    halve_every: int = 1000
+    weight_decay: float = 1e-2
+    decay: Decay = "decoupled"
+    clip_norm: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.999
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+        _check(self, "learning_rate", self.learning_rate > 0, "above 0")
+        _check(self, "final_fraction", self.final_fraction <= 1, "from 0 to 1")
+        _check(self, "halve_every", self.halve_every >= 1, "1 or more")
+        for name in ("final_fraction", "warmup_steps", "weight_decay", "clip_norm"):
+            _check(self, name, getattr(self, name) >= 0, "0 or more")
+        for name in ("b1", "b2"):
+            _check(self, name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
+        for name, choices in (("schedule", get_args(Schedule)), ("decay", get_args(Decay))):
+            _check(self, name, getattr(self, name) in choices, f"one of {choices}")
+
+
+def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
+    """Returns the learning rate as a function of the step, for a run of `num_steps`."""
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if config.schedule == "constant":
+        after = optax.constant_schedule(peak)
+    elif config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(peak, max(num_steps - warmup, 1), config.final_fraction)
+    else:
+        after = optax.exponential_decay(peak, config.halve_every, 0.5, staircase=True)
+    if warmup == 0:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+    """Returns the optimizer of a run of `num_steps`, for `Params` or any other tree."""
+    adam = optax.scale_by_adam(b1=config.b1, b2=config.b2)
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    if config.decay == "l2":
+        updates = [clip, optax.add_decayed_weights(config.weight_decay), adam]
+    else:
+        updates = [clip, adam, optax.add_decayed_weights(config.weight_decay, mask=is_kernel)]
+    return optax.chain(*updates, optax.scale_by_learning_rate(make_schedule(config, num_steps)))
+
+
+def is_kernel(tree: Any) -> Any:
+    """Returns a tree of booleans, True on leaves named `kernel`: a mask for weight decay."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) == "kernel", tree
+    )
+
+
+@renamed_fields(length_column="distance_column")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoiseConfig:
+    """Noise on the initial states of each training batch; none by default.
+
+    Features that follow the state must be recomputed, or they would reveal the state without
+    noise: name their columns. `fit` checks that the columns hold what their names say.
+
+    Attributes:
+      positions: the standard deviation s_x, in the unit of the positions.
+      velocities: the standard deviation s_v, in the unit of the velocities.
+      speed_column: the node feature that holds |v_i|; None if there is none.
+      squared_distance_column: the edge feature that holds |x_i - x_j|^2; None if there is none.
+      distance_column: the edge feature that holds |x_i - x_j|, 0 in `egno_jax.datasets.protein`;
+        None if there is none.
+
+    Raises:
+      ValueError: a field is out of range; names it.
+    """
+
+    positions: float = 0.0
+    velocities: float = 0.0
+    speed_column: int | None = 0
+    squared_distance_column: int | None = -1
+    distance_column: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, exclude=COLUMNS)
+        for name in ("positions", "velocities"):
+            _check(self, name, getattr(self, name) >= 0, "0 (no noise) or more")
+        for name in COLUMNS:
+            column = getattr(self, name)
+            is_column = isinstance(column, int) and not isinstance(column, bool)
+            _check(self, name, column is None or is_column, "the number of a column, or None")
+
+    @property
+    def is_off(self) -> bool:
+        """Whether no noise is added."""
+        return self.positions == 0 and self.velocities == 0
+
+
+@renamed_fields(steps_per_call="steps_per_chunk")
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Settings of `fit`; the weight of the velocity error is the model's (`EGNOConfig`).
+    """Settings of `fit`.
 
     Attributes:
       num_steps: number of optimizer steps.
-      batch_size: samples a step.
-      seed: seed of the weights and of the order of the samples.
-      ema_decay: decay of the exponential moving average of the weights that is evaluated and kept;
-        0 evaluates the weights themselves.
-      steps_per_call: steps that one call of the device runs; 0 means an epoch. It changes nothing
-        but speed; checkpoints and signals wait for the end of a call. Each distinct length is
-        compiled once, so let it divide `eval_every`, `checkpoint_every` and `num_steps`.
+      batch_size: samples in a step.
+      seed: seed of the order of the samples, of noise and of random times.
+      velocity_weight: weight of the velocity error in the default loss. At 0 the velocities that
+        the model returns are not supervised and predict nothing.
+      ema_decay: decay of the exponential moving average of the weights, which is evaluated and
+        saved; 0 evaluates the weights themselves.
+      steps_per_chunk: steps in one jitted chunk; 0 means an epoch. It affects speed only:
+        checkpoints and signals wait for the end of a chunk. Each distinct length is compiled once,
+        so choose a divisor of `eval_every`, `checkpoint_every` and `num_steps`.
       eval_every: steps between two evaluations on the validation set; 0 means 10 epochs.
-      eval_batch_size: samples a batch of an evaluation.
-      checkpoint_every: steps between two checkpoints; 0 means each evaluation.
-      random_times: which of the targets a sample is trained on in a step. `all`; or as many as
-        `num_times` says, drawn anew for each sample of each step: `subsets`, any of them, or
-        `grids`, equally spaced ones from a random window. Evaluations use all targets. A model
-        with `temporal_grid="context"` is made for it; one with `"index"` takes any times for
-        equally spaced ones.
-      num_times: how many targets are drawn; of several numbers each step draws one. Each is
-        compiled. Empty with `all`.
-      keep_checkpoints: how many of the last checkpoints are kept; the best model is kept besides.
-      max_skipped_steps: how many steps of a run may be skipped because their loss, gradient or
-        update is not finite, before the run is stopped; 0 stops at the first.
-      noise: noise on the given states of each step.
+      eval_batch_size: samples in a batch of an evaluation.
+      checkpoint_every: steps between two checkpoints; 0 means at each evaluation.
+      random_times: on which targets a sample is trained in a step. `all`; or `num_times` of them,
+        drawn for each sample in each step: `subsets`, any of them, or `grids`, equally spaced ones
+        from a random window. Evaluations use all targets. Suits `temporal_grid="context"`;
+        `"index"` treats the times as equally spaced.
+      num_times: how many targets are drawn; if there are several numbers, each step draws one of
+        them. Each is compiled. Empty with `all`.
+      keep_checkpoints: how many of the last checkpoints are kept, in addition to the best model.
+      max_skipped_steps: how many steps may be skipped because their loss, gradient or update is
+        not finite, before the run is stopped; 0 stops at the first.
+      noise: noise on the initial states of each step.
       optimizer: settings of the optimizer.
 
     Raises:
@@ -45,35 +177,82 @@ class TrainingConfig:
     num_steps: int = 6000
     batch_size: int = 100
     seed: int = 0
+    velocity_weight: float = 0.0
     ema_decay: float = 0.999
-    steps_per_call: int = 0
+    steps_per_chunk: int = 0
     eval_every: int = 0
     eval_batch_size: int = 500
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
     max_skipped_steps: int = 10
-    random_times: Literal["all", "subsets", "grids"] = "all"
+    random_times: RandomTimes = "all"
     num_times: tuple[int, ...] = ()
     noise: NoiseConfig = dataclasses.field(default_factory=NoiseConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        is_config = isinstance(self.optimizer, OptimizerConfig)
-        check(self, "optimizer", is_config, "an egno_jax.training.OptimizerConfig")
-        is_noise = isinstance(self.noise, NoiseConfig)
-        check(self, "noise", is_noise, "an egno_jax.training.NoiseConfig")
-        for name in ("num_steps", "batch_size", "eval_batch_size", "keep_checkpoints"):
-            check(self, name, getattr(self, name) >= 1, "1 or more")
-        counts = ("seed", "steps_per_call", "eval_every", "checkpoint_every", "max_skipped_steps")
-        for name in counts:
-            check(self, name, getattr(self, name) >= 0, "0 or more")
-        kinds = get_args(get_type_hints(type(self))["random_times"])
-        check(self, "random_times", self.random_times in kinds, f"one of {kinds}")
+        _check_numbers(self)
+        for name, kind in (("optimizer", OptimizerConfig), ("noise", NoiseConfig)):
+            is_config = isinstance(getattr(self, name), kind)
+            _check(self, name, is_config, f"an egno_jax.training.{kind.__name__}")
+        positive = ("num_steps", "batch_size", "eval_batch_size", "keep_checkpoints")
+        for field in dataclasses.fields(self):
+            if isinstance(field.default, int | float):
+                least = 1 if field.name in positive else 0
+                _check(self, field.name, getattr(self, field.name) >= least, f"{least} or more")
+        _check(self, "ema_decay", self.ema_decay < 1, "from 0 (off) to below 1")
+        kinds = get_args(RandomTimes)
+        _check(self, "random_times", self.random_times in kinds, f"one of {kinds}")
         is_drawn = self.random_times != "all"
-        expected = "one or more numbers above 0" if is_drawn else 'none with random_times="all"'
         is_counts = isinstance(self.num_times, tuple) and all(
             isinstance(number, int) and number >= 1 for number in self.num_times
         )
-        check(self, "num_times", is_counts and bool(self.num_times) == is_drawn, expected)
-        check(self, "ema_decay", 0 <= self.ema_decay < 1, "from 0 (off) to below 1")
+        expected = "one or more numbers above 0" if is_drawn else 'none with random_times="all"'
+        _check(self, "num_times", is_counts and bool(self.num_times) == is_drawn, expected)
+
+
+def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Translates the saved settings of a run, of this or an earlier version, to today's names.
+
+    Args:
+      settings: complete settings as JSON holds them, with the parts `training` and `model`; other
+        parts are copied.
+
+    Returns:
+      A copy. `training.steps_per_call` becomes `steps_per_chunk`; the columns of the noise, in
+      which `distance_column` was |x|^2 and `length_column` |x|, take the names of `NoiseConfig`;
+      the model's `velocity_weight` moves to the training.
+    """
+    settings = copy.deepcopy(dict(settings))
+    training, model = settings.get("training"), settings.get("model")
+    if not isinstance(training, dict):
+        return settings
+    if "steps_per_call" in training:
+        training["steps_per_chunk"] = training.pop("steps_per_call")
+    noise = training.get("noise")
+    if isinstance(noise, dict) and "squared_distance_column" not in noise:
+        if "distance_column" in noise:
+            noise["squared_distance_column"] = noise.pop("distance_column")
+            noise["distance_column"] = noise.pop("length_column", None)
+    if isinstance(model, dict) and "velocity_weight" in model:
+        training["velocity_weight"] = training.get("velocity_weight") or model["velocity_weight"]
+        model["velocity_weight"] = 0.0
+    return settings
+
+
+def _check_numbers(config: Any, exclude: Collection[str] = ()) -> None:
+    """Raises a ValueError if a field with a number as its default does not hold such a number."""
+    for field in dataclasses.fields(config):
+        value, kind = getattr(config, field.name), type(field.default)
+        if field.name in exclude or kind not in (int, float):
+            continue
+        is_number = isinstance(value, int if kind is int else int | float)
+        is_valid = is_number and not isinstance(value, bool) and math.isfinite(value)
+        _check(config, field.name, is_valid, "an integer" if kind is int else "a finite number")
+
+
+def _check(config: Any, name: str, is_valid: bool, expected: str) -> None:
+    """Raises a ValueError that names a field of a config dataclass, unless `is_valid`."""
+    if not is_valid:
+        owner = type(config).__name__
+        raise ValueError(f"{owner}.{name}: got {getattr(config, name)!r}, expected {expected}")

@@ -10,27 +10,30 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 
 from egno_jax.checkpoint import CheckpointError, load, save
-from egno_jax.datasets.base import Samples, num_samples, validate
+from egno_jax.datasets.base import Samples, validate
 from egno_jax.datasets.buckets import Buckets, by_size, padding_share
 from egno_jax.model import Params, check_feature_sizes, check_params
-from egno_jax.training import observe
-from egno_jax.training.callbacks import Callback
+from egno_jax.training.batches import check_noise, sampler_key, sampler_of
+from egno_jax.training.callbacks import Callback, Cost, memory_bytes, watch
 from egno_jax.training.checkpoints import RunCheckpoints, StorageError, check_writable
-from egno_jax.training.config import TrainingConfig
-from egno_jax.training.mesh import check_model
-from egno_jax.training.mixed import epoch_batches
-from egno_jax.training.placement import Placement, place
-from egno_jax.training.processes import agree_on_any, is_main_process, wait_for_all
-from egno_jax.training.sampler import steps_per_epoch
-from egno_jax.training.step import StepMetrics, TrainState, averaged, init_state
+from egno_jax.training.config import TrainingConfig, upgrade_settings
+from egno_jax.training.devices import agree_on_any, check_model, is_main_process, wait_for_all
+from egno_jax.training.objective import (
+    LossFn,
+    Metric,
+    check_loss,
+    check_metrics,
+    entries_of,
+    velocity_weight,
+)
+from egno_jax.training.step import StepMetrics, Trainer, TrainState, averaged, init_state
 
 if TYPE_CHECKING:
     import os
@@ -42,20 +45,21 @@ _BEST = "best"
 _EVALUATE_EVERY_EPOCHS = 10
 _NAMED_SAMPLES = 20
 # Settings that may change when a run is resumed, because they change no number.
-_FREE_SETTINGS = ("steps_per_call", "keep_checkpoints", "max_skipped_steps")
+_FREE_SETTINGS = ("steps_per_chunk", "keep_checkpoints", "max_skipped_steps")
 
 
 class FitResult(NamedTuple):
     """How a run ended.
 
     Attributes:
-      params: the model of the step with the least F-MSE on the validation set; its averaged
-        weights. The initial ones if the run was interrupted before its first evaluation.
-      best_step: that step; 0 before the first evaluation.
-      best_f_mse: that F-MSE; infinite before the first evaluation.
+      params: the model with the least score on the validation set; its averaged weights. The
+        initial ones if the run was interrupted before its first evaluation.
+      best_step: the step of that model; 0 before the first evaluation.
+      best_f_mse: its F-MSE; infinite before the first evaluation.
       step: the last step done.
       interrupted: whether a signal ended the run before its last step; it can be resumed.
       seconds: time that the run took, all its parts together.
+      best_score: the model's value of `select_by`; infinite before the first evaluation.
     """
 
     params: Params
@@ -64,6 +68,7 @@ class FitResult(NamedTuple):
     step: int
     interrupted: bool
     seconds: float
+    best_score: float = math.inf
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -77,6 +82,9 @@ def fit(
     valid: Samples | Buckets,
     config: TrainingConfig,
     *,
+    loss_fn: LossFn | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    select_by: str = "f_mse",
     resume: bool = False,
     make_callbacks: Callable[[int], Sequence[Callback]] = lambda start_step: (),
     mesh: Mesh | None = None,
@@ -85,62 +93,62 @@ def fit(
     """Trains a model and keeps the one that is best on the validation set.
 
     The run lives in `directory`: `checkpoints/` (the whole state, for resuming) and `best/` (a
-    model, for `egno_jax.load`). The same seed gives the same bits on the same device, whether or
-    not the run is interrupted and resumed, and whatever `steps_per_call` is (on GPUs, if XLA is
-    told to be deterministic: `--xla_gpu_deterministic_ops=true`). SIGTERM and SIGINT are answered
-    at the end of a call: a checkpoint is written and `interrupted` is True.
-
-    Steps whose loss or gradient is not finite are skipped and counted, up to
-    `config.max_skipped_steps`. Checkpoints are written while training goes on, each whole or not
-    at all, and hold the SHA-256 of what is in them; one that is damaged is set aside on resuming,
-    with a warning, and the one before it is used.
+    model, for `egno_jax.load`); docs/training.md describes its guarantees. The same seed gives the
+    same bits on the same device, even if the run is interrupted and resumed.
 
     Args:
-      directory: where the run lives; made if it is not there.
+      directory: where the run lives; created if needed.
       params: the initial model, also when resuming (its structure is needed).
-      train: the training set, of one size or in buckets (`egno_jax.datasets.bucketed`); is put on
-        the device whole, or on each of a mesh.
-      valid: the validation set, likewise, at the times of the training set; is put on the device
-        whole, or split over a mesh.
+      train: the training set, of one size or in buckets (`egno_jax.datasets.bucketed`).
+      valid: the validation set, likewise, at the times of the training set (with `random_times` at
+        any).
       config: the settings.
-      resume: continue from the newest checkpoint in `directory`, or from the start if the run ended
-        before its first. Without it a directory that holds a run is refused.
-      make_callbacks: is called with the step that the run starts from; returns what is told how it
-        goes, such as `JSONLines`, `TensorBoard` and `Progress`; in process 0 alone.
+      loss_fn: `loss_fn(model, params, batch) -> scalar`, a mean over the real nodes of the batch;
+        `model` is `egno_jax.apply`. Shares of a batch on a mesh, and batches of buckets, are
+        weighted by their real nodes. None: `mse_loss` with the velocity weight of `config`.
+      metrics: `{name: metric}`, computed in every evaluation: `metric(predicted, batch)` returns
+        sums over the real nodes of the batch, a pytree that adds up leaf by leaf and has
+        `.finalize()`, such as `egno_jax.metrics.Mean(total, weight)`.
+      select_by: entry of the evaluation records whose least value selects the best model.
+      resume: continue from the newest checkpoint in `directory`, or from the start if there is
+        none. Without it a directory that holds a run is refused.
+      make_callbacks: is called with the step that the run starts from; returns the callbacks that
+        receive its records, such as `JSONLines`, `TensorBoard` and `Progress`; in process 0 alone.
       mesh: the devices to compute on, from `make_mesh`; None: the default device. Several processes
-        need one; the training set then stays on the host, and each reads its share of every batch.
-        It may change when a run is resumed, and changes the numbers by rounding alone.
-      profile: a folder for a trace of the second call of the device, the first that is compiled
-        already; TensorBoard and https://ui.perfetto.dev show it. None: no trace.
+        need one; then each reads its share of every batch from the host. It may change when a run
+        is resumed, which changes numbers by rounding alone.
+      profile: a folder for a trace of the second chunk, the first that is compiled already. None:
+        no trace.
 
     Returns:
-      The best model and how the run ended.
+      The best model and how the run ended. SIGTERM and SIGINT end it after the current chunk, with
+      a checkpoint and `interrupted` True.
 
     Raises:
-      ValueError: an argument is of another kind, or the data do not go together, or do not fit
-        the model or the settings; names what. (With `random_times`, which trains on others in each
-        step, the validation set may have times of its own.)
+      ValueError: an argument is not valid, or data, model and settings do not fit together.
       CheckpointError: there is a run in `directory` already, its checkpoint cannot be resumed, or
         it was made with other settings; names the setting.
-      NonFiniteLossError: training diverged; names the step, the samples of its batch and the last
-        checkpoint.
-      StorageError: the directory cannot be written to, at the start or later, for example because
-        the disk is full; the last checkpoint is whole, and the run can be resumed from it.
+      NonFiniteLossError: more steps were not finite than `config.max_skipped_steps` allows, or a
+        validation error; names the step, the samples of its batch and the last checkpoint.
+      StorageError: the directory cannot be written to, at the start or later; the run can be
+        resumed from the last checkpoint.
     """
-    directory = Path(directory)
+    directory, chosen = Path(directory), tuple((metrics or {}).items())
     _check_inputs(params, train, valid, config, make_callbacks)
     plan = _plan(config, train)
+    _check_objective(params, train, config, loss_fn)
+    check_metrics(chosen, params, valid, select_by)
     if mesh is not None:
         check_model(params.config, mesh)
-    placement = place(train, valid, config, mesh)
+    trainer = Trainer(train, valid, config, mesh, loss_fn=loss_fn, metrics=chosen)
     check_writable(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with (
         _naming_the_last_checkpoint(directory),
         RunCheckpoints(directory / _CHECKPOINTS, config.keep_checkpoints) as checkpoints,
     ):
-        settings = _settings(params, config)
-        run = _Run(directory, checkpoints, placement, config, plan, settings, padding_share(train))
+        settings = _settings(params, config, select_by)
+        run = _Run(directory, checkpoints, trainer, config, plan, settings, padding_share(train))
         state, progress = _start(run, params, resume)
         with contextlib.ExitStack() as stack:
             callbacks = [
@@ -156,6 +164,7 @@ def fit(
         step=progress.step,
         interrupted=progress.step < config.num_steps,
         seconds=progress.seconds,
+        best_score=progress.best_score,
     )
 
 
@@ -166,7 +175,7 @@ def _check_inputs(
     config: TrainingConfig,
     make_callbacks: Any,
 ) -> None:
-    """Raises if model, data and settings do not go together."""
+    """Raises a ValueError if model, data and settings do not fit together."""
     check_params(params)
     if not isinstance(config, TrainingConfig):
         raise ValueError(f"config: got {type(config).__name__}, expected a TrainingConfig")
@@ -183,12 +192,6 @@ def _check_inputs(
                 _check_times(np.asarray(part.times), name, by_size(train)[0].times, config)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-    weight = params.config.velocity_weight
-    if weight and any(part.velocities is None for part in by_size(train)):
-        raise ValueError(
-            f"train: velocities are None, but the model's config.velocity_weight is {weight}; give "
-            "the velocities, or make the model with velocity_weight=0"
-        )
     num_targets = by_size(train)[0].positions.shape[1]
     if max(config.num_times, default=0) > num_targets:
         raise ValueError(
@@ -198,15 +201,28 @@ def _check_inputs(
 
 
 def _check_times(times: np.ndarray, name: str, expected: Any, config: TrainingConfig) -> None:
-    """Raises if times are not those of the training set.
-
-    A model that is trained on other times in each step may be selected on times of its own.
-    """
+    """Raises a ValueError if times are not those of the training set, and must be."""
     is_free = name == "valid" and config.random_times != "all"
     if not is_free and not np.array_equal(times, expected):
         raise ValueError(
             f"times: got {times}, expected those of the training set, {np.asarray(expected)}: the "
             'times that a model is trained on (with random_times="all")'
+        )
+
+
+def _check_objective(
+    params: Params, train: Samples | Buckets, config: TrainingConfig, loss_fn: LossFn | None
+) -> None:
+    """Raises a ValueError if the loss or the noise do not fit the training set."""
+    check_noise(train, config.noise)
+    if loss_fn is not None:
+        check_loss(loss_fn, params, train)
+        return
+    weight = velocity_weight(params, config)
+    if weight and any(part.velocities is None for part in by_size(train)):
+        raise ValueError(
+            f"train.velocities: got None, expected target velocities, because velocity_weight is "
+            f"{weight}; give them, or set velocity_weight=0"
         )
 
 
@@ -219,22 +235,23 @@ class _Progress:
     best_f_mse: float = math.inf
     seconds: float = 0.0
     skipped_steps: int = 0
+    best_score: float = math.inf
 
 
 class _Plan(NamedTuple):
     """The steps between two events, zeros of the config resolved."""
 
-    call: int
+    chunk: int
     evaluation: int
     checkpoint: int
 
 
 class _Run(NamedTuple):
-    """What does not change while a run goes."""
+    """What does not change during a run."""
 
     directory: Path
     checkpoints: RunCheckpoints
-    placement: Placement
+    trainer: Trainer
     config: TrainingConfig
     plan: _Plan
     settings: dict[str, Any]
@@ -242,31 +259,31 @@ class _Run(NamedTuple):
 
 
 def _plan(config: TrainingConfig, train: Samples | Buckets) -> _Plan:
-    counts = [num_samples(part) for part in by_size(train)]
-    if isinstance(train, Buckets):
-        epoch = sum(epoch_batches(counts, config.batch_size))
-    else:
-        epoch = steps_per_epoch(*counts, config.batch_size)
+    epoch = sampler_of(train, sampler_key(config), config.batch_size).steps_per_epoch
     evaluation = config.eval_every or _EVALUATE_EVERY_EPOCHS * epoch
     return _Plan(
-        call=config.steps_per_call or epoch,
+        chunk=config.steps_per_chunk or epoch,
         evaluation=evaluation,
         checkpoint=config.checkpoint_every or evaluation,
     )
 
 
-def _settings(params: Params, config: TrainingConfig) -> dict[str, Any]:
-    """Returns the settings that decide a run's numbers, as JSON gives them back."""
+def _settings(params: Params, config: TrainingConfig, select_by: str = "f_mse") -> dict[str, Any]:
+    """Returns the settings that decide a run's numbers, as JSON holds them."""
     training = dataclasses.asdict(config)
     for name in _FREE_SETTINGS:
         del training[name]
-    settings = {"model": dataclasses.asdict(params.config), "training": training}
-    return json.loads(json.dumps(settings))
+    settings = {
+        "model": dataclasses.asdict(params.config),
+        "training": training,
+        "selection": {"select_by": select_by},
+    }
+    return upgrade_settings(json.loads(json.dumps(settings)))
 
 
 def _start(run: _Run, params: Params, resume: bool) -> tuple[TrainState, _Progress]:
     """Returns the state and the progress that the run starts or resumes from."""
-    state = run.placement.lay(init_state(params, run.config))
+    state = run.trainer.place(init_state(params, run.config))
     latest = run.checkpoints.latest_step()
     if not resume and (latest is not None or (run.directory / _BEST).exists()):
         raise CheckpointError(
@@ -278,42 +295,44 @@ def _start(run: _Run, params: Params, resume: bool) -> tuple[TrainState, _Progre
     state, record = run.checkpoints.restore_newest(
         state, check_record=lambda record: _check_settings(run, params, record["settings"])
     )
-    progress = _Progress(**record["progress"])
+    progress = _Progress(**{"best_score": record["progress"]["best_f_mse"], **record["progress"]})
     if progress.best_step == progress.step:
         # The run may have ended between this checkpoint and the best model that it belongs to.
         _save_best(run, state)
     return state, progress
 
 
-def _defaults(kind: type) -> dict[str, Any]:
-    """Returns the defaults of a config's fields, as JSON gives them back."""
-    fields = {
-        field.name: field.default
-        if field.default_factory is dataclasses.MISSING
-        else dataclasses.asdict(field.default_factory())
-        for field in dataclasses.fields(kind)
-    }
-    known = {name: value for name, value in fields.items() if value is not dataclasses.MISSING}
-    return json.loads(json.dumps(known))
-
-
-def _check_settings(run: _Run, params: Params, expected: dict[str, Any]) -> None:
+def _check_settings(run: _Run, params: Params, saved: dict[str, Any]) -> None:
+    """Raises a CheckpointError if a run was made with other settings."""
+    defaults = _settings(
+        dataclasses.replace(params, config=type(params.config)()), TrainingConfig()
+    )
     # A setting that is newer than the run had its default then.
-    kinds = {"model": type(params.config), "training": TrainingConfig}
-    expected = {part: _defaults(kinds[part]) | expected[part] for part in run.settings}
+    saved = _merged(defaults, upgrade_settings(saved))
     for part, settings in run.settings.items():
         for name, value in settings.items():
-            if value != expected[part].get(name):
+            if value != saved[part].get(name):
                 remedy = "start a new run to change it"
                 if part == "training":
                     remedy += (
-                        "; one in another directory goes on from this one's model with "
+                        "; to continue from this run's model, start one in another directory with "
                         f"params=egno_jax.load({str(run.directory / _BEST)!r})"
                     )
                 raise CheckpointError(
                     f"{part} setting {name}: got {value!r}, but the run in {run.directory} was "
-                    f"made with {expected[part].get(name)!r}; {remedy}"
+                    f"made with {saved[part].get(name)!r}; {remedy}"
                 )
+
+
+def _merged(defaults: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns the saved entries, and the defaults of those that are missing, at any depth."""
+    pairs = {name: (defaults.get(name), value) for name, value in saved.items()}
+    return defaults | {
+        name: _merged(default, value)
+        if isinstance(default, dict) and isinstance(value, dict)
+        else value
+        for name, (default, value) in pairs.items()
+    }
 
 
 def _train(
@@ -324,24 +343,23 @@ def _train(
     stop: threading.Event,
     traces: Iterator[Path | None],
 ) -> None:
-    """Goes on to the last step or to a signal; `progress` tells how far."""
+    """Trains to the last step or to a signal; updates `progress`."""
     num_steps = run.config.num_steps
     while progress.step < num_steps and not agree_on_any(stop.is_set()):
         length = _steps_until_next_event(progress.step, num_steps, run.plan)
-        with observe.watch(next(traces)) as cost:
-            state, steps = run.placement.advance(state, progress.step, length)
-            steps = jax.device_get(steps)
+        with watch(next(traces)) as cost:
+            state, steps = run.trainer.advance(state, progress.step, length)
         progress.skipped_steps += int(steps.is_skipped.sum())
         if progress.skipped_steps > run.config.max_skipped_steps:
-            raise NonFiniteLossError(_divergence(run, state, steps, progress))
+            raise NonFiniteLossError(_divergence(run, steps, progress))
         progress.step += length
         progress.seconds += cost.seconds
-        _tell(callbacks, "on_chunk", _chunk_record(run, progress, steps, cost))
+        _send(callbacks, "on_chunk", _chunk_record(run, progress, steps, cost))
         is_best = False
         if progress.step == num_steps or progress.step % run.plan.evaluation == 0:
             record = _evaluate(run, state, progress)
             is_best = progress.best_step == progress.step
-            _tell(callbacks, "on_evaluation", record)
+            _send(callbacks, "on_evaluation", record)
         if is_best or progress.step % run.plan.checkpoint == 0:
             _save_checkpoint(run, state, progress)
         if is_best:
@@ -354,7 +372,7 @@ def _train(
 
 
 def _save_best(run: _Run, state: TrainState) -> None:
-    """Writes the best model from process 0, while the others wait."""
+    """Writes the best model in process 0, while the others wait."""
     params = averaged(state, run.config)
     if is_main_process():
         save(run.directory / _BEST, params, overwrite=True)
@@ -364,7 +382,7 @@ def _save_best(run: _Run, state: TrainState) -> None:
 def _steps_until_next_event(step: int, num_steps: int, plan: _Plan) -> int:
     """Returns the length of the next chunk, which ends at the next event at the latest."""
     to_events = (every - step % every for every in (plan.evaluation, plan.checkpoint))
-    return min(plan.call, num_steps - step, *to_events)
+    return min(plan.chunk, num_steps - step, *to_events)
 
 
 def _save_checkpoint(run: _Run, state: TrainState, progress: _Progress) -> None:
@@ -373,17 +391,15 @@ def _save_checkpoint(run: _Run, state: TrainState, progress: _Progress) -> None:
 
 
 def _trace_folders(profile: str | os.PathLike[str] | None) -> Iterator[Path | None]:
-    """Yields, for each call of the device, where its trace goes: that of the second is written."""
+    """Yields the folder of each chunk's trace: only that of the second chunk is written."""
     yield None
     yield Path(profile) if profile is not None and is_main_process() else None
     yield from itertools.repeat(None)
 
 
-def _chunk_record(
-    run: _Run, progress: _Progress, steps: StepMetrics, cost: observe.Cost
-) -> dict[str, Any]:
+def _chunk_record(run: _Run, progress: _Progress, steps: StepMetrics, cost: Cost) -> dict[str, Any]:
     taken = ~steps.is_skipped
-    waited = run.placement.seconds_waited()
+    waited = run.trainer.seconds_waited
 
     def mean(values: np.ndarray) -> float | None:
         return float(values[taken].mean()) if taken.any() else None
@@ -399,39 +415,43 @@ def _chunk_record(
         "data_seconds": waited,
         "num_compiles": cost.num_compiles,
         "compile_seconds": cost.compile_seconds,
-        "memory_bytes": observe.memory_bytes(),
+        "memory_bytes": memory_bytes(),
         "padding": run.padding,
     }
 
 
 def _evaluate(run: _Run, state: TrainState, progress: _Progress) -> dict[str, Any]:
-    """Evaluates the averaged weights, notes whether they are the best yet, returns a record."""
+    """Evaluates the averaged weights, updates the best score and returns a record."""
     started = time.perf_counter()
-    params = averaged(state, run.config)
-    errors = run.placement.errors(params)
+    errors, found = run.trainer.evaluate(averaged(state, run.config))
     f_mse, a_mse = float(errors.f_mse), float(errors.a_mse)
-    if not math.isfinite(f_mse + a_mse):
-        raise NonFiniteLossError(
-            f"step {progress.step}: the error on the validation set is {f_mse}; the last "
-            f"checkpoint is of step {run.checkpoints.latest_step()}; lower optimizer.learning_rate"
-        )
-    if f_mse < progress.best_f_mse:
-        progress.best_step, progress.best_f_mse = progress.step, f_mse
-    progress.seconds += time.perf_counter() - started
-    return {
+    record = {
         "step": progress.step,
         "f_mse": f_mse,
         "a_mse": a_mse,
         "mse_per_time": [float(error) for error in errors.per_time],
-        "seconds": progress.seconds,
+        **entries_of(found),
     }
+    name = run.settings["selection"]["select_by"]
+    score = math.nan if record[name] is None else record[name]
+    if not math.isfinite(f_mse + a_mse + score):
+        raise NonFiniteLossError(
+            f"step {progress.step}: on the validation set the error is {f_mse} and {name} {score}; "
+            f"the last checkpoint is of step {run.checkpoints.latest_step()}; lower "
+            "optimizer.learning_rate"
+        )
+    if score < progress.best_score:
+        progress.best_step, progress.best_score = progress.step, score
+        progress.best_f_mse = f_mse
+    progress.seconds += time.perf_counter() - started
+    return {**record, "seconds": progress.seconds}
 
 
-def _divergence(run: _Run, state: TrainState, steps: StepMetrics, progress: _Progress) -> str:
-    """Says which step of a chunk, begun at `progress.step`, was the first that is not finite."""
+def _divergence(run: _Run, steps: StepMetrics, progress: _Progress) -> str:
+    """Describes the first step that is not finite in a chunk that began at `progress.step`."""
     index = int(np.flatnonzero(steps.is_skipped)[0])
     step = progress.step + index
-    batch = run.placement.batch_of(state, step)
+    batch = run.trainer.batch_of(step)
     samples = ", ".join(map(str, batch[:_NAMED_SAMPLES]))
     if len(batch) > _NAMED_SAMPLES:
         samples += f", ... ({len(batch)} in all)"
@@ -463,7 +483,7 @@ def _naming_the_last_checkpoint(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def _tell(callbacks: Sequence[Callback], event: str, record: dict[str, Any]) -> None:
+def _send(callbacks: Sequence[Callback], event: str, record: dict[str, Any]) -> None:
     for callback in callbacks:
         getattr(callback, event)(record)
 

@@ -1,4 +1,4 @@
-"""The training state, the loss, and the compiled steps that carry one to the next."""
+"""The training state, the step from one to the next, and jitted chunks of steps on devices."""
 
 from __future__ import annotations
 
@@ -9,17 +9,38 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from egno_jax import metrics, model
-from egno_jax.datasets.base import Batch, Samples, at_times, num_samples, take
+from egno_jax import model
+from egno_jax.datasets.base import Batch, Samples, at_times, num_samples
+from egno_jax.datasets.buckets import Buckets, by_size
+from egno_jax.metrics import Errors
 from egno_jax.model import Params
-from egno_jax.training.config import TrainingConfig
-from egno_jax.training.noise import add_noise, step_key
-from egno_jax.training.optimizer import make_optimizer
-from egno_jax.training.sampler import batch_indices, chunk_indices, time_indices
+from egno_jax.training.batches import (
+    TIMES,
+    BucketSampler,
+    Stream,
+    add_noise,
+    batch_indices,
+    mean_nodes,
+    place_train,
+    place_valid,
+    sampler_key,
+    sampler_of,
+    share_places,
+    split_shares,
+    step_key,
+    take_shares,
+    time_indices,
+    without_repetitions,
+)
+from egno_jax.training.config import TrainingConfig, make_optimizer
+from egno_jax.training.devices import constrain, default_mesh, map_shares, replicate
+from egno_jax.training.objective import LossFn, Metrics, measure, mse_loss, velocity_weight
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
     from jaxtyping import Array, Bool, Float, Int
 
 
@@ -44,7 +65,7 @@ class TrainState:
 
 
 class StepMetrics(NamedTuple):
-    """What a step reports; a chunk of K steps reports arrays of K.
+    """Metrics of one training step, or arrays of those of K steps.
 
     Attributes:
       loss: `[]` or `[K]`, the loss before the step.
@@ -59,76 +80,161 @@ class StepMetrics(NamedTuple):
 
 
 def init_state(params: Params, config: TrainingConfig) -> TrainState:
-    """Returns the state before the first step; its arrays are copies, for steps donate them."""
+    """Returns the state before the first step; its arrays are copies, because steps donate them."""
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=jax.tree.map(jnp.copy, params),
-        ema=jax.tree.map(_widened, params),
+        ema=jax.tree.map(
+            lambda leaf: jnp.array(leaf, jnp.result_type(leaf.dtype, jnp.float32)), params
+        ),
         opt_state=optimizer.init(params),
-        sampler_key=jax.random.fold_in(jax.random.key(config.seed), 1),
+        sampler_key=sampler_key(config),
     )
 
 
-def loss_fn(params: Params, batch: Batch) -> Float[Array, ""]:
-    """Returns the mean squared error over times, real nodes and coordinates.
-
-    `A-MSE(positions) + config.velocity_weight A-MSE(velocities)`.
-    """
-    predicted = model.apply(params, batch.graph, batch.times)
-    loss = metrics.a_mse(predicted.positions, batch.positions, batch.node_mask)
-    weight = params.config.velocity_weight
-    if weight == 0:
-        return loss
-    if batch.velocities is None:
-        raise ValueError(
-            f"batch.velocities: got None with config.velocity_weight={weight}, expected the "
-            "velocities that the loss asks for; train with velocity_weight=0 without them"
-        )
-    return loss + weight * metrics.a_mse(predicted.velocities, batch.velocities, batch.node_mask)
+def averaged(state: TrainState, config: TrainingConfig) -> Params:
+    """Returns the model that is evaluated and saved: the average, or the weights without one."""
+    if config.ema_decay == 0:
+        return state.params
+    return jax.tree.map(lambda mean, new: mean.astype(new.dtype), state.ema, state.params)
 
 
 def train_step(
     state: TrainState, samples: Samples, config: TrainingConfig
 ) -> tuple[TrainState, StepMetrics]:
-    """Takes one step on the batch that the sampler names for it; pure.
+    """Takes one step on the batch that the sampler draws for it; pure, works inside `jit`.
 
     Args:
       state: the state before the step.
-      samples: the training set, on the device.
+      samples: the training set, of one size.
       config: the run's settings.
 
     Returns:
-      The state after the step, and the loss and gradient norm of the batch.
+      The state after the step and its metrics.
     """
     indices = batch_indices(state.sampler_key, state.step, num_samples(samples), config.batch_size)
-    return _step_on(state, samples, indices, config)
+    return _step(state, take_shares(samples, indices), config, None, None)
 
 
-def noisy_batch(
-    state: TrainState, samples: Samples, indices: Int[Array, "B"], config: TrainingConfig
-) -> Batch:
-    """Returns the batch of a step, with the noise of that step on its states."""
-    key = step_key(state.sampler_key, state.step)
-    return add_noise(take(samples, indices), key, jnp.arange(config.batch_size), config.noise)
-
-
-def _step_on(
-    state: TrainState, samples: Samples, indices: Int[Array, "B"], config: TrainingConfig
+def train_chunk(
+    state: TrainState, samples: Samples, config: TrainingConfig, num_steps: int
 ) -> tuple[TrainState, StepMetrics]:
-    batch = noisy_batch(state, samples, indices, config)
+    """Takes `num_steps` steps in one jitted chunk.
+
+    Args:
+      state: the state before; its buffers are donated and must not be used again.
+      samples: the training set, of one size.
+      config: the run's settings.
+      num_steps: K.
+
+    Returns:
+      The state after, and the metrics of each step, `[K]`.
+    """
+    draw = BucketSampler(state.sampler_key, num_samples(samples), config.batch_size)
+    step = int(state.step)
+    indices = np.stack([draw(number)[1] for number in range(step, step + num_steps)])
+    return run_chunk(state, samples, indices, None, _of_steps(config), None)
+
+
+def _of_steps(config: TrainingConfig) -> TrainingConfig:
+    """Returns the settings without those that no step depends on, so that less is compiled anew."""
+    others = ("steps_per_chunk", "eval_every", "eval_batch_size", "checkpoint_every")
+    others += ("keep_checkpoints", "max_skipped_steps", "seed")
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    return dataclasses.replace(config, **{name: defaults[name] for name in others})
+
+
+@functools.partial(jax.jit, static_argnames=("config", "loss_fn"), donate_argnames="state")
+def run_chunk(
+    state: TrainState,
+    samples: Samples | None,
+    batches: Int[Array, "K B"] | Batch,
+    mean_nodes: Float[Array, ""] | None,
+    config: TrainingConfig,
+    loss_fn: LossFn | None,
+) -> tuple[TrainState, StepMetrics]:
+    """Takes K steps; the one program of training, on any mesh.
+
+    Args:
+      state: the state before; its buffers are donated.
+      samples: the samples on the devices; None if the batches come from the host.
+      batches: `[K, B]`, which samples; or batches in shares, whose leaves are `[K, D, ...]`.
+      mean_nodes: see `egno_jax.training.batches.mean_nodes`.
+      config: the settings.
+      loss_fn: the loss; None: the default.
+    """
+
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
+        shares = batch if samples is None else take_shares(samples, batch)
+        return _step(state, shares, config, mean_nodes, loss_fn)
+
+    return constrain(jax.lax.scan(step, state, batches))
+
+
+def _step(
+    state: TrainState,
+    shares: Batch,
+    config: TrainingConfig,
+    mean_nodes: Float[Array, ""] | None,
+    loss_fn: LossFn | None,
+) -> tuple[TrainState, StepMetrics]:
+    """Takes one step on a batch in D shares, whose leaves are `[D, ...]`.
+
+    The loss of a batch from buckets is weighted by its real nodes, so that over an epoch every real
+    node weighs the same, whichever bucket it is in.
+    """
+    num_shares, num_times = shares.positions.shape[:2]
+    places, _ = share_places(config.batch_size, num_shares)
+    shares, nodes = without_repetitions(split_shares(shares), config.batch_size)
+    noise = functools.partial(
+        add_noise, key=step_key(state.sampler_key, state.step), config=config.noise
+    )
+    shares = map_shares(lambda batch, places: noise(batch, places=places), shares, places)
+    weight = 1.0 if mean_nodes is None else jnp.sum(nodes) / mean_nodes
 
     def loss_at(params: Params, kept: Int[Array, "Q B"] | None) -> Float[Array, ""]:
-        return loss_fn(params, batch if kept is None else at_times(batch, kept))
+        loss = loss_fn or functools.partial(
+            mse_loss, velocity_weight=velocity_weight(params, config)
+        )
+        part = shares
+        if kept is not None:
+            part = map_shares(at_times, shares, jnp.moveaxis(kept[:, places], 1, 0))
+        losses = map_shares(lambda batch: loss(model.apply, params, batch), part)
+        if num_shares == 1:
+            return weight * losses[0]
+        return weight * jnp.sum(losses * nodes) / jnp.maximum(jnp.sum(nodes), 1)
 
-    loss, grads = loss_and_gradient(state, config, batch.positions.shape[0], loss_at)
-    return update(state, loss, grads, config)
+    return _update(state, *_loss_and_gradient(state, config, num_times, loss_at), config)
 
 
-def update(
+def _loss_and_gradient(
+    state: TrainState,
+    config: TrainingConfig,
+    num_times: int,
+    loss_at: Callable[[Params, Int[Array, "Q B"] | None], Float[Array, ""]],
+) -> tuple[Float[Array, ""], Params]:
+    """Returns the loss and its gradient, at all P times or at those drawn for this step."""
+    gradient = jax.value_and_grad(loss_at)
+    if config.random_times == "all":
+        return gradient(state.params, None)
+    key = step_key(state.sampler_key, state.step, TIMES)
+    choice_key, times_key = jax.random.split(key)
+
+    def at(num_kept: int) -> tuple[Float[Array, ""], Params]:
+        kept = time_indices(
+            times_key, num_times, num_kept, config.batch_size, kind=config.random_times
+        )
+        return gradient(state.params, kept)
+
+    choice = jax.random.randint(choice_key, (), 0, len(config.num_times))
+    return jax.lax.switch(choice, [functools.partial(at, kept) for kept in config.num_times])
+
+
+def _update(
     state: TrainState, loss: Float[Array, ""], grads: Params, config: TrainingConfig
 ) -> tuple[TrainState, StepMetrics]:
-    """Returns the state after a step with this loss and gradient, and what the step reports.
+    """Returns the state after a step with this loss and gradient, and the step's metrics.
 
     A step whose loss, gradient or update is not finite is skipped: it counts, and its batch is
     gone, but weights, average and optimizer stay as they are.
@@ -154,60 +260,6 @@ def update(
     return new_state, StepMetrics(loss, grad_norm, ~is_finite)
 
 
-def loss_and_gradient(
-    state: TrainState,
-    config: TrainingConfig,
-    num_times: int,
-    loss_at: Callable[[Params, Int[Array, "Q B"] | None], Float[Array, ""]],
-) -> tuple[Float[Array, ""], Params]:
-    """Returns the loss and its gradient, at all times or at those that are drawn for this step.
-
-    Args:
-      state: the state before the step.
-      config: the run's settings.
-      num_times: P, how many times the batch has.
-      loss_at: takes the model and which of the times to keep of each sample, `[Q, B]`, or None.
-    """
-    gradient = jax.value_and_grad(loss_at)
-    if config.random_times == "all":
-        return gradient(state.params, None)
-    # Far from the numbers of epochs, which the sampler folds in.
-    key = jax.random.fold_in(jax.random.fold_in(state.sampler_key, 0x7FFFFFFF), state.step)
-    choice_key, times_key = jax.random.split(key)
-
-    def at(num_kept: int) -> tuple[Float[Array, ""], Params]:
-        kept = time_indices(
-            times_key, num_times, num_kept, config.batch_size, kind=config.random_times
-        )
-        return gradient(state.params, kept)
-
-    choice = jax.random.randint(choice_key, (), 0, len(config.num_times))
-    return jax.lax.switch(choice, [functools.partial(at, kept) for kept in config.num_times])
-
-
-@functools.partial(jax.jit, static_argnames=("config", "num_steps"), donate_argnames="state")
-def train_chunk(
-    state: TrainState, samples: Samples, config: TrainingConfig, num_steps: int
-) -> tuple[TrainState, StepMetrics]:
-    """Takes `num_steps` steps in one call of the device.
-
-    Args:
-      state: the state before; its buffers are donated and must not be used again.
-      samples: the training set, on the device.
-      config: the run's settings.
-      num_steps: K.
-
-    Returns:
-      The state after, and the metrics of each step, `[K]`.
-    """
-    batches = chunk_indices(
-        state.sampler_key, state.step, num_steps, num_samples(samples), config.batch_size
-    )
-    return jax.lax.scan(
-        lambda state, indices: _step_on(state, samples, indices, config), state, batches
-    )
-
-
 def _average(ema: Params, params: Params, step: Int[Array, ""], decay: float) -> Params:
     """Moves the average towards the weights: `d ema + (1 - d) w`, d = min(decay, (1+t)/(10+t)).
 
@@ -219,12 +271,98 @@ def _average(ema: Params, params: Params, step: Int[Array, ""], decay: float) ->
     )
 
 
-def averaged(state: TrainState, config: TrainingConfig) -> Params:
-    """Returns the model that is evaluated and kept: the average, or the weights without one."""
-    if config.ema_decay == 0:
-        return state.params
-    return jax.tree.map(lambda mean, new: mean.astype(new.dtype), state.ema, state.params)
+class Trainer:
+    """Training and evaluation of a run on the devices of a mesh, which hold its data.
 
+    Args:
+      train: the training set.
+      valid: the validation set.
+      config: the settings.
+      mesh: the mesh; None: the default device.
+      loss_fn: see `fit`.
+      metrics: see `fit`.
+      stream: whether batches come from the host (`Stream`) rather than from a training set on every
+        device; None: if there are several processes.
 
-def _widened(leaf: Array) -> Array:
-    return jnp.array(leaf, jnp.result_type(leaf.dtype, jnp.float32))
+    Raises:
+      ValueError: there are several processes and no mesh, or no stream.
+    """
+
+    def __init__(
+        self,
+        train: Samples | Buckets,
+        valid: Samples | Buckets,
+        config: TrainingConfig,
+        mesh: Mesh | None = None,
+        *,
+        loss_fn: LossFn | None = None,
+        metrics: Metrics = (),
+        stream: bool | None = None,
+    ) -> None:
+        is_several = jax.process_count() > 1
+        if is_several and (mesh is None or stream is False):
+            raise ValueError(
+                f"mesh: got {mesh} with stream={stream} in {jax.process_count()} processes, "
+                "expected a mesh and a stream; make one with make_mesh"
+            )
+        self._mesh = mesh = default_mesh() if mesh is None else mesh
+        self._config, self._loss_fn, self._metrics = config, loss_fn, metrics
+        self._steps_config = _of_steps(config)
+        self._draw = sampler_of(train, sampler_key(config), config.batch_size)
+        is_mixed = isinstance(train, Buckets)
+        self._mean_nodes = mean_nodes(train, config) if is_mixed else None
+        self._is_mixed = len(by_size(train)) > 1
+        self._origins = train.origins if isinstance(train, Buckets) else None
+        self._valid = [place_valid(part, mesh) for part in by_size(valid)]
+        self._stream = None
+        if is_several if stream is None else stream:
+            self._stream = Stream(train, sampler_key(config), config, mesh)
+        else:
+            self._resident = [place_train(part, mesh) for part in by_size(train)]
+        self.seconds_waited = 0.0
+
+    def place(self, state: TrainState) -> TrainState:
+        """Places copies of a state on all devices."""
+        return replicate(state, self._mesh)
+
+    def advance(
+        self, state: TrainState, step: int, num_steps: int
+    ) -> tuple[TrainState, StepMetrics]:
+        """Takes a chunk of steps after the first `step`; `seconds_waited` for data is set.
+
+        Returns:
+          The state after, whose predecessor is donated, and the metrics of each step on the host.
+        """
+        found, self.seconds_waited = [], 0.0
+        # Sizes of buckets differ, so each of their steps is a call of its own.
+        length = 1 if self._is_mixed else num_steps
+        for start in range(step, step + num_steps, length):
+            samples, batches = self._batches(start, length)
+            with jax.set_mesh(self._mesh):
+                state, metrics = run_chunk(
+                    state, samples, batches, self._mean_nodes, self._steps_config, self._loss_fn
+                )
+            found.append(metrics)
+        return state, jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(found))
+
+    def _batches(self, step: int, num_steps: int) -> tuple[Samples | None, Any]:
+        """Returns the samples and the indices of steps, or no samples and the steps' batches."""
+        if self._stream is not None:
+            if self._stream.get_state() != {"next_step": step}:
+                self._stream.set_state({"next_step": step})
+            batches = self._stream.take(num_steps)
+            self.seconds_waited += self._stream.seconds_waited
+            return None, batches
+        drawn = [self._draw(number) for number in range(step, step + num_steps)]
+        return self._resident[drawn[0][0]], np.stack([indices for _, indices in drawn])
+
+    def evaluate(self, params: Params) -> tuple[Errors, dict[str, Any]]:
+        """Returns the errors and the metrics of a model on the validation set."""
+        size, metrics = self._config.eval_batch_size, self._metrics
+        with jax.set_mesh(self._mesh):
+            return measure(params, self._valid, batch_size=size, metrics=metrics)
+
+    def batch_of(self, step: int) -> Int[np.ndarray, "B"]:
+        """Returns which of the samples, as they were given, make up the batch after `step`."""
+        bucket, indices = self._draw(step)
+        return indices if self._origins is None else np.asarray(self._origins[bucket])[indices]

@@ -85,9 +85,8 @@ def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
                 paths.MODEL,
                 time_scale=window / size.num_times,
                 num_modes=size.num_modes,
-                velocity_weight=_VELOCITY_WEIGHT,
             ),
-            paths.training_config(size.num_steps),
+            paths.training_config(size.num_steps, velocity_weight=_VELOCITY_WEIGHT),
             train,
             valid,
         )

@@ -26,11 +26,14 @@ _SIMULATIONS_AT_ONCE = 250
 MODEL = EGNOConfig(num_layers=4, hidden_dim=64, num_modes=2, time_embed_dim=32)
 
 
-def training_config(num_steps: int, *, batch_size: int = 25) -> TrainingConfig:
+def training_config(
+    num_steps: int, *, batch_size: int = 25, velocity_weight: float = 0.0
+) -> TrainingConfig:
     """Returns how models of the 5-body problem are trained: like the config `quick`, any length."""
     return TrainingConfig(
         num_steps=num_steps,
         batch_size=batch_size,
+        velocity_weight=velocity_weight,
         ema_decay=0.99 if num_steps > 500 else 0.9,
         eval_every=max(num_steps // 10, 1),
         eval_batch_size=100,

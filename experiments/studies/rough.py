@@ -150,13 +150,12 @@ def _rolled(
         ]
         return concatenate(*parts)
 
-    model = dataclasses.replace(
-        paths.MODEL, time_scale=frames[0], velocity_weight=_velocity_weight(length)
-    )
+    model = dataclasses.replace(paths.MODEL, time_scale=frames[0])
+    settings = paths.training_config(size.num_steps, velocity_weight=_velocity_weight(length))
     params = workshop.train(
         f"{count} windows seed {seed}",
         model,
-        dataclasses.replace(paths.training_config(size.num_steps), seed=seed),
+        dataclasses.replace(settings, seed=seed),
         windows("train"),
         windows("valid"),
     )

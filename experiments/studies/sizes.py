@@ -161,10 +161,8 @@ def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
         return _samples(simulate(_SEEDS[split], size.one_size, number))
 
     count = len(size.train_bodies)
-    model = dataclasses.replace(
-        paths.MODEL, time_scale=_WINDOW_FRAMES / _NUM_TIMES, velocity_weight=_VELOCITY_WEIGHT
-    )
-    settings = paths.training_config(size.num_steps)
+    model = dataclasses.replace(paths.MODEL, time_scale=_WINDOW_FRAMES / _NUM_TIMES)
+    settings = paths.training_config(size.num_steps, velocity_weight=_VELOCITY_WEIGHT)
     low, high = min(size.train_bodies), largest
     models = {
         f"{low} to {high} bodies": workshop.train(

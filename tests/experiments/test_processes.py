@@ -21,7 +21,7 @@ pytest.importorskip("plotly")
 pytestmark = pytest.mark.slow
 
 SETTINGS = (
-    "--training.num-steps 600 --training.steps-per-call 10 --training.eval-every 200 "
+    "--training.num-steps 600 --training.steps-per-chunk 10 --training.eval-every 200 "
     "--training.batch-size 4 --model.num-layers 1 --model.hidden-dim 8 "
     "--data.num-train 20 --data.num-valid 10 --data.num-test 10 --data.no-time-reversal"
 ).split()

@@ -25,7 +25,7 @@ RESIDUES = 6
 TINY = (
     "--preset quick --model.num-layers 1 --model.hidden-dim 8 --model.time-embed-dim 4 "
     "--model.time-scale 2.5 --training.num-steps 4 --training.batch-size 10 "
-    "--training.steps-per-call 2 --training.eval-every 2 --training.eval-batch-size 5 "
+    "--training.steps-per-chunk 2 --training.eval-every 2 --training.eval-batch-size 5 "
     "--training.optimizer.warmup-steps 1 "
     "--data.source files --data.window 5 --data.num-targets 2 --data.cutoff 6.0"
 ).split()
@@ -164,4 +164,4 @@ def test_configs_see_times_1_to_p():
     for name in settings.names("protein"):
         config = preset(name)
         assert config.model.time_scale == config.data.window / config.data.num_targets
-        assert not config.training.eval_every % config.training.steps_per_call
+        assert not config.training.eval_every % config.training.steps_per_chunk

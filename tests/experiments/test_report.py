@@ -14,8 +14,9 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
 
 from egno_jax import baselines
-from experiments import dot_plot, mocap, records, report, run_directory, run_page, settings
-from experiments.records import EXPERIMENTS, Row
+from experiments import dot_plot, mocap, report, run_directory, run_page, settings
+from experiments import run_records as records
+from experiments.run_records import EXPERIMENTS, Row
 
 
 def row(name, *f_mses, valid=None, experiment="mocap", single=False, **changes):

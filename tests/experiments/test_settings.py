@@ -14,10 +14,12 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
 
 import egno_jax
+from egno_jax import families
 from egno_jax.baselines import METHODS, BaselineConfig
-from experiments import command_line, nbody, records, run_directory, settings
+from experiments import command_line, nbody, run_directory, settings
+from experiments import run_records as records
 from experiments.nbody import EXPERIMENT, DataConfig, NBodyConfig
-from experiments.records import EXPERIMENTS
+from experiments.run_records import EXPERIMENTS
 
 CONFIGS = [(name, each) for name in EXPERIMENTS for each in settings.names(name)]
 # The presets of version 0.1, of which baselines were made.
@@ -139,7 +141,7 @@ class OwnConfig(egno_jax.EGNOConfig):
 
 @pytest.fixture
 def registered(monkeypatch):
-    kinds = egno_jax.model._KINDS
+    kinds = families._FAMILIES
     monkeypatch.setitem(kinds, OwnConfig, kinds[egno_jax.EGNOConfig])
 
 
@@ -155,7 +157,7 @@ def test_the_class_of_a_model_of_your_own_survives_the_file_of_a_run(tmp_path, m
     run_directory.start(tmp_path, made, "command")
     with pytest.raises(ValueError, match=r"OwnConfig', which is not registered; import it first"):
         run_directory.read_config(tmp_path, NBodyConfig)
-    kinds = egno_jax.model._KINDS
+    kinds = families._FAMILIES
     monkeypatch.setitem(kinds, OwnConfig, kinds[egno_jax.EGNOConfig])
     assert type(run_directory.read_config(tmp_path, NBodyConfig).model) is OwnConfig
     record = json.loads((tmp_path / run_directory.CONFIG).read_text())

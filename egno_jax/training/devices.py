@@ -1,0 +1,253 @@
+"""Devices and processes: the mesh of a run, arrays on it, and agreement between processes.
+
+Batches of graphs are split over the mesh axis `data`, requested times over the axis `time`; the
+training state is replicated. One device is a mesh of size 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from egno_jax import ops
+from egno_jax.config import EGNOConfig
+from egno_jax.families import family_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from jax.sharding import Mesh
+
+AXES = (ops.DATA_AXIS, ops.TIME_AXIS)
+# Process 0 may evaluate and draw alone for so many seconds while the others wait.
+_PATIENCE = 24 * 3600
+_LONGEST_TEXT = 4096
+# Environment variables of launchers that start several processes.
+_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+_HOST_LISTS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
+
+
+class MeshShape(NamedTuple):
+    """The sizes of a mesh's axes.
+
+    Attributes:
+      data: number of shares that a batch is split into.
+      time: number of shares that the requested times are split into.
+    """
+
+    data: int = 1
+    time: int = 1
+
+    def __str__(self) -> str:
+        return f"data={self.data},time={self.time}"
+
+
+def parse_mesh(text: str) -> MeshShape:
+    """Reads the sizes of a mesh, such as `data=4,time=2`; an axis that is not named has size 1.
+
+    Raises:
+      ValueError: the text names another axis, an axis twice, or a size below 1.
+    """
+    found = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(data|time)\s*=\s*([1-9][0-9]*)\s*", part)
+        if match is None or match[1] in found:
+            raise ValueError(f"mesh: got {text!r}, expected such as data=4,time=2")
+        found[match[1]] = int(match[2])
+    return MeshShape(**found)
+
+
+def make_mesh(shape: MeshShape, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Makes the mesh of a run; neighbours along `time` are neighbours in the list of devices.
+
+    Args:
+      shape: the sizes of its axes.
+      devices: the devices; by default the first of `jax.devices()`, which lists those of all
+        processes.
+
+    Raises:
+      ValueError: there are too few devices, or a process would have no part in the mesh.
+    """
+    available = list(jax.devices() if devices is None else devices)
+    needed, is_several = math.prod(shape), jax.process_count() > 1
+    if needed > len(available) or (is_several and needed < len(available)):
+        limit = "exactly" if is_several else "at most"
+        raise ValueError(
+            f"mesh: got {shape}, {needed} devices, expected {limit} the {len(available)} available "
+            f"in {jax.process_count()} processes"
+        )
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(shape), AXES, axis_types=types, devices=available[:needed])
+
+
+def default_mesh() -> Mesh:
+    """Returns the mesh of the default device alone."""
+    return make_mesh(MeshShape(), devices=[*jnp.zeros(()).devices()])
+
+
+def check_model(config: EGNOConfig, mesh: Mesh) -> None:
+    """Raises a ValueError if the mesh splits the times of a model that cannot be split."""
+    size = mesh.shape[ops.TIME_AXIS]
+    if size > 1 and not family_of(config).has_independent_times(config):
+        raise ValueError(
+            f"mesh: got time={size}, expected time=1 with the method "
+            f"{getattr(config, 'method', type(config).__name__)!r}, whose times depend on each "
+            "other or are one"
+        )
+
+
+def global_array(array: Any, mesh: Mesh, *axes: str | None) -> jax.Array:
+    """Places an array that every process has in full on the mesh; nothing is sent.
+
+    Args:
+      array: any array, random keys too; the same on all processes.
+      mesh: the mesh.
+      *axes: the mesh axis that each of the array's axes is split over; replicated where None or
+        missing.
+    """
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        data = global_array(jax.random.key_data(array), mesh, *axes)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+    array = np.asarray(array)
+    sharding = NamedSharding(mesh, PartitionSpec(*axes))
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Places copies of a tree of arrays on every device."""
+    return jax.tree.map(lambda leaf: global_array(leaf, mesh), tree)
+
+
+def time_axis(mesh: Mesh, num_times: int) -> str | None:
+    """Returns the axis that data at P times are split over: None if they do not divide evenly."""
+    return ops.TIME_AXIS if num_times % mesh.shape[ops.TIME_AXIS] == 0 else None
+
+
+def constrain(tree: Any, *axes: str | None) -> Any:
+    """Constrains the sharding of arrays within a program; without a mesh there is nothing to do."""
+    if not ops.is_partitioned():
+        return tree
+    spec = PartitionSpec(*axes)
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, spec), tree)
+
+
+def map_shares(function: Callable[..., Any], *shares: Any) -> Any:
+    """Applies a function to each of D shares, where it is placed; leaves are `[D, ...]`.
+
+    One share is not mapped by `vmap`, which CPU kernels do not survive.
+    """
+    if jax.tree.leaves(shares)[0].shape[0] > 1:
+        return jax.vmap(function, spmd_axis_name=ops.DATA_AXIS)(*shares)
+    found = function(*jax.tree.map(lambda leaf: leaf[0], shares))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], found)
+
+
+def start_processes(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    from_environment: bool | None = None,
+) -> None:
+    """Connects this process with the others of a run; call it before JAX is used.
+
+    Without arguments it connects where environment variables announce several processes: Slurm's
+    `srun`, Open MPI's `mpirun`, a TPU slice of several hosts on GKE. Otherwise it does nothing.
+    Elsewhere JAX may find the others too, on Cloud TPU through its metadata server: pass
+    `from_environment=True`.
+
+    Args:
+      coordinator: `host:port` of process 0.
+      num_processes: number of processes.
+      process_id: number of this process, from 0.
+      from_environment: whether JAX finds the three by itself; None: as described above.
+
+    Raises:
+      ValueError: some of the three are given and not all, or they are not valid.
+    """
+    given = {
+        "coordinator": coordinator,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        if is_cluster() if from_environment is None else from_environment:
+            jax.distributed.initialize(shutdown_timeout_seconds=_PATIENCE)
+        return
+    if missing:
+        raise ValueError(
+            f"{missing[0]}: got none, expected coordinator, num_processes and process_id together"
+        )
+    if num_processes < 1 or not 0 <= process_id < num_processes:
+        raise ValueError(
+            f"process_id: got {process_id} of {num_processes} processes, expected from 0 to one "
+            "less than their number"
+        )
+    if ":" not in coordinator:
+        raise ValueError(f"coordinator: got {coordinator!r}, expected host:port")
+    jax.distributed.initialize(
+        coordinator, num_processes, process_id, shutdown_timeout_seconds=_PATIENCE
+    )
+
+
+def is_cluster() -> bool:
+    """Returns whether the environment announces several processes."""
+    counts = (os.environ.get(name, "") for name in _COUNTS)
+    hosts = (os.environ.get(name, "") for name in _HOST_LISTS)
+    is_counted = any(count.isdecimal() and int(count) > 1 for count in counts)
+    return is_counted or any("," in names for names in hosts)
+
+
+def is_main_process() -> bool:
+    """Returns whether this is the process that writes what only one may write."""
+    return jax.process_index() == 0
+
+
+def is_one_of_several() -> bool:
+    """Returns whether this process runs together with others; starts nothing to find out."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def fail(message: str, code: int) -> int:
+    """Prints the message to stderr and returns the exit code; one of several processes it ends.
+
+    The others may be waiting for this one within a step, and JAX makes a process that exits
+    normally wait for them: none would ever end. After an abrupt exit JAX's heartbeat ends them.
+    """
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
+    if is_one_of_several():
+        os._exit(code)
+    return code
+
+
+def agree_on_any(flag: bool) -> bool:
+    """Returns whether the flag is set in any process; all must call."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when all processes have reached the point of this name."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def agree_on_text(text: str) -> str:
+    """Returns the text of process 0, of at most 4096 bytes; all must call."""
+    if jax.process_count() == 1:
+        return text
+    encoded = np.frombuffer(text.encode().ljust(_LONGEST_TEXT), np.uint8)
+    return bytes(multihost_utils.broadcast_one_to_all(encoded)).decode().rstrip()
