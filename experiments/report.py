@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import dot_plot, run_records as run_records as records, run_directory, run_pictures, settings
+from experiments import dot_plot, run_directory, run_pictures, settings
+from experiments import run_records as records
 from experiments.run_records import EXPERIMENTS, Row, rivals, selected
 
 _ROOT = Path(__file__).parent.parent
