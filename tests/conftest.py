@@ -6,15 +6,15 @@ import pathlib
 # Tests run on the CPU by default; on a GPU: JAX_PLATFORMS=cuda pytest ...
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-# Most of the tests' time is spent in LLVM. At its lowest level programs compile a third faster,
-# and compiled programs are kept for later runs, other workers, and processes that tests start. Both
-# are only defaults: JAX_ENABLE_COMPILATION_CACHE=false and XLA_FLAGS=... replace them.
+# Most of the tests' time is spent in LLVM. At its lowest level programs compile a third faster; and
+# compiled programs are kept for later runs, other workers, and processes that tests start. Both are
+# defaults, which XLA_FLAGS=... and JAX_ENABLE_COMPILATION_CACHE=false replace.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-_CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax")
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))
 
 import hypothesis  # noqa: E402
 

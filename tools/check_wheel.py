@@ -27,12 +27,12 @@ EXTRAS = (
     "vesin",
 )
 KERNEL_SOURCES = "egno_jax/ops/kernels"
-# How far two computations of a model may differ in float32, relative to the largest number.
+# Tolerance of two computations in float32, relative to the largest number.
 TOLERANCE = 1e-5
 
 
 def check_archives(dist: pathlib.Path) -> None:
-    """Looks into the wheel and the sdist: what must be there, and what must not."""
+    """Checks the contents of the wheel and the sdist."""
     (wheel,) = dist.glob("egno_jax-*.whl")
     (sdist,) = dist.glob("egno_jax-*.tar.gz")
     inside = zipfile.ZipFile(wheel).namelist()

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Prints the path of a Python that can make the project's environment.
+# Prints the path of a Python for the project's environment.
 #
 #   find_python.sh             the best there is: 3.11, 3.12, 3.13, else any later one
 #   find_python.sh 3.13        that version, from wherever it is installed
-#   PYTHON=... find_python.sh  that interpreter, if it will do
+#   PYTHON=... find_python.sh  that interpreter, if it is suitable
 #
-# A candidate is asked its version and for venv, since a name on PATH may be a shim without
-# an interpreter behind it, or a system Python without venv. Exits 1 if none will do.
+# A candidate must have the version and venv: a name on PATH may be a shim without an interpreter,
+# or a system Python without venv. Exits with 1 if there is none.
 set -u
 wanted=${1:-}
 

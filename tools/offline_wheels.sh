@@ -1,12 +1,12 @@
 #!/bin/sh
-# Collects the wheels that a Linux machine without network lacks to run the project.
+# Collects the wheels that a Linux machine without network needs to run the project.
 #
 #   offline_wheels.sh FOLDER HAVE [PYTHON [REQUIREMENT ...]]     (from the repository's root)
 #
 # FOLDER       where the wheels go.
-# HAVE         what the machine has: there, `pip list --format=freeze > HAVE`.
+# HAVE         the machine's packages, from `pip list --format=freeze > HAVE` there.
 # PYTHON       the machine's Python (default: 3.12).
-# REQUIREMENT  what is wanted beside the project (default: pina-mathlab, the benchmarks' peer).
+# REQUIREMENT  what is needed in addition to the project (default: pina-mathlab, the benchmarks' peer).
 #
 # Then, on the machine:
 #
@@ -35,7 +35,7 @@ target="--only-binary=:all: --implementation cp --python-version $python"
 for tag in _2_39 _2_35 _2_34 _2_31 _2_28 _2_27 _2_24 _2_17 2014 2010 1; do
     target="$target --platform manylinux${tag}_x86_64"
 done
-# What the machine has stands in as empty wheels, so that pip resolves as it would there.
+# Empty wheels stand in for the machine's packages, so that pip resolves as it would there.
 "$work/venv/bin/python" tools/stand_ins.py make "$have" "$work/have" >"$work/constraints.txt"
 # shellcheck disable=SC2086
 pip install --quiet --dry-run --ignore-installed --target "$work/none" $target \

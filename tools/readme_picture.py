@@ -1,8 +1,7 @@
 """Draws the picture of the README from a run: `python tools/readme_picture.py runs/<run>`.
 
-Three test systems of typical error: of those within five percent of the median, the ones in which
-the particles move the farthest compared with the size of the system, so that there is something to
-see. The README says so below it; titles have one format, so that errors can be compared.
+Three test systems of typical error: of those within five percent of the median, the ones whose
+particles move farthest compared with the size of the system. The README explains this selection.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Makes the project's environment, or brings it up to date; quick when there is nothing to do.
+# Creates or updates the project's environment; quick if there is nothing to do.
 #
 #   setup_venv.sh DIRECTORY     (from the repository's root)
 #
-# The stamp in the environment holds a checksum of all that decides what is in it. A run that is
-# interrupted leaves its mark, and the next one starts again from nothing.
+# The stamp in the environment is a checksum of the files that define it. After an interrupted run
+# the next one starts again from scratch.
 set -eu
 venv=$1
 extras=experiments,docs,test

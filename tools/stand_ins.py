@@ -1,9 +1,9 @@
-"""Empty wheels that stand in for what another machine has installed.
+"""Empty wheels that stand in for the packages of another machine.
 
-    python tools/stand_ins.py make HAVE FOLDER      prints constraints that choose them
-    python tools/stand_ins.py others REPORT         prints what pip would install beside them
+    python tools/stand_ins.py make HAVE FOLDER      prints constraints that select them
+    python tools/stand_ins.py others REPORT         prints what else pip would install
 
-pip then resolves requirements here as it would there, without downloading what is there already.
+pip then resolves requirements as on that machine, without downloading its packages.
 """
 
 import json
@@ -12,7 +12,7 @@ import re
 import sys
 import zipfile
 
-# A local version is above the public one of the same number, and on no index.
+# A local version is above the public one of the same number, and not on any index.
 _MARK = "+have"
 
 
@@ -46,7 +46,7 @@ def make(have: pathlib.Path, folder: pathlib.Path) -> list[str]:
 
 
 def others(report: pathlib.Path) -> list[str]:
-    """Returns `name==version` of what a report of `pip install --dry-run` holds beside them."""
+    """Returns `name==version` of the other packages in a report of `pip install --dry-run`."""
     packages = [item["metadata"] for item in json.loads(report.read_text())["install"]]
     return [
         f"{package['name']}=={package['version']}"

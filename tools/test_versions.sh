@@ -1,10 +1,10 @@
 #!/bin/sh
-# Runs the core tests with the oldest dependencies that setup.cfg allows and with the newest there
-# are, on the oldest and the newest supported Python that this machine has.
+# Runs the core tests with the oldest dependencies that setup.cfg allows and with the newest ones, on
+# the oldest and the newest supported Python of this machine.
 #
 #   test_versions.sh [WORKERS]  (from the repository's root)
 #
-# The environments are kept in .venvs/ and brought up to date by each run.
+# The environments are in .venvs/; each run updates them.
 set -eu
 workers=${1:-2}
 status=0
@@ -24,7 +24,7 @@ core_tests() {
 import importlib.metadata as metadata, platform
 names = "jax jaxlib flax optax jraph e3nn-jax orbax-checkpoint chex numpy scipy".split()
 print("Python", platform.python_version(), *(f"{n}=={metadata.version(n)}" for n in names))')"
-    # Deprecations of a version that is not the pinned one are reported and do not fail.
+    # Deprecations in versions other than the pinned ones are no errors.
     # XLA_FLAGS is empty, so that programs are optimized as for users; see tests/conftest.py.
     XLA_FLAGS="" "$venv/bin/python" -m pytest -n "$workers" -o filterwarnings=default \
         --ignore=tests/experiments --disable-pytest-warnings
