@@ -30,6 +30,8 @@ extensions = [
     "sphinx.ext.napoleon",
 ]
 exclude_patterns = ["_build"]
+# A name in an annotation, such as `Trajectory`, can belong to several modules.
+suppress_warnings = ["ref.python"]
 
 html_theme = "furo"
 html_title = f"egno_jax {release}"
@@ -78,7 +80,18 @@ def mark_up(app, what, name, obj, options, lines):
 
 def skip_field_aliases(app, what, name, obj, skip, options):
     """Skips the fields of named tuples, which their classes document."""
-    return skip or (getattr(obj, "__doc__", "") or "").startswith("Alias for field number")
+    is_alias = (getattr(obj, "__doc__", "") or "").startswith("Alias for field number")
+    return True if is_alias else None  # None: other handlers and autodoc decide
+
+
+def skip_documented_classes(app, what, name, obj, skip, options):
+    """Skips a class that an earlier section of the reference documents under another name."""
+    if skip or what != "module" or not inspect.isclass(obj):
+        return None
+    seen = app.env.temp_data.setdefault("documented_classes", set())
+    is_known = obj in seen
+    seen.add(obj)
+    return True if is_known else None
 
 
 def add_constants(app, what, name, obj, options, lines):
@@ -126,8 +139,11 @@ def check_reference(app, env):
         module = importlib.import_module(name)
         for public in public_names(module):
             places = {f"{name}.{public}"}
-            if getattr(package, public, None) is getattr(module, public):
+            value = getattr(module, public)
+            if getattr(package, public, None) is value:
                 places.add(f"egno_jax.{public}")
+            if inspect.isclass(value):  # documented where another module exports it
+                places.add(f"{value.__module__}.{value.__qualname__}")
             if not places & {*documented, *modules}:
                 logging.getLogger(__name__).warning("%s.%s is not in the reference", name, public)
 
@@ -142,9 +158,23 @@ def add_results(app, docname, source):
     source[0] = source[0].replace("@@RESULTS@@", table.replace("](docs/", "]("))
 
 
+def compile_quickly(app):
+    """Sets what the notebook kernels inherit: most of their time is compilation."""
+    cache = pathlib.Path(app.srcdir) / "_build" / "jax_cache"
+    for name, value in {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
 def setup(app):
+    app.connect("builder-inited", compile_quickly)
     app.connect("source-read", add_results)
     app.connect("autodoc-skip-member", skip_field_aliases)
+    app.connect("autodoc-skip-member", skip_documented_classes)
     app.connect("autodoc-process-docstring", mark_up, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", add_constants, priority=600)  # after it
     app.connect("env-check-consistency", check_reference)
