@@ -139,62 +139,65 @@ FAULTS = {
     "a batch": (lambda samples: datasets.take(samples, np.arange(2)), "samples: got Batch"),
     "fewer targets than graphs": (
         with_array("positions", lambda x: x[:2]),
-        r"positions must be floating \[S, P, N, 3\] with S = 5, P = 3, N = 4, came .* axis 0 is 2",
+        r"positions: got .*floating \[S, P, N, 3\] with S = 5, P = 3, N = 4; axis 0 must have length 5",
     ),
     "targets of other times": (
         with_array("positions", lambda x: x[:, :2]),
-        "positions.* axis 1 is 2",
+        "positions: .* axis 1 must have length 3",
     ),
     "targets of other nodes": (
         with_array("velocities", lambda x: x[:, :, :3]),
-        "velocities must be .* axis 2 is 3 instead of 4",
+        "velocities: .* axis 2 must have length 4",
     ),
     "targets in a plane": (
         with_array("positions", lambda x: x[..., :2]),
-        "positions.* axis 3 is 2",
+        "positions: .* axis 3 must have length 3",
     ),
     "targets without times": (
         with_array("positions", lambda x: x[:, 0]),
-        "positions must be .* rank 3",
+        "positions: .* rank 3 must be 4",
     ),
     "integer targets": (
         with_array("positions", lambda x: x.astype(np.int32)),
-        "positions must be floating",
+        "positions: got int32 .*, expected floating",
     ),
     "no targets": (
         with_array("positions", lambda x: None),
-        "positions must be an array, came None",
+        "positions: got NoneType, expected an array",
     ),
-    "no mask": (with_array("node_mask", lambda x: None), "node_mask must be an array, came None"),
+    "no mask": (
+        with_array("node_mask", lambda x: None),
+        "node_mask: got NoneType, expected an array",
+    ),
     "a mask of numbers": (
         with_array("node_mask", lambda x: x.astype(np.float32)),
-        r"node_mask must be boolean \[S, N\]",
+        r"node_mask: got .*, expected boolean \[S, N\]",
     ),
     "a mask of other nodes": (
         with_array("node_mask", lambda x: x[:, :3]),
-        "node_mask.* axis 1 is 3",
+        "node_mask: .* axis 1 must have length 4",
     ),
     "a list of times": (
         with_array("times", lambda x: x.tolist()),
-        "times must be an array, came list",
+        "times: got list, expected an array",
     ),
     "more times than targets": (
         with_array("times", lambda x: np.arange(1.0, 5.0)),
-        "positions must be .* with S = 5, P = 4, .* axis 1 is 3 instead of 4",
+        "positions: .* with S = 5, P = 4, .* axis 1 must have length 4",
     ),
     "times of each sample": (
         with_array("times", lambda x: np.tile(x, (5, 1))),
-        r"times must be .* \[P\], came",
+        r"times: got .* \[5, 3\], expected .*\[P\]",
     ),
     "a graph without samples": (
         with_array("graph", lambda g: jax.tree.map(lambda leaf: leaf[0], g)),
-        r"graph.n_node must be integer \[S, G\]",
+        r"graph.n_node: got .*, expected integer \[S, G\]",
     ),
     "edges of other samples": (
         with_array("graph", lambda g: g._replace(senders=g.senders[:3])),
-        r"graph.senders must be integer \[S, E\] with S = 5, came int32 \[3, 6\]",
+        r"graph.senders: got int32 \[3, 6\], expected integer \[S, E\] with S = 5",
     ),
-    "times that fall": (with_array("times", lambda x: x[::-1]), "times must increase strictly"),
+    "times that fall": (with_array("times", lambda x: x[::-1]), "times: .* increase strictly"),
     "infinite velocities": (
         with_array("velocities", lambda x: np.full_like(x, np.inf)),
         "velocities: got NaN or infinite",

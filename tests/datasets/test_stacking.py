@@ -86,14 +86,20 @@ def test_single_samples_go_into_buckets():
 
 
 BAD = {
-    "no graphs": (lambda s, t: ([], TIMES, []), "graphs is empty"),
-    "no graph": (lambda s, t: ([*s, None], TIMES, t), r"graphs\[2\]: graph must be a jraph"),
+    "no graphs": (lambda s, t: ([], TIMES, []), "graphs: got none"),
+    "no graph": (
+        lambda s, t: ([*s, None], TIMES, t),
+        r"graphs\[2\]: graph: got .*, expected a jraph",
+    ),
     "other features": (
         lambda s, t: ([s[0], s[1]._replace(edges=None)], TIMES, t),
-        r"graphs\[0\] has edges\['features'\] and graphs\[1\] has not",
+        r"graphs\[1\].edges\['features'\]: got no array, expected",
     ),
-    "times of each graph": (lambda s, t: (s, np.ones((3, 2)), t), r"times must be .*\[P\], came"),
-    "words for times": (lambda s, t: (s, ["now"], t), "times must be integer or floating"),
+    "times of each graph": (
+        lambda s, t: (s, np.ones((3, 2)), t),
+        r"times: got .*\[3, 2\], expected .*\[P\]",
+    ),
+    "words for times": (lambda s, t: (s, ["now"], t), "times: got .*integer or floating"),
     "too few targets": (
         lambda s, t: (s, TIMES, t[:1]),
         "positions: got 1, expected 2 arrays, one for each graph",
@@ -101,19 +107,19 @@ BAD = {
     "no targets": (lambda s, t: (s, TIMES, None), "positions: got NoneType, expected 2 arrays"),
     "targets of other times": (
         lambda s, t: (s, TIMES[:2], t),
-        r"positions\[0\] must be floating \[P, N, 3\] with P = 2, N = 3, came float32 \[3, 3, 3\]",
+        r"positions\[0\]: got float32 \[3, 3, 3\], expected floating \[P, N, 3\] with P = 2, N = 3",
     ),
     "targets of another graph": (
         lambda s, t: (s, TIMES, t[::-1]),
-        r"positions\[0\].*axis 1 is 4 instead of 3",
+        r"positions\[0\]: .*axis 1 must have length 3",
     ),
     "velocities in a plane": (
         lambda s, t: (s, TIMES, t, [t[0], t[1][..., :2]]),
-        r"velocities\[1\].*axis 2 is 2 instead of 3",
+        r"velocities\[1\]: .*axis 2 must have length 3",
     ),
     "a mask of numbers": (
         lambda s, t: (s, TIMES, t, None, [np.ones(3), np.ones(4)]),
-        r"node_mask\[0\] must be boolean \[N\]",
+        r"node_mask\[0\]: got .*, expected boolean \[N\]",
     ),
 }
 
