@@ -435,10 +435,10 @@ def _evaluate(run: _Run, state: TrainState, progress: _Progress) -> dict[str, An
     name = run.settings["selection"]["select_by"]
     score = math.nan if record[name] is None else record[name]
     if not math.isfinite(f_mse + a_mse + score):
+        named = "" if name == "f_mse" else f" and {name} {score}"
         raise NonFiniteLossError(
-            f"step {progress.step}: on the validation set the error is {f_mse} and {name} {score}; "
-            f"the last checkpoint is of step {run.checkpoints.latest_step()}; lower "
-            "optimizer.learning_rate"
+            f"step {progress.step}: the error on the validation set is {f_mse}{named}; the last "
+            f"checkpoint is of step {run.checkpoints.latest_step()}; lower optimizer.learning_rate"
         )
     if score < progress.best_score:
         progress.best_step, progress.best_score = progress.step, score
