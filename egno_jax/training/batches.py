@@ -21,19 +21,18 @@ from egno_jax import ops
 from egno_jax.datasets.base import Batch, Samples, num_samples, take
 from egno_jax.datasets.buckets import Buckets, by_size
 from egno_jax.extras import require
-from egno_jax.rolling import with_state
+from egno_jax.rolling import check_columns, with_state
 from egno_jax.training.config import COLUMNS, NoiseConfig, TrainingConfig
 from egno_jax.training.devices import constrain, global_array, map_shares, time_axis
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
-    from jaxtyping import Array, Float, Int
+    from jaxtyping import Array, Int
 
 # Folded into the sampler's key; far from the numbers of epochs, which are folded into it too.
 NOISE, TIMES = 0x7FFFFFFE, 0x7FFFFFFF
 # Samples of each size whose features are compared with their states.
 _NUM_CHECKED = 16
-_SYMBOLS = dict(zip(COLUMNS, ("|v_i|", "|x_i - x_j|^2", "|x_i - x_j|"), strict=True))
 
 
 def sampler_key(config: TrainingConfig) -> Array:
@@ -226,10 +225,7 @@ def add_noise(batch: Batch, key: Array, places: Int[Array, "B"], config: NoiseCo
     graph = with_state(
         batch.graph,
         **moved,
-        # MERGE: `**{name: getattr(config, name) for name in COLUMNS}` once rolling has these names.
-        speed_column=config.speed_column,
-        distance_column=config.squared_distance_column,
-        length_column=config.distance_column,
+        **_columns(config),
     )
     return batch._replace(graph=graph)
 
@@ -240,48 +236,15 @@ def check_noise(data: Samples | Buckets, config: NoiseConfig) -> None:
         return
     for part in by_size(data):
         part = jax.tree.map(np.asarray, part)
-        batch = take(part, np.arange(min(num_samples(part), _NUM_CHECKED)), np)
-        graph, mask = batch.graph, batch.node_mask
-        speeds = np.linalg.norm(graph.nodes["velocities"], axis=-1)
-        _check_columns(config, graph.nodes["features"][mask], {"speed_column": speeds[mask]})
-        if graph.edges is not None:
-            is_edge = mask[graph.receivers] & mask[graph.senders]
-            ends = (
-                graph.nodes["positions"][ids[is_edge]] for ids in (graph.senders, graph.receivers)
-            )
-            squares = np.sum((next(ends) - next(ends)) ** 2, axis=-1)
-            expected = {"squared_distance_column": squares, "distance_column": np.sqrt(squares)}
-            _check_columns(config, graph.edges["features"][is_edge], expected)
+        graph = take(part, np.arange(min(num_samples(part), _NUM_CHECKED)), np).graph
+        try:
+            check_columns(graph, **_columns(config))
+        except ValueError as error:
+            raise ValueError(f"NoiseConfig.{error}") from error
 
 
-def _check_columns(
-    config: NoiseConfig,
-    features: Float[np.ndarray, "N F"],
-    expected: dict[str, Float[np.ndarray, "N"]],
-) -> None:
-    """Raises a ValueError if a named column is not there or does not hold the expected values."""
-    size = features.shape[-1]
-
-    def holds(column: int, name: str) -> bool:
-        scale = np.max(np.abs(expected[name]), initial=1e-30)
-        return bool(np.all(np.abs(features[:, column] - expected[name]) <= 1e-3 * scale))
-
-    for name in expected:
-        column = getattr(config, name)
-        if column is None:
-            continue
-        if not -size <= column < size:
-            raise ValueError(
-                f"NoiseConfig.{name}: got {column}, expected -F <= column < F with F = {size}, the "
-                "number of features, or None"
-            )
-        if not holds(column, name):
-            others = [other for other in expected if holds(column, other)]
-            remedy = f"use {others[0]}={column}" if others else f"use {name}=None if there is none"
-            raise ValueError(
-                f"NoiseConfig.{name}: got {column}, expected the column of {_SYMBOLS[name]}, which "
-                f"it does not hold; {remedy}"
-            )
+def _columns(config: NoiseConfig) -> dict[str, int | None]:
+    return {name: getattr(config, name) for name in COLUMNS}
 
 
 def share_places(batch_size: int, num_shares: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,16 +14,17 @@ import jax
 import numpy as np
 
 from egno_jax import training
+from egno_jax.training import devices
 from tests.training.mesh_runs import CONFIG, task
 
 INTERRUPTED = 75
 RUN = dataclasses.replace(
-    CONFIG, num_steps=300, steps_per_call=1, eval_every=30, checkpoint_every=2, eval_batch_size=7
+    CONFIG, num_steps=300, steps_per_chunk=1, eval_every=30, checkpoint_every=2, eval_batch_size=7
 )
 
 
 class Steps:
-    """Prints the step after each call of the device."""
+    """Prints the step after each chunk."""
 
     def __enter__(self):
         return self
@@ -51,7 +52,7 @@ def main(directory: str, coordinator: str = "", num_processes: str = "1", index:
     with training.RunCheckpoints(Path(directory) / "checkpoints", RUN.keep_checkpoints) as last:
         state = training.init_state(task()[0], RUN)
         if mesh is not None:
-            state = training.mesh.replicate(state, mesh)
+            state = devices.replicate(state, mesh)
         state = last.restore(state)
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state, result.params)):
