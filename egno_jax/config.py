@@ -50,10 +50,9 @@ class EGNOConfig:
       vector_init: the vector kernels start uniform in `[0, vector_init)`; the original's 0.1. At 0
         positions and velocities start out unmixed over time, which spares a deep model large steps
         at first. Read by `init` alone.
-      velocity_weight: weight of the velocity error in the loss that the weights were trained
-        with. At 0 (the original's) `Trajectory.velocities` is an inner vector channel of the
-        model and predicts no velocity. Read by the training loss, recorded by checkpoints, never
-        read by `apply`.
+      velocity_weight: a record of the loss that the weights were trained with, which `fit` takes
+        from `TrainingConfig.velocity_weight`. At 0 `Trajectory.velocities` is an equivariant latent
+        and predicts no velocity. Never read by `apply`; rollouts read it.
       dtype: dtype of the feature computations, such as `"bfloat16"`; None follows the inputs and
         weights. Positions and velocities are computed in float32 or wider in any case.
       param_dtype: dtype of the weights that `init` makes.

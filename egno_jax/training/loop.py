@@ -130,11 +130,8 @@ def fit(
     params = _recording_velocity_weight(params, config)
     if mesh is not None:
         check_model(params.config, mesh)
-    plan, trainer = (
-        _plan(config, train),
-        Trainer(train, valid, config, mesh, loss_fn=loss_fn, metrics=chosen),
-    )
-    settings = _settings(params, config, select_by)
+    plan, settings = _plan(config, train), _settings(params, config, select_by)
+    trainer = Trainer(train, valid, config, mesh, loss_fn=loss_fn, metrics=chosen)
     run = _Run(Path(directory), trainer, config, plan, settings, padding_share(train))
     return _carry_out(run, params, resume, make_callbacks, _trace_folders(profile))
 
