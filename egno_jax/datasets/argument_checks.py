@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from egno_jax.checks import check_array
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
     from jaxtyping import Int
-    from numpy.typing import ArrayLike
 
 
 def check_integer(name: str, value: Any, least: int = 1, most: int | None = None) -> int:

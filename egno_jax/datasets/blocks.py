@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -9,8 +10,6 @@ import numpy as np
 from egno_jax.datasets.argument_checks import check_integer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from jaxtyping import Int
 
 FRACTIONS = (0.6, 0.2, 0.2)

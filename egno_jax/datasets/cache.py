@@ -8,14 +8,12 @@ import logging
 import os
 import pathlib
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from egno_jax.datasets.npz import read_npz, save_npz
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 FORMAT_VERSION = 1
 _HEADER = "header"

@@ -7,22 +7,19 @@ edges.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jraph
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from egno_jax.datasets.argument_checks import check_dtype, check_integer
 from egno_jax.datasets.base import Samples
-from egno_jax.graph import pad_nodes
+from egno_jax.graph import Edges, pad_nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from jaxtyping import Bool, Float, Int
-    from numpy.typing import ArrayLike, DTypeLike
-
-    from egno_jax.graph import Edges
 
 
 def target_offsets(window: int, num_targets: int) -> Int[np.ndarray, "P"]:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import pathlib
 import uuid
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # with members, and without
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jraph
 import numpy as np
+from numpy.typing import ArrayLike
 
 from egno_jax import graph as graph_lib
 from egno_jax.checks import check_array
 from egno_jax.datasets.base import Samples, check_structure
 from egno_jax.datasets.buckets import size_of_all
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike
 
 
 def stack(

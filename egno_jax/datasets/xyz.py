@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TextIO
 
 from egno_jax.datasets.npz import shorten
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import TextIO
 
 
 def xyz_frames(file: TextIO) -> Iterator[list[str]]:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from egno_jax.datasets.acclaim.lines import ROOT
+from egno_jax.datasets.acclaim.motion import Motion
+from egno_jax.datasets.acclaim.skeleton import Skeleton
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-    from egno_jax.datasets.acclaim.motion import Motion
-    from egno_jax.datasets.acclaim.skeleton import Skeleton
 
 
 def joint_positions(skeleton: Skeleton, motion: Motion) -> Float[np.ndarray, "T N 3"]:

@@ -23,11 +23,10 @@ from egno_jax.datasets.acclaim.lines import (
     parse_file,
     to_number,
 )
+from egno_jax.datasets.acclaim.skeleton import Skeleton
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-    from egno_jax.datasets.acclaim.skeleton import Skeleton
 
 _LONGEST_NUMBER = 18  # digits of a frame number; int() refuses thousands of them
 _FULLY_SPECIFIED = ":FULLY-SPECIFIED"

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from egno_jax.datasets import cache
 from egno_jax.datasets.argument_checks import check_choice, check_frames, check_integer
+from egno_jax.datasets.base import Samples
 from egno_jax.datasets.collisions.events import Motion, simulate
 from egno_jax.datasets.cutting import samples_from_frames
 from egno_jax.graph import Edges
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Sequence
-
     from jaxtyping import Float
-
-    from egno_jax.datasets.base import Samples
 
 NUM_SPHERES = 5
 RADIUS = 0.25

@@ -14,13 +14,10 @@ import dataclasses
 import os
 import pathlib
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from egno_jax.datasets.md17 import archives, generator
 from egno_jax.datasets.md17.molecules import MOLECULES, find
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _PROGRAM = "python -m egno_jax.datasets.md17"
 

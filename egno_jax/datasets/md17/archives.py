@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pathlib
 import re
 import zipfile
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from egno_jax.datasets import cache, npz
 from egno_jax.datasets.argument_checks import check_choice
 from egno_jax.datasets.md17.molecule_trajectory import (
     ORIGINAL,
     ORIGINAL_FIELDS,
+    Trajectory,
     original_molecule,
     read,
 )
 from egno_jax.datasets.md17.molecules import find
 from egno_jax.extras import require
-
-if TYPE_CHECKING:
-    import os
-    from typing import Literal
-
-    from egno_jax.datasets.md17.molecule_trajectory import Trajectory
 
 BASE_URL = "http://www.quantum-machine.org/gdml/data/npz/"
 

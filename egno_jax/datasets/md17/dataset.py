@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import Literal
 
 import numpy as np
 
 from egno_jax.datasets.argument_checks import check_choice, check_integer
+from egno_jax.datasets.base import Samples
 from egno_jax.datasets.blocks import PARTITIONS
 from egno_jax.datasets.md17 import archives, molecule_trajectory
 from egno_jax.datasets.md17.graphs import bond_graph
 from egno_jax.datasets.md17.molecule_samples import NUM_TARGETS, samples
 from egno_jax.datasets.md17.molecule_starts import SIZES, WINDOW, block_starts, random_starts
-
-if TYPE_CHECKING:
-    import os
-    from typing import Literal
-
-    from egno_jax.datasets.base import Samples
-    from egno_jax.datasets.md17.molecule_trajectory import Trajectory
+from egno_jax.datasets.md17.molecule_trajectory import Trajectory
 
 PUBLISHED_SIZES = dict(zip(PARTITIONS, SIZES, strict=True))
 

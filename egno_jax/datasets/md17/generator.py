@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,6 @@ from egno_jax.datasets.md17 import molecule_trajectory, thermostat
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     import ase
     from ase.calculators.calculator import Calculator
 

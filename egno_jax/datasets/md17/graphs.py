@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from egno_jax import graph
+from egno_jax.datasets.md17.molecule_trajectory import Trajectory
 from egno_jax.datasets.md17.molecules import MOLECULES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from jaxtyping import Int
-
-    from egno_jax.datasets.md17.molecule_trajectory import Trajectory
 
 BOND_CUTOFF = 1.6
 

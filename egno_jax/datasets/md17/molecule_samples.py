@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from egno_jax import graph as graph_lib
+from egno_jax.datasets.base import Samples
 from egno_jax.datasets.cutting import (
     cut_windows,
     samples_from_frames,
@@ -15,12 +16,10 @@ from egno_jax.datasets.cutting import (
     window_frames,
 )
 from egno_jax.datasets.md17.molecule_starts import WINDOW
+from egno_jax.datasets.md17.molecule_trajectory import Trajectory
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
-
-    from egno_jax.datasets.base import Samples
-    from egno_jax.datasets.md17.molecule_trajectory import Trajectory
 
 NUM_TARGETS = 8
 RADIUS = 5.0

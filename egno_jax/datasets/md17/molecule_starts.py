@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
 from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.blocks import FRACTIONS, PARTITIONS, Starts, time_blocks
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 WINDOW = 3000
 MARGIN = 10_000

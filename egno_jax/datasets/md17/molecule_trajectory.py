@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pathlib
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from egno_jax.checks import check_array
 from egno_jax.datasets import npz
@@ -18,12 +21,8 @@ from egno_jax.datasets.xyz import xyz_frames
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterable, Iterator, Mapping
-
     import ase
     from jaxtyping import Float, Int
-    from numpy.typing import ArrayLike
 
 FORMAT_VERSION = 1
 ORIGINAL = "MD17"

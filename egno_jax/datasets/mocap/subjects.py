@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
 from egno_jax.datasets import npz
 from egno_jax.datasets.acclaim import joint_positions, read_motion, read_skeleton
 from egno_jax.datasets.argument_checks import check_choice
+from egno_jax.datasets.base import Samples
 from egno_jax.datasets.mocap.run_file import DRAWN_WITH_SEED, Trials, read_run_file, run_trials
 from egno_jax.datasets.mocap.trial_windows import NUM_FRAMES, PROTOCOLS, Windows, cut, samples
-
-if TYPE_CHECKING:
-    import os
-    import pathlib
-    from collections.abc import Sequence
-
-    from egno_jax.datasets.base import Samples
 
 PUBLISHED_SIZES = {
     "run": {"train": 200, "valid": 240, "test": 240},

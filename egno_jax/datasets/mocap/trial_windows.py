@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from egno_jax.datasets.argument_checks import check_frames
+from egno_jax.datasets.base import Samples
 from egno_jax.datasets.cutting import samples_from_frames, window_frames
 from egno_jax.graph import bond_edges
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from jaxtyping import Float, Int
-    from numpy.typing import ArrayLike, DTypeLike
-
-    from egno_jax.datasets.base import Samples
 
 HORIZON = 30
 """Frames from the initial state to the last target; 0.25 s at 120 frames a second."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
 from egno_jax.datasets.argument_checks import check_frames
+from egno_jax.datasets.base import Samples
 from egno_jax.datasets.cutting import samples_from_frames
 from egno_jax.datasets.nbody.simulation import (
     COULOMB,
@@ -18,11 +19,6 @@ from egno_jax.datasets.nbody.simulation import (
     reverse_time,
 )
 from egno_jax.graph import fully_connected_edges
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from egno_jax.datasets.base import Samples
 
 START = 30
 TARGET_FRAMES = (32, 34, 36, 38, 40)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from egno_jax.datasets import cache
 from egno_jax.datasets.argument_checks import check_choice, check_integer
+from egno_jax.datasets.base import Samples
 from egno_jax.datasets.nbody.body_samples import START, TARGET_FRAMES, samples
 from egno_jax.datasets.nbody.simulation import (
     COULOMB,
@@ -21,12 +24,7 @@ from egno_jax.datasets.nbody.simulation import (
 )
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Sequence
-
     from jaxtyping import Float
-
-    from egno_jax.datasets.base import Samples
 
 SEED = 43
 NUM_PARTICLES = 5

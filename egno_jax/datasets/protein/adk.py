@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
 
 from egno_jax.datasets.npz import data_directory
 from egno_jax.datasets.protein.protein_trajectory import SELECTION, Trajectory, read
 from egno_jax.datasets.protein.simulation_files import load_universe
 from egno_jax.extras import require
-
-if TYPE_CHECKING:
-    import os
 
 
 def load_transition(selection: str = SELECTION) -> Trajectory:

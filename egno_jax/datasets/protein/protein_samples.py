@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from egno_jax import graph as graph_lib
 from egno_jax.datasets.argument_checks import check_integer
+from egno_jax.datasets.base import Samples
 from egno_jax.datasets.blocks import FRACTIONS, Starts, time_blocks
 from egno_jax.datasets.cutting import (
     cut_windows,
@@ -15,14 +17,10 @@ from egno_jax.datasets.cutting import (
     target_offsets,
     window_frames,
 )
+from egno_jax.datasets.protein.protein_trajectory import Trajectory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from jaxtyping import Float, Int
-
-    from egno_jax.datasets.base import Samples
-    from egno_jax.datasets.protein.protein_trajectory import Trajectory
 
 WINDOW = 15
 NUM_TARGETS = 4

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import MDAnalysis
     from jaxtyping import Float, Int
-    from numpy.typing import ArrayLike
 
 SELECTION = "backbone"
 """MDAnalysis' keyword for the atoms N, CA, C and O of amino acids."""

@@ -7,6 +7,7 @@ import pathlib
 import re
 import struct
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO
 
 from egno_jax.datasets.npz import shorten
@@ -14,8 +15,6 @@ from egno_jax.datasets.xyz import xyz_frames
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import MDAnalysis
 
 _BROKEN = "the file is damaged or cut short"
