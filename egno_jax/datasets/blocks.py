@@ -16,13 +16,7 @@ FRACTIONS = (0.6, 0.2, 0.2)
 
 
 class Starts(NamedTuple):
-    """The initial frames of the samples of each partition.
-
-    Attributes:
-      train: `[S]`, distinct.
-      valid: likewise.
-      test: likewise.
-    """
+    """The initial frames `[S]` of the samples of each partition, distinct."""
 
     train: Int[np.ndarray, "S"]
     valid: Int[np.ndarray, "S"]
@@ -35,19 +29,12 @@ PARTITIONS = Starts._fields
 def time_blocks(
     num_frames: int, window: int, fractions: Sequence[float] = FRACTIONS
 ) -> dict[str, range]:
-    """Returns the frames of each partition: train, then valid, then test.
+    """Returns the frames of each partition, of `num_frames`: train, then valid, then test.
 
     A gap of one window separates two blocks, so no test sample lies within a window's time of a
     training sample. A sample that starts at frame t needs the frames t to t + window + 1: its last
-    velocity is x[t + window + 1] - x[t + window].
-
-    Args:
-      num_frames: T.
-      window: frames from the initial state to the last target.
-      fractions: the shares of the three blocks, without the two gaps.
-
-    Raises:
-      ValueError: an argument is out of range.
+    velocity is x[t + window + 1] - x[t + window]. `fractions` are the shares without the two gaps.
+    Raises `ValueError` if an argument is out of range.
     """
     check_integer("window", window)
     shares = np.asarray(fractions, float)

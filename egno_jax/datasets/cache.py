@@ -43,9 +43,6 @@ def load_or_build(
       settings: everything that determines the arrays, as JSON values.
       build: returns the arrays; called only if the cache does not have them.
       directory: the cache; `default_directory()` if None.
-
-    Returns:
-      The arrays by name, equal to what `build()` returns.
     """
     folder = default_directory() if directory is None else pathlib.Path(directory).expanduser()
     path = folder / f"{name}.npz"
@@ -68,19 +65,11 @@ def load_or_build(
 
 
 def read(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Reads the arrays of one cache file after checking its version, settings and checksum.
-
-    Args:
-      path: a file written by `write`.
-      settings: the settings that the arrays must have been made with.
-
-    Returns:
-      The arrays by name.
+    """Reads the arrays of one file of `write` after checking its version, settings and checksum.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is damaged or incomplete, or was made by another format version or with
-        other settings; names the file and the reason.
+      ValueError: the file is damaged, or of another format version or other settings; says which.
     """
     path = pathlib.Path(path)
     try:
@@ -106,12 +95,7 @@ def read(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> dict[str,
 def write(
     path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]
 ) -> None:
-    """Writes arrays to one cache file, so that readers see all of it or nothing.
-
-    Args:
-      path: the file to write; its folder is made if missing.
-      arrays: arrays by name, of any dtype except object.
-      settings: everything that determines the arrays, as JSON values.
+    """Writes arrays and the settings that determine them, so that readers see all of it or nothing.
 
     Raises:
       ValueError: an array holds Python objects, or has the name of the header.

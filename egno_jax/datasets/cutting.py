@@ -25,12 +25,8 @@ if TYPE_CHECKING:
 def target_offsets(window: int, num_targets: int) -> Int[np.ndarray, "P"]:
     """Returns the frames from the initial state to the targets: `window * p // P` for p = 1..P.
 
-    Args:
-      window: frames to the last target.
-      num_targets: P, at most `window`.
-
     Raises:
-      ValueError: P is not from 1 to `window`.
+      ValueError: P, `num_targets`, is not from 1 to `window`.
     """
     check_integer("num_targets", num_targets, most=window)
     return window * np.arange(1, num_targets + 1) // num_targets
@@ -39,16 +35,10 @@ def target_offsets(window: int, num_targets: int) -> Int[np.ndarray, "P"]:
 def window_frames(
     num_frames: int, starts: Int[ArrayLike, "S"], offsets: Int[np.ndarray, "P"]
 ) -> Int[np.ndarray, "S 1+P"]:
-    """Returns the frames of initial states and targets in a trajectory.
-
-    Args:
-      num_frames: T.
-      starts: `[S]`, the initial frames.
-      offsets: `[P]`, frames from there to the targets.
+    """Returns the frames of initial states `[S]` and of targets `offsets` `[P]` later.
 
     Raises:
-      ValueError: starts are not integers, or a window does not fit: the targets, and one more frame
-        for the last velocity.
+      ValueError: starts are not integers, or a window and the frame for its last velocity do not fit.
     """
     starts = np.asarray(starts)
     if starts.ndim != 1 or not starts.size or not np.issubdtype(starts.dtype, np.integer):
@@ -90,20 +80,16 @@ def samples_from_frames(
     node_mask: Bool[np.ndarray, "N"] | None = None,
     dtype: DTypeLike = np.float32,
 ) -> Samples:
-    """Makes samples whose edges are the same.
+    """Makes samples of motion in which all edges are the same.
 
     Args:
-      positions: `[S, 1 + P, N, 3]`, the initial state first, then the targets.
-      velocities: likewise.
+      positions, velocities: `[S, 1 + P, N, 3]`, the initial state first, then the targets.
       features: `[S, N, F]`, invariant node features of the initial state.
       edges: their features `[E, D]`, or `[S, E, D]` where samples differ, come first; the squared
         distance |x_i - x_j|^2 in the initial state is appended.
       times: `[P]`, from the initial state to the targets.
       node_mask: `[N]`, False on nodes that do not count in losses and metrics; None: all count.
       dtype: the dtype of all real numbers.
-
-    Returns:
-      Samples of NumPy arrays.
 
     Raises:
       ValueError: the dtype is not a floating one, or edges name nodes that do not exist.
@@ -143,13 +129,9 @@ def samples_with_own_edges(
     """Makes samples with edges of their own, padded to one number of edges.
 
     Every sample gets one more node, of zeros, that the padding edges connect to itself; `node_mask`
-    leaves it out.
-
-    `edges` are those of each sample, with features `[E_s, D]`; `num_edges` is E after padding, the
-    largest E_s if None. Other arguments are those of `samples_from_frames`.
-
-    Returns:
-      Samples of NumPy arrays with N + 1 nodes.
+    leaves it out, so there are N + 1 nodes. `edges` are those of each sample, with features
+    `[E_s, D]`; `num_edges` is E after padding, the largest E_s if None. Other arguments are those of
+    `samples_from_frames`.
 
     Raises:
       ValueError: the dtype is not a floating one, or a sample has more than `num_edges` edges.

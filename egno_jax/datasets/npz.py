@@ -21,20 +21,14 @@ def data_directory(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Pa
 def read_npz(
     path: pathlib.Path, choose: Callable[[list[str]], Iterable[str]] = lambda names: names
 ) -> dict[str, np.ndarray]:
-    """Reads arrays of an `.npz` archive; never unpickles anything.
+    """Reads arrays of an `.npz` archive by name; never unpickles anything.
 
-    Args:
-      path: the file.
-      choose: called with the names of all arrays, returns those to read; it may raise a ValueError
-        about the names, to which the file name is added.
-
-    Returns:
-      The arrays by name.
+    `choose` is called with the names of all arrays and returns those to read; it may raise a
+    `ValueError` about the names, to which the file name is added.
 
     Raises:
       OSError: the file cannot be opened.
-      ValueError: the file is not an archive, is damaged, or an array does not hold plain numbers or
-        texts; names the file and the array.
+      ValueError: the file is damaged or no archive, or an array does not hold plain numbers or texts.
     """
     with path.open("rb") as file:
         start = file.read(len(_ZIP[0]))
@@ -77,10 +71,7 @@ def save_npz(path: pathlib.Path, members: Mapping[str, np.ndarray]) -> None:
     """Writes an `.npz` archive, completely or not at all; makes its folder if it is missing.
 
     The bytes go to a new file next to `path`, which then takes its name in one step; of several
-    writers at the same time the last one wins.
-
-    Raises:
-      OSError: the file cannot be written.
+    writers at the same time the last one wins. Raises `OSError` if the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -95,9 +86,6 @@ def save_npz(path: pathlib.Path, members: Mapping[str, np.ndarray]) -> None:
 
 
 def shorten(text: object, width: int = 80) -> str:
-    """Returns a text cut to `width` characters, for messages: files may hold lines of any length.
-
-    The end is cut off, with dots in its place.
-    """
+    """Returns a text cut to `width` characters with dots at its end: files hold lines of any length."""
     text = str(text)
     return text if len(text) <= width else f"{text[: width - 3]}..."

@@ -34,14 +34,12 @@ def stack(
       positions: targets `[S, P, N, 3]`, or S arrays `[P, N_s, 3]`.
       velocities: likewise; None if unknown, and then a model can be trained on positions alone.
       node_mask: which nodes count in losses and metrics: `[S, N]`, or S arrays `[N_s]`; None: all.
-        Padding nodes never count.
 
     Returns:
       Samples of NumPy arrays; real numbers in the dtype that JAX gives them.
 
     Raises:
-      ValueError: there are no graphs, their arrays differ, or targets or masks do not match graphs
-        and times; names the field and the sample.
+      ValueError: there are no graphs, or arrays do not match; names the field and the sample.
     """
     graphs = list(graphs)
     graph_lib.check_alike(graphs)

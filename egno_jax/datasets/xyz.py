@@ -14,11 +14,7 @@ def xyz_frames(file: TextIO) -> Iterator[list[str]]:
     """Yields the lines of each frame: the number of atoms, a comment, and a line for each atom.
 
     ASE and MDAnalysis drop an incomplete last frame, or accept a number that was cut short; here
-    both are errors.
-
-    Raises:
-      ValueError: a frame does not begin with a number of atoms, is incomplete, or follows an empty
-        line; names the line.
+    both raise `ValueError` with the number of the line.
     """
     number = 1
     while (line := file.readline()).strip():

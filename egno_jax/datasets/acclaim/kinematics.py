@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def joint_positions(skeleton: Skeleton, motion: Motion) -> Float[np.ndarray, "T N 3"]:
-    """Computes the positions of the joints in every frame.
+    """Computes the positions of the joints in every frame, `[T, N, 3]` in float64.
 
     With C the bone's axes at rest, R its rotation in a frame, d its direction and l its length,
 
@@ -24,17 +24,8 @@ def joint_positions(skeleton: Skeleton, motion: Motion) -> Float[np.ndarray, "T 
         G = G_parent C R C^T,      x = x_parent + l G d.
 
     Rotations are about fixed axes, one after the other in the file's order: angles a, b, c of
-    `rx ry rz` give R = R_z(c) R_y(b) R_x(a).
-
-    Args:
-      skeleton: the skeleton.
-      motion: T frames of it.
-
-    Returns:
-      `[T, N, 3]` in float64, joints as in `skeleton.joint_names`, lengths as in the file.
-
-    Raises:
-      ValueError: the motion does not belong to this skeleton.
+    `rx ry rz` give R = R_z(c) R_y(b) R_x(a). Joints are as in `skeleton.joint_names`, lengths as in
+    the file. Raises `ValueError` if the motion does not belong to this skeleton.
     """
     _check_fits(skeleton, motion)
     root = skeleton.root

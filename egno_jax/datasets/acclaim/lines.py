@@ -34,11 +34,7 @@ class Problem(Exception):
 
 
 def parse_file(path: str | os.PathLike[str], parse: Callable[[str], T]) -> T:
-    """Returns what `parse` makes of the text of a file.
-
-    Raises:
-      ValueError: the file cannot be read, is empty, not UTF-8, or `parse` finds a `Problem`.
-    """
+    """Returns what `parse` makes of the text of a file; a `Problem` becomes a `ValueError`."""
     try:
         data = pathlib.Path(path).read_bytes()
     except OSError as error:

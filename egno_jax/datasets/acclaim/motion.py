@@ -52,8 +52,7 @@ def read_motion(path: str | os.PathLike[str], skeleton: Skeleton) -> Motion:
     """Reads the motion of a skeleton from an AMC file.
 
     Raises:
-      ValueError: the file cannot be read, is incomplete, or does not match the skeleton; names the
-        file and the line.
+      ValueError: the file cannot be read, or does not match the skeleton; names file and line.
     """
     return parse_file(path, lambda text: _motion(text, skeleton))
 

@@ -42,8 +42,8 @@ class Root(NamedTuple):
     """The root joint.
 
     Attributes:
-      order: the six values of the root in a motion, "tx", "ty", "tz", "rx", "ry" and "rz" in the
-        file's order, which is also the order of the rotations, about fixed axes.
+      order: "tx", "ty", "tz", "rx", "ry" and "rz" in the file's order, which is that of the root's
+        values in a motion and of the rotations, about fixed axes.
       axis_order: order of the rotations of `orientation`, such as "xyz".
       position: the position before any motion.
       orientation: the orientation before any motion, angles about x, y and z in radians.
@@ -65,8 +65,7 @@ class Bone(NamedTuple):
       length: as written in the file.
       axis: orientation of the bone's local axes at rest, angles about x, y and z in radians.
       axis_order: order of the rotations of `axis`, such as "xyz".
-      dofs: the bone's degrees of freedom, some of "rx", "ry" and "rz" in the file's order, which is
-        also the order of the rotations.
+      dofs: some of "rx", "ry" and "rz", in the file's order, which is that of the rotations.
       limits: least and largest angle of each degree of freedom in radians; empty if not given.
     """
 
@@ -109,8 +108,7 @@ def read_skeleton(path: str | os.PathLike[str]) -> Skeleton:
     """Reads a skeleton from an ASF file, bones in depth-first order of the hierarchy.
 
     Raises:
-      ValueError: the file cannot be read, is incomplete, or is not an ASF file of version 1.10;
-        names the file and the line.
+      ValueError: the file cannot be read, or is not ASF 1.10; names the file and the line.
     """
     return parse_file(path, _skeleton)
 

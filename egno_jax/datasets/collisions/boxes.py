@@ -40,16 +40,16 @@ def load(
     dtype: np.typing.DTypeLike = np.float32,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Samples:
-    """Loads samples of five spheres in a box; see `samples` for what they hold.
+    """Loads samples of five spheres in a box; see `samples` for what they hold and other arguments.
 
     Frames are 1/32 of a time unit apart, and there are 65: two time units, in which a sphere hits
     a wall or another sphere about four times.
 
-    `split` is "train", "valid" or "test"; `cache_dir` is the cache; `$EGNO_CACHE_DIR`, else
-    `~/.cache/egno_jax`, if None. Other arguments are those of `samples`.
-
-    Raises:
-      ValueError: an argument is out of range.
+    Args:
+      split: "train", "valid" or "test".
+      num_samples: the first boxes of the split.
+      start, target_frames, dtype: see `samples`.
+      cache_dir: the cache; else `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`.
     """
     motion = load_motion(split, num_boxes=num_samples, cache_dir=cache_dir)
     return samples(motion, box=BOX, start=start, target_frames=target_frames, dtype=dtype)
@@ -58,11 +58,7 @@ def load(
 def load_motion(
     split: str, *, num_boxes: int, cache_dir: str | os.PathLike[str] | None = None
 ) -> Motion:
-    """Loads 65 frames of the first boxes of a split from the cache; arguments as for `load`.
-
-    Raises:
-      ValueError: the split is unknown or the number is out of range.
-    """
+    """Loads 65 frames of the first boxes of a split from the cache; arguments as for `load`."""
     check_choice("split", split, SPLIT_SEEDS)
     check_integer("number of boxes", num_boxes)
     shape = {"radius": RADIUS, "box": BOX}
@@ -91,15 +87,10 @@ def draw_states(
     box: float = BOX,
     speed: float = SPEED,
 ) -> tuple[Float[np.ndarray, "S N 3"], Float[np.ndarray, "S N 3"]]:
-    """Draws initial states: positions uniform without overlap, velocities of uniform direction.
+    """Draws positions and velocities `[S, N, 3]`: uniform without overlap, of uniform direction.
 
-    Box s does not depend on the number of boxes. All velocities have the length `speed`.
-
-    Returns:
-      Positions and velocities, `[S, N, 3]` both.
-
-    Raises:
-      ValueError: no placement without overlap was found.
+    Box s does not depend on the number of boxes. All velocities have the length `speed`. Raises
+    `ValueError` if no placement without overlap was found.
     """
     drawn = [
         _draw(np.random.default_rng([seed, index]), num_spheres, radius, box)
@@ -142,7 +133,7 @@ def samples(
     rotates and moves with its contents, and the model stays equivariant. `node_mask` leaves them
     out of every error. Node features are `[|v_i|, is a wall]`. Each sphere receives from all other
     spheres and from all walls; edge features are `[sender is a wall, |x_i - x_j|^2]` in the initial
-    state.
+    state. There are N + 6 nodes, and times are `target_frames - start`, in frames.
 
     Args:
       motion: S boxes.
@@ -150,9 +141,6 @@ def samples(
       start: the initial frame.
       target_frames: `[P]`, the frames to predict, increasing and after `start`.
       dtype: the dtype of all real numbers.
-
-    Returns:
-      Samples of NumPy arrays, N + 6 nodes each; times are `target_frames - start`, in frames.
 
     Raises:
       ValueError: frames do not exist or do not increase.

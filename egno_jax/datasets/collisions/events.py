@@ -20,8 +20,7 @@ class Motion(NamedTuple):
     """Motion in frames: S boxes, T frames, N spheres.
 
     Attributes:
-      positions: `[S, T, N, 3]`, relative to the box's centre.
-      velocities: `[S, T, N, 3]`.
+      positions, velocities: `[S, T, N, 3]`, positions relative to the box's centre.
       num_collisions: `[S, T]`, collisions since frame 0, with spheres and walls.
     """
 
@@ -46,22 +45,19 @@ def simulate(
 
         v_i <- v_i - (v_ij . n) n,   v_j <- v_j + (v_ij . n) n,   n = x_ij / |x_ij|.
 
-    A wall reverses one velocity component at |x| = L / 2 - r. Energy is conserved to rounding.
+    A wall reverses one velocity component at |x| = L / 2 - r. Energy is conserved to rounding. The
+    T frames are the same to the bit whichever boxes are simulated together.
 
     Args:
-      positions: `[S, N, 3]` at frame 0, relative to the box's centre.
-      velocities: `[S, N, 3]` at frame 0.
+      positions, velocities: `[S, N, 3]` at frame 0, relative to the box's centre.
       radius: r, of each sphere.
       box: L, the length of the box's edges.
       num_frames: T, frame 0 included.
       frame_spacing: time from frame to frame.
 
-    Returns:
-      T frames. They are the same to the bit whichever boxes are simulated together.
-
     Raises:
-      ValueError: shapes do not match, a number is not finite or out of range, spheres overlap or
-        are outside their box, or they collide without end.
+      ValueError: an argument is out of range, spheres overlap or are outside their box, or they
+        collide without end.
     """
     x, v = _check(positions, velocities, radius, box)
     check_integer("num_frames", num_frames)

@@ -13,19 +13,9 @@ from egno_jax.extras import require
 def load_transition(selection: str = SELECTION) -> Trajectory:
     """Loads a transition of adenylate kinase from closed to open, 98 frames, 855 backbone atoms.
 
-    A biased simulation (dynamic importance sampling) from MDAnalysisTests: nothing is downloaded.
-    The task differs from that of the equilibrium trajectory and has no published figures.
-
-    Args:
-      selection: the atoms that are nodes.
-
-    Raises:
-      ValueError: the files are damaged, or the selection selects no atom.
-      ImportError: MDAnalysisTests, of the extra `protein`, is not installed.
-
-    Source:
-      Beckstein et al., "Zipping and unzipping of adenylate kinase", Journal of Molecular Biology
-      394 (2009).
+    A biased simulation (Beckstein et al., Journal of Molecular Biology 394, 2009) from MDAnalysisTests
+    in the extra `protein`: nothing is downloaded. `selection` are the atoms that are nodes. The task
+    differs from that of the equilibrium trajectory and has no published figures.
     """
     files = require("MDAnalysisTests.datafiles", "protein")
     return read(load_universe(files.PSF, files.DCD), selection)
@@ -36,20 +26,15 @@ def load_equilibrium(
 ) -> Trajectory:
     """Loads adenylate kinase in equilibrium, the original's data: 4187 frames, 240 ps apart.
 
-    MDAnalysisData downloads it once, 170 MB from figshare.com, and checks its SHA-256.
+    MDAnalysisData, of the extra `protein`, downloads it once, 170 MB from figshare.com, and checks its
+    SHA-256 (Seyler and Beckstein, doi:10.6084/m9.figshare.5108170.v1, 2017).
 
     Args:
       selection: the atoms that are nodes.
-      data_dir: the folder of `adk_equilibrium/`; `$EGNO_DATA_DIR`, else MDAnalysisData's default,
-        if None.
+      data_dir: the folder of `adk_equilibrium/`; else `$EGNO_DATA_DIR`, else MDAnalysisData's own.
 
     Raises:
       ValueError: it cannot be downloaded, or is damaged.
-      ImportError: MDAnalysisData, of the extra `protein`, is not installed.
-
-    Source:
-      Seyler and Beckstein, "Molecular dynamics trajectory for benchmarking MDAnalysis",
-      doi:10.6084/m9.figshare.5108170.v1 (2017).
     """
     fetch = require("MDAnalysisData.adk_equilibrium", "protein").fetch_adk_equilibrium
     folder = data_directory(data_dir)

@@ -25,8 +25,7 @@ class Trajectory(NamedTuple):
     Attributes:
       positions: `[T, N, 3]` in Angstrom, float32 as MDAnalysis reads them.
       charges: `[N]`, partial charges in units of the elementary charge.
-      bonds: `[B, 2]` between selected atoms, the smaller index first, for pictures; empty if the
-        topology has none.
+      bonds: `[B, 2]` between selected atoms, smaller index first; empty if the topology has none.
     """
 
     positions: Float[np.ndarray, "T N 3"]
@@ -45,9 +44,8 @@ def read(
     If frames have a box, molecules are made whole in the first frame (`AtomGroup.unwrap`, which
     needs bonds; atoms without bonds stay in place, with a warning), and from frame to frame each
     atom goes to its nearest image (`transformations.NoJump`). No atom may move farther than half a
-    box between two frames. Molecules stay in their images of the first frame.
-
-    The universe is left unchanged, at its first frame.
+    box between two frames. Molecules stay in their images of the first frame, at which the universe
+    is left, unchanged. Needs MDAnalysis, of the extra `data`.
 
     Args:
       universe: see `load_universe`, or any other.
@@ -57,7 +55,6 @@ def read(
     Raises:
       ValueError: the selection is not valid or selects no atom, there are no charges or fewer than
         two frames, or a frame cannot be read, is not finite, or has lost its box.
-      ImportError: MDAnalysis, of the extra `data`, is not installed.
     """
     group = _select(universe, selection)
     charges = _charges(group, charges)

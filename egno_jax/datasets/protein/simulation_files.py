@@ -25,7 +25,7 @@ _MAGIC = {b"\x80": "a pickle", b"PK\x03\x04": "a zip or NumPy archive", b"\x93NU
 def load_universe(
     topology: str | os.PathLike[str], *coordinates: str | os.PathLike[str]
 ) -> MDAnalysis.Universe:
-    """Opens a simulation in any of MDAnalysis' formats, strictly.
+    """Opens a simulation in any of MDAnalysis' formats, strictly; needs the extra `data`.
 
     MDAnalysis drops an incomplete last frame of a trajectory, and the bonds of a PSF file that was
     cut short. Here both are errors, for DCD, XTC, TRR, XYZ, PDB and PSF; a trajectory cut between
@@ -35,16 +35,11 @@ def load_universe(
 
     Args:
       topology: atoms, and preferably bonds and charges: PSF, PRMTOP, TPR, PDB, GRO and others.
-      *coordinates: trajectories of these atoms, in order: DCD, XTC, TRR and others; none if the
-        topology holds coordinates.
-
-    Returns:
-      The universe, at its first frame.
+      *coordinates: trajectories of these atoms, in order; none if the topology holds coordinates.
 
     Raises:
-      ValueError: a file is missing, empty, a folder, a pickle, damaged, cut short or of the wrong
-        kind, or atoms do not match; names the file.
-      ImportError: MDAnalysis, of the extra `data`, is not installed.
+      ValueError: a file is missing, empty, a pickle, damaged, cut short or of the wrong kind, or
+        atoms do not match; names the file.
     """
     mda = require("MDAnalysis", "data")
     paths = [pathlib.Path(path) for path in (topology, *coordinates)]
