@@ -57,7 +57,8 @@ def check_states(
 ) -> list[np.ndarray]:
     """Returns float64 copies of finite, non-empty arrays, given with their shapes by name.
 
-    Raises `ValueError` if a shape is wrong (see `egno_jax.checks.check_array`) or a number not finite.
+    Raises `ValueError` if a shape is wrong (see `egno_jax.checks.check_array`) or a number not
+    finite.
     """
     sizes: dict[str, int] = {}
     copies = []

@@ -37,8 +37,8 @@ class Samples(NamedTuple):
     """S samples of one size, stacked along a leading axis.
 
     Attributes:
-      graph: leaves have a leading axis S: positions `[S, N, 3]`, senders `[S, E]` (counted within the
-        sample), n_node `[S, g]`; g is 1, or 2 after `egno_jax.graph.pad`.
+      graph: leaves have a leading axis S: positions `[S, N, 3]`, senders `[S, E]` (counted within
+        the sample), n_node `[S, g]`; g is 1, or 2 after `egno_jax.graph.pad`.
       times: `[P]`, from the initial state to the targets, the same for all samples.
       positions: `[S, P, N, 3]`, targets.
       velocities: likewise; None if unknown, and then a model can be trained on positions alone.

@@ -38,7 +38,7 @@ def window_frames(
     """Returns the frames of initial states `[S]` and of targets `offsets` `[P]` later.
 
     Raises:
-      ValueError: starts are not integers, or a window and the frame for its last velocity do not fit.
+      ValueError: starts are not integers, or a window and a frame for its last velocity do not fit.
     """
     starts = np.asarray(starts)
     if starts.ndim != 1 or not starts.size or not np.issubdtype(starts.dtype, np.integer):
@@ -83,7 +83,8 @@ def samples_from_frames(
     """Makes samples of motion in which all edges are the same.
 
     Args:
-      positions, velocities: `[S, 1 + P, N, 3]`, the initial state first, then the targets.
+      positions: `[S, 1 + P, N, 3]`, the initial state first, then the targets.
+      velocities: likewise.
       features: `[S, N, F]`, invariant node features of the initial state.
       edges: their features `[E, D]`, or `[S, E, D]` where samples differ, come first; the squared
         distance |x_i - x_j|^2 in the initial state is appended.
@@ -129,8 +130,8 @@ def samples_with_own_edges(
     """Makes samples with edges of their own, padded to one number of edges.
 
     Every sample gets one more node, of zeros, that the padding edges connect to itself; `node_mask`
-    leaves it out, so there are N + 1 nodes. `edges` are those of each sample, with features
-    `[E_s, D]`; `num_edges` is E after padding, the largest E_s if None. Other arguments are those of
+    leaves it out, so there are N + 1 nodes. `edges` are those of each sample, with features `[E_s,
+    D]`; `num_edges` is E after padding, the largest E_s if None. Other arguments are those of
     `samples_from_frames`.
 
     Raises:

@@ -28,7 +28,7 @@ def read_npz(
 
     Raises:
       OSError: the file cannot be opened.
-      ValueError: the file is damaged or no archive, or an array does not hold plain numbers or texts.
+      ValueError: the file is damaged or no archive, or an array does not hold numbers or texts.
     """
     with path.open("rb") as file:
         start = file.read(len(_ZIP[0]))
@@ -86,6 +86,6 @@ def save_npz(path: pathlib.Path, members: Mapping[str, np.ndarray]) -> None:
 
 
 def shorten(text: object, width: int = 80) -> str:
-    """Returns a text cut to `width` characters with dots at its end: files hold lines of any length."""
+    """Returns a text cut to `width` characters, ending in dots: files hold lines of any length."""
     text = str(text)
     return text if len(text) <= width else f"{text[: width - 3]}..."

@@ -40,16 +40,13 @@ def load(
     dtype: np.typing.DTypeLike = np.float32,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Samples:
-    """Loads samples of five spheres in a box; see `samples` for what they hold and other arguments.
+    """Loads samples of five spheres in a box; see `samples` for what they hold.
 
     Frames are 1/32 of a time unit apart, and there are 65: two time units, in which a sphere hits
     a wall or another sphere about four times.
 
-    Args:
-      split: "train", "valid" or "test".
-      num_samples: the first boxes of the split.
-      start, target_frames, dtype: see `samples`.
-      cache_dir: the cache; else `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`.
+    `split` is "train", "valid" or "test"; `cache_dir` is the cache, else `$EGNO_CACHE_DIR`, else
+    `~/.cache/egno_jax`. Other arguments, and errors, are those of `samples`.
     """
     motion = load_motion(split, num_boxes=num_samples, cache_dir=cache_dir)
     return samples(motion, box=BOX, start=start, target_frames=target_frames, dtype=dtype)

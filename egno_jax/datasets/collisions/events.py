@@ -49,15 +49,15 @@ def simulate(
     T frames are the same to the bit whichever boxes are simulated together.
 
     Args:
-      positions, velocities: `[S, N, 3]` at frame 0, relative to the box's centre.
+      positions: `[S, N, 3]` at frame 0, relative to the box's centre.
+      velocities: `[S, N, 3]` at frame 0.
       radius: r, of each sphere.
       box: L, the length of the box's edges.
       num_frames: T, frame 0 included.
       frame_spacing: time from frame to frame.
 
     Raises:
-      ValueError: an argument is out of range, spheres overlap or are outside their box, or they
-        collide without end.
+      ValueError: an argument is out of range, spheres overlap, are outside or collide without end.
     """
     x, v = _check(positions, velocities, radius, box)
     check_integer("num_frames", num_frames)

@@ -34,14 +34,7 @@ _HELP = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line.
-
-    Args:
-      arguments: the words after the program's name; those of the process if None.
-
-    Returns:
-      The exit code: 0, 2 after an error message, or 130 after an interruption.
-    """
+    """Runs the command line; returns 0, 2 after an error message, or 130 after an interruption."""
     # One thread is fastest for small molecules, and reproducible to the bit.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     options = _parser().parse_args(arguments)

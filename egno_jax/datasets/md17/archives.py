@@ -39,8 +39,7 @@ def path_of(
 
     Args:
       molecule: its name; for "md17" one of `MOLECULES`, for "md" any.
-      archive: "md": `md/<molecule>.npz`, your own trajectories; "md17": `md17/<archive>`, the
-        original.
+      archive: "md": `md/<molecule>.npz`, your own; "md17": `md17/<archive>`, the original.
       data_dir: the folder of both, see `data_directory`.
 
     Raises:
@@ -68,7 +67,7 @@ def download(
 
     The publisher gives no checksums. The first download is checked for the fields, atoms and number
     of frames of the archive, and its SHA-256 is written next to it, to `<archive>.sha256`; from
-    then on the file must have this checksum. Delete both to start again.
+    then on the file must have this checksum. Delete both to start again. Needs the extra `data`.
 
     Args:
       molecule: one of `MOLECULES`.
@@ -77,13 +76,9 @@ def download(
       known_hash: the SHA-256 in hexadecimal, if you know it.
       progress: whether to draw a progress bar (needs tqdm).
 
-    Returns:
-      The file.
-
     Raises:
       ValueError: the file is not the archive, or has another checksum than the first download.
       OSError: the publisher cannot be reached or has no such file.
-      ImportError: pooch, of the extra `data`, is not installed.
     """
     pooch = require("pooch", "data")
     path = path_of(molecule, archive="md17", data_dir=data_dir)

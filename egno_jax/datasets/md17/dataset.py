@@ -34,7 +34,8 @@ def load(
     """Loads one partition of a molecule's samples: heavy atoms, the original's graph and sizes.
 
     For other choices call its parts: `load_trajectory`, `heavy_atoms`, `block_starts` or
-    `random_starts`, `bond_graph` and `samples`, or `radius_samples`.
+    `random_starts`, `bond_graph` and `samples`, or `radius_samples`. Set the model's `time_scale`
+    to `window / num_targets`, 375. Needs the extra `data`.
 
     Args:
       molecule: its name.
@@ -47,13 +48,8 @@ def load(
       dtype: the dtype of all real numbers.
       data_dir: the folder of both; `$EGNO_DATA_DIR`, else the cache, if None.
 
-    Returns:
-      Samples of NumPy arrays; set the model's `time_scale` to `window / num_targets`, 375.
-
     Raises:
-      ValueError: an argument is out of range, the file is missing or damaged, or the trajectory is
-        too short.
-      ImportError: vesin, of the extra `data`, is not installed.
+      ValueError: an argument is out of range, or the file is missing, damaged or too short.
     """
     check_choice("partition", partition, PARTITIONS)
     check_choice("split", split, ("blocks", "random"))
@@ -73,12 +69,9 @@ def load_trajectory(
     archive: Literal["md", "md17"] = "md",
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Trajectory:
-    """Loads a molecule's trajectory with all its atoms.
+    """Loads a molecule's trajectory with all its atoms; arguments and errors are those of `load`.
 
-    Arguments are those of `load`; an archive of "md17" is checked to be that of the molecule.
-
-    Raises:
-      ValueError: the file is missing, damaged, or not the requested archive.
+    An archive of "md17" is checked to be that of the molecule.
     """
     path = archives.path_of(molecule, archive=archive, data_dir=data_dir)
     try:

@@ -44,11 +44,7 @@ class Settings:
       equilibration_steps: steps of Langevin dynamics before the first frame.
       friction: of the Langevin dynamics, in 1 / fs.
       seed: of the start geometry, the first momenta and the Langevin dynamics.
-      chunk_steps: steps between two saved states. Each chunk has a new calculator, so that an
-        interrupted run resumes to the bit.
-
-    Raises:
-      ValueError: a field is out of range; names it.
+      chunk_steps: steps between two saved states, with a new calculator each; a run resumes there.
     """
 
     num_steps: int = 60_000
@@ -72,17 +68,11 @@ class Settings:
 def start_atoms(smiles: str, *, seed: int = 0) -> ase.Atoms:
     """Returns a molecule's geometry in the force field MMFF94 (or UFF), heavy atoms first.
 
-    Args:
-      smiles: its structure.
-      seed: of the embedding in space, 0 to 2^31 - 1.
-
-    Returns:
-      ASE Atoms, in the order of the SMILES; `info["charge"]` is the total charge.
+    Atoms are in the order of the SMILES; `info["charge"]` is the total charge, and `seed`, 0 to
+    2^31 - 1, that of the embedding in space. Needs RDKit and ASE, of the extra `generate`.
 
     Raises:
-      ValueError: the SMILES is not that of one molecule without radicals, or the seed is out of
-        range.
-      ImportError: RDKit or ASE, of the extra `generate`, is not installed.
+      ValueError: the SMILES is not that of one molecule without radicals, or a wrong seed.
     """
     chem = require("rdkit.Chem", "generate")
     embedding = require("rdkit.Chem.AllChem", "generate")
@@ -112,8 +102,7 @@ def start_atoms(smiles: str, *, seed: int = 0) -> ase.Atoms:
 def xtb(atoms: ase.Atoms) -> Calculator:
     """Returns a new GFN2-xTB calculator for a molecule of the charge in `atoms.info`.
 
-    Raises:
-      ImportError: tblite, of the extra `generate`, is not installed.
+    Needs tblite, of the extra `generate`.
     """
     calculator = require("tblite.ase", "generate").TBLite
     return calculator(method=METHOD, charge=atoms.info.get("charge", 0), verbosity=0)
@@ -134,7 +123,7 @@ def generate(
     Langevin dynamics first; then momentum and angular momentum are removed, and a Nose-Hoover chain
     keeps the vibrations at the temperature. Every step is stored, in float32. The same arguments
     and versions give the same bits. Until it is done, its parts are in `<path>.parts/`; called
-    again with the same arguments, it resumes from them.
+    again with the same arguments, it resumes from them. Needs ASE, of the extra `generate`.
 
     Args:
       path: the `.npz` file to write; it must not exist.
@@ -150,7 +139,6 @@ def generate(
       OSError: the file cannot be written; raised before anything is computed.
       ValueError: the parts have other settings or another start geometry, or are damaged.
       RuntimeError: the calculator failed or the molecule came apart; names the step.
-      ImportError: ASE, of the extra `generate`, is not installed.
     """
     path = pathlib.Path(path)
     _check_writable(path)
@@ -262,10 +250,7 @@ class _Simulation:
         return frames, thermostat.state_of(dynamics), temperature
 
     def _check_intact(self, frames: np.ndarray, begin: str) -> None:
-        """Raises a RuntimeError if heavy atoms come apart or an atom is alone.
-
-        A hydrogen may move to another atom, as in acids.
-        """
+        """Raises if heavy atoms come apart or an atom is alone; hydrogen may move, as in acids."""
         distances = np.linalg.norm(frames[:, :, None] - frames[:, None], axis=-1)
         is_intact = (distances < _BROKEN * self._lengths)[:, self._heavy_bonds].all(axis=1)
         nearest, at_start = (

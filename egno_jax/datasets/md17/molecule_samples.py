@@ -37,7 +37,8 @@ def samples(
     """Cuts samples out of a trajectory, all with the same edges.
 
     Velocities are v[t] = x[t + 1] - x[t], in Angstrom per frame. Node features are |v_i| and
-    Z_i / max_j Z_j, edge features those of `edges`, then |x_i - x_j|^2 in the initial state.
+    Z_i / max_j Z_j, edge features those of `edges`, then |x_i - x_j|^2 in the initial state. Times
+    are in frames: set the model's `time_scale` to `window / num_targets`.
 
     Args:
       trajectory: T frames of the atoms that are nodes.
@@ -46,10 +47,6 @@ def samples(
       window: frames from the initial state to the last target.
       num_targets: P targets, uniform over the window.
       dtype: the dtype of all real numbers.
-
-    Returns:
-      Samples of NumPy arrays, with times in frames: set the model's `time_scale` to
-      `window / num_targets`.
 
     Raises:
       ValueError: a window is not in the trajectory, or the edges do not belong to its atoms.
@@ -72,19 +69,13 @@ def radius_samples(
 ) -> Samples:
     """Cuts samples out of a trajectory, each with the radius graph of its initial state.
 
-    Edge features are [Z_i, Z_j, |x_i - x_j|^2]; everything else is as in `samples`. Edges are
-    padded to one number, and each sample has one more node, of zeros, that `node_mask` leaves out.
-
-    Atoms closer than `radius`, in Angstrom, are connected; `num_edges` is E after padding, by
-    default N (N - 1), so that all partitions have one size.
-
-    Returns:
-      Samples of NumPy arrays, with N + 1 nodes.
+    Edge features are [Z_i, Z_j, |x_i - x_j|^2]; everything else is as in `samples`. Atoms closer
+    than `radius`, in Angstrom, are connected. Edges are padded to one number, `num_edges`, by
+    default N (N - 1), so that all partitions have one size, and each sample has one more node, of
+    zeros, that `node_mask` leaves out. Needs vesin, of the extra `data`.
 
     Raises:
-      ValueError: a window is not in the trajectory, the radius is not above 0, or a graph has more
-        edges than `num_edges`.
-      ImportError: vesin, of the extra `data`, is not installed.
+      ValueError: a window is not in the trajectory, a wrong radius, or more than `num_edges` edges.
     """
     times, numbers = target_offsets(window, num_targets), trajectory.numbers
     positions, velocities = cut_windows(trajectory.positions, starts, times)
@@ -105,17 +96,12 @@ def radius_samples(
 def reverse_time(
     trajectory: Trajectory, starts: Int[np.ndarray, "S"], *, window: int = WINDOW
 ) -> tuple[Trajectory, Int[np.ndarray, "S"]]:
-    """Reverses a trajectory, and finds in it the windows that start at given frames.
+    """Reverses a trajectory; returns it, and the initial frames in it of the windows of `starts`.
 
     Newton's equations and a Nose-Hoover chain are reversible, so these are new samples of the same
     task. They use the frames of their windows and the one before it, for the velocity at the last
-    target; `block_starts` leaves room for it.
-
-    Returns:
-      The reversed trajectory, and the initial frames of its windows.
-
-    Raises:
-      ValueError: a window starts at frame 0.
+    target; `block_starts` leaves room for it, and a window that starts at frame 0 is a
+    `ValueError`.
     """
     starts = np.asarray(starts)
     if starts.size and starts.min() < 1:
@@ -134,12 +120,8 @@ def paths(
 ) -> Float[np.ndarray, "S T N 3"]:
     """Returns the positions from initial states to the last target, for pictures.
 
-    Returns:
-      `[S, P K + 1, N, 3]`, the initial state first, target p (from 1) at `p K`, with K =
-      `frames_per_target`.
-
-    Raises:
-      ValueError: a window is not in the trajectory.
+    The shape is `[S, P K + 1, N, 3]`, the initial state first, target p (from 1) at `p K`, with K =
+    `frames_per_target`. Raises `ValueError` if a window is not in the trajectory.
     """
     offsets = target_offsets(window, num_targets)
     frames = window_frames(len(trajectory.positions), starts, offsets)

@@ -26,7 +26,7 @@ def random_starts(
     margin: int = MARGIN,
     seed: int = SEED,
 ) -> Starts:
-    """Draws random frames of the whole trajectory, as the original does. This leaks.
+    """Draws distinct random frames of the whole trajectory, as the original does. This leaks.
 
     Windows of training and test samples overlap, and a test sample may start one frame after a
     training sample, so memory helps a model. Use it to compare with published figures, and
@@ -42,9 +42,6 @@ def random_starts(
       window: frames from the initial state to the last target.
       margin: frames excluded at either end; the last `window` in any case.
       seed: of NumPy's legacy generator; 100 in the original.
-
-    Returns:
-      Distinct frames, in random order.
 
     Raises:
       ValueError: the trajectory is too short; says how long it is and what is needed.
@@ -82,15 +79,10 @@ def block_starts(
     fractions: Sequence[float] = BLOCK_FRACTIONS,
     seed: int = SEED,
 ) -> Starts:
-    """Draws frames from three blocks of time, separated by a gap of one window.
+    """Draws distinct frames from three blocks of time, separated by a gap of one window.
 
-    All frames that a sample uses, and the frame before it, are in its block.
-
-    `fractions` are the shares of the blocks, without the two gaps; other arguments are those of
-    `random_starts`.
-
-    Returns:
-      Distinct frames, in random order.
+    All frames that a sample uses, and the frame before it, are in its block. `fractions` are the
+    shares of the blocks, without the two gaps; other arguments are those of `random_starts`.
 
     Raises:
       ValueError: a block is too short for its samples; says how long it is and what is needed.

@@ -14,14 +14,7 @@ from egno_jax.datasets.mocap import convert_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line.
-
-    Args:
-      arguments: the words after the program's name; those of the process if None.
-
-    Returns:
-      The exit code: 0, or 2 after a message.
-    """
+    """Runs the command line; returns the exit code: 0, or 2 after a message."""
     options = _parser().parse_args(arguments)
     try:
         convert_run(options.folder, options.out, split=options.split, seed=options.seed)

@@ -33,13 +33,13 @@ _SIZES = {"train": 5, "valid": 3, "test": 3}
 
 
 class Trials(NamedTuple):
-    """The trials of one split.
+    """The trials of one split, by their numbers.
 
     Attributes:
-      positions: `[T, N, 3]` by the number of the trial.
-      starts: `[K]` by the number of the trial, the first frames of its windows in order of use.
+      positions: `[T, N, 3]` of each trial.
+      starts: `[K]` of each trial, the first frames of its windows in order of use.
       bonds: `[B, 2]`.
-      places: the file, and the place in it, by the number of the trial, for errors.
+      places: the file of each trial, and the place in it, for errors.
     """
 
     positions: dict[int, np.ndarray]
@@ -154,16 +154,14 @@ def convert_run(
     file warns of this.
 
     Args:
-      folder: holds `09.asf` and the trials `09_01.amc` to `09_11.amc` of mocap.cs.cmu.edu, or those
-        that the split names.
+      folder: holds `09.asf` and the trials of mocap.cs.cmu.edu, `09_01.amc` to `09_11.amc`.
       out: the file to write; it must not exist.
       split: a JSON file, `{"train": {"09_02": [0, 17], ...}, "valid": {...}, "test": {...}}`: the
         frames, counted from 0, at which windows of a trial start, in order of use.
       seed: of the draw, without a split.
 
     Raises:
-      ValueError: a file is missing, damaged or exists already, or a window is not in its trial;
-        names the file and the place.
+      ValueError: a file is missing, damaged or exists already, or a window is not in its trial.
       OSError: the file cannot be written.
     """
     folder, out = pathlib.Path(folder), pathlib.Path(out)

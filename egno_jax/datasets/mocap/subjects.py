@@ -86,8 +86,7 @@ def load_windows(
       data_dir: the folder that holds `cmu/`; `$EGNO_DATA_DIR` if None.
 
     Raises:
-      ValueError: an argument is out of range, or files are missing or damaged; names the file and
-        the place, and how to get a missing file.
+      ValueError: an argument is out of range, or files are missing or damaged; says what to do.
     """
     check_choice("motion", motion, PUBLISHED_SIZES)
     check_choice("split", split, WALK_SPLIT)

@@ -44,13 +44,7 @@ _SIMULATOR_VERSION = 1
 
 
 class States(NamedTuple):
-    """The initial states of S simulations of charged particles.
-
-    Attributes:
-      positions: `[S, N, 3]`.
-      velocities: `[S, N, 3]`.
-      charges: `[S, N]`.
-    """
+    """The initial states of S simulations of N charged particles: charges are `[S, N]`."""
 
     positions: Float[np.ndarray, "S N 3"]
     velocities: Float[np.ndarray, "S N 3"]
@@ -72,10 +66,7 @@ def load(
 
     `num_samples` are the first simulations of the split; by default 3000 of the 10000 train, 2000
     valid and 2000 test simulations, as published. `cache_dir` is the cache; `$EGNO_CACHE_DIR`, else
-    `~/.cache/egno_jax`, if None. Other arguments are those of `samples`.
-
-    Raises:
-      ValueError: an argument is out of range.
+    `~/.cache/egno_jax`, if None. Other arguments, and errors, are those of `samples`.
     """
     trajectories = load_trajectories(split, num_simulations=num_samples, cache_dir=cache_dir)
     return samples(trajectories, start=start, target_frames=target_frames, dtype=dtype)
@@ -87,13 +78,7 @@ def load_trajectories(
     num_simulations: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Trajectories:
-    """Loads all 49 frames of simulations, equal to those of `canonical`, from the cache.
-
-    Arguments are those of `load`.
-
-    Raises:
-      ValueError: an argument is out of range.
-    """
+    """Loads all 49 frames of simulations of `canonical` from the cache; arguments as for `load`."""
     num_simulations = _check_split(split, num_simulations)
     settings = {
         **{"split": split, "num_simulations": num_simulations},
@@ -113,16 +98,14 @@ def load_trajectories(
 def canonical(split: str, *, num_simulations: int | None = None) -> Trajectories:
     """Simulates one split of the canonical 5-body data set "charged5_initvel1small".
 
-    Simulation s does not depend on the number of simulations, to the bit.
+    There are 49 frames, 0.1 time units apart, in float64. Simulation s does not depend on the
+    number of simulations, to the bit. Frames agree with those of the original code to rounding,
+    which close encounters of opposite charges amplify: to 1e-8 in most simulations, to 1e-4 in a
+    few.
 
     Args:
       split: "train", "valid" or "test".
       num_simulations: at most 10000, 2000 and 2000; by default 3000, 2000 and 2000, as published.
-
-    Returns:
-      49 frames, 0.1 time units apart, in float64. Frames agree with those of the original code to
-      rounding, which close encounters of opposite charges amplify: to 1e-8 in most simulations,
-      to 1e-4 in a few.
 
     Raises:
       ValueError: the split is unknown or has fewer simulations.
@@ -135,14 +118,10 @@ def canonical(split: str, *, num_simulations: int | None = None) -> Trajectories
 
 
 def canonical_states(split: str, *, num_simulations: int | None = None) -> States:
-    """Draws the initial states of the canonical simulations of one split, in float64.
+    """Draws the initial states of `canonical`, whose arguments and errors these are, in float64.
 
     All splits come from one stream of NumPy's legacy generator with seed 43: charges -1 or +1,
-    normal positions, velocities of length 0.5 in normal directions. Arguments are those of
-    `canonical`.
-
-    Raises:
-      ValueError: the split is unknown or has fewer simulations.
+    normal positions, velocities of length 0.5 in normal directions.
     """
     num_simulations = _check_split(split, num_simulations)
     rng = np.random.RandomState()

@@ -13,9 +13,10 @@ from egno_jax.extras import require
 def load_transition(selection: str = SELECTION) -> Trajectory:
     """Loads a transition of adenylate kinase from closed to open, 98 frames, 855 backbone atoms.
 
-    A biased simulation (Beckstein et al., Journal of Molecular Biology 394, 2009) from MDAnalysisTests
-    in the extra `protein`: nothing is downloaded. `selection` are the atoms that are nodes. The task
-    differs from that of the equilibrium trajectory and has no published figures.
+    A biased simulation (Beckstein et al., Journal of Molecular Biology 394, 2009) from
+    MDAnalysisTests in the extra `protein`: nothing is downloaded. `selection` are the atoms that
+    are nodes. The task differs from that of the equilibrium trajectory and has no published
+    figures.
     """
     files = require("MDAnalysisTests.datafiles", "protein")
     return read(load_universe(files.PSF, files.DCD), selection)
@@ -26,8 +27,8 @@ def load_equilibrium(
 ) -> Trajectory:
     """Loads adenylate kinase in equilibrium, the original's data: 4187 frames, 240 ps apart.
 
-    MDAnalysisData, of the extra `protein`, downloads it once, 170 MB from figshare.com, and checks its
-    SHA-256 (Seyler and Beckstein, doi:10.6084/m9.figshare.5108170.v1, 2017).
+    MDAnalysisData, of the extra `protein`, downloads it once, 170 MB from figshare.com, and checks
+    its SHA-256 (Seyler and Beckstein, doi:10.6084/m9.figshare.5108170.v1, 2017).
 
     Args:
       selection: the atoms that are nodes.

@@ -63,7 +63,7 @@ def block_starts(
 def contacts(trajectory: Trajectory, frame: int, *, cutoff: float = CUTOFF) -> graph_lib.Edges:
     """Connects atoms that are closer than a cutoff in one frame, in both directions.
 
-    `cutoff` is in Angstrom; 10 in the paper, 8 in its public code. Needs vesin, of the extra `data`.
+    `cutoff` is in Angstrom; 10 in the paper, 8 in its public code. Needs the extra `data`.
 
     Returns:
       Edges sorted by receiver, then sender, with features `[E, 2]`: |x_i - x_j| and |x_i - x_j|^2.
@@ -109,8 +109,8 @@ def samples(
     Velocities are v[t] = x[t + 1] - x[t], in Angstrom per frame. Node features are |v_i| and
     q_i / max_j |q_j|, edge features |x_i - x_j| and |x_i - x_j|^2 in the initial state. Edges are
     padded to one number, and each sample has one more node, of zeros, that `node_mask` leaves out.
-    Times are in frames: set the model's `time_scale` to `window / num_targets`. A sample of 855 atoms
-    takes about 0.6 MB with a cutoff of 8 Angstrom, 1 MB with 10. Needs vesin, of the extra `data`.
+    Times are in frames: set the model's `time_scale` to `window / num_targets`. A sample of 855
+    atoms takes about 0.6 MB with a cutoff of 8 Angstrom, 1 MB with 10. Needs the extra `data`.
 
     Args:
       trajectory: T frames of the atoms that are nodes.
@@ -122,7 +122,7 @@ def samples(
       dtype: the dtype of all real numbers.
 
     Raises:
-      ValueError: a window is not in the trajectory, or a graph has no or more than `num_edges` edges.
+      ValueError: a window is not in the trajectory, a graph has no or too many edges.
     """
     times = target_offsets(window, num_targets)
     positions, velocities = cut_windows(trajectory.positions, starts, times)
