@@ -52,9 +52,7 @@ def check_frames(
     return frames
 
 
-def check_states(
-    arrays: Mapping[str, tuple[ArrayLike, tuple[str | int, ...]]],
-) -> list[np.ndarray]:
+def check_states(arrays: Mapping[str, tuple[ArrayLike, tuple[str | int, ...]]]) -> list[np.ndarray]:
     """Returns float64 copies of finite, non-empty arrays, given with their shapes by name.
 
     Raises `ValueError` if a shape is wrong (see `egno_jax.checks.check_array`) or a number not

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from egno_jax.datasets.npz import read_npz, save_npz
+from egno_jax.datasets.npz import PathLike, read_npz, save_npz
 
 FORMAT_VERSION = 1
 _HEADER = "header"
@@ -31,7 +31,7 @@ def load_or_build(
     settings: Mapping[str, Any],
     build: Callable[[], Mapping[str, np.ndarray]],
     *,
-    directory: str | os.PathLike[str] | None = None,
+    directory: PathLike | None = None,
 ) -> dict[str, np.ndarray]:
     """Reads named arrays from the cache, or builds and stores them.
 
@@ -64,7 +64,7 @@ def load_or_build(
     return arrays
 
 
-def read(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def read(path: PathLike, settings: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Reads the arrays of one file of `write` after checking its version, settings and checksum.
 
     Raises:
@@ -92,9 +92,7 @@ def read(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> dict[str,
     return arrays
 
 
-def write(
-    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]
-) -> None:
+def write(path: PathLike, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> None:
     """Writes arrays and the settings that determine them, so that readers see all of it or nothing.
 
     Raises:
@@ -107,11 +105,7 @@ def write(
                 f"arrays[{key!r}]: got dtype {value.dtype}, expected plain numbers under a name "
                 f"other than {_HEADER!r}; convert or rename it"
             )
-    header = {
-        "version": FORMAT_VERSION,
-        "settings": _as_json(settings),
-        "sha256": _sha256(arrays),
-    }
+    header = {"version": FORMAT_VERSION, "settings": _as_json(settings), "sha256": _sha256(arrays)}
     save_npz(pathlib.Path(path), {_HEADER: np.array(json.dumps(header)), **arrays})
 
 

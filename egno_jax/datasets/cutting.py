@@ -1,14 +1,9 @@
-"""Samples cut out of motion: which frames, and their graphs; shared by all data sets.
-
-A data set needs positions and velocities `[S, 1 + P, N, 3]`, node features and edges:
-`samples_from_frames` makes samples of them, `samples_with_own_edges` where every sample has its own
-edges.
-"""
+"""Samples cut out of motion: which frames, and their graphs; shared by all data sets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jraph
 import numpy as np
@@ -20,6 +15,41 @@ from egno_jax.graph import Edges, pad_nodes
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+
+FRACTIONS = (0.6, 0.2, 0.2)
+
+
+class Starts(NamedTuple):
+    """The initial frames `[S]` of the samples of each partition, distinct."""
+
+    train: Int[np.ndarray, "S"]
+    valid: Int[np.ndarray, "S"]
+    test: Int[np.ndarray, "S"]
+
+
+PARTITIONS = Starts._fields
+
+
+def time_blocks(
+    num_frames: int, window: int, fractions: Sequence[float] = FRACTIONS
+) -> dict[str, range]:
+    """Returns the frames of each partition, of `num_frames`: train, then valid, then test.
+
+    A gap of one window separates two blocks, so no test sample lies within a window's time of a
+    training sample. A sample that starts at frame t needs the frames t to t + window + 1: its last
+    velocity is x[t + window + 1] - x[t + window]. `fractions` are the shares without the two gaps.
+    Raises `ValueError` if an argument is out of range.
+    """
+    check_integer("window", window)
+    shares = np.asarray(fractions, float)
+    if shares.shape != (3,) or not (shares > 0).all() or abs(shares.sum() - 1) > 1e-9:
+        raise ValueError(f"fractions: got {[*fractions]}, expected three that add up to 1")
+    free = max(num_frames - 2 * window, 0)
+    ends = np.rint(np.concatenate([[0], np.cumsum(shares)]) * free).astype(int).tolist()
+    return {
+        name: range(ends[i] + i * window, ends[i + 1] + i * window)
+        for i, name in enumerate(PARTITIONS)
+    }
 
 
 def target_offsets(window: int, num_targets: int) -> Int[np.ndarray, "P"]:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+PathLike = str | os.PathLike[str]
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # with members, and without
 
 
-def data_directory(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path | None:
+def data_directory(data_dir: PathLike | None = None) -> pathlib.Path | None:
     """Returns the data folder: `data_dir`, else `$EGNO_DATA_DIR`, else None; expands `~`."""
     chosen = data_dir or os.environ.get("EGNO_DATA_DIR")
     return pathlib.Path(chosen).expanduser() if chosen else None

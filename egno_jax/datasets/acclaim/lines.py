@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import codecs
 import math
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
-from egno_jax.datasets.npz import shorten
+from egno_jax.datasets.npz import PathLike, shorten
 
 T = TypeVar("T")
 ROOT = "root"
@@ -33,7 +32,7 @@ class Problem(Exception):
         super().__init__(f"line {line}: got {shorten(got)}, expected {expected}")
 
 
-def parse_file(path: str | os.PathLike[str], parse: Callable[[str], T]) -> T:
+def parse_file(path: PathLike, parse: Callable[[str], T]) -> T:
     """Returns what `parse` makes of the text of a file; a `Problem` becomes a `ValueError`."""
     try:
         data = pathlib.Path(path).read_bytes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +23,7 @@ from egno_jax.datasets.acclaim.lines import (
     to_number,
 )
 from egno_jax.datasets.acclaim.skeleton import Skeleton
+from egno_jax.datasets.npz import PathLike
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -48,7 +48,7 @@ class Motion(NamedTuple):
     rotations: Mapping[str, Float[np.ndarray, "T k"]]
 
 
-def read_motion(path: str | os.PathLike[str], skeleton: Skeleton) -> Motion:
+def read_motion(path: PathLike, skeleton: Skeleton) -> Motion:
     """Reads the motion of a skeleton from an AMC file.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +24,7 @@ from egno_jax.datasets.acclaim.lines import (
     to_number,
     to_numbers,
 )
+from egno_jax.datasets.npz import PathLike
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -104,7 +104,7 @@ class Skeleton(NamedTuple):
         return np.asarray(pairs, np.int32).reshape(-1, 2)
 
 
-def read_skeleton(path: str | os.PathLike[str]) -> Skeleton:
+def read_skeleton(path: PathLike) -> Skeleton:
     """Reads a skeleton from an ASF file, bones in depth-first order of the hierarchy.
 
     Raises:

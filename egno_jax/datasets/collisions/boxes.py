@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from egno_jax.datasets.argument_checks import check_choice, check_frames, check_
 from egno_jax.datasets.base import Samples
 from egno_jax.datasets.collisions.events import Motion, simulate
 from egno_jax.datasets.cutting import samples_from_frames
+from egno_jax.datasets.npz import PathLike
 from egno_jax.graph import Edges
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def load(
     start: int = 0,
     target_frames: Sequence[int] = tuple(range(4, NUM_FRAMES, 4)),
     dtype: np.typing.DTypeLike = np.float32,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: PathLike | None = None,
 ) -> Samples:
     """Loads samples of five spheres in a box; see `samples` for what they hold.
 
@@ -52,9 +52,7 @@ def load(
     return samples(motion, box=BOX, start=start, target_frames=target_frames, dtype=dtype)
 
 
-def load_motion(
-    split: str, *, num_boxes: int, cache_dir: str | os.PathLike[str] | None = None
-) -> Motion:
+def load_motion(split: str, *, num_boxes: int, cache_dir: PathLike | None = None) -> Motion:
     """Loads 65 frames of the first boxes of a split from the cache; arguments as for `load`."""
     check_choice("split", split, SPLIT_SEEDS)
     check_integer("number of boxes", num_boxes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pathlib
 import re
 import zipfile
@@ -19,21 +18,19 @@ from egno_jax.datasets.md17.molecule_trajectory import (
     read,
 )
 from egno_jax.datasets.md17.molecules import find
+from egno_jax.datasets.npz import PathLike
 from egno_jax.extras import require
 
 BASE_URL = "http://www.quantum-machine.org/gdml/data/npz/"
 
 
-def data_directory(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
+def data_directory(data_dir: PathLike | None = None) -> pathlib.Path:
     """Returns the data folder: `data_dir`, else `$EGNO_DATA_DIR`, else the cache."""
     return npz.data_directory(data_dir) or cache.default_directory()
 
 
 def path_of(
-    molecule: str,
-    *,
-    archive: Literal["md", "md17"] = "md",
-    data_dir: str | os.PathLike[str] | None = None,
+    molecule: str, *, archive: Literal["md", "md17"] = "md", data_dir: PathLike | None = None
 ) -> pathlib.Path:
     """Returns the path of a trajectory.
 
@@ -58,7 +55,7 @@ def path_of(
 def download(
     molecule: str,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
     base_url: str = BASE_URL,
     known_hash: str | None = None,
     progress: bool = False,

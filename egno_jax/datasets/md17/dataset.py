@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from typing import Literal
 
 import numpy as np
 
 from egno_jax.datasets.argument_checks import check_choice, check_integer
 from egno_jax.datasets.base import Samples
-from egno_jax.datasets.blocks import PARTITIONS
+from egno_jax.datasets.cutting import PARTITIONS
 from egno_jax.datasets.md17 import archives, molecule_trajectory
 from egno_jax.datasets.md17.graphs import bond_graph
 from egno_jax.datasets.md17.molecule_samples import NUM_TARGETS, samples
 from egno_jax.datasets.md17.molecule_starts import SIZES, WINDOW, block_starts, random_starts
 from egno_jax.datasets.md17.molecule_trajectory import Trajectory
+from egno_jax.datasets.npz import PathLike
 
 PUBLISHED_SIZES = dict(zip(PARTITIONS, SIZES, strict=True))
 
@@ -29,7 +29,7 @@ def load(
     num_targets: int = NUM_TARGETS,
     archive: Literal["md", "md17"] = "md",
     dtype: np.typing.DTypeLike = np.float32,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
 ) -> Samples:
     """Loads one partition of a molecule's samples: heavy atoms, the original's graph and sizes.
 
@@ -64,10 +64,7 @@ def load(
 
 
 def load_trajectory(
-    molecule: str,
-    *,
-    archive: Literal["md", "md17"] = "md",
-    data_dir: str | os.PathLike[str] | None = None,
+    molecule: str, *, archive: Literal["md", "md17"] = "md", data_dir: PathLike | None = None
 ) -> Trajectory:
     """Loads a molecule's trajectory with all its atoms; arguments and errors are those of `load`.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import os
 import pathlib
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ import numpy as np
 from egno_jax.datasets import cache
 from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.md17 import molecule_trajectory, thermostat
+from egno_jax.datasets.npz import PathLike
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def xtb(atoms: ase.Atoms) -> Calculator:
 
 
 def generate(
-    path: str | os.PathLike[str],
+    path: PathLike,
     atoms: ase.Atoms,
     settings: Settings,
     *,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from egno_jax.datasets.argument_checks import check_integer
-from egno_jax.datasets.blocks import FRACTIONS, PARTITIONS, Starts, time_blocks
+from egno_jax.datasets.cutting import FRACTIONS, PARTITIONS, Starts, time_blocks
 
 WINDOW = 3000
 MARGIN = 10_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pathlib
 import re
 from collections import Counter
@@ -17,6 +16,7 @@ from numpy.typing import ArrayLike
 from egno_jax.checks import check_array
 from egno_jax.datasets import npz
 from egno_jax.datasets.md17.molecules import MOLECULES
+from egno_jax.datasets.npz import PathLike
 from egno_jax.datasets.xyz import xyz_frames
 from egno_jax.extras import require
 
@@ -49,7 +49,7 @@ class Trajectory(NamedTuple):
     provenance: Mapping[str, Any] | None = None
 
 
-def read(path: str | os.PathLike[str]) -> Trajectory:
+def read(path: PathLike) -> Trajectory:
     """Reads a trajectory, by its suffix, and checks it (see `check`).
 
     - `.npz`: the original MD17 archives, and files with the same fields `R` and `z`;
@@ -74,7 +74,7 @@ def read(path: str | os.PathLike[str]) -> Trajectory:
     return _read_npz(path) if path.suffix == ".npz" else _read_frames(path)
 
 
-def write(path: str | os.PathLike[str], trajectory: Trajectory) -> None:
+def write(path: PathLike, trajectory: Trajectory) -> None:
     """Writes an `.npz` file for `read` and other readers of MD17, completely or not at all.
 
     Fields: `R` `[T, N, 3]` in its dtype, `z` `[N]`, and `provenance`, JSON with the format version,
@@ -148,7 +148,7 @@ def _coincidence(positions: np.ndarray) -> tuple[int, int, int] | None:
 
 
 def select(trajectory: Trajectory, atoms: ArrayLike) -> Trajectory:
-    """Returns some atoms of a trajectory, by a mask, indices or a slice of `[N]`; not none of them."""
+    """Returns some atoms of a trajectory, by a mask, indices or a slice of `[N]`."""
     numbers = trajectory.numbers[atoms]
     if not numbers.size:
         raise ValueError(f"atoms: got none of {len(trajectory.numbers)}, expected at least one")

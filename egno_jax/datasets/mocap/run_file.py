@@ -7,7 +7,6 @@ It holds `edges` `[N - 1, 2]`, `trial_<k>` `[T, N, 3]`, and for each part, `trai
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from egno_jax.datasets import npz
 from egno_jax.datasets.acclaim import joint_positions, read_motion, read_skeleton
 from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.mocap.trial_windows import NUM_FRAMES
+from egno_jax.datasets.npz import PathLike
 
 # Initial frames of windows, by the name of the trial, by the name of the split.
 Split = Mapping[str, Mapping[str, Sequence[int]]]
@@ -140,11 +140,7 @@ def _fail(path: pathlib.Path, place: str, got: str, expected: str) -> Any:
 
 
 def convert_run(
-    folder: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    split: str | os.PathLike[str] | None = None,
-    seed: int = 0,
+    folder: PathLike, out: PathLike, *, split: PathLike | None = None, seed: int = 0
 ) -> None:
     """Writes `cmu/subject09_run.npz` from the recordings of subject 9, for `load("run", ...)`.
 

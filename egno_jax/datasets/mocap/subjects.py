@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import warnings
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from egno_jax.datasets.argument_checks import check_choice
 from egno_jax.datasets.base import Samples
 from egno_jax.datasets.mocap.run_file import DRAWN_WITH_SEED, Trials, read_run_file, run_trials
 from egno_jax.datasets.mocap.trial_windows import NUM_FRAMES, PROTOCOLS, Windows, cut, samples
+from egno_jax.datasets.npz import PathLike
 
 PUBLISHED_SIZES = {
     "run": {"train": 200, "valid": 240, "test": 240},
@@ -55,7 +55,7 @@ def load(
     target_frames: Sequence[int] = PROTOCOLS["last"],
     height: bool = False,
     dtype: np.typing.DTypeLike = np.float32,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
 ) -> Samples:
     """Loads motion capture as in the experiments of EGNO; arguments as for its two parts.
 
@@ -67,11 +67,7 @@ def load(
 
 
 def load_windows(
-    motion: str,
-    split: str,
-    *,
-    num_samples: int | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
+    motion: str, split: str, *, num_samples: int | None = None, data_dir: PathLike | None = None
 ) -> Windows:
     """Loads windows of one split, trial by trial, the same number from each.
 
@@ -122,7 +118,7 @@ def _per_trial(num_samples: int, trials: Trials, split: str) -> int:
     return int(num_samples) // count
 
 
-def _needed_file(data_dir: str | os.PathLike[str] | None, motion: str) -> pathlib.Path:
+def _needed_file(data_dir: PathLike | None, motion: str) -> pathlib.Path:
     """Returns the file that the motion needs first."""
     folder, needed = npz.data_directory(data_dir), _NEEDED[motion]
     if not folder:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +21,7 @@ from egno_jax.datasets.nbody.simulation import (
     charge_products,
     simulate,
 )
+from egno_jax.datasets.npz import PathLike
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -58,7 +58,7 @@ def load(
     start: int = START,
     target_frames: Sequence[int] = TARGET_FRAMES,
     dtype: np.typing.DTypeLike = np.float32,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: PathLike | None = None,
 ) -> Samples:
     """Loads the 5-body data set of EGNO's experiments; see `samples` for its contents.
 
@@ -73,10 +73,7 @@ def load(
 
 
 def load_trajectories(
-    split: str,
-    *,
-    num_simulations: int | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    split: str, *, num_simulations: int | None = None, cache_dir: PathLike | None = None
 ) -> Trajectories:
     """Loads all 49 frames of simulations of `canonical` from the cache; arguments as for `load`."""
     num_simulations = _check_split(split, num_simulations)

@@ -10,11 +10,13 @@ import numpy as np
 from egno_jax import graph as graph_lib
 from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.base import Samples
-from egno_jax.datasets.blocks import FRACTIONS, Starts, time_blocks
 from egno_jax.datasets.cutting import (
+    FRACTIONS,
+    Starts,
     cut_windows,
     samples_with_own_edges,
     target_offsets,
+    time_blocks,
     window_frames,
 )
 from egno_jax.datasets.protein.protein_trajectory import Trajectory

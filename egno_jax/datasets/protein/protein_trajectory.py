@@ -1,4 +1,4 @@
-"""Trajectories of selected atoms, read from a universe and unwrapped."""
+"""Trajectories of selected atoms, read from a universe and unwrapped; those of adenylate kinase."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from egno_jax.datasets.npz import PathLike, data_directory
+from egno_jax.datasets.protein.simulation_files import load_universe
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
@@ -34,10 +36,7 @@ class Trajectory(NamedTuple):
 
 
 def read(
-    universe: MDAnalysis.Universe,
-    selection: str = SELECTION,
-    *,
-    charges: ArrayLike | None = None,
+    universe: MDAnalysis.Universe, selection: str = SELECTION, *, charges: ArrayLike | None = None
 ) -> Trajectory:
     """Reads all frames of selected atoms, and unwraps them from a periodic box.
 
@@ -173,3 +172,40 @@ def _bonds(group: MDAnalysis.AtomGroup) -> np.ndarray:
     places[group.ix] = np.arange(len(group))
     bonds = places[group.universe.bonds.indices]
     return np.unique(np.sort(bonds[(bonds >= 0).all(axis=1)]), axis=0).astype(np.int32)
+
+
+def load_transition(selection: str = SELECTION) -> Trajectory:
+    """Loads a transition of adenylate kinase from closed to open, 98 frames, 855 backbone atoms.
+
+    A biased simulation (Beckstein et al., Journal of Molecular Biology 394, 2009) from
+    MDAnalysisTests in the extra `protein`: nothing is downloaded. `selection` are the atoms that
+    are nodes. The task differs from that of the equilibrium trajectory and has no published
+    figures.
+    """
+    files = require("MDAnalysisTests.datafiles", "protein")
+    return read(load_universe(files.PSF, files.DCD), selection)
+
+
+def load_equilibrium(selection: str = SELECTION, *, data_dir: PathLike | None = None) -> Trajectory:
+    """Loads adenylate kinase in equilibrium, the original's data: 4187 frames, 240 ps apart.
+
+    MDAnalysisData, of the extra `protein`, downloads it once, 170 MB from figshare.com, and checks
+    its SHA-256 (Seyler and Beckstein, doi:10.6084/m9.figshare.5108170.v1, 2017).
+
+    Args:
+      selection: the atoms that are nodes.
+      data_dir: the folder of `adk_equilibrium/`; else `$EGNO_DATA_DIR`, else MDAnalysisData's own.
+
+    Raises:
+      ValueError: it cannot be downloaded, or is damaged.
+    """
+    fetch = require("MDAnalysisData.adk_equilibrium", "protein").fetch_adk_equilibrium
+    folder = data_directory(data_dir)
+    try:
+        files = fetch(data_home=None if folder is None else str(folder))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"adk_equilibrium: could not be downloaded ({error}); put its two files into this "
+            "folder of data_dir or EGNO_DATA_DIR"
+        ) from error
+    return read(load_universe(files.topology, files.trajectory), selection)

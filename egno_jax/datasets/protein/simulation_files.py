@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO
 
-from egno_jax.datasets.npz import shorten
+from egno_jax.datasets.npz import PathLike, shorten
 from egno_jax.datasets.xyz import xyz_frames
 from egno_jax.extras import require
 
@@ -22,9 +22,7 @@ _PICKLES = (".npz", ".npy", ".pkl", ".pickle", ".joblib")
 _MAGIC = {b"\x80": "a pickle", b"PK\x03\x04": "a zip or NumPy archive", b"\x93NUMPY": "NumPy's"}
 
 
-def load_universe(
-    topology: str | os.PathLike[str], *coordinates: str | os.PathLike[str]
-) -> MDAnalysis.Universe:
+def load_universe(topology: PathLike, *coordinates: PathLike) -> MDAnalysis.Universe:
     """Opens a simulation in any of MDAnalysis' formats, strictly; needs the extra `data`.
 
     MDAnalysis drops an incomplete last frame of a trajectory, and the bonds of a PSF file that was
