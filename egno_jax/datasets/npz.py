@@ -1,11 +1,14 @@
-"""Data files: their folder, safe reading and atomic writing of `.npz`, and short messages."""
+"""Data files: their folder, safe reading of `.npz` and `.xyz`, and atomic writing of `.npz`."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
+import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TextIO
 
 import numpy as np
 
@@ -90,3 +93,30 @@ def shorten(text: object, width: int = 80) -> str:
     """Returns a text cut to `width` characters, ending in dots: files hold lines of any length."""
     text = str(text)
     return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def xyz_frames(file: TextIO) -> Iterator[list[str]]:
+    """Yields the lines of each frame: the number of atoms, a comment, and a line for each atom.
+
+    ASE and MDAnalysis drop an incomplete last frame, or accept a number that was cut short; here
+    both raise `ValueError` with the number of the line.
+    """
+    number = 1
+    while (line := file.readline()).strip():
+        if not re.fullmatch(r"\s*[0-9]{1,9}\s*", line) or int(line) < 1:
+            raise ValueError(
+                f"line {number}: got {shorten(repr(line.strip()))}, expected a number of atoms"
+            )
+        lines = [line, *itertools.islice(file, int(line) + 1)]
+        if len(lines) < int(line) + 2 or not lines[-1].endswith("\n"):
+            raise ValueError(
+                f"line {number}: the file ends in the middle of this frame, in "
+                f"{shorten(repr(lines[-1]))}, expected {int(line) + 2} lines, each with a line "
+                "break"
+            )
+        yield lines
+        number += len(lines)
+    if rest := file.read(80).strip():
+        raise ValueError(
+            f"line {number}: got an empty line and then {rest[:20]!r}, expected a frame"
+        )

@@ -88,8 +88,3 @@ def check_new(seen: dict[str, int], key: str, line: int, what: str = "") -> None
     if key in seen:
         raise Problem(line, f"{what}{key!r} again, after line {seen[key]}", "it once")
     seen[key] = line
-
-
-def choices(names: Sequence[str], prefix: str = "") -> str:
-    """Returns names as a list in words."""
-    return ", ".join(prefix + name for name in names)

@@ -16,7 +16,6 @@ from egno_jax.datasets.acclaim.lines import (
     Line,
     Problem,
     check_new,
-    choices,
     end_of,
     lines_of,
     parse_file,
@@ -88,7 +87,7 @@ def _header(lines: list[Line], end: int) -> tuple[float, int]:
     for number, words in itertools.takewhile(lambda line: line.words[0][0] == ":", lines):
         flag = " ".join(words).upper()
         if flag not in known:
-            raise Problem(number, f"the flag {' '.join(words)!r}", f"one of {choices(known)}")
+            raise Problem(number, f"the flag {' '.join(words)!r}", f"one of {', '.join(known)}")
         check_new(flags, flag, number)
     next_line = lines[len(flags)].number if len(lines) > len(flags) else end
     if _FULLY_SPECIFIED not in flags:
@@ -150,5 +149,5 @@ def _check_complete(values: Mapping[str, list], count: int, line: int) -> None:
     missing = [name for name, rows in values.items() if len(rows) != count]
     if missing:
         more = f" ({len(missing)} of {len(values)} are missing)" if len(missing) > 3 else ""
-        got = f"the end of a frame without {choices(missing[:3])}{more}"
+        got = f"the end of a frame without {', '.join(missing[:3])}{more}"
         raise Problem(line, got, "all bones that have dof")

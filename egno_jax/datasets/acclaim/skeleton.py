@@ -17,7 +17,6 @@ from egno_jax.datasets.acclaim.lines import (
     Line,
     Problem,
     check_new,
-    choices,
     end_of,
     lines_of,
     parse_file,
@@ -138,14 +137,12 @@ def _skeleton(text: str) -> Skeleton:
 
 def _sections(text: str) -> dict[str, _Section]:
     """Splits a file at its keywords."""
-    found: dict[str, _Section] = {}
-    seen: dict[str, int] = {}
-    end = end_of(text)
+    found, seen, end = {}, {}, end_of(text)
     for number, words in lines_of(text):
         word, name = words[0], words[0][1:].lower()
         if word.startswith(":"):
             if name not in _SECTIONS:
-                raise Problem(number, f"section {word!r}", f"one of {choices(_SECTIONS, ':')}")
+                raise Problem(number, f"section {word!r}", f"one of :{', :'.join(_SECTIONS)}")
             check_new(seen, f":{name}", number, "section ")
             if found:
                 last = next(reversed(found))
@@ -165,12 +162,11 @@ def _fields(
     section: _Section, required: Sequence[str], optional: Sequence[str] = ()
 ) -> dict[str, Line]:
     """Returns the lines of a section by their first word, which is removed."""
-    fields: dict[str, Line] = {}
-    seen: dict[str, int] = {}
+    known, fields, seen = (*required, *optional), {}, {}
     for number, (name, *words) in section.lines:
         name = name.lower()
-        if name not in (*required, *optional):
-            raise Problem(number, f"{name!r}", f"one of {choices((*required, *optional))}")
+        if name not in known:
+            raise Problem(number, f"{name!r}", f"one of {', '.join(known)}")
         check_new(seen, name, number)
         fields[name] = Line(number, words)
     for name in required:
@@ -220,9 +216,7 @@ def _axis_order(words: Sequence[str], line: int) -> str:
 
 def _bones(section: _Section, radians: float) -> dict[str, tuple[int, Bone]]:
     """Reads the blocks `begin ... end`; returns their first lines and bones by name."""
-    bones: dict[str, tuple[int, Bone]] = {}
-    ids: dict[str, int] = {}
-    names: dict[str, int] = {}
+    bones, ids, names = {}, {}, {}
     lines = iter(section.lines)
     for number, words in lines:
         if words != ["begin"]:
@@ -338,8 +332,7 @@ def _hierarchy(section: _Section, bones: set[str]) -> dict[str, list[tuple[str, 
     if lines[end + 1 :]:
         extra = lines[end + 1]
         raise Problem(extra.number, f"{' '.join(extra.words)!r}", "nothing after 'end'")
-    children: dict[str, list[tuple[str, int]]] = {}
-    seen: dict[str, int] = {}
+    children, seen = {}, {}
     for number, (parent, *names) in lines[1:end]:
         for name in (parent, *names):
             if name != ROOT and name not in bones:

@@ -15,7 +15,6 @@ Mechanics Networks with Constraints" (ICLR 2022), for the graph; Xu et al., ICML
 
 from egno_jax.datasets.cutting import Starts, target_offsets
 from egno_jax.datasets.md17.archives import BASE_URL, data_directory, download, path_of
-from egno_jax.datasets.md17.dataset import PUBLISHED_SIZES, load, load_trajectory
 from egno_jax.datasets.md17.generator import Settings, generate, start_atoms, xtb
 from egno_jax.datasets.md17.graphs import (
     BOND_CUTOFF,
@@ -25,21 +24,22 @@ from egno_jax.datasets.md17.graphs import (
     default_sticks,
 )
 from egno_jax.datasets.md17.molecule_samples import (
-    NUM_TARGETS,
-    RADIUS,
-    paths,
-    radius_samples,
-    reverse_time,
-    samples,
-)
-from egno_jax.datasets.md17.molecule_starts import (
     BLOCK_FRACTIONS,
     MARGIN,
+    NUM_TARGETS,
+    PUBLISHED_SIZES,
+    RADIUS,
     SEED,
     SIZES,
     WINDOW,
     block_starts,
+    load,
+    load_trajectory,
+    paths,
+    radius_samples,
     random_starts,
+    reverse_time,
+    samples,
 )
 from egno_jax.datasets.md17.molecule_trajectory import (
     ORIGINAL,

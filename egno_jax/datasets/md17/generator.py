@@ -169,9 +169,8 @@ def _run(
         began = time.perf_counter()
         count = min(settings.chunk_steps, settings.num_steps - done)
         frames, state, temperature = simulation.run(state, count, done)
-        parts.save_frames(done, frames)
         done += count
-        parts.save(state, done)
+        parts.save(state, done, frames)
         per_step = (time.perf_counter() - began) / count
         report(
             f"step {done} of {settings.num_steps}, {1000 * per_step:.1f} ms each, "
@@ -269,8 +268,7 @@ class _Parts:
     """The folder of an unfinished run: the state, and the frames chunk by chunk."""
 
     def __init__(self, folder: pathlib.Path, made_with: dict[str, Any]) -> None:
-        self.folder = folder
-        self._made_with = dict(made_with)
+        self.folder, self._made_with = folder, dict(made_with)
 
     def last_state(self) -> tuple[thermostat.State | None, int]:
         """Returns the state to resume from, None without one, and the number of finished steps."""
@@ -280,11 +278,11 @@ class _Parts:
         done = int(arrays.pop("done"))
         return thermostat.State(**arrays), done
 
-    def save(self, state: thermostat.State, done: int) -> None:
+    def save(self, state: thermostat.State, done: int, frames: np.ndarray | None = None) -> None:
+        """Saves the frames of one chunk, if any, that end before step `done`, then the state."""
+        if frames is not None:
+            self._write(f"frames_{done - len(frames):09d}", {"frames": frames})
         self._write("state", {**state._asdict(), "done": np.array(done)})
-
-    def save_frames(self, first: int, frames: np.ndarray) -> None:
-        self._write(f"frames_{first:09d}", {"frames": frames})
 
     def frames(self, firsts: range) -> np.ndarray:
         """Returns the frames of all chunks."""

@@ -16,8 +16,7 @@ from numpy.typing import ArrayLike
 from egno_jax.checks import check_array
 from egno_jax.datasets import npz
 from egno_jax.datasets.md17.molecules import MOLECULES
-from egno_jax.datasets.npz import PathLike
-from egno_jax.datasets.xyz import xyz_frames
+from egno_jax.datasets.npz import PathLike, xyz_frames
 from egno_jax.extras import require
 
 if TYPE_CHECKING:

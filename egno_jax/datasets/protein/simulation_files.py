@@ -10,8 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO
 
-from egno_jax.datasets.npz import PathLike, shorten
-from egno_jax.datasets.xyz import xyz_frames
+from egno_jax.datasets.npz import PathLike, shorten, xyz_frames
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
