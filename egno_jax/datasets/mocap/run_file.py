@@ -19,8 +19,7 @@ from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.mocap.trial_windows import NUM_FRAMES
 from egno_jax.datasets.npz import PathLike
 
-# Initial frames of windows, by the name of the trial, by the name of the split.
-Split = Mapping[str, Mapping[str, Sequence[int]]]
+Arrays = Mapping[str, np.ndarray]
 
 RUN_KEYS = {"train": "train", "valid": "val", "test": "test"}
 # Present in files whose windows are not the published ones.
@@ -60,7 +59,7 @@ def read_run_file(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def run_trials(path: pathlib.Path, arrays: Mapping[str, np.ndarray], split: str) -> Trials:
+def run_trials(path: pathlib.Path, arrays: Arrays, split: str) -> Trials:
     """Returns the checked trials of one split; errors begin with the path."""
     key, bonds = RUN_KEYS[split], _get(path, arrays, "edges", np.integer, (None, 2))
     _check_tree(path, bonds)
@@ -93,7 +92,7 @@ def _check_tree(path: pathlib.Path, bonds: np.ndarray) -> None:
         part[part == part[one]] = part[other]
 
 
-def _trials_of(path: pathlib.Path, arrays: Mapping[str, np.ndarray], name: str) -> list[int]:
+def _trials_of(path: pathlib.Path, arrays: Arrays, name: str) -> list[int]:
     trials = _get(path, arrays, name, np.integer, (None,)).tolist()
     if not trials or len(set(trials)) != len(trials):
         _fail(path, name, f"{trials}", "at least one trial, each once")
@@ -113,11 +112,7 @@ def _check_starts(place: str, starts: Sequence[int], num_frames: int) -> None:
 
 
 def _get(
-    path: pathlib.Path,
-    arrays: Mapping[str, np.ndarray],
-    key: str,
-    kind: type,
-    shape: tuple[int | None, ...],
+    path: pathlib.Path, arrays: Arrays, key: str, kind: type, shape: tuple[int | None, ...]
 ) -> np.ndarray:
     """Returns an array of the file after checking its dtype, shape and values."""
     wanted = f"{kind.__name__} [{', '.join('any' if n is None else str(n) for n in shape)}]"

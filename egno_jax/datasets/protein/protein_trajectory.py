@@ -140,7 +140,7 @@ def _has_box(step: MDAnalysis.coordinates.timestep.Timestep) -> bool:
 def _whole(group: MDAnalysis.AtomGroup) -> np.ndarray:
     """Returns the positions of a group in the current frame, its molecules made whole."""
     _warn_of_loose(group)
-    if not len(getattr(group.universe, "bonds", ())):
+    if not len(_all_bonds(group.universe)):
         return group.positions
     molecules = sum(group.fragments[1:], group.fragments[0])
     places = {atom: place for place, atom in enumerate(molecules.ix)}
@@ -151,8 +151,7 @@ def _whole(group: MDAnalysis.AtomGroup) -> np.ndarray:
 def _warn_of_loose(group: MDAnalysis.AtomGroup) -> None:
     """Warns of atoms without bonds, whose molecules may be split by the box."""
     is_bound = np.zeros(len(group.universe.atoms), bool)
-    if len(getattr(group.universe, "bonds", ())):
-        is_bound[group.universe.bonds.indices] = True
+    is_bound[_all_bonds(group.universe)] = True
     loose = group.ix[~is_bound[group.ix]]
     if len(loose):
         warnings.warn(
@@ -166,12 +165,16 @@ def _warn_of_loose(group: MDAnalysis.AtomGroup) -> None:
 
 def _bonds(group: MDAnalysis.AtomGroup) -> np.ndarray:
     """Returns the bonds inside a group, as indices in it."""
-    if not len(getattr(group.universe, "bonds", ())):
-        return np.zeros((0, 2), np.int32)
     places = np.full(len(group.universe.atoms), -1)
     places[group.ix] = np.arange(len(group))
-    bonds = places[group.universe.bonds.indices]
+    bonds = places[_all_bonds(group.universe)]
     return np.unique(np.sort(bonds[(bonds >= 0).all(axis=1)]), axis=0).astype(np.int32)
+
+
+def _all_bonds(universe: MDAnalysis.Universe) -> np.ndarray:
+    """Returns the bonds of the topology `[B, 2]`, none if it does not say."""
+    bonds = getattr(universe, "bonds", ())
+    return bonds.indices if len(bonds) else np.zeros((0, 2), int)
 
 
 def load_transition(selection: str = SELECTION) -> Trajectory:

@@ -190,7 +190,7 @@ def _check_xyz(path: pathlib.Path) -> None:
 def _check_pdb(path: pathlib.Path) -> None:
     lines = path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
     last = lines[-1] if lines else ""
-    if not last.startswith("END"):
+    if last.split()[:1] not in (["END"], ["ENDMDL"]):
         got = f"{path}: got {shorten(repr(last))} as its last line, expected END"
         raise ValueError(f"{got}; {_BROKEN}, or not a PDB file")
 
