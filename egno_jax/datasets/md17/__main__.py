@@ -21,7 +21,7 @@ from egno_jax.datasets.md17.molecules import MOLECULES, find
 _PROGRAM = "python -m egno_jax.datasets.md17"
 
 # The help of each setting is its line in the docstring of `Settings`.
-_HELP = dict(re.findall(r"^ +(\w+): (.+)$", generator.Settings.__doc__ or "", re.MULTILINE))
+_HELP = dict(re.findall(r"^ +(\w+): (.+)\.$", generator.Settings.__doc__ or "", re.MULTILINE))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
