@@ -43,6 +43,9 @@ _CONFIG = EGNOConfig(num_layers=2, hidden_dim=16, num_modes=2, time_embed_dim=8)
 _NUM_TIMES = 3
 _SHIFT = 10.0
 
+# Compiled once for each shape, whatever is checked.
+_apply = jax.jit(apply)
+
 
 class _Subject(NamedTuple):
     """What is checked, as a function of its inputs.
@@ -52,12 +55,18 @@ class _Subject(NamedTuple):
       graph: a batch of graphs.
       state: the state that a layer is called with; None of models.
       tolerance: the largest relative error that is allowed.
+      seed: of the transformations.
     """
 
     call: Callable[[jraph.GraphsTuple, State | None], Any]
     graph: jraph.GraphsTuple
     state: State | None
     tolerance: float
+    seed: int
+
+    def rng(self) -> np.random.Generator:
+        """Returns a generator for one check, so that checks do not depend on their order."""
+        return np.random.default_rng((self.seed, 1))
 
 
 def random_graph(
@@ -98,6 +107,7 @@ def check_all(subject: Any, config: EGNOConfig | None = None, **options: Any) ->
       config: see `check_equivariance`.
       **options: `graph`, `times`, `seed`, `tolerance`.
     """
+    checked = _subject(subject, config, **options)
     checks = (
         check_equivariance,
         check_translation,
@@ -105,7 +115,7 @@ def check_all(subject: Any, config: EGNOConfig | None = None, **options: Any) ->
         check_batch_independence,
         check_padding,
     )
-    return {check.__name__: check(subject, config, **options) for check in checks}
+    return {check.__name__: check(checked) for check in checks}
 
 
 def check_equivariance(
@@ -127,7 +137,8 @@ def check_equivariance(
     Raises:
       AssertionError: it is above the tolerance; names the output.
     """
-    checked, rng = _subject(subject, config, **options)
+    checked = _subject(subject, config, **options)
+    rng = checked.rng()
     rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
     rotation *= np.sign(np.linalg.det(rotation))
     matrices = [rotation, -rotation] if reflections else [rotation]
@@ -149,7 +160,8 @@ def check_translation(subject: Any, config: EGNOConfig | None = None, **options:
     A layer that uses positions relative to the centre of the state fails alone and passes as part
     of a model, which centres them. Arguments and errors as `check_equivariance`.
     """
-    checked, rng = _subject(subject, config, **options)
+    checked = _subject(subject, config, **options)
+    rng = checked.rng()
     # Whole numbers on a grid add exactly, so that rounding of the input is no error of the model.
     graph, state = (_on_grid(tree) for tree in (checked.graph, checked.state))
     shift = np.rint(_SHIFT * rng.normal(size=3))
@@ -165,7 +177,8 @@ def check_permutation(subject: Any, config: EGNOConfig | None = None, **options:
 
     Arguments and errors as `check_equivariance`.
     """
-    checked, rng = _subject(subject, config, **options)
+    checked = _subject(subject, config, **options)
+    rng = checked.rng()
     graph = checked.graph
     ends = np.cumsum(graph.n_node)
     order = np.concatenate(
@@ -194,7 +207,7 @@ def check_batch_independence(
 
     Arguments and errors as `check_equivariance`.
     """
-    checked, _ = _subject(subject, config, **options)
+    checked = _subject(subject, config, **options)
     together, errors, first = checked.call(checked.graph, checked.state), [], 0
     for index, graph in enumerate(jraph.unbatch_np(checked.graph)):
         nodes = slice(first, first + int(graph.n_node.sum()))
@@ -210,7 +223,7 @@ def check_padding(subject: Any, config: EGNOConfig | None = None, **options: Any
 
     Arguments and errors as `check_equivariance`.
     """
-    checked, _ = _subject(subject, config, **options)
+    checked = _subject(subject, config, **options)
     num_nodes = checked.graph.nodes["positions"].shape[0]
     padded, _ = graph_lib.pad(
         checked.graph,
@@ -243,8 +256,10 @@ def _subject(
     times: Any = None,
     seed: int = 0,
     tolerance: float | None = None,
-) -> tuple[_Subject, np.random.Generator]:
+) -> _Subject:
     """Makes a function of what is to be checked, with random inputs and weights."""
+    if isinstance(subject, _Subject):
+        return subject
     rng = np.random.default_rng(seed)
     is_model = isinstance(subject, Params | EGNOConfig)
     if is_model:
@@ -257,7 +272,7 @@ def _subject(
         call, state = _model(subject, config, graph, times, rng), None
     else:
         call, state = _layer(subject, config, graph, rng, dtype)
-    return _Subject(call, graph, state, tolerance), rng
+    return _Subject(call, graph, state, tolerance, seed)
 
 
 def _model(
@@ -274,8 +289,7 @@ def _model(
     if isinstance(subject, EGNOConfig):
         params = init(_key(rng), config, graph, times)
         subject = dataclasses.replace(params, weights=_perturbed(params.weights, rng))
-    applied = jax.jit(apply)
-    return lambda graph, state: applied(subject, graph, times)
+    return lambda graph, state: _apply(subject, graph, times)
 
 
 class _Alone(nn.Module):

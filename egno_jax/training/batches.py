@@ -23,7 +23,7 @@ from egno_jax.datasets.buckets import Buckets, by_size
 from egno_jax.extras import require
 from egno_jax.rolling import check_columns, with_state
 from egno_jax.training.config import COLUMNS, NoiseConfig, TrainingConfig
-from egno_jax.training.devices import constrain, global_array, map_shares, time_axis
+from egno_jax.training.devices import constrain, global_array, map_shares, shape_of, time_axis
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -309,7 +309,7 @@ def by_kind(data: Any, others: Callable[[Any], Any], targets: Callable[[Any], An
     return mapped._replace(positions=positions, velocities=velocities)
 
 
-def place_train(samples: Samples, mesh: Mesh) -> Samples:
+def place_train(samples: Samples, mesh: Mesh | None) -> Samples:
     """Places a training set on the mesh: every sample on each device, its times split."""
     over_time = time_axis(mesh, samples.positions.shape[1])
     return by_kind(
@@ -331,11 +331,11 @@ def in_shares(samples: Samples, num_shares: int) -> Samples:
     return shares._replace(times=times, node_mask=shares.node_mask & is_sample[..., None])
 
 
-def place_valid(samples: Samples, mesh: Mesh) -> Samples:
+def place_valid(samples: Samples, mesh: Mesh | None) -> Samples:
     """Places a validation set on the mesh in shares, its times split."""
     over_time = time_axis(mesh, samples.positions.shape[1])
     return by_kind(
-        in_shares(samples, mesh.shape[ops.DATA_AXIS]),
+        in_shares(samples, shape_of(mesh).data),
         lambda leaf: global_array(leaf, mesh, ops.DATA_AXIS),
         lambda leaf: global_array(leaf, mesh, ops.DATA_AXIS, None, over_time),
     )

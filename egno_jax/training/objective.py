@@ -183,7 +183,7 @@ def check_metrics(
             raise ValueError(f"metrics: got the name {name!r}, expected none of {_RESERVED}")
         if not callable(metric):
             raise ValueError(
-                f"metrics[{name!r}]: got {metric!r}, expected metric(predicted, batch)"
+                f"metrics[{name!r}]: got {metric!r}, expected a function metric(predicted, batch)"
             )
 
         def sums(params: Params, batch: Batch, metric: Metric = metric) -> Any:

@@ -36,7 +36,7 @@ from egno_jax.training.batches import (
     without_repetitions,
 )
 from egno_jax.training.config import TrainingConfig, make_optimizer
-from egno_jax.training.devices import constrain, default_mesh, map_shares, replicate
+from egno_jax.training.devices import MeshShape, constrain, make_mesh, map_shares, replicate, using
 from egno_jax.training.objective import LossFn, Metrics, measure, mse_loss, velocity_weight
 
 if TYPE_CHECKING:
@@ -305,7 +305,7 @@ class Trainer:
                 f"mesh: got {mesh} with stream={stream} in {jax.process_count()} processes, "
                 "expected a mesh and a stream; make one with make_mesh"
             )
-        self._mesh = mesh = default_mesh() if mesh is None else mesh
+        self._mesh = mesh
         self._config, self._loss_fn, self._metrics = config, loss_fn, metrics
         self._steps_config = _of_steps(config)
         self._draw = sampler_of(train, sampler_key(config), config.batch_size)
@@ -316,13 +316,14 @@ class Trainer:
         self._valid = [place_valid(part, mesh) for part in by_size(valid)]
         self._stream = None
         if is_several if stream is None else stream:
+            mesh = make_mesh(MeshShape()) if mesh is None else mesh
             self._stream = Stream(train, sampler_key(config), config, mesh)
         else:
             self._resident = [place_train(part, mesh) for part in by_size(train)]
         self.seconds_waited = 0.0
 
     def place(self, state: TrainState) -> TrainState:
-        """Places copies of a state on all devices."""
+        """Places a state on all devices."""
         return replicate(state, self._mesh)
 
     def advance(
@@ -338,7 +339,7 @@ class Trainer:
         length = 1 if self._is_mixed else num_steps
         for start in range(step, step + num_steps, length):
             samples, batches = self._batches(start, length)
-            with jax.set_mesh(self._mesh):
+            with using(self._mesh):
                 state, metrics = run_chunk(
                     state, samples, batches, self._mean_nodes, self._steps_config, self._loss_fn
                 )
@@ -359,7 +360,7 @@ class Trainer:
     def evaluate(self, params: Params) -> tuple[Errors, dict[str, Any]]:
         """Returns the errors and the metrics of a model on the validation set."""
         size, metrics = self._config.eval_batch_size, self._metrics
-        with jax.set_mesh(self._mesh):
+        with using(self._mesh):
             return measure(params, self._valid, batch_size=size, metrics=metrics)
 
     def batch_of(self, step: int) -> Int[np.ndarray, "B"]:

@@ -122,7 +122,7 @@ FAULTS = {
         {"loss_fn": lambda model, params, batch: jnp.sum(batch.node_mask)},
         r"loss_fn: got int32 of shape \[\], expected a floating scalar",
     ),
-    "a loss that is none": ({"loss_fn": 0.1}, "loss_fn: got 0.1, expected loss_fn"),
+    "a loss that is none": ({"loss_fn": 0.1}, r"loss_fn: got 0.1, expected loss_fn"),
     "a metric that is a mean": (
         {"metrics": {"mean": lambda predicted, batch: jnp.mean(predicted.positions)}},
         r"metrics\['mean'\]: got .*, expected sums .* such as egno_jax.metrics.Mean",
