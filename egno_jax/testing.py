@@ -209,7 +209,7 @@ def check_batch_independence(
     """
     checked = _subject(subject, config, **options)
     together, errors, first = checked.call(checked.graph, checked.state), [], 0
-    for index, graph in enumerate(jraph.unbatch_np(checked.graph)):
+    for index, graph in enumerate(graph_lib.unbatch(checked.graph)):
         nodes = slice(first, first + int(graph.n_node.sum()))
         alone = checked.call(graph, jax.tree.map(lambda x, n=nodes: x[:, n], checked.state))
         expected = jax.tree.map(lambda x, n=nodes: x[:, n], together)

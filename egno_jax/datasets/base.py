@@ -95,7 +95,7 @@ def take(samples: Samples, indices: Int[Array, "B"], xp: Any = jnp) -> Batch:
     def rows(leaf: Any) -> Any:
         # Of a memory map, indexing reads no more than the rows.
         is_numpy = xp is np
-        return np.asarray(leaf)[indices] if is_numpy else jnp.take(leaf, indices, 0, mode="clip")
+        return np.asanyarray(leaf)[indices] if is_numpy else jnp.take(leaf, indices, 0, mode="clip")
 
     graph, targets, mask = jax.tree.map(
         rows, (samples.graph, (samples.positions, samples.velocities), samples.node_mask)

@@ -153,9 +153,12 @@ def test_bad_data_is_refused_before_anything_is_written(task, config, tmp_path):
 
 
 FAULTS = {
-    "a config": (lambda p, t, v: (p.config, t, v), "params: got EGNOConfig, expected .*init makes"),
-    "no validation set": (lambda p, t, v: (p, t, None), "valid: samples must be .*came NoneType"),
-    "no training set": (lambda p, t, v: (p, None, v), "train: samples must be .*came NoneType"),
+    "a config": (
+        lambda p, t, v: (p.config, t, v),
+        "params: got EGNOConfig, expected egno_jax.Params; make them with",
+    ),
+    "no validation set": (lambda p, t, v: (p, t, None), "valid: samples: got NoneType"),
+    "no training set": (lambda p, t, v: (p, None, v), "train: samples: got NoneType"),
     "positions of other samples": (
         lambda p, t, v: (p, t._replace(positions=t.positions[:8]), v),
         "train: positions: got .*axis 0 must have length 16",
@@ -176,7 +179,7 @@ FAULTS = {
     ),
     "valid without edge features": (
         lambda p, t, v: (p, t, v._replace(graph=v.graph._replace(edges=None))),
-        r"valid: graph.edges\['features'\]: got 0 features an edge, expected 2",
+        r"valid: graph.edges\['features'\]: got 0 features, expected 2",
     ),
     "no velocities": (
         lambda p, t, v: (p, t._replace(velocities=None), v),
