@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import e3nn_jax as e3nn
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from egno_jax import ops
@@ -62,7 +61,7 @@ class TemporalConv(nn.Module):
         features = features.astype(dtype)
         if context is None:
             return ops.temporal_conv(features, kernel, self.precision)
-        return features + _leaky_relu(
+        return features + ops.nonlinearity(
             ops.spectral_conv_at(features, kernel, context, self.precision)
         )
 
@@ -192,7 +191,7 @@ class IrrepsTemporalConv(nn.Module):
         precision = self.precision if ir.l == 0 else "highest"
         response = _convolve(jnp.swapaxes(chunk, -1, -2), kernel, context, precision)
         if ir.is_scalar():
-            response = _leaky_relu(response)
+            response = ops.nonlinearity(response)
         return chunk + jnp.swapaxes(response, -1, -2)
 
 
@@ -216,7 +215,3 @@ def _convolve(
     if context is None:
         return ops.spectral_conv(x, kernel, precision)
     return ops.spectral_conv_at(x, kernel, context, precision)
-
-
-def _leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    return jax.nn.leaky_relu(x, ops.NEGATIVE_SLOPE)

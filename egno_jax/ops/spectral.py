@@ -141,6 +141,14 @@ def spectral_conv_at(
     return sharding.shard_times(response)
 
 
+def nonlinearity(response: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns `LeakyReLU_0.01(response)`, the nonlinearity of convolved scalars.
+
+    The CPU kernel has its own copy (`kernels/temporal_conv.h`), which tests compare with this one.
+    """
+    return jax.nn.leaky_relu(response, NEGATIVE_SLOPE)
+
+
 def temporal_conv(
     features: Float[Array, "P N C"], kernel: Float[Array, "2 M C C"], precision: str = "highest"
 ) -> Float[Array, "P N C"]:
@@ -167,7 +175,7 @@ def temporal_conv_reference(
 ) -> Float[Array, "P *rest C"]:
     """Computes `temporal_conv` in JAX: its specification, with the same arguments and result."""
     response = spectral_conv(features, kernel, precision)
-    return features + jax.nn.leaky_relu(response, NEGATIVE_SLOPE)
+    return features + nonlinearity(response)
 
 
 _temporal_conv = kernels.accelerate(
