@@ -27,8 +27,7 @@ from experiments import run_records as records
 from experiments.run_records import EXPERIMENTS, Row, rivals, selected
 
 _ROOT = Path(__file__).parent.parent
-_PAGE = _ROOT / "experiments" / "RESULTS.md"
-_README = _ROOT / "README.md"
+_PAGE, _README = _ROOT / "experiments" / "RESULTS.md", _ROOT / "README.md"
 _IMAGES = _ROOT / "docs" / "images"
 _INTRODUCTION = Path(__file__).with_name("results_intro.md")
 _HELP = "Publish results: experiments/RESULTS.md and the table in README.md."

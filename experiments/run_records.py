@@ -165,6 +165,26 @@ def _settings(record: dict[str, Any], path: Path, folders: Sequence[Path]) -> An
     return settings.changed(settings.read(file, EXPERIMENTS[name].default)[0], tree)
 
 
+def _frozen(
+    directory: Path, config: Any, experiment: Experiment, folder: Path, name: str, text: str
+) -> Path:
+    """Writes the config file of a run that has none, and returns it.
+
+    Raises:
+      ValueError: there is no name for it, or the file exists.
+    """
+    if not name:
+        raise ValueError(
+            f"{directory}: its settings are those of no file in {folder / experiment.name}; "
+            f"write one with: python -m experiments.report --freeze NAME {directory}"
+        )
+    file = folder / experiment.name / f"{name}.yaml"
+    if file.exists():
+        raise ValueError(f"--freeze: {file} exists with other settings; choose another name")
+    settings.write(file, config, experiment.default, text)
+    return file
+
+
 def append(
     directory: Path,
     path: Path = RESULTS,
@@ -201,17 +221,9 @@ def append(
         )
     name = directory.absolute().name
     file = _config_of(config, experiment, folders)
-    if file is None and not freeze:
-        raise ValueError(
-            f"{directory}: its settings are those of no file in {folders[-1] / experiment.name}; "
-            f"write one with: python -m experiments.report --freeze NAME {directory}"
-        )
     if file is None:
-        file = folders[-1] / experiment.name / f"{freeze}.yaml"
-        if file.exists():
-            raise ValueError(f"--freeze: {file} exists with other settings; choose another name")
         text = description or f"The settings of the run {name}."
-        settings.write(file, config, experiment.default, text)
+        file = _frozen(directory, config, experiment, folders[-1], freeze, text)
     own, usual = (
         dict(settings.flatten(settings.plain(each)))
         for each in (config, settings.read(file, experiment.default)[0])
