@@ -1,4 +1,4 @@
-"""The model's configuration: a frozen, hashable dataclass that travels with the weights."""
+"""The model's configuration: a frozen, hashable dataclass that is saved with the weights."""
 
 from __future__ import annotations
 
@@ -22,40 +22,38 @@ class EGNOConfig:
     """Hyper-parameters of EGNO; node and edge feature sizes are read from the graph at `init`.
 
     Attributes:
-      layer: name of the spatial layer in every block: `"egnn"`, or one registered with
-        `egno_jax.nn.register_layer`.
-      num_layers: number L of blocks (two temporal convolutions and one message passing each).
+      layer: name of the spatial layer in every block: `"egnn"`, or a name registered
+        with `egno_jax.nn.register_layer`.
+      num_layers: number L of blocks (two temporal convolutions and one spatial layer each).
       hidden_dim: width C of the node features and of every MLP.
-      num_modes: number M of Fourier modes that the temporal convolutions keep, the constant one
-        included; a grid of P times has P // 2 + 1 and uses those that it has.
+      num_modes: number M of Fourier modes that the temporal convolutions keep, including the
+        constant one; P times have only P // 2 + 1 modes, and further ones have no effect.
       time_embed_dim: size of the sinusoidal embedding of a time.
-      time_scale: unit of time; the model sees `times / time_scale` and nothing else.
+      time_scale: unit of time; the model sees only `times / time_scale`.
       temporal_grid: how the convolutions read the times. `"index"`: as P equally spaced samples,
         whatever their values (the original's scheme). `"context"`: the Fourier coefficients are
-        those of the trajectory at `context_times`, and the response is read at each time that is
-        asked, so that it does not depend on what else is asked and times may be irregular.
+        computed at `context_times`, and the result is evaluated at each requested time. It then
+        does not depend on the other requested times, and times may be irregular.
       context_times: with `"context"`, at least two equally spaced times in the unit of `times`; the
-        period is their count times their spacing. Asked for these times the model equals that of
-        `"index"`. Otherwise empty.
-      velocity_scale: what the model multiplies the given velocities by, and divides its own by. A
-        system that moves far within the times asked, like `|v| t` above the size of a step, trains
-        better with velocities per such a time, `velocity_scale` near `t`. At 1 (the original's)
-        they stay as they are.
-      mean_field: whether each block begins its message passing with a step along the mean of the
-        graph, `x_i += a_i (x_i - mean x) + b_i mean v` with learned factors of the features. It
-        tells every node at once where the whole system is and where it drifts, which messages
-        along edges carry over many blocks or not at all. Off in the original.
-      mean_field_channels: number K of further means in a mean field, in which nodes weigh what
-        they are and receivers which mean they follow; see `egno_jax.ops.mean_field`.
-      vector_init: the vector kernels start uniform in `[0, vector_init)`; the original's 0.1. At 0
-        positions and velocities start out unmixed over time, which spares a deep model large steps
-        at first. Read by `init` alone.
-      velocity_weight: a record of the loss that the weights were trained with, which `fit` takes
-        from `TrainingConfig.velocity_weight`. At 0 `Trajectory.velocities` is an equivariant latent
-        and predicts no velocity. Never read by `apply`; rollouts read it.
+        period is their count times their spacing. At exactly these times the model equals
+        that of `"index"`. Otherwise empty.
+      velocity_scale: factor by which the input velocities are multiplied and the output velocities
+        divided. If targets are far ahead, set it near their distance in the time unit of the
+        velocities, so that `velocity_scale v` is the motion in a window. 1 is the original.
+      mean_field: whether each block has global message passing before its spatial layer, which
+        adds `a_i (x_i - mean x) + b_i mean v` to `x_i` with factors that depend on the features.
+        It gives every node global context in O(N) time. Off in the original.
+      mean_field_channels: number K of virtual-node channels of global message passing: further
+        means, weighted by the senders; see `egno_jax.ops.mean_field`.
+      vector_init: the vector kernels are initialised uniformly in `[0, vector_init)`; 0.1 is the
+        original. At 0 positions and velocities are initially not mixed over time, which avoids
+        large first steps in deep models. Read only by `init`.
+      velocity_weight: records `TrainingConfig.velocity_weight` of the training; set by `fit`. At 0
+        the velocities of a `Trajectory` are an unsupervised equivariant latent and do not predict
+        the velocity. Never read by `apply`; rollouts read it.
       dtype: dtype of the feature computations, such as `"bfloat16"`; None follows the inputs and
         weights. Positions and velocities are computed in float32 or wider in any case.
-      param_dtype: dtype of the weights that `init` makes.
+      param_dtype: dtype of the weights that `init` returns.
       matmul_precision: `jax.lax` precision of products over channels. The default is exact
         float32; `"default"` is TF32 on recent NVIDIA GPUs and bfloat16 on TPUs.
 
@@ -104,16 +102,16 @@ class EGNOConfig:
         _check_choice("matmul_precision", self.matmul_precision, _PRECISIONS)
 
     def _set(self, name: str, value: Any) -> None:
-        """Stores the one form of a value, so that equal configs have one hash and one JSON."""
+        """Stores a normalised value, so that equal configs have equal hashes and JSON."""
         object.__setattr__(self, name, value)
 
     def to_json(self) -> str:
-        """Returns the configuration as a JSON object, one key a field."""
+        """Returns the configuration as a JSON object with one key for each field."""
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> EGNOConfig:
-        """Reads what `to_json` wrote; a field that is missing takes its default.
+        """Reads the output of `to_json`; missing fields have their default values.
 
         Args:
           text: a JSON object whose keys are field names.
@@ -122,7 +120,7 @@ class EGNOConfig:
           The configuration.
 
         Raises:
-          ValueError: the text is no JSON object, or a key or a value is not valid.
+          ValueError: the text is not a JSON object, or a key or a value is not valid.
         """
         try:
             fields = json.loads(text)
@@ -153,7 +151,7 @@ def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def _count(name: str, value: Any, least: int) -> int:
-    """Returns a Python integer for an integer of any library."""
+    """Returns an integer of any library as a Python integer."""
     expected = f"an integer >= {least}"
     try:
         count = operator.index(value)
@@ -164,7 +162,7 @@ def _count(name: str, value: Any, least: int) -> int:
 
 
 def _number(name: str, value: Any, expected: str) -> float:
-    """Returns a Python float for a finite number of any library."""
+    """Returns a finite number of any library as a Python float."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -175,13 +173,13 @@ def _number(name: str, value: Any, expected: str) -> float:
 
 
 def _flag(name: str, value: Any) -> bool:
-    """Returns a Python bool for a bool of any library."""
+    """Returns a bool of any library as a Python bool."""
     _check(name, value, isinstance(value, bool | np.bool_), "True or False")
     return bool(value)
 
 
 def _dtype(name: str, value: Any) -> str:
-    """Returns the name of a floating dtype that is given by name or as JAX or NumPy have it."""
+    """Returns the name of a floating dtype; accepts names and dtypes of JAX or NumPy."""
     try:
         dtype = None if value is None else jnp.dtype(value).name
     except TypeError:

@@ -1,4 +1,4 @@
-"""EGNO: one state in, the whole trajectory out, at any times, in one parallel pass."""
+"""EGNO: maps one state to the whole trajectory, at any times, in one parallel pass."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ class EGNO(nn.Module):
     """The Equivariant Graph Neural Operator as a Linen module.
 
     The state is repeated at all P times, and an embedding adds the time to its features. Each block
-    convolves it over time, then passes messages at every time alone; `egno_jax.nn.Block`. Geometry
-    is kept relative to c, the mean initial position of each graph; c is added at the end.
+    convolves it over time, then passes messages at each time separately (`egno_jax.nn.Block`).
+    Positions are relative to the mean initial position of each graph, which is added at the end.
 
     Attributes:
       config: the hyper-parameters.
@@ -125,12 +125,12 @@ def init(
     graph: jraph.GraphsTuple,
     times: Float[Array, "P"] | Float[Array, "P G"],
 ) -> Params:
-    """Makes the weights of a model for graphs that look like `graph`.
+    """Returns initial weights of a model for graphs with the feature sizes of `graph`.
 
     Args:
       key: a random key.
       config: the hyper-parameters.
-      graph: an example; the sizes of its node and edge features are read, its values are not used.
+      graph: an example; only the sizes of its node and edge features are used.
       times: an example, `[P]` or `[P, G]`.
 
     Returns:
@@ -157,14 +157,14 @@ def apply(
     """Decodes the trajectory of a state at the requested times, all of them in one pass.
 
     Pure: `jit`, `vmap`, `grad`, `remat` and sharding work on it. Equivariant: rotating, reflecting
-    or translating the graph's positions (and turning its velocities along) does the same to the
-    result. Values are not looked at; `egno_jax.graph.validate` checks them.
+    or translating the input does the same to the result. Values are not checked;
+    `egno_jax.graph.validate` checks them.
 
     Args:
       params: the model, from `init`, `load` or `from_torch_state_dict`.
       graph: one state or a batch of states: nodes `positions` `[N, 3]`, `velocities` `[N, 3]` and
         `features` `[N, F]`, edges `features` `[E, D]` or None.
-      times: `[P]`, or `[P, G]` where graphs ask for different times, an array or a list; strictly
+      times: `[P]`, or `[P, G]` if graphs have different times, an array or a list; strictly
         increasing along P, in the unit of `config.time_scale`.
 
     Returns:
@@ -182,11 +182,11 @@ def apply(
 
 
 def checked_inputs(graph: Any, times: Any) -> tuple[jraph.GraphsTuple, Array]:
-    """Checks the inputs of a model and returns them as JAX's arrays, in the dtypes it computes in.
+    """Checks the inputs of a model and returns them as JAX arrays.
 
     Args:
-      graph: what should be a graph as `apply` takes it.
-      times: what should be its times, an array or a list.
+      graph: the graph, as in `apply`.
+      times: the times, an array or a list.
 
     Raises:
       ValueError: a field of the graph or of the times has a wrong shape, dtype or key.
@@ -199,12 +199,12 @@ def checked_inputs(graph: Any, times: Any) -> tuple[jraph.GraphsTuple, Array]:
 
 
 class Frame(NamedTuple):
-    """What a state is relative to, and the way back from it.
+    """Origin and units of a state, to convert it back to those of the input.
 
     Attributes:
       graph_ids: `[N]`, the graph of each node.
       centre: `[N, 3]`, the mean initial position of each node's graph.
-      centre_residual: `[N, 3]`, the mean of what is left after subtracting `centre`; the exact
+      centre_residual: `[N, 3]`, the mean of the positions after subtracting `centre`; the exact
         centre is the sum of both.
       velocity_scale: `config.velocity_scale`.
     """
@@ -215,7 +215,7 @@ class Frame(NamedTuple):
     velocity_scale: float
 
     def trajectory(self, state: State) -> Trajectory:
-        """Returns a state as a trajectory, in the frame and the units of the input."""
+        """Returns a state as a trajectory, with the origin and the units of the input."""
         return Trajectory(
             (state.positions + self.centre_residual) + self.centre,
             state.velocities / self.velocity_scale,
@@ -226,7 +226,7 @@ class Frame(NamedTuple):
 def initial_state(
     graph: jraph.GraphsTuple, config: EGNOConfig, layer: LayerFactory | None = None
 ) -> tuple[State, Frame]:
-    """Returns the state at one time, `[1, N, ...]`, with the given features, and its frame.
+    """Returns the initial state `[1, N, ...]`, with the graph's node features, and its frame.
 
     Args:
       graph: checked inputs of a model.
@@ -248,8 +248,8 @@ def centred_state(
 ) -> tuple[Float[Array, "N 3"], Float[Array, "N 3"], Float[Array, "N 3"], Float[Array, "N 3"]]:
     """Returns positions relative to their graph's centre, velocities, the centre, and its residual.
 
-    The centre is `centre + residual`: far from the origin the mean is rounded, so the mean of what
-    is left after subtracting it is subtracted too.
+    The centre is `centre + residual`: far from the origin the mean is rounded, so the mean of the
+    differences is also subtracted.
     """
     positions, velocities = graph.nodes["positions"], graph.nodes["velocities"]
     dtype = jnp.result_type(positions.dtype, velocities.dtype, jnp.float32)
@@ -266,7 +266,7 @@ def centred_state(
 
 
 def time_dtype(times: Array, positions: Array) -> Any:
-    """Returns the dtype that times are computed in: their own if it is the wider floating one."""
+    """Returns the dtype of computations with times: at least as wide as that of the positions."""
     if jnp.issubdtype(times.dtype, jnp.floating):
         return jnp.result_type(times.dtype, positions.dtype)
     return positions.dtype
@@ -275,14 +275,14 @@ def time_dtype(times: Array, positions: Array) -> Any:
 def scaled_times(
     graph: jraph.GraphsTuple, times: Array, config: EGNOConfig
 ) -> Float[Array, "P"] | Float[Array, "P G"]:
-    """Returns tau = times / config.time_scale in the dtype that times are computed in."""
+    """Returns tau = times / config.time_scale in the dtype of `time_dtype`."""
     return jnp.asarray(times, time_dtype(times, graph.nodes["positions"])) / config.time_scale
 
 
 def _time_grid(
     times: Float[Array, "P"] | Float[Array, "P G"], config: EGNOConfig, graph_ids: Int[Array, "N"]
 ) -> tuple[Float[Array, "R"] | Float[Array, "R G"], ops.Context | None, slice]:
-    """Returns the times to compute, how the convolutions read them, and where the requested are."""
+    """Returns the times to compute, the context, and the slice of the requested times."""
     context, first = None, 0
     if config.temporal_grid == "context":
         times, context = _with_context(times, config, graph_ids)
@@ -296,7 +296,7 @@ def _with_context(
     config: EGNOConfig,
     graph_ids: Int[Array, "N"],
 ) -> tuple[Float[Array, "R"] | Float[Array, "R G"], ops.Context]:
-    """Puts the context times before the requested ones; rephases the phases of all of them."""
+    """Puts the context times before the requested ones; returns all times and their phases."""
     first, last = config.context_times[0], config.context_times[-1]
     num_context = len(config.context_times)
     period = (last - first) * num_context / (num_context - 1)
@@ -313,7 +313,7 @@ def _with_context(
 def _equal_shares(
     times: Float[Array, "R"] | Float[Array, "R G"], context: ops.Context | None
 ) -> tuple[Float[Array, "R"] | Float[Array, "R G"], ops.Context | None]:
-    """Adds times until every device of a mesh that shards them has equally many.
+    """Adds times until their number is divisible by the time axis of the mesh.
 
     The added times contribute nothing to the Fourier coefficients and are removed at the end.
     """

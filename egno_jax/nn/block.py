@@ -1,4 +1,4 @@
-"""The block that EGNO stacks, and the slot in it for the spatial layer."""
+"""The block of EGNO, and the protocol and registry of its spatial layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class State(NamedTuple):
-    """The state that blocks carry, at every time.
+    """The state at all times; blocks map one to the next.
 
     Attributes:
       positions: `[P, N, 3]`, relative to the centre of each graph at time 0.
@@ -43,11 +43,11 @@ class State(NamedTuple):
 
 
 class SpatialLayer(Protocol):
-    """What EGNO asks of a spatial layer: a Linen module with the field `config`.
+    """Protocol of a spatial layer: a Linen module with the field `config`.
 
-    It updates the state at every time alone; the temporal convolutions are the block's. Use
-    differences of positions, so that the layer commutes with translations, and return vectors and
-    `extra` that rotate with the input.
+    It updates the state at each time separately; only the block's temporal convolutions mix times.
+    Use differences of positions, so that the layer commutes with translations, and return vectors
+    and `extra` that rotate with the input.
 
     `carries(config)`, a static method, is optional. It returns the irreps of the features that the
     layer carries from block to block, such as `{"vectors": "16x1o + 16x1e"}`. They start as zeros,
@@ -61,12 +61,12 @@ class SpatialLayer(Protocol):
 
         Args:
           state: the state at P times.
-          graph: the graph given to the model: senders, receivers, edge features, and nodes at
-            time 0 as they came.
+          graph: the input graph of the model: senders, receivers, edge features, and the nodes of
+            the initial state.
         """
 
 
-# Makes the module of a spatial layer: called as `factory(config, name=...)`.
+# Creates the module of a spatial layer: called as `factory(config, name=...)`.
 LayerFactory = Callable[..., nn.Module]
 
 _LAYERS: dict[str, LayerFactory] = {}
@@ -75,13 +75,13 @@ _LAYERS: dict[str, LayerFactory] = {}
 def register_layer(name: str, layer: LayerFactory | None = None) -> Any:
     """Makes a spatial layer available as `EGNOConfig(layer=name)`.
 
-    `apply`, `save`, `load`, training, meshes and experiments then serve it. A checkpoint holds the
-    name alone: import the module that registers the layer before `load`.
+    `apply`, `save`, `load`, training, meshes and experiments then work with it. A checkpoint holds
+    only the name: import the module that registers the layer before `load`.
 
     Args:
       name: the name; an identifier.
-      layer: the module class, or a function that makes the module: `layer(config, name=...)`. None
-        returns a decorator for the class.
+      layer: the module class, or a function that creates the module: `layer(config, name=...)`.
+        None returns a decorator for the class.
 
     Raises:
       ValueError: the name is not an identifier, or belongs to another layer.
@@ -90,7 +90,7 @@ def register_layer(name: str, layer: LayerFactory | None = None) -> Any:
         return lambda cls: register_layer(name, cls)
     if not name.isidentifier():
         raise ValueError(f"name: got {name!r}, expected an identifier; choose such as my_layer")
-    # The same class comes again when its module is reloaded, or run as a script.
+    # The same class is registered again if its module is reloaded or run as a script.
     known = _LAYERS.get(name, layer)
     if getattr(known, "__qualname__", None) != getattr(layer, "__qualname__", None):
         raise ValueError(f"name: got {name!r}, expected one that is not taken by {known}")
@@ -104,7 +104,7 @@ def layer_names() -> list[str]:
 
 
 def layer_factory(config: EGNOConfig) -> LayerFactory:
-    """Returns what makes the spatial layers of a config.
+    """Returns the class or function that creates the spatial layer of a config.
 
     Raises:
       ValueError: no layer of that name is registered.
@@ -131,13 +131,13 @@ def initial_extra(
 class Block(nn.Module):
     """One block of EGNO: temporal convolutions, global message passing, the spatial layer.
 
-    Every part of the state is convolved over time by its kind: features with `TemporalConv`,
-    positions and velocities together with `VectorTemporalConv`, each of `extra` with
-    `IrrepsTemporalConv`. With `config.mean_field` nodes then move along the mean of their graph.
+    Temporal convolutions act on all parts of the state: `TemporalConv` on features,
+    `VectorTemporalConv` on positions and velocities together, `IrrepsTemporalConv` on each of
+    `extra`. `config.mean_field` adds global message passing before the spatial layer.
 
     Attributes:
       config: the hyper-parameters.
-      layer: the spatial layer; None: the registered one of `config.layer`.
+      layer: the spatial layer; None: the registered layer `config.layer`.
 
     Source: Xu et al., "Equivariant Graph Neural Operator", 2024, figure 1.
     """
@@ -153,8 +153,8 @@ class Block(nn.Module):
 
         Args:
           state: the state at P times.
-          graph: the graph given to the model.
-          context: which times carry the Fourier coefficients; None: all, equally spaced.
+          graph: the input graph of the model.
+          context: the times that determine the Fourier coefficients; None: all, equally spaced.
         """
         config = self.config
         state = self._convolve_over_time(state, context)
@@ -189,7 +189,7 @@ class Block(nn.Module):
 
 
 def layer_options(config: EGNOConfig) -> dict[str, Any]:
-    """Returns the dtypes and the precision of a config as the layers of this package take them."""
+    """Returns the dtypes and the precision of a config as keyword arguments of layers."""
     return {
         "dtype": config.dtype,
         "param_dtype": config.param_dtype,
@@ -208,7 +208,7 @@ def move_along_mean(config: EGNOConfig, state: State, graph: jraph.GraphsTuple, 
 
 
 def _check_update(name: str, before: State, after: Any, width: int) -> None:
-    """Raises a ValueError that says what a spatial layer returned instead of a state."""
+    """Raises a ValueError if a spatial layer returned anything but a state of the same shapes."""
     if not isinstance(after, State):
         raise ValueError(
             f"{name}: got {type(after).__name__}, expected egno_jax.nn.State; return "

@@ -1,4 +1,4 @@
-"""E(n)-equivariant message passing: the layer alone, and in the slot of EGNO's block."""
+"""E(n)-equivariant message passing: the layer alone, and as the spatial layer of EGNO."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class EGNNLayer(nn.Module):
-    """Passes messages between nodes at every time alone; see `egno_jax.ops.egnn_layer`.
+    """Passes messages between nodes at each time separately; see `egno_jax.ops.egnn_layer`.
 
     Attributes:
       features: width C of every MLP and of the output.
@@ -92,7 +92,7 @@ class EGNNSpatialLayer(nn.Module):
     config: EGNOConfig
 
     def setup(self) -> None:
-        """Makes the layer, whose weights are this module's own."""
+        """Creates the layer; it shares the parameter scope of this module."""
         self.layer = EGNNLayer(self.config.hidden_dim, **layer_options(self.config))
         nn.share_scope(self, self.layer)
 
@@ -111,9 +111,9 @@ class EGNOBlock(nn.Module):
     Attributes:
       features: width C.
       num_modes: number M of modes of the convolutions.
-      mean_field: see `EGNOConfig`; so are those that follow.
-      mean_field_channels: number of channels of the mean field.
-      vector_init: bound of the vector kernel at the start.
+      mean_field: as in `EGNOConfig`, like all following fields.
+      mean_field_channels: number K of virtual-node channels.
+      vector_init: upper bound of the initial vector kernels.
       dtype: dtype of messages and features.
       param_dtype: dtype of the weights.
       precision: precision of products over channels.
@@ -129,7 +129,7 @@ class EGNOBlock(nn.Module):
     precision: str = "highest"
 
     def setup(self) -> None:
-        """Makes the block, whose weights are this module's own."""
+        """Creates the block; it shares the parameter scope of this module."""
         deprecation.warn("egno_jax.nn.EGNOBlock", "egno_jax.nn.Block", stacklevel=2)
         config = EGNOConfig(
             hidden_dim=self.features,

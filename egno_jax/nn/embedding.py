@@ -1,4 +1,4 @@
-"""The layer that lifts a state's node features to hidden features at every requested time."""
+"""Embedding of node features and requested times into hidden features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TimeEmbedding(nn.Module):
     Attributes:
       features: size C of the output.
       dim: size T of the time embedding.
-      dtype: dtype of the output; None follows inputs and weights. Sines are taken in float32 or
+      dtype: dtype of the output; None follows inputs and weights. Sines are computed in float32 or
         wider.
       param_dtype: dtype of the weights.
       precision: precision of the product.
@@ -45,8 +45,8 @@ class TimeEmbedding(nn.Module):
 
         Args:
           node_features: `[N, F]`.
-          times: `[P]`, or `[P, G]` where graphs ask for different times; in the time scale's unit.
-          graph_ids: `[N]`, the graph of each node; needed with `[P, G]` times alone.
+          times: `[P]`, or `[P, G]` if graphs have different times; divided by the time scale.
+          graph_ids: `[N]`, the graph of each node; needed only if times are `[P, G]`.
 
         Returns:
           `[P, N, C]`.

@@ -1,4 +1,4 @@
-"""Linear layers and perceptrons, initialised as PyTorch initialises its own."""
+"""Linear layers and perceptrons with the initialisation of PyTorch."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def symmetric_uniform(bound: float) -> Callable[..., Array]:
 
 
 def compute_dtype(dtype: Any, *arrays: Array) -> Any:
-    """Returns `dtype`, or where it is None the dtype that the arrays promote to."""
+    """Returns `dtype`, or if it is None the dtype that the arrays promote to."""
     return jnp.result_type(*arrays) if dtype is None else jnp.dtype(dtype)
 
 
 class Linear(nn.Module):
-    """A linear layer `y = x kernel + bias`, both uniform in `+-1/sqrt(A)` at the start.
+    """A linear layer `y = x kernel + bias`; both are initially uniform in `+-1/sqrt(A)`.
 
     Attributes:
       features: size B of the output.
       dtype: dtype of the computation; None follows input and weights.
       param_dtype: dtype of the weights.
       precision: precision of the product.
-      starts_at_zero: whether both are 0 at the start instead.
+      starts_at_zero: whether both are initially 0 instead.
 
     Source of the initialisation: `torch.nn.Linear`.
     """
@@ -78,7 +78,7 @@ class MLP(nn.Module):
       dtype: dtype of the computation; None follows input and weights.
       param_dtype: dtype of the weights.
       precision: precision of the products.
-      starts_at_zero: whether the output is 0 at the start.
+      starts_at_zero: whether the last layer, and so the output, is initially 0.
     """
 
     hidden: int
@@ -113,5 +113,5 @@ def cast(tree: Any, dtype: Any) -> Any:
 
 
 def as_geometry(vectors: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
-    """Returns positions or velocities in float32 or wider, as all geometry is computed."""
+    """Returns positions or velocities in float32 or wider, the dtype of all geometry."""
     return vectors.astype(jnp.result_type(vectors.dtype, jnp.float32))

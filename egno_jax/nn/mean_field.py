@@ -1,4 +1,4 @@
-"""Global message passing: every node follows means over its whole graph."""
+"""Global message passing: every node receives means over its graph."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class MeanField(nn.Module):
-    """Moves every node along what its whole graph does; see `egno_jax.ops.mean_field`.
+    """Gives every node global context in O(N) time; see `egno_jax.ops.mean_field`.
 
-    Its factors are 0 at the start: a model with a mean field begins as the same without.
+    Its factors are initially 0, so it changes nothing before training.
 
     Attributes:
       features: width of the perceptrons.
-      channels: number K of means that senders weigh, beside the plain one.
+      channels: number K of virtual-node channels, means weighted by the senders.
       dtype: dtype of the perceptrons; None follows features and weights. Positions and velocities
         stay in float32 or wider.
       param_dtype: dtype of the weights.
@@ -49,7 +49,7 @@ class MeanField(nn.Module):
           positions: `[P, N, 3]`.
           velocities: `[P, N, 3]`.
           features: `[P, N, A]`.
-          graph_ids: `[N]`, the graph of each node; None: all are of one graph.
+          graph_ids: `[N]`, the graph of each node; None: all belong to one graph.
           num_graphs: G.
         """
         if graph_ids is None:

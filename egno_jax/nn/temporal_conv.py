@@ -1,7 +1,7 @@
 """Temporal convolutions in Fourier space: on scalars, on vectors, and on any irreps of O(3).
 
-Each acts on every node alone and mixes channels only, never the components of a vector or tensor,
-so it commutes with rotations and reflections.
+Each acts on every node separately and mixes only channels, never the components of a vector or
+tensor, so it commutes with rotations and reflections.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class TemporalConv(nn.Module):
       param_dtype: dtype of the kernel.
       precision: precision of the product over channels.
 
-    The parameter `kernel` is `[2, M, C, C]`, real and imaginary parts, at the start uniform in
-    `[0, 1) / C^2` each.
+    The parameter `kernel` is `[2, M, C, C]`, real and imaginary parts, initially uniform in
+    `[0, 1) / C^2`.
 
     Source: Xu et al., "Equivariant Graph Neural Operator", 2024, equation 7.
     """
@@ -44,14 +44,14 @@ class TemporalConv(nn.Module):
     def __call__(
         self, features: Float[Array, "P *rest C"], context: ops.Context | None = None
     ) -> Float[Array, "P *rest C"]:
-        """Convolves over the first axis, P equally spaced times or as `context` says.
+        """Convolves over the first axis: P equally spaced times, or the times of `context`.
 
         Args:
           features: `[P, ..., C]`.
-          context: which times carry the Fourier coefficients; see `egno_jax.ops.spectral_conv_at`.
+          context: the times that determine the coefficients; see `egno_jax.ops.spectral_conv_at`.
 
         Raises:
-          ValueError: features have no time axis, or not the channels that the kernel was made for.
+          ValueError: features have no time axis, or another number of channels than the kernel.
         """
         _check_signal(self, "features", features, "[P, ..., C]", features.ndim >= 2)
         width = features.shape[-1]
@@ -69,17 +69,17 @@ class TemporalConv(nn.Module):
 class VectorTemporalConv(nn.Module):
     """Convolves vector channels over time: `Z <- Z + irfft(W_k rfft(Z)_k)`, the same for x, y, z.
 
-    There is neither bias nor nonlinearity, which would break rotations, and everything is computed
-    in float32 or wider at full precision.
+    There is no bias and no nonlinearity, because they would break equivariance. Everything is
+    computed in float32 or wider at full precision.
 
     Attributes:
       num_modes: number M of modes kept.
       param_dtype: dtype of the kernel.
-      init_bound: what the kernel's start is below; None: 0.2 / C, the original's 0.1 for its two
-        channels. With 0 the layer starts as the identity.
+      init_bound: upper bound of the initial kernel; None: 0.2 / C, which is the original's 0.1 for
+        two channels. With 0 the layer is initially the identity.
 
-    The parameter `kernel` is `[2, M, C, C]`, real and imaginary parts, at the start uniform in
-    `[0, init_bound)` each.
+    The parameter `kernel` is `[2, M, C, C]`, real and imaginary parts, initially uniform in
+    `[0, init_bound)`.
 
     Source: Xu et al., "Equivariant Graph Neural Operator", 2024, equation 8.
     """
@@ -92,14 +92,14 @@ class VectorTemporalConv(nn.Module):
     def __call__(
         self, vectors: Float[Array, "P *rest 3 C"], context: ops.Context | None = None
     ) -> Float[Array, "P *rest 3 C"]:
-        """Convolves over the first axis, P equally spaced times or as `context` says.
+        """Convolves over the first axis: P equally spaced times, or the times of `context`.
 
         Args:
           vectors: `[P, ..., 3, C]`.
-          context: which times carry the Fourier coefficients; see `egno_jax.ops.spectral_conv_at`.
+          context: the times that determine the coefficients; see `egno_jax.ops.spectral_conv_at`.
 
         Raises:
-          ValueError: these are no vectors, or not of the channels that the kernel was made for.
+          ValueError: the shape is not `[P, ..., 3, C]`, or C is not that of the kernel.
         """
         is_vector = vectors.ndim >= 3 and vectors.shape[-2] == 3
         _check_signal(self, "vectors", vectors, "[P, ..., 3, C]", is_vector)
@@ -116,20 +116,20 @@ class IrrepsTemporalConv(nn.Module):
     """Convolves any equivariant features over time, with one complex kernel for each irrep type.
 
     For each type l with parity p, of multiplicity C: `x <- x + sigma(irfft(R_k rfft(x)_k))`, where
-    R_k mixes the C copies and leaves the `2 l + 1` components alone. `sigma` is LeakyReLU on even
+    R_k mixes the C copies but not the `2 l + 1` components. `sigma` is LeakyReLU on even
     scalars, 0e, and the identity on everything else: an odd scalar changes sign under reflections
     and LeakyReLU is not odd. On `Cx0e` this is `TemporalConv`, on `Cx1o` `VectorTemporalConv`.
 
     Attributes:
       num_modes: number M of modes kept.
       param_dtype: dtype of the kernels.
-      precision: precision of the product over the copies of a scalar; that of all other types is
-        full, because they carry geometry.
+      precision: precision of the product over the copies of a scalar; all other types have full
+        precision, because they are geometry.
 
     Everything is computed and returned in float32 or wider.
 
-    The parameters `kernel_<irrep>`, such as `kernel_1o`, are `[2, M, C, C]`; at the start uniform
-    in `[0, 1) / C^2` for scalars and in `[0, 1) 0.2 / C` for other types.
+    The parameters `kernel_<irrep>`, such as `kernel_1o`, are `[2, M, C, C]`, initially uniform in
+    `[0, 1) / C^2` for scalars and in `[0, 0.2) / C` for other types.
     """
 
     num_modes: int
@@ -138,19 +138,19 @@ class IrrepsTemporalConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: e3nn.IrrepsArray, context: ops.Context | None = None) -> e3nn.IrrepsArray:
-        """Convolves over the first axis, P equally spaced times or as `context` says.
+        """Convolves over the first axis: P equally spaced times, or the times of `context`.
 
         Args:
           x: an `IrrepsArray` `[P, ..., irreps]`; several entries of one type, such as
             `2x0e + 1x1o + 3x0e`, are mixed together.
-          context: which times carry the Fourier coefficients; see `egno_jax.ops.spectral_conv_at`.
+          context: the times that determine the coefficients; see `egno_jax.ops.spectral_conv_at`.
 
         Returns:
-          An `IrrepsArray` of the same shape, its irreps regrouped (`5x0e + 1x1o`).
+          An `IrrepsArray` of the same shape with regrouped irreps (`5x0e + 1x1o`).
 
         Raises:
           ValueError: `x` is not an `IrrepsArray` or has no time axis, or a type has another
-            multiplicity than its kernel was made for.
+            multiplicity than its kernel.
         """
         if not isinstance(x, e3nn.IrrepsArray) or x.ndim < 2:
             raise ValueError(
@@ -185,7 +185,7 @@ class IrrepsTemporalConv(nn.Module):
                     "made for"
                 )
         kernel = self.param(name, init, shape, self.param_dtype)
-        # e3nn-jax has None for a chunk of zeros.
+        # e3nn-jax represents a chunk of zeros as None.
         chunk = jnp.zeros((*leading, mul, ir.dim)) if chunk is None else chunk
         chunk = chunk.astype(dtype)
         precision = self.precision if ir.l == 0 else "highest"
@@ -196,7 +196,7 @@ class IrrepsTemporalConv(nn.Module):
 
 
 def _check_signal(module: nn.Module, name: str, signal: Array, form: str, is_form: bool) -> None:
-    """Raises if a signal has not its form, or not the channels of a kernel that is there."""
+    """Raises if a signal has the wrong form, or other channels than an existing kernel."""
     came = f"{name}: got shape {list(signal.shape)}, expected {form}"
     if not is_form:
         raise ValueError(f"{came}: times first, channels last")
