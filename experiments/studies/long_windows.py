@@ -17,6 +17,7 @@ import numpy as np
 
 from egno_jax import rolling
 from egno_jax.datasets import Samples, nbody
+from experiments.decoding import decode
 from experiments.studies import paths
 from experiments.studies.study import Figure, Record, Study, Workshop, main, panels
 
@@ -62,10 +63,10 @@ def measure(size: Size, workshop: Workshop) -> Record:
         train, valid, test = paths.cut_splits(moved, steps[window])
         model = dataclasses.replace(paths.MODEL, time_scale=window / size.num_times)
         models[window] = workshop.train(f"window {window}", model, settings, train, valid)
-        predicted = paths.decode(models[window], test)
+        predicted = decode(models[window], test)
         curves[f"direct, {window} frames"] = _curve(predicted, test, couplings)
     roll = paths.roll_out(num_windows, rolling.refresh())
-    predicted = paths.decode(models[shortest], start, roll=roll)
+    predicted = decode(models[shortest], start, roll=roll)
     curves[f"rolled out, {shortest} frames a window"] = _curve(predicted, everything, couplings)
     truth = _curve((everything.positions, everything.velocities), everything, couplings)
     return {"curves": curves, "truth": truth}

@@ -7,18 +7,15 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 
 import egno_jax
 from egno_jax import EGNOConfig, rolling
-from egno_jax.datasets import Samples, nbody, num_samples, take
+from egno_jax.datasets import Samples, nbody
 from egno_jax.training import OptimizerConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
-
-    from egno_jax import Params
 
 # Integration steps from one frame of the 5-body data to the next.
 STEPS_A_FRAME = nbody.FRAME_SPACING
@@ -144,29 +141,3 @@ def roll_out(num_windows: int, next_graph: rolling.NextGraph) -> Callable[..., A
         next_graph=next_graph,
         supervised_velocities=True,
     )
-
-
-def decode(
-    params: Params,
-    samples: Samples,
-    *,
-    roll: Callable[..., Any] = egno_jax.apply,
-    batch_size: int | None = None,
-) -> tuple[Float[np.ndarray, "S P N 3"], Float[np.ndarray, "S P N 3"]]:
-    """Returns the predicted positions and velocities of samples.
-
-    Args:
-      params: the model.
-      samples: S samples.
-      roll: called as `egno_jax.apply`; a rollout gives more times.
-      batch_size: samples that are predicted together; None: all.
-    """
-    total, num_nodes = num_samples(samples), samples.positions.shape[2]
-    run, step = jax.jit(roll), batch_size or total
-    parts = []
-    for start in range(0, total, step):
-        batch = take(samples, np.arange(start, min(start + step, total)))
-        found = run(params, batch.graph, batch.times)
-        fields = map(np.asarray, (found.positions, found.velocities))
-        parts.append([x.reshape(len(x), -1, num_nodes, 3).swapaxes(0, 1) for x in fields])
-    return tuple(map(np.concatenate, zip(*parts, strict=True)))

@@ -20,6 +20,7 @@ from egno_jax import EGNOConfig, rolling
 from egno_jax.baselines import BaselineConfig
 from egno_jax.datasets import Samples, collisions, concatenate
 from egno_jax.training import TrainingConfig
+from experiments.decoding import decode
 from experiments.studies import paths
 from experiments.studies.local import LocalConfig
 from experiments.studies.study import Figure, Record, Study, Workshop, main, panels
@@ -78,7 +79,7 @@ def measure(size: Size, workshop: Workshop) -> Record:
         settings = paths.training_config(size.num_steps, seed=seed)
         for name, model in _models(size, spacing).items():
             params = workshop.train(f"{name} seed {seed}", model, settings, train, valid)
-            note(name, paths.decode(params, test, batch_size=100)[0])
+            note(name, decode(params, test, batch_size=100)[0])
         for count in size.windows:
             rolled = _rolled(count, settings, workshop, motions, frames)
             note(f"plain, {count} windows rolled out", rolled)
@@ -133,7 +134,7 @@ def _rolled(
     name = f"{count} windows seed {settings.seed}"
     params = workshop.train(name, model, settings, windows("train"), windows("valid"))
     roll = paths.roll_out(count, _with_walls(rolling.refresh()))
-    return paths.decode(params, _samples(motions["test"], frames), roll=roll)[0]
+    return decode(params, _samples(motions["test"], frames), roll=roll)[0]
 
 
 def _with_walls(refresh: rolling.NextGraph) -> rolling.NextGraph:

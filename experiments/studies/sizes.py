@@ -17,6 +17,7 @@ import numpy as np
 import egno_jax
 from egno_jax import Params, training
 from egno_jax.datasets import Samples, concatenate, nbody, num_samples
+from experiments.decoding import decode
 from experiments.studies import paths
 from experiments.studies.study import (
     Figure,
@@ -182,13 +183,13 @@ def _changes(size: Size, params: Params) -> dict[str, dict[str, float]]:
         couplings = motion.couplings[:, :after, :after]
         end = _with_newcomers(first[:2], motion[:2], after)
         truth = _go_on(nbody.Trajectories(*end, couplings))
-        predicted = _with_newcomers(paths.decode(params, _samples(first)), end, after)
+        predicted = _with_newcomers(decode(params, _samples(first)), end, after)
         later = [field[:, 1:] for field in truth[:2]]
         joined = (np.concatenate(x, axis=1) for x in zip(predicted, later, strict=True))
         state = nbody.Trajectories(*joined, couplings)
         for label, start in (("from the prediction", state), ("from the truth", truth)):
             second = _samples(start)
-            positions = np.asarray(paths.decode(params, second)[0], np.float64)
+            positions = np.asarray(decode(params, second)[0], np.float64)
             squares = (positions - second.positions)[:, :, : min(before, after)] ** 2
             found.setdefault(name, {})[label] = float(np.mean(squares))
     return found
