@@ -73,14 +73,7 @@ class RunOptions:
 
 
 def parse(experiment: Experiment, arguments: Sequence[str]) -> tuple[RunOptions, Any]:
-    """Reads a command line; settings start from a config or from those of an existing run.
-
-    Args:
-      experiment: which.
-      arguments: the words after the program's name.
-
-    Returns:
-      What to do, and all settings.
+    """Returns what to do, and all settings: those of a config or an existing run, then changed.
 
     Raises:
       ValueError: the config or the existing run cannot be read.
@@ -125,15 +118,12 @@ def _start(experiment: Experiment, arguments: Sequence[str]) -> Any:
 
 def _description(experiment: Experiment, config: Any) -> str:
     """Returns the text of `--help` above the options."""
-    described = [f"  {name}: {experiment.config(name)[1]}" for name in experiment.presets]
-    others = [n for n in settings.names(experiment.name) if n not in experiment.presets]
-    text = ", ".join(others)
-    return "\n\n".join(
-        [
-            experiment.summary,
-            "Presets:\n" + "\n".join(described),
-            f"More presets, baselines and published variants, in experiments/configs/"
-            f"{experiment.name}/:\n" + textwrap.fill(text, 96, break_on_hyphens=False),
-            f"Defaults below: {config.preset}.",
-        ]
+    name, known = experiment.name, settings.names(experiment.name)
+    described = [f"  {preset}: {experiment.config(preset)[1]}" for preset in experiment.presets]
+    others = ", ".join(other for other in known if other not in experiment.presets)
+    return (
+        f"{experiment.summary}\n\nPresets:\n" + "\n".join(described) + "\n\n"
+        f"More presets, baselines and published variants, in experiments/configs/{name}/:\n"
+        f"{textwrap.fill(others, 96, break_on_hyphens=False)}\n\n"
+        f"Defaults below: {config.preset}."
     )
