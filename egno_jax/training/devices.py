@@ -99,9 +99,9 @@ def using(mesh: Mesh | None) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
-def check_model(config: EGNOConfig, mesh: Mesh) -> None:
+def check_mesh(config: EGNOConfig, mesh: Mesh | None) -> None:
     """Raises a ValueError if the mesh splits the times of a model that cannot be split."""
-    size = mesh.shape[ops.TIME_AXIS]
+    size = shape_of(mesh).time
     if size > 1 and not _has_independent_times(config):
         raise ValueError(
             f"mesh: got time={size}, expected time=1 with the method "

@@ -24,7 +24,7 @@ from egno_jax.training.batches import check_noise, sampler_key, sampler_of
 from egno_jax.training.callbacks import Callback, Cost, memory_bytes, watch
 from egno_jax.training.checkpoints import RunCheckpoints, StorageError, check_writable
 from egno_jax.training.config import TrainingConfig, upgrade_settings
-from egno_jax.training.devices import agree_on_any, check_model, is_main_process, wait_for_all
+from egno_jax.training.devices import agree_on_any, check_mesh, is_main_process, wait_for_all
 from egno_jax.training.objective import (
     LossFn,
     Metric,
@@ -92,77 +92,70 @@ def fit(
 ) -> FitResult:
     """Trains a model and keeps the one that is best on the validation set.
 
-    The run lives in `directory`: `checkpoints/` (the whole state, for resuming) and `best/` (a
-    model, for `egno_jax.load`); docs/training.md describes its guarantees. The same seed gives the
-    same bits on the same device, even if the run is interrupted and resumed.
+    The same seed gives the same bits on the same device, also if the run is interrupted and
+    resumed. SIGTERM and SIGINT end it after the current chunk, with a checkpoint.
 
     Args:
-      directory: where the run lives; created if needed.
+      directory: holds `checkpoints/`, for resuming, and `best/`, for `egno_jax.load`.
       params: the initial model, also when resuming (its structure is needed).
       train: the training set, of one size or in buckets (`egno_jax.datasets.bucketed`).
-      valid: the validation set, likewise, at the times of the training set (with `random_times` at
-        any).
+      valid: the validation set, at the same times (with `random_times` at any).
       config: the settings.
-      loss_fn: `loss_fn(model, params, batch) -> scalar`, a mean over the real nodes of the batch;
-        `model` is `egno_jax.apply`. Shares of a batch on a mesh, and batches of buckets, are
-        weighted by their real nodes. None: `mse_loss` with the velocity weight of `config`.
-      metrics: `{name: metric}`, computed in every evaluation: `metric(predicted, batch)` returns
-        sums over the real nodes of the batch, a pytree that adds up leaf by leaf and has
-        `.finalize()`, such as `egno_jax.metrics.Mean(total, weight)`.
+      loss_fn: `loss_fn(model, params, batch) -> scalar`, a mean over the batch's real nodes; `model`
+        is `egno_jax.apply`. Shares of a mesh and batches of buckets are weighted by their real
+        nodes. None: `mse_loss` with `config.velocity_weight`.
+      metrics: `{name: metric}`; `metric(predicted, batch)` returns sums over the real nodes, which
+        add up leaf by leaf and have `.finalize()`, such as `egno_jax.metrics.Mean(total, weight)`.
       select_by: entry of the evaluation records whose least value selects the best model.
-      resume: continue from the newest checkpoint in `directory`, or from the start if there is
-        none. Without it a directory that holds a run is refused.
-      make_callbacks: is called with the step that the run starts from; returns the callbacks that
-        receive its records, such as `JSONLines`, `TensorBoard` and `Progress`; in process 0 alone.
-      mesh: the devices to compute on, from `make_mesh`; None: the default device. Several processes
-        need one; then each reads its share of every batch from the host. It may change when a run
-        is resumed, which changes numbers by rounding alone.
-      profile: a folder for a trace of the second chunk, the first that is compiled already. None:
-        no trace.
-
-    Returns:
-      The best model and how the run ended. SIGTERM and SIGINT end it after the current chunk, with
-      a checkpoint and `interrupted` True.
+      resume: continue from the newest checkpoint, or from the start if there is none.
+      make_callbacks: function of the start step that returns the callbacks of process 0.
+      mesh: the devices, from `make_mesh`, required with several processes; None: the default one.
+        It may change when a run is resumed, which changes numbers by rounding alone.
+      profile: a folder for a trace of the second chunk, the first that is compiled already.
 
     Raises:
       ValueError: an argument is not valid, or data, model and settings do not fit together.
-      CheckpointError: there is a run in `directory` already, its checkpoint cannot be resumed, or
-        it was made with other settings; names the setting.
-      NonFiniteLossError: more steps were not finite than `config.max_skipped_steps` allows, or a
-        validation error; names the step, the samples of its batch and the last checkpoint.
-      StorageError: the directory cannot be written to, at the start or later; the run can be
-        resumed from the last checkpoint.
+      CheckpointError: the directory holds a run and `resume` is False, or the run has no valid
+        checkpoint, or other settings.
+      NonFiniteLossError: too many steps, or a validation error, were not finite.
+      StorageError: the directory cannot be written to; the run can be resumed.
     """
-    directory, chosen = Path(directory), tuple((metrics or {}).items())
     _check_inputs(params, train, valid, config, make_callbacks)
-    plan = _plan(config, train)
+    chosen, plan = tuple((metrics or {}).items()), _plan(config, train)
     _check_objective(params, train, config, loss_fn)
     check_metrics(chosen, params, valid, select_by)
-    if mesh is not None:
-        check_model(params.config, mesh)
+    check_mesh(params.config, mesh)
     trainer = Trainer(train, valid, config, mesh, loss_fn=loss_fn, metrics=chosen)
-    check_writable(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    with (
-        _naming_the_last_checkpoint(directory),
-        RunCheckpoints(directory / _CHECKPOINTS, config.keep_checkpoints) as checkpoints,
-    ):
-        settings = _settings(params, config, select_by)
-        run = _Run(directory, checkpoints, trainer, config, plan, settings, padding_share(train))
+    settings = _settings(params, config, select_by)
+    run = _Run(Path(directory), trainer, config, plan, settings, padding_share(train))
+    return _fit(run, params, resume, make_callbacks, _trace_folders(profile))
+
+
+def _fit(
+    run: _Run,
+    params: Params,
+    resume: bool,
+    make_callbacks: Callable[[int], Sequence[Callback]],
+    traces: Iterator[Path | None],
+) -> FitResult:
+    """Does what `fit` does, after the checks of its arguments."""
+    check_writable(run.directory)
+    run.directory.mkdir(parents=True, exist_ok=True)
+    folder, keep = run.directory / _CHECKPOINTS, run.config.keep_checkpoints
+    with _naming_the_last_checkpoint(run.directory), RunCheckpoints(folder, keep) as checkpoints:
+        run = run._replace(checkpoints=checkpoints)
         state, progress = _start(run, params, resume)
         with contextlib.ExitStack() as stack:
-            callbacks = [
-                stack.enter_context(callback)
-                for callback in (make_callbacks(int(state.step)) if is_main_process() else ())
-            ]
+            made = make_callbacks(int(state.step)) if is_main_process() else ()
+            callbacks = [stack.enter_context(callback) for callback in made]
             stop = stack.enter_context(_stop_on_signal())
-            _train(run, state, progress, callbacks, stop, _trace_folders(profile))
+            _train(run, state, progress, callbacks, stop, traces)
     return FitResult(
-        params=load(directory / _BEST) if progress.best_step else params,
+        params=load(run.directory / _BEST) if progress.best_step else params,
         best_step=progress.best_step,
         best_f_mse=progress.best_f_mse,
         step=progress.step,
-        interrupted=progress.step < config.num_steps,
+        interrupted=progress.step < run.config.num_steps,
         seconds=progress.seconds,
         best_score=progress.best_score,
     )
@@ -250,12 +243,12 @@ class _Run(NamedTuple):
     """What does not change during a run."""
 
     directory: Path
-    checkpoints: RunCheckpoints
     trainer: Trainer
     config: TrainingConfig
     plan: _Plan
     settings: dict[str, Any]
     padding: float
+    checkpoints: RunCheckpoints | None = None
 
 
 def _plan(config: TrainingConfig, train: Samples | Buckets) -> _Plan:
@@ -304,11 +297,14 @@ def _start(run: _Run, params: Params, resume: bool) -> tuple[TrainState, _Progre
 
 def _check_settings(run: _Run, params: Params, saved: dict[str, Any]) -> None:
     """Raises a CheckpointError if a run was made with other settings."""
-    defaults = _settings(
-        dataclasses.replace(params, config=type(params.config)()), TrainingConfig()
-    )
+    fields = dataclasses.fields(params.config)
+    defaults = {
+        "model": {field.name: field.default for field in fields},
+        "training": dataclasses.asdict(TrainingConfig()),
+        "selection": {"select_by": "f_mse"},
+    }
     # A setting that is newer than the run had its default then.
-    saved = _merged(defaults, upgrade_settings(saved))
+    saved = _merged(json.loads(json.dumps(defaults, default=repr)), upgrade_settings(saved))
     for part, settings in run.settings.items():
         for name, value in settings.items():
             if value != saved[part].get(name):
@@ -324,15 +320,11 @@ def _check_settings(run: _Run, params: Params, saved: dict[str, Any]) -> None:
                 )
 
 
-def _merged(defaults: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+def _merged(defaults: Any, saved: Any) -> Any:
     """Returns the saved entries, and the defaults of those that are missing, at any depth."""
-    pairs = {name: (defaults.get(name), value) for name, value in saved.items()}
-    return defaults | {
-        name: _merged(default, value)
-        if isinstance(default, dict) and isinstance(value, dict)
-        else value
-        for name, (default, value) in pairs.items()
-    }
+    if not (isinstance(defaults, dict) and isinstance(saved, dict)):
+        return saved
+    return defaults | {name: _merged(defaults.get(name), saved[name]) for name in saved}
 
 
 def _train(
