@@ -124,10 +124,9 @@ class BucketSampler:
             ranks = np.zeros_like(buckets)
             for bucket, number in enumerate(num_batches):
                 ranks[buckets == bucket] = np.arange(number)
-            keys = [jax.random.fold_in(key, 1 + bucket) for bucket in range(len(counts))]
             orders = [
-                np.asarray(_permutation(bucket_key, epoch, count))
-                for bucket_key, count in zip(keys, counts, strict=True)
+                np.asarray(_permutation(jax.random.fold_in(key, 1 + bucket), epoch, count))
+                for bucket, count in enumerate(counts)
             ]
             return buckets, ranks, orders
 
@@ -148,11 +147,10 @@ def sampler_of(data: Samples | Buckets, key: Array, batch_size: int) -> BucketSa
     return BucketSampler(key, counts, batch_size)
 
 
-def mean_nodes(buckets: Buckets, config: TrainingConfig) -> np.float32:
+def mean_nodes(buckets: Buckets, num_batches: Sequence[int], batch_size: int) -> np.float32:
     """Returns the mean number of real nodes of a batch over an epoch."""
-    num_batches = sampler_of(buckets, sampler_key(config), config.batch_size).num_batches
     nodes = [float(np.asarray(part.node_mask).sum(axis=1).mean()) for part in buckets.samples]
-    return np.float32(config.batch_size * float(np.average(nodes, weights=num_batches)))
+    return np.float32(batch_size * float(np.average(nodes, weights=num_batches)))
 
 
 def time_indices(
@@ -216,18 +214,13 @@ def add_noise(batch: Batch, key: Array, places: Int[Array, "B"], config: NoiseCo
     drawn = jax.vmap(lambda place: jax.random.normal(jax.random.fold_in(key, place), shape, dtype))(
         places
     )
-    moved = {
-        name: nodes[name] + scale * drawn[:, index].reshape(-1, 3).astype(nodes[name].dtype)
+    noisy = [
+        nodes[name] + scale * drawn[:, index].reshape(-1, 3).astype(nodes[name].dtype)
         for index, (name, scale) in enumerate(
             (("positions", config.positions), ("velocities", config.velocities))
         )
-    }
-    graph = with_state(
-        batch.graph,
-        **moved,
-        **_columns(config),
-    )
-    return batch._replace(graph=graph)
+    ]
+    return batch._replace(graph=with_state(batch.graph, *noisy, **_columns(config)))
 
 
 def check_noise(data: Samples | Buckets, config: NoiseConfig) -> None:

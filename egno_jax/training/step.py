@@ -309,10 +309,10 @@ class Trainer:
         self._config, self._loss_fn, self._metrics = config, loss_fn, metrics
         self._steps_config = _of_steps(config)
         self._draw = sampler_of(train, sampler_key(config), config.batch_size)
-        is_mixed = isinstance(train, Buckets)
-        self._mean_nodes = mean_nodes(train, config) if is_mixed else None
-        self._is_mixed = len(by_size(train)) > 1
-        self._origins = train.origins if isinstance(train, Buckets) else None
+        self._origins = self._mean_nodes = None
+        if isinstance(train, Buckets):
+            self._origins = train.origins
+            self._mean_nodes = mean_nodes(train, self._draw.num_batches, config.batch_size)
         self._valid = [place_valid(part, mesh) for part in by_size(valid)]
         self._stream = None
         if is_several if stream is None else stream:
@@ -336,7 +336,7 @@ class Trainer:
         """
         found, self.seconds_waited = [], 0.0
         # Sizes of buckets differ, so each of their steps is a call of its own.
-        length = 1 if self._is_mixed else num_steps
+        length = num_steps if len(self._draw.num_batches) == 1 else 1
         for start in range(step, step + num_steps, length):
             samples, batches = self._batches(start, length)
             with using(self._mesh):
