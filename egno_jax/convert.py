@@ -100,6 +100,10 @@ def to_torch_state_dict(params: Params) -> dict[str, np.ndarray]:
 
 
 def _check_is_original(config: EGNOConfig) -> None:
+    if config.layer != "egnn":
+        raise ValueError(
+            f"config.layer: got {config.layer!r}, expected 'egnn', the layer of the original EGNO"
+        )
     if config.mean_field:
         raise ValueError(
             "config.mean_field: got True, expected False: the original EGNO has no mean field"

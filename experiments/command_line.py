@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ class RunOptions:
 
     Attributes:
       config: a YAML file with the settings to start from, in place of --preset.
+      imports: modules to import before settings are read, such as one that registers your own
+        layer; needed with --resume and --evaluate too.
       out: directory of a new run; it must not hold one yet. By default
         runs/<experiment>-<preset>-seed<seed>, with a number added if that exists.
       resume: directory of a run that was interrupted; resumes it with its own settings.
@@ -45,6 +48,7 @@ class RunOptions:
     """
 
     config: Path | None = None
+    imports: tuple[str, ...] = ()
     out: Path | None = None
     resume: Path | None = None
     auto_resume: bool = False
@@ -76,7 +80,7 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> tuple[RunOptions,
     """Returns what to do, and all settings: those of a config or an existing run, then changed.
 
     Raises:
-      ValueError: the config or the existing run cannot be read.
+      ValueError: the config, the existing run or a module cannot be read; names it.
       SystemExit: with code 2, after a message, if the arguments are wrong; with 0 for `--help`.
     """
     start = _start(experiment, arguments)
@@ -98,7 +102,10 @@ def _start(experiment: Experiment, arguments: Sequence[str]) -> Any:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("preset", "config", "resume", "evaluate"):
         parser.add_argument(f"--{name}", nargs="?")
+    parser.add_argument("--imports", nargs="*", default=())
     chosen = parser.parse_known_args(arguments)[0]
+    for name in chosen.imports:
+        _import(name)
     if chosen.preset and chosen.config:
         raise ValueError("got --preset and --config, expected one")
     existing = chosen.resume or chosen.evaluate
@@ -114,6 +121,18 @@ def _start(experiment: Experiment, arguments: Sequence[str]) -> Any:
             f"{config.preset!r}; a run keeps its settings, start a new one to change them"
         )
     return dataclasses.replace(config, preset=recorded)
+
+
+def _import(name: str) -> None:
+    """Imports a module; a ValueError names one that cannot be imported."""
+    try:
+        importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # a module may do anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"--imports: got {name!r}, which cannot be imported ({reason}); expected a module on "
+            "PYTHONPATH or in the working directory"
+        ) from error
 
 
 def _description(experiment: Experiment, config: Any) -> str:

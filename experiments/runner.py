@@ -88,9 +88,11 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
         words = {"resume": is_resumed, "mesh": mesh, "profile": options.profile}
         result = train(directory, config, splits, command, **words)
         if result.interrupted:
+            again = ["--resume", str(directory)]
+            again += ["--imports", *options.imports] if options.imports else []
             _print(
                 f"interrupted at step {result.step} of {config.training.num_steps}; resume with: "
-                f"{program} --resume {shlex.quote(str(directory))}"
+                f"{program} {shlex.join(again)}"
             )
             return INTERRUPTED
     if training.is_main_process():

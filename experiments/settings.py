@@ -16,6 +16,7 @@ one, such as `my_package.layer:MyConfig`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -28,6 +29,7 @@ import yaml
 
 from egno_jax import EGNOConfig, model
 from egno_jax.deprecation import warn
+from egno_jax.training import upgrade_settings
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -64,7 +66,7 @@ def compared(config: Any, *, free: typing.Collection[str] = ()) -> dict[str, Any
     updates are too.
     """
     left_out = {"preset", *FOLDERS, *BOOKKEEPING, *free}
-    settings = dict(flatten(plain(config)))
+    settings = dict(flatten(upgrade_settings(plain(config))))
     noise = "training.noise."
     if not (settings[f"{noise}positions"] or settings[f"{noise}velocities"]):
         left_out |= {key for key in settings if key.startswith(noise) and key.endswith("_column")}
@@ -117,7 +119,11 @@ def _of_type(value: Any, hint: Any) -> Any:
         return tuple(value)
     if isinstance(value, str) and Path in (hint, *typing.get_args(hint)):
         return Path(value)
-    return float(value) if hint is float and isinstance(value, int | str) else value
+    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
+        # YAML reads `1e-3`, without a point, as text. Other text is refused by the dataclass.
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
 
 
 def differences(config: Any, default: Any) -> dict[str, Any]:

@@ -94,6 +94,9 @@ def register_layer(name: str, layer: LayerFactory | None = None) -> Any:
     known = _LAYERS.get(name, layer)
     if getattr(known, "__qualname__", None) != getattr(layer, "__qualname__", None):
         raise ValueError(f"name: got {name!r}, expected one that is not taken by {known}")
+    if known is not layer:
+        # Compiled programs are found by their config, which names the layer alone.
+        jax.clear_caches()
     _LAYERS[name] = layer
     return layer
 

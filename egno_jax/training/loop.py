@@ -326,11 +326,14 @@ def _start(run: _Run, params: Params, resume: bool) -> tuple[TrainState, _Progre
 
 def _check_settings(run: _Run, params: Params, saved: dict[str, Any]) -> None:
     """Raises a CheckpointError if a run was made with other settings."""
-    defaults = _settings(
-        dataclasses.replace(params, config=type(params.config)()), TrainingConfig()
-    )
     # A setting that is newer than the run had its default then.
-    saved = _merged(defaults, upgrade_settings(saved))
+    usual = {
+        field.name: field.default
+        for field in dataclasses.fields(params.config)
+        if field.default is not dataclasses.MISSING
+    }
+    model = dataclasses.replace(params, config=dataclasses.replace(params.config, **usual))
+    saved = _merged(_settings(model, TrainingConfig()), upgrade_settings(saved))
     for part, settings in run.settings.items():
         for name, value in settings.items():
             if value != saved[part].get(name):

@@ -357,6 +357,20 @@ def test_settings_that_are_newer_than_a_run_had_their_defaults_in_it(task, confi
         loop._check_settings(run, params, before)
 
 
+def test_a_model_config_may_have_fields_without_a_default(task, config):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class OwnConfig(egno_jax.EGNOConfig):
+        size: int
+
+    params = egno_jax.Params({}, OwnConfig(size=3))
+    run = types.SimpleNamespace(directory=Path("run"), settings=loop._settings(params, config))
+    before = loop._settings(params, config)
+    loop._check_settings(run, params, before)
+    before["model"]["size"] = 4
+    with pytest.raises(egno_jax.CheckpointError, match="model setting size: got 3"):
+        loop._check_settings(run, params, before)
+
+
 def test_settings_of_earlier_versions_are_recognised(task, config):
     """As 0.1 wrote them: other names of columns, and the velocity weight in the model."""
     params = task[0]

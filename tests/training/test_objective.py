@@ -5,6 +5,8 @@ That meshes and buckets change nothing is tested in `test_mesh.py`.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +41,16 @@ def negative_error(predicted, batch):
 
 def velocity_errors(predicted, batch):
     return metrics.squared_errors(predicted.velocities, batch.velocities, batch.node_mask)
+
+
+@dataclasses.dataclass
+class Unhashable:
+    """A function that `jit` cannot tell from others."""
+
+    weight: float = 1.0
+
+    def __call__(self, *_):
+        return jnp.zeros(())
 
 
 METRICS = {"speed": speed_error, "negative": negative_error, "velocity": velocity_errors}
@@ -123,6 +135,14 @@ FAULTS = {
         r"loss_fn: got int32 of shape \[\], expected a floating scalar",
     ),
     "a loss that is none": ({"loss_fn": 0.1}, r"loss_fn: got 0.1, expected loss_fn"),
+    "a loss without a hash": (
+        {"loss_fn": Unhashable()},
+        r"loss_fn: got Unhashable, which has no hash, expected a function; make .*frozen=True",
+    ),
+    "a metric without a hash": (
+        {"metrics": {"a": Unhashable()}},
+        r"metrics\['a'\]: got Unhashable, which has no hash",
+    ),
     "a metric that is a mean": (
         {"metrics": {"mean": lambda predicted, batch: jnp.mean(predicted.positions)}},
         r"metrics\['mean'\]: got .*, expected sums .* such as egno_jax.metrics.Mean",
