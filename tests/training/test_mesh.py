@@ -210,9 +210,9 @@ def test_what_a_mesh_cannot_do_is_refused(task, config, monkeypatch):
     grid = Grid([[0, 0]])
     for method in ("egnn-s", "egnn-r", "mpnn"):
         with pytest.raises(ValueError, match=f"got time=2, expected time=1 with .*{method}"):
-            devices.check_mesh(BaselineConfig(method=method), grid)
-    devices.check_mesh(BaselineConfig(method="egno-no-conv"), grid)
-    devices.check_mesh(egno_jax.EGNOConfig(), grid)
+            devices.check_model(BaselineConfig(method=method), grid)
+    devices.check_model(BaselineConfig(method="egno-no-conv"), grid)
+    devices.check_model(egno_jax.EGNOConfig(), grid)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(ValueError, match=r"mesh: got None .* in 2 processes, expected a mesh"):
         Trainer(*task[1:], config)
