@@ -7,53 +7,49 @@ import itertools
 import json
 import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-_TEMPORAL_GRIDS = ("index", "context")
-_PRECISIONS = ("default", "high", "highest")
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EGNOConfig:
-    """Hyper-parameters of EGNO; node and edge feature sizes are read from the graph at `init`.
+    """Hyper-parameters of EGNO; `init` reads the feature sizes from the graph.
 
     Attributes:
       layer: name of the spatial layer in every block: `"egnn"`, or one registered with
         `egno_jax.nn.register_layer`.
       num_layers: number L of blocks (two temporal convolutions and one message passing each).
       hidden_dim: width C of the node features and of every MLP.
-      num_modes: number M of Fourier modes that the temporal convolutions keep, the constant one
-        included; a grid of P times has P // 2 + 1 and uses those that it has.
+      num_modes: number M of Fourier modes that the temporal convolutions keep, including the
+        constant one; P times have P // 2 + 1 modes, and further ones are not used.
       time_embed_dim: size of the sinusoidal embedding of a time.
-      time_scale: unit of time; the model sees `times / time_scale` and nothing else.
+      time_scale: unit of time; the model computes with `times / time_scale`.
       temporal_grid: how the convolutions read the times. `"index"`: as P equally spaced samples,
         whatever their values (the original's scheme). `"context"`: the Fourier coefficients are
-        those of the trajectory at `context_times`, and the response is read at each time that is
-        asked, so that it does not depend on what else is asked and times may be irregular.
+        those of the trajectory at `context_times`, and the response is evaluated at each requested
+        time. Then it does not depend on the other requested times, which may be irregular.
       context_times: with `"context"`, at least two equally spaced times in the unit of `times`; the
-        period is their count times their spacing. Asked for these times the model equals that of
+        period is their count times their spacing. At these times the model equals that of
         `"index"`. Otherwise empty.
-      velocity_scale: what the model multiplies the given velocities by, and divides its own by. A
-        system that moves far within the times asked, like `|v| t` above the size of a step, trains
-        better with velocities per such a time, `velocity_scale` near `t`. At 1 (the original's)
-        they stay as they are.
-      mean_field: whether each block begins its message passing with a step along the mean of the
-        graph, `x_i += a_i (x_i - mean x) + b_i mean v` with learned factors of the features. It
-        tells every node at once where the whole system is and where it drifts, which messages
-        along edges carry over many blocks or not at all. Off in the original.
-      mean_field_channels: number K of further means in a mean field, in which nodes weigh what
-        they are and receivers which mean they follow; see `egno_jax.ops.mean_field`.
-      vector_init: the vector kernels start uniform in `[0, vector_init)`; the original's 0.1. At 0
-        positions and velocities start out unmixed over time, which spares a deep model large steps
-        at first. Read by `init` alone.
+      velocity_scale: factor of the initial velocities, and divisor of the predicted ones. If nodes
+        move far within the requested times, `|v| t` above the size of a step, training is better
+        with `velocity_scale` near `t`. 1 in the original.
+      mean_field: whether each block has global message passing before its spatial layer,
+        `x_i += a_i (x_i - mean x) + b_i mean v` with learned factors of the features. It gives
+        every node global context in O(N) time. Off in the original.
+      mean_field_channels: number K of virtual-node channels of the global message passing; see
+        `egno_jax.ops.mean_field`.
+      vector_init: the vector kernels start uniform in `[0, vector_init)`; the original's 0.1. With
+        0, positions and velocities are not mixed over time at the start, which avoids large steps
+        in a deep model. Used only by `init`.
       velocity_weight: weight of the velocity error in the loss that the weights were trained
-        with. At 0 (the original's) `Trajectory.velocities` is an inner vector channel of the
-        model and predicts no velocity. Read by the training loss, recorded by checkpoints, never
-        read by `apply`.
+        with. At 0 (the original's) `Trajectory.velocities` is an unsupervised equivariant latent.
+        Used by the training loss and recorded by checkpoints, not used by `apply`.
       dtype: dtype of the feature computations, such as `"bfloat16"`; None follows the inputs and
         weights. Positions and velocities are computed in float32 or wider in any case.
       param_dtype: dtype of the weights that `init` makes.
@@ -82,31 +78,28 @@ class EGNOConfig:
     matmul_precision: str = "highest"
 
     def __post_init__(self) -> None:
-        _check("layer", self.layer, isinstance(self.layer, str), "the name of a spatial layer")
-        for name in ("num_layers", "hidden_dim", "num_modes", "time_embed_dim"):
-            self._set(name, _count(name, getattr(self, name), 2 if name == "time_embed_dim" else 1))
-        for name in ("time_scale", "velocity_scale"):
-            number = _number(name, getattr(self, name), "a finite number above 0")
-            self._set(name, number)
-            _check(name, getattr(self, name), number > 0, "a finite number above 0")
-        self._set("mean_field", _flag("mean_field", self.mean_field))
-        channels = _count("mean_field_channels", self.mean_field_channels, 0)
-        self._set("mean_field_channels", channels)
-        expected = "0 without mean_field"
-        _check("mean_field_channels", channels, self.mean_field or not channels, expected)
-        for name in ("vector_init", "velocity_weight"):
-            self._set(name, _number(name, getattr(self, name), "0 or more"))
-            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
-        _check_choice("temporal_grid", self.temporal_grid, _TEMPORAL_GRIDS)
-        self._set("context_times", _context(self.temporal_grid, self.context_times))
-        if self.dtype is not None:
-            self._set("dtype", _dtype("dtype", self.dtype))
-        self._set("param_dtype", _dtype("param_dtype", self.param_dtype))
-        _check_choice("matmul_precision", self.matmul_precision, _PRECISIONS)
+        """Checks every field, and stores one form of each, so that equal configs have one hash."""
 
-    def _set(self, name: str, value: Any) -> None:
-        """Stores the one form of a value, so that equal configs have one hash and one JSON."""
-        object.__setattr__(self, name, value)
+        def convert(function: Callable[..., Any], *names: str, **options: Any) -> None:
+            for name in names:
+                value = function(name, getattr(self, name), **options)
+                object.__setattr__(self, name, value)
+
+        _check("layer", self.layer, isinstance(self.layer, str), "the name of a spatial layer")
+        convert(_count, "num_layers", "hidden_dim", "num_modes", least=1)
+        convert(_count, "time_embed_dim", least=2)
+        convert(_positive, "time_scale", "velocity_scale")
+        convert(_flag, "mean_field")
+        convert(_count, "mean_field_channels", least=0)
+        channels, expected = self.mean_field_channels, "0 without mean_field"
+        _check("mean_field_channels", channels, self.mean_field or not channels, expected)
+        convert(_non_negative, "vector_init", "velocity_weight")
+        convert(_choice, "temporal_grid", choices=("index", "context"))
+        convert(_context, "context_times", temporal_grid=self.temporal_grid)
+        if self.dtype is not None:
+            convert(_dtype, "dtype")
+        convert(_dtype, "param_dtype")
+        convert(_choice, "matmul_precision", choices=("default", "high", "highest"))
 
     def to_json(self) -> str:
         """Returns the configuration as a JSON object, one key a field."""
@@ -114,16 +107,10 @@ class EGNOConfig:
 
     @classmethod
     def from_json(cls, text: str) -> EGNOConfig:
-        """Reads what `to_json` wrote; a field that is missing takes its default.
-
-        Args:
-          text: a JSON object whose keys are field names.
-
-        Returns:
-          The configuration.
+        """Reads the text of `to_json`; missing fields have their defaults.
 
         Raises:
-          ValueError: the text is no JSON object, or a key or a value is not valid.
+          ValueError: the text is not a JSON object, or a key or a value is not valid.
         """
         try:
             fields = json.loads(text)
@@ -131,12 +118,10 @@ class EGNOConfig:
             raise ValueError(f"EGNOConfig.from_json: the text is not JSON: {error}") from error
         if not isinstance(fields, dict):
             raise ValueError(
-                f"EGNOConfig.from_json: got a JSON {type(fields).__name__}, expected an object "
-                "with one key a field"
+                f"EGNOConfig.from_json: got a JSON {type(fields).__name__}, expected an object"
             )
         known = [field.name for field in dataclasses.fields(cls)]
-        unknown = sorted(set(fields) - set(known))
-        if unknown:
+        if unknown := sorted(set(fields) - set(known)):
             raise ValueError(
                 f"EGNOConfig.from_json: unknown field(s) {unknown}, expected some of {known}; was "
                 "the text written by a newer version of egno_jax?"
@@ -149,8 +134,9 @@ def _check(name: str, value: Any, is_valid: bool, expected: str) -> None:
         raise ValueError(f"EGNOConfig.{name}: got {value!r}, expected {expected}")
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     _check(name, value, isinstance(value, str) and value in choices, f"one of {list(choices)}")
+    return value
 
 
 def _count(name: str, value: Any, least: int) -> int:
@@ -175,6 +161,18 @@ def _number(name: str, value: Any, expected: str) -> float:
     return number
 
 
+def _positive(name: str, value: Any) -> float:
+    number = _number(name, value, "a finite number above 0")
+    _check(name, number, number > 0, "a finite number above 0")
+    return number
+
+
+def _non_negative(name: str, value: Any) -> float:
+    number = _number(name, value, "0 or more")
+    _check(name, number, number >= 0, "0 or more")
+    return number
+
+
 def _flag(name: str, value: Any) -> bool:
     """Returns a Python bool for a bool of any library."""
     _check(name, value, isinstance(value, bool | np.bool_), "True or False")
@@ -182,7 +180,7 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _dtype(name: str, value: Any) -> str:
-    """Returns the name of a floating dtype that is given by name or as JAX or NumPy have it."""
+    """Returns the name of a floating dtype, which may be a name or a dtype of JAX or NumPy."""
     try:
         dtype = None if value is None else jnp.dtype(value).name
     except TypeError:
@@ -191,18 +189,17 @@ def _dtype(name: str, value: Any) -> str:
     return dtype
 
 
-def _context(temporal_grid: str, context_times: Any) -> tuple[float, ...]:
+def _context(name: str, value: Any, temporal_grid: str) -> tuple[float, ...]:
     """Returns the context times as Python floats."""
-    is_sequence = isinstance(context_times, tuple | list)
-    _check("context_times", context_times, is_sequence, "a tuple of times")
+    _check(name, value, isinstance(value, tuple | list), "a tuple of times")
     if temporal_grid == "index":
         expected = 'none with temporal_grid="index"; set temporal_grid="context" to use them'
-        _check("context_times", context_times, not context_times, expected)
+        _check(name, value, not value, expected)
         return ()
     expected = "at least two equally spaced, increasing times"
-    times = tuple(_number("context_times", time, expected) for time in context_times)
+    times = tuple(_number(name, time, expected) for time in value)
     spacings = [b - a for a, b in itertools.pairwise(times)]
     is_grid = bool(spacings) and spacings[0] > 0
     is_grid = is_grid and max(spacings) - min(spacings) <= 1e-6 * spacings[0]
-    _check("context_times", context_times, is_grid, expected)
+    _check(name, value, is_grid, expected)
     return times
