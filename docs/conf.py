@@ -35,6 +35,8 @@ suppress_warnings = ["ref.python"]
 
 html_theme = "furo"
 html_title = f"egno_jax {release}"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

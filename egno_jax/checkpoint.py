@@ -197,6 +197,13 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     missing = [key for key in ("config", "sha256") if not isinstance(manifest.get(key), dict)]
     if missing:
         raise CheckpointError(f"{path}: the entries {missing} are missing; the file is damaged")
+    sizes = manifest.get("feature_sizes", dict.fromkeys(_SIZES))
+    if not isinstance(sizes, dict) or any(
+        type(sizes.get(name)) not in (int, type(None)) for name in _SIZES
+    ):
+        raise CheckpointError(
+            f"{path}: feature_sizes is {sizes!r}, expected two numbers; the file is damaged"
+        )
     return manifest
 
 

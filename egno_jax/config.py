@@ -1,4 +1,4 @@
-"""The model's configuration: a frozen, hashable dataclass that travels with the weights."""
+"""The model's configuration: a frozen, hashable dataclass that is saved with the weights."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ class EGNOConfig:
     """Hyper-parameters of EGNO; `init` reads the feature sizes from the graph.
 
     Attributes:
-      layer: name of the spatial layer in every block: `"egnn"`, or one registered with
-        `egno_jax.nn.register_layer`.
-      num_layers: number L of blocks (two temporal convolutions and one message passing each).
+      layer: name of the spatial layer in every block: `"egnn"`, or a name registered
+        with `egno_jax.nn.register_layer`.
+      num_layers: number L of blocks (two temporal convolutions and one spatial layer each).
       hidden_dim: width C of the node features and of every MLP.
       num_modes: number M of Fourier modes that the temporal convolutions keep, including the
-        constant one; P times have P // 2 + 1 modes, and further ones are not used.
+        constant one; P times have only P // 2 + 1 modes, and further ones have no effect.
       time_embed_dim: size of the sinusoidal embedding of a time.
-      time_scale: unit of time; the model computes with `times / time_scale`.
+      time_scale: unit of time; the model sees only `times / time_scale`.
       temporal_grid: how the convolutions read the times. `"index"`: as P equally spaced samples,
         whatever their values (the original's scheme). `"context"`: the Fourier coefficients are
-        those of the trajectory at `context_times`, and the response is evaluated at each requested
-        time. Then it does not depend on the other requested times, which may be irregular.
+        computed at `context_times`, and the result is evaluated at each requested time. It then
+        does not depend on the other requested times, and times may be irregular.
       context_times: with `"context"`, at least two equally spaced times in the unit of `times`; the
-        period is their count times their spacing. At these times the model equals that of
-        `"index"`. Otherwise empty.
-      velocity_scale: factor of the initial velocities, and divisor of the predicted ones. If nodes
-        move far within the requested times, `|v| t` above the size of a step, training is better
-        with `velocity_scale` near `t`. 1 in the original.
-      mean_field: whether each block has global message passing before its spatial layer,
-        `x_i += a_i (x_i - mean x) + b_i mean v` with learned factors of the features. It gives
-        every node global context in O(N) time. Off in the original.
-      mean_field_channels: number K of virtual-node channels of the global message passing; see
-        `egno_jax.ops.mean_field`.
-      vector_init: the vector kernels start uniform in `[0, vector_init)`; the original's 0.1. With
-        0, positions and velocities are not mixed over time at the start, which avoids large steps
-        in a deep model. Used only by `init`.
-      velocity_weight: weight of the velocity error in the loss that the weights were trained
-        with. At 0 (the original's) `Trajectory.velocities` is an unsupervised equivariant latent.
-        Used by the training loss and recorded by checkpoints, not used by `apply`.
+        period is their count times their spacing. At exactly these times the model equals
+        that of `"index"`. Otherwise empty.
+      velocity_scale: factor by which the input velocities are multiplied and the output velocities
+        divided. If targets are far ahead, set it near their distance in the time unit of the
+        velocities, so that `velocity_scale v` is the motion in a window. 1 is the original.
+      mean_field: whether each block has global message passing before its spatial layer, which
+        adds `a_i (x_i - mean x) + b_i mean v` to `x_i` with factors that depend on the features.
+        It gives every node global context in O(N) time. Off in the original.
+      mean_field_channels: number K of virtual-node channels of global message passing: further
+        means, weighted by the senders; see `egno_jax.ops.mean_field`.
+      vector_init: the vector kernels are initialised uniformly in `[0, vector_init)`; 0.1 is the
+        original. At 0 positions and velocities are initially not mixed over time, which avoids
+        large first steps in deep models. Read only by `init`.
+      velocity_weight: records `TrainingConfig.velocity_weight` of the training; set by `fit`. At 0
+        the velocities of a `Trajectory` are an unsupervised equivariant latent and do not predict
+        the velocity. Never read by `apply`; rollouts read it.
       dtype: dtype of the feature computations, such as `"bfloat16"`; None follows the inputs and
         weights. Positions and velocities are computed in float32 or wider in any case.
-      param_dtype: dtype of the weights that `init` makes.
+      param_dtype: dtype of the weights that `init` returns.
       matmul_precision: `jax.lax` precision of products over channels. The default is exact
         float32; `"default"` is TF32 on recent NVIDIA GPUs and bfloat16 on TPUs.
 
@@ -102,7 +102,7 @@ class EGNOConfig:
         convert(_choice, "matmul_precision", choices=("default", "high", "highest"))
 
     def to_json(self) -> str:
-        """Returns the configuration as a JSON object, one key a field."""
+        """Returns the configuration as a JSON object with one key for each field."""
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
@@ -140,7 +140,7 @@ def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 
 def _count(name: str, value: Any, least: int) -> int:
-    """Returns a Python integer for an integer of any library."""
+    """Returns an integer of any library as a Python integer."""
     expected = f"an integer >= {least}"
     try:
         count = operator.index(value)
@@ -151,7 +151,7 @@ def _count(name: str, value: Any, least: int) -> int:
 
 
 def _number(name: str, value: Any, expected: str) -> float:
-    """Returns a Python float for a finite number of any library."""
+    """Returns a finite number of any library as a Python float."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -174,7 +174,7 @@ def _non_negative(name: str, value: Any) -> float:
 
 
 def _flag(name: str, value: Any) -> bool:
-    """Returns a Python bool for a bool of any library."""
+    """Returns a bool of any library as a Python bool."""
     _check(name, value, isinstance(value, bool | np.bool_), "True or False")
     return bool(value)
 

@@ -90,11 +90,11 @@ def to_torch_state_dict(params: Params) -> dict[str, np.ndarray]:
 
 
 def _check_is_original(config: EGNOConfig) -> None:
-    for name, expected in (("mean_field", False), ("velocity_scale", 1)):
+    for name, expected in (("layer", "egnn"), ("mean_field", False), ("velocity_scale", 1)):
         if getattr(config, name) != expected:
             raise ValueError(
-                f"config.{name}: got {getattr(config, name)}, expected {expected}; the original "
-                "EGNO has nothing like it"
+                f"config.{name}: got {getattr(config, name)!r}, expected {expected!r}, as in the "
+                "original EGNO"
             )
 
 

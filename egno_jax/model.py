@@ -1,4 +1,4 @@
-"""EGNO: one state in, the whole trajectory out, at any times, in one parallel pass."""
+"""EGNO: maps one state to the whole trajectory, at any times, in one parallel pass."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def time_embedding(config: EGNOConfig) -> TimeEmbedding:
 def init(
     key: Array, config: EGNOConfig, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]
 ) -> Params:
-    """Makes the weights of a model for graphs that look like `graph`.
+    """Returns initial weights of a model for graphs with the feature sizes of `graph`.
 
     The same key gives the same bits. Only the feature sizes of `graph` matter, not its values; any
     `times`, `[P]` or `[P, G]`, will do.
@@ -147,11 +147,11 @@ def apply(params: Params, graph: jraph.GraphsTuple, times: Float[Array, "P *G"])
 
 
 def checked_inputs(graph: Any, times: Any) -> tuple[jraph.GraphsTuple, Array]:
-    """Checks the inputs of a model and returns them as JAX's arrays, in the dtypes it computes in.
+    """Checks the inputs of a model and returns them as JAX arrays.
 
     Args:
-      graph: what should be a graph as `apply` takes it.
-      times: what should be its times, an array or a list.
+      graph: the graph, as in `apply`.
+      times: the times, an array or a list.
 
     Raises:
       ValueError: a field of the graph or of the times has a wrong shape, dtype or key.
@@ -169,7 +169,7 @@ class Frame(NamedTuple):
     Attributes:
       graph_ids: `[N]`, the graph of each node.
       centre: `[N, 3]`, the mean initial position of each node's graph.
-      centre_residual: `[N, 3]`, the mean of what is left after subtracting `centre`; the exact
+      centre_residual: `[N, 3]`, the mean of the positions after subtracting `centre`; the exact
         centre is the sum of both.
       velocity_scale: `config.velocity_scale`.
     """
@@ -180,7 +180,7 @@ class Frame(NamedTuple):
     velocity_scale: float
 
     def trajectory(self, state: State) -> Trajectory:
-        """Returns a state as a trajectory, in the frame and the units of the input."""
+        """Returns a state as a trajectory, with the origin and the units of the input."""
         return Trajectory(
             (state.positions + self.centre_residual) + self.centre,
             state.velocities / self.velocity_scale,
@@ -209,8 +209,8 @@ def centred_state(
 ) -> tuple[Float[Array, "N 3"], Float[Array, "N 3"], Float[Array, "N 3"], Float[Array, "N 3"]]:
     """Returns positions relative to their graph's centre, velocities, the centre, and its residual.
 
-    The centre is `centre + residual`: far from the origin the mean is rounded, so the mean of what
-    is left after subtracting it is subtracted too.
+    The centre is `centre + residual`: far from the origin the mean is rounded, so the mean of the
+    differences is also subtracted.
     """
     positions, velocities = graph.nodes["positions"], graph.nodes["velocities"]
     dtype = jnp.result_type(positions.dtype, velocities.dtype, jnp.float32)

@@ -42,12 +42,15 @@ def weight_shapes(config: EGNOConfig, num_node_features: int, num_edge_features:
 def _shapes(config: EGNOConfig, num_node_features: int, num_edge_features: int) -> Shapes:
     # Shapes are the same in every dtype, and float32 can always be traced.
     config = dataclasses.replace(config, dtype=None, param_dtype="float32")
-    return _weight_shapes(config, num_node_features, num_edge_features)
+    made_by = family_of(config), layer_factory(config)
+    return _weight_shapes(config, num_node_features, num_edge_features, made_by)
 
 
 @functools.lru_cache(maxsize=256)
-def _weight_shapes(config: EGNOConfig, num_node_features: int, num_edge_features: int) -> Shapes:
-    """Traces the module on two nodes; nothing is compiled or computed."""
+def _weight_shapes(
+    config: EGNOConfig, num_node_features: int, num_edge_features: int, made_by: Any
+) -> Shapes:
+    """Traces the module on two nodes; `made_by` only tells new layers of an old name apart."""
     edges = graph_lib.fully_connected_edges(2)
     nodes = {"positions": 3, "velocities": 3, "features": num_node_features}
     edge_features = {"features": np.zeros((2, num_edge_features), np.float32)}
@@ -86,11 +89,13 @@ def feature_sizes(params: Params) -> tuple[int | None, int | None]:
     per_node, per_edge = (_growth(base, _shapes(config, *s)) for s in ((2, 1), (1, 2)))
     num_nodes = num_edges = None
     for dimension in sorted(per_node.keys() - per_edge.keys())[:1]:
-        num_nodes = 1 + _excess(config, found, base, dimension) // per_node[dimension]
+        growth = per_node[dimension]
+        num_nodes = 1 + _excess(config, found, base, dimension, growth) // growth
     for dimension in sorted(per_edge, key=lambda each: each in per_node)[:1]:
-        from_nodes = per_node.get(dimension, 0) * ((num_nodes or 1) - 1)
-        excess = _excess(config, found, base, dimension) - from_nodes
-        num_edges = 1 + excess // per_edge[dimension]
+        growth, more_nodes = per_edge[dimension], 0 if num_nodes is None else num_nodes - 1
+        from_nodes = per_node.get(dimension, 0) * more_nodes
+        excess = _excess(config, found, base, dimension, growth - from_nodes) - from_nodes
+        num_edges = 1 + excess // growth
     return num_nodes, num_edges
 
 
@@ -104,13 +109,18 @@ def _growth(base: Shapes, grown: Shapes) -> dict[tuple[str, int], int]:
     }
 
 
-def _excess(config: EGNOConfig, found: Shapes, base: Shapes, dimension: tuple[str, int]) -> int:
-    """Returns how much larger a dimension is than with one node feature and one edge feature."""
+def _excess(
+    config: EGNOConfig, found: Shapes, base: Shapes, dimension: tuple[str, int], most_missing: int
+) -> int:
+    """Returns how much larger a dimension is than with one node feature and one edge feature.
+
+    Without that feature it is smaller by at most `most_missing`.
+    """
     path, axis = dimension
     shape, expected = found.get(path, ()), base[path]
-    if len(shape) != len(expected) or shape[axis] < expected[axis] - 1:
+    if len(shape) != len(expected) or shape[axis] < expected[axis] - most_missing:
         least = list(expected)
-        least[axis] -= 1
+        least[axis] -= most_missing
         raise ValueError(
             f"params.weights: got {path} of shape {found.get(path)}, expected at least "
             f"{tuple(least)} with {_sizes_text(config)}; use the tree that egno_jax.init makes, "

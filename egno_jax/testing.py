@@ -44,6 +44,9 @@ _CONFIG = EGNOConfig(num_layers=2, hidden_dim=16, num_modes=2, time_embed_dim=8)
 _NUM_TIMES = 3
 _SHIFT = 10.0
 
+# Compiled once for each shape, whatever is checked.
+_apply = jax.jit(apply)
+
 
 class _Subject(NamedTuple):
     """A model or layer as a function from `(graph, state)` to a `State` or a `Trajectory`.
@@ -55,6 +58,11 @@ class _Subject(NamedTuple):
     graph: jraph.GraphsTuple
     state: State | None
     tolerance: float
+    seed: int
+
+    def rng(self) -> np.random.Generator:
+        """Returns a generator for one check, so that checks do not depend on their order."""
+        return np.random.default_rng((self.seed, 1))
 
 
 def random_graph(
@@ -89,6 +97,7 @@ def random_graph(
 
 def check_all(subject: Any, config: EGNOConfig | None = None, **options: Any) -> dict[str, float]:
     """Runs every check; returns the largest relative error of each by name."""
+    checked = _subject(subject, config, **options)
     checks = (
         check_equivariance,
         check_translation,
@@ -96,14 +105,15 @@ def check_all(subject: Any, config: EGNOConfig | None = None, **options: Any) ->
         check_batch_independence,
         check_padding,
     )
-    return {check.__name__: check(subject, config, **options) for check in checks}
+    return {check.__name__: check(checked) for check in checks}
 
 
 def check_equivariance(
     subject: Any, config: EGNOConfig | None = None, *, reflections: bool = True, **options: Any
 ) -> float:
     """Checks that rotating (or, with `reflections`, reflecting) the input does so to the output."""
-    checked, rng = _subject(subject, config, **options)
+    checked = _subject(subject, config, **options)
+    rng = checked.rng()
     rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
     rotation *= np.sign(np.linalg.det(rotation))
     matrices = [rotation, -rotation] if reflections else [rotation]
@@ -125,7 +135,8 @@ def check_translation(subject: Any, config: EGNOConfig | None = None, **options:
     A layer that uses absolute positions fails alone and passes as part of a model, which centres
     them.
     """
-    checked, rng = _subject(subject, config, **options)
+    checked = _subject(subject, config, **options)
+    rng = checked.rng()
     # Integer shifts on a grid are exact, so that the input is not rounded.
     graph, state = (_on_grid(tree) for tree in (checked.graph, checked.state))
     shift = np.rint(_SHIFT * rng.normal(size=3))
@@ -138,7 +149,8 @@ def check_translation(subject: Any, config: EGNOConfig | None = None, **options:
 
 def check_permutation(subject: Any, config: EGNOConfig | None = None, **options: Any) -> float:
     """Checks that the order of the nodes within a graph, and of its edges, does not matter."""
-    checked, rng = _subject(subject, config, **options)
+    checked = _subject(subject, config, **options)
+    rng = checked.rng()
     graph = checked.graph
 
     def permutation(counts: np.ndarray) -> np.ndarray:
@@ -164,9 +176,9 @@ def check_batch_independence(
     subject: Any, config: EGNOConfig | None = None, **options: Any
 ) -> float:
     """Checks that a graph in a batch has the same prediction as alone."""
-    checked, _ = _subject(subject, config, **options)
+    checked = _subject(subject, config, **options)
     together, errors, first = checked.call(checked.graph, checked.state), [], 0
-    for index, graph in enumerate(jraph.unbatch_np(checked.graph)):
+    for index, graph in enumerate(graph_lib.unbatch(checked.graph)):
         nodes = slice(first, first + int(graph.n_node.sum()))
         alone = checked.call(graph, jax.tree.map(lambda x, n=nodes: x[:, n], checked.state))
         expected = jax.tree.map(lambda x, n=nodes: x[:, n], together)
@@ -177,7 +189,7 @@ def check_batch_independence(
 
 def check_padding(subject: Any, config: EGNOConfig | None = None, **options: Any) -> float:
     """Checks that padding changes no real node, and that padded nodes and gradients are finite."""
-    checked, _ = _subject(subject, config, **options)
+    checked = _subject(subject, config, **options)
     num_nodes = checked.graph.nodes["positions"].shape[0]
     padded, _ = graph_lib.pad(
         checked.graph,
@@ -210,8 +222,10 @@ def _subject(
     times: Any = None,
     seed: int = 0,
     tolerance: float | None = None,
-) -> tuple[_Subject, np.random.Generator]:
-    """Returns the subject with random inputs and weights, and the generator of further ones."""
+) -> _Subject:
+    """Returns the subject with random inputs and weights."""
+    if isinstance(subject, _Subject):
+        return subject
     rng = np.random.default_rng(seed)
     is_model = isinstance(subject, Params | EGNOConfig)
     if is_model:
@@ -224,7 +238,7 @@ def _subject(
         call, state = _model(subject, config, graph, times, rng), None
     else:
         call, state = _layer(subject, config, graph, rng, dtype)
-    return _Subject(call, graph, state, tolerance), rng
+    return _Subject(call, graph, state, tolerance, seed)
 
 
 def _model(
@@ -241,8 +255,7 @@ def _model(
     if isinstance(subject, EGNOConfig):
         params = init(_key(rng), config, graph, times)
         subject = dataclasses.replace(params, weights=_perturbed(params.weights, rng))
-    applied = jax.jit(apply)
-    return lambda graph, state: applied(subject, graph, times)
+    return lambda graph, state: _apply(subject, graph, times)
 
 
 class _Alone(nn.Module):

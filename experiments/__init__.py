@@ -4,14 +4,15 @@ They run from the root of the repository and are in no wheel. A script (`nbody`,
 `protein`) defines what is specific to it: settings of the data, tasks, published results. Its
 configs are YAML files in `configs/<experiment>/`. The scripts share:
 
-- `experiment`: what a script defines.
+- `experiment`, `published`: what a script defines.
+- `data_settings`: checks of the settings of the data, and names of tasks.
 - `settings`: configs as files.
 - `command_line`: arguments.
-- `runner`: training and evaluation.
+- `runner`, `decoding`: training and evaluation.
 - `run_directory`: the files of a run.
 - `run_page`, `run_pictures`: the HTML page and the pictures of a run.
 
-`report` publishes the results of runs: `records` reads and selects them, `dot_plot` draws them.
+`report` publishes the results of runs: `run_records` reads and selects them, `dot_plot` draws them.
 `studies` holds questions about EGNO that one command each answers: `python -m
 experiments.studies.modes`.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ class RunOptions:
 
     Attributes:
       config: a YAML file with the settings to start from, in place of --preset.
+      imports: modules to import before settings are read, such as one that registers your own
+        layer; needed with --resume and --evaluate too.
       out: directory of a new run; it must not hold one yet. By default
         runs/<experiment>-<preset>-seed<seed>, with a number added if that exists.
       resume: directory of a run that was interrupted; resumes it with its own settings.
@@ -45,6 +48,7 @@ class RunOptions:
     """
 
     config: Path | None = None
+    imports: tuple[str, ...] = ()
     out: Path | None = None
     resume: Path | None = None
     auto_resume: bool = False
@@ -73,17 +77,10 @@ class RunOptions:
 
 
 def parse(experiment: Experiment, arguments: Sequence[str]) -> tuple[RunOptions, Any]:
-    """Reads a command line; settings start from a config or from those of an existing run.
-
-    Args:
-      experiment: which.
-      arguments: the words after the program's name.
-
-    Returns:
-      What to do, and all settings.
+    """Returns what to do, and all settings: those of a config or an existing run, then changed.
 
     Raises:
-      ValueError: the config or the existing run cannot be read.
+      ValueError: the config, the existing run or a module cannot be read; names it.
       SystemExit: with code 2, after a message, if the arguments are wrong; with 0 for `--help`.
     """
     start = _start(experiment, arguments)
@@ -105,7 +102,10 @@ def _start(experiment: Experiment, arguments: Sequence[str]) -> Any:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("preset", "config", "resume", "evaluate"):
         parser.add_argument(f"--{name}", nargs="?")
+    parser.add_argument("--imports", nargs="*", default=())
     chosen = parser.parse_known_args(arguments)[0]
+    for name in chosen.imports:
+        _import(name)
     if chosen.preset and chosen.config:
         raise ValueError("got --preset and --config, expected one")
     existing = chosen.resume or chosen.evaluate
@@ -123,17 +123,26 @@ def _start(experiment: Experiment, arguments: Sequence[str]) -> Any:
     return dataclasses.replace(config, preset=recorded)
 
 
+def _import(name: str) -> None:
+    """Imports a module; a ValueError names one that cannot be imported."""
+    try:
+        importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # a module may do anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"--imports: got {name!r}, which cannot be imported ({reason}); expected a module on "
+            "PYTHONPATH or in the working directory"
+        ) from error
+
+
 def _description(experiment: Experiment, config: Any) -> str:
     """Returns the text of `--help` above the options."""
-    described = [f"  {name}: {experiment.config(name)[1]}" for name in experiment.presets]
-    others = [n for n in settings.names(experiment.name) if n not in experiment.presets]
-    text = ", ".join(others)
-    return "\n\n".join(
-        [
-            experiment.summary,
-            "Presets:\n" + "\n".join(described),
-            f"More presets, baselines and published variants, in experiments/configs/"
-            f"{experiment.name}/:\n" + textwrap.fill(text, 96, break_on_hyphens=False),
-            f"Defaults below: {config.preset}.",
-        ]
+    name, known = experiment.name, settings.names(experiment.name)
+    described = [f"  {preset}: {experiment.config(preset)[1]}" for preset in experiment.presets]
+    others = ", ".join(other for other in known if other not in experiment.presets)
+    return (
+        f"{experiment.summary}\n\nPresets:\n" + "\n".join(described) + "\n\n"
+        f"More presets, baselines and published variants, in experiments/configs/{name}/:\n"
+        f"{textwrap.fill(others, 96, break_on_hyphens=False)}\n\n"
+        f"Defaults below: {config.preset}."
     )

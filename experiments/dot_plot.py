@@ -54,12 +54,7 @@ def points(rows: Sequence[Row]) -> Iterator[Point]:
 
 
 def draw(experiment: Experiment, tasks: Sequence[tuple[str, list[Row]]], path: Path) -> bool:
-    """Draws the F-MSE of every model of an experiment; published errors are hollow.
-
-    Args:
-      experiment: which.
-      tasks: its tasks and their rows.
-      path: the picture.
+    """Draws the F-MSE of every model, a band for each task; published errors are hollow.
 
     Returns:
       Whether the picture exists: without matplotlib it is not drawn again.

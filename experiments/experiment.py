@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
+from egno_jax import EGNOConfig
 from egno_jax.datasets import Samples
+from egno_jax.training import TrainingConfig
 from experiments import settings
+from experiments.published import Published
 
 if TYPE_CHECKING:
+    import numpy as np
     from jaxtyping import Float, Int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All settings of a run; the settings of an experiment add `data`.
+
+    Attributes:
+      preset: the config to start from; other options change it.
+      model: the model; `time_scale` is in frames.
+      training: the training loop.
+    """
+
+    preset: str
+    model: EGNOConfig = dataclasses.field(default_factory=EGNOConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
 class Drawing(NamedTuple):
@@ -49,32 +67,6 @@ class Splits(NamedTuple):
     drawing: Drawing | None = None
 
 
-class Published(NamedTuple):
-    """A result from the literature.
-
-    Attributes:
-      method: the method's name.
-      f_mse: error at the last time.
-      a_mse: error over all times, if reported.
-      source: who reported it, and what differs.
-      task: the task it was measured on, as `Experiment.task` names it.
-      other_split: whether the data were split in another way, as `source` says; tables mark it.
-    """
-
-    method: str
-    f_mse: float
-    a_mse: float | None
-    source: str
-    task: str = ""
-    other_split: bool = False
-
-    def cited(self, key: str) -> str:
-        """Returns an error as text, marked where it was measured on another split."""
-        number = getattr(self, key)
-        mark = "\\*" if self.other_split else ""
-        return "" if number is None else f"{number:.5f}".rstrip("0") + mark
-
-
 class Experiment(NamedTuple):
     """What an experiment's script defines. Its configs are in `configs/<name>/`.
 
@@ -89,10 +81,10 @@ class Experiment(NamedTuple):
         one task, so all settings that change the difficulty are part of the name.
       published: results from the literature.
       headlines: the rows of the README's table: a title, and the tasks that the row covers.
-      time_unit: the unit of `times` in the velocities' unit of time.
-      time_label: the unit of `times`, for people.
       length_label: the unit of positions, for people.
       error_unit: the unit of errors, for people.
+      time_unit: the unit of `times` in the velocities' unit of time.
+      time_label: the unit of `times`, for people.
       varied: settings that a run may choose without needing a config of its own, in addition to the
         seed: which of several similar data sets it sees.
       renamed: new names of configs by their deprecated names.
@@ -107,10 +99,10 @@ class Experiment(NamedTuple):
     task: Callable[[Any], str]
     published: Sequence[Published]
     headlines: Mapping[str, Sequence[str]]
-    time_unit: float
-    time_label: str
     length_label: str
     error_unit: str
+    time_unit: float = 1.0
+    time_label: str = "frames"
     varied: Sequence[str] = ()
     renamed: Mapping[str, str] = types.MappingProxyType({})
 
@@ -135,26 +127,3 @@ class Experiment(NamedTuple):
     def path(self, name: str) -> Path:
         """Returns the file of a config."""
         return settings.CONFIGS / self.name / f"{name}.yaml"
-
-
-def check(config: Any, name: str, is_valid: bool, expected: str) -> None:
-    """Raises a ValueError that names a field of a config and its value, unless it is valid."""
-    if not is_valid:
-        got = getattr(config, name)
-        raise ValueError(f"{type(config).__name__}.{name}: got {got!r}, expected {expected}")
-
-
-def named(*parts: str, **changes: tuple[Any, Any]) -> str:
-    """Returns the name of a task: words, and settings that are not the usual ones.
-
-    Args:
-      *parts: words; empty ones are left out.
-      **changes: value and usual value of settings; `field=value` is added where they differ.
-    """
-    others = [f"{key}={value}" for key, (value, usual) in changes.items() if value != usual]
-    return ", ".join([*filter(None, parts), *others])
-
-
-def unusual(data: Any, usual: Any, *fields: str) -> dict[str, tuple[Any, Any]]:
-    """Returns value and usual value of some settings in `data`, for `named`."""
-    return {field: (getattr(data, field), getattr(usual, field)) for field in fields}

@@ -19,23 +19,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from egno_jax import EGNOConfig, datasets
+from egno_jax import datasets
 from egno_jax.datasets import md17
-from egno_jax.training import TrainingConfig
-from experiments.experiment import (
-    Drawing,
-    Experiment,
-    Published,
-    Splits,
-    check,
-    named,
-    unusual,
-)
+from experiments import data_settings
+from experiments.experiment import Drawing, Experiment, RunConfig, Splits
+from experiments.published import EGNO_PAPER, REPORTED, Published
 from experiments.runner import main
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from egno_jax.datasets import Samples
     from egno_jax.datasets.md17 import Trajectory
 
@@ -87,43 +80,27 @@ class DataConfig:
     data_dir: Path | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("archive", ("md", "md17")),
-            ("split", ("random", "blocks")),
-            ("atoms", ("heavy", "all")),
-            ("graph", ("bonds", "radius")),
-        ):
-            check(self, name, getattr(self, name) in choices, f"one of {choices}")
+        data_settings.check_choices(self)
         if self.archive == "md17":
-            check(self, "molecule", self.molecule in md17.MOLECULES, f"one of {[*md17.MOLECULES]}")
-        for name in ("num_train", "num_valid", "num_test", "window"):
-            check(self, name, getattr(self, name) >= 1, "1 or more")
-        for name in ("bond_cutoff", "radius"):
-            check(self, name, 0 < getattr(self, name) < np.inf, "a number above 0")
-        check(self, "margin", self.margin >= 0, "0 or more")
-        in_window = 1 <= self.num_targets <= self.window
-        check(self, "num_targets", in_window, f"1 to {self.window}, the frames of the window")
+            is_known = self.molecule in md17.MOLECULES
+            data_settings.check(self, "molecule", is_known, f"one of {[*md17.MOLECULES]}")
+        data_settings.check_positive(self, "num_train", "num_valid", "num_test", "window")
+        data_settings.check_positive(self, "bond_cutoff", "radius")
+        data_settings.check(self, "margin", self.margin >= 0, "0 or more")
+        data_settings.check_targets(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MD17Config:
+class MD17Config(RunConfig):
     """All settings of a run.
 
     Attributes:
-      preset: the config to start from; other options change it.
-      model: the model; `time_scale` is in frames.
-      training: the training loop.
       data: the data set.
     """
 
     preset: str = "quick"
-    model: EGNOConfig = dataclasses.field(default_factory=EGNOConfig)
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
 
-
-_EGNO = "Xu et al., ICML 2024, arXiv:2401.11037"
-_ATOM = "ATOM, ICLR 2026"
 
 # F-MSE and A-MSE in units of 1e-2, of the original MD17.
 _TABLE = {
@@ -142,13 +119,13 @@ _TABLE = {
     "toluene": ((11.78, None), (11.59, 5.04), (10.78, 4.85), (10.21, 4.58), (4.68, 2.26)),
     "uracil": ((0.64, None), (1.11, 0.89), (0.60, 0.68), (0.52, 0.47), (0.55, 0.54)),
 }
-_METHODS = (
-    ("EGNN", f"as reported by {_EGNO}"),
-    ("EGNN-R", f"as reported by {_EGNO}"),
-    ("EGNN-S", f"as reported by {_EGNO}"),
-    ("EGNO", _EGNO),
-    ("ATOM", _ATOM),
-)
+_METHODS = {
+    "EGNN": REPORTED,
+    "EGNN-R": REPORTED,
+    "EGNN-S": REPORTED,
+    "EGNO": EGNO_PAPER,
+    "ATOM": "ATOM, ICLR 2026",
+}
 
 PUBLISHED = tuple(
     Published(
@@ -159,7 +136,7 @@ PUBLISHED = tuple(
         f"{molecule}, random frames, original MD17",
     )
     for molecule, rows in _TABLE.items()
-    for (method, source), (f_mse, a_mse) in zip(_METHODS, rows, strict=True)
+    for (method, source), (f_mse, a_mse) in zip(_METHODS.items(), rows, strict=True)
 )
 
 
@@ -180,22 +157,18 @@ def load_splits(config: DataConfig) -> Splits:
     bonds = md17.close_pairs if config.graph == "radius" else md17.bonds
     bonds = bonds(trajectory, cutoff=config.bond_cutoff)
     spacing = (paths.shape[1] - 1) // config.num_targets
+    drawing = Drawing(bonds=bonds, target_frames=range(spacing, paths.shape[1], spacing))
     return Splits(
         train=train,
         valid=_samples(config, trajectory, starts.valid),
         test=_samples(config, trajectory, starts.test),
         test_paths=paths,
-        drawing=Drawing(
-            bonds=bonds,
-            target_frames=range(spacing, paths.shape[1], spacing),
-        )
-        if len(bonds)
-        else None,
+        drawing=drawing if len(bonds) else None,
     )
 
 
 def _starts(config: DataConfig, num_frames: int) -> md17.Starts:
-    sizes = (config.num_train, config.num_valid, config.num_test)
+    sizes = tuple(data_settings.split_sizes(config).values())
     if config.split == "blocks":
         return md17.block_starts(num_frames, sizes, window=config.window)
     return md17.random_starts(num_frames, sizes, window=config.window, margin=config.margin)
@@ -212,11 +185,11 @@ def _samples(config: DataConfig, trajectory: Trajectory, starts: np.ndarray) -> 
 def task(data: DataConfig) -> str:
     """Returns the name of the task that the settings define."""
     fields = ("atoms", "graph", "bond_cutoff", "num_train", "num_test", "window", "num_targets")
-    return named(
+    return data_settings.named(
         data.molecule,
         {"random": "random frames", "blocks": "blocks of time"}[data.split],
         {"md": "", "md17": "original MD17"}[data.archive],
-        **unusual(data, DataConfig(), *fields),
+        **data_settings.unusual(data, DataConfig(), *fields),
     )
 
 
@@ -234,7 +207,6 @@ EXPERIMENT = Experiment(
     task=task,
     published=PUBLISHED,
     headlines={"random frames": [f"{name}, random frames" for name in md17.MOLECULES]},
-    time_unit=1.0,
     time_label="frames of 0.5 fs",
     length_label="Å",
     error_unit="Å²",

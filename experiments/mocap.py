@@ -18,10 +18,10 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from egno_jax import EGNOConfig
 from egno_jax.datasets import mocap
-from egno_jax.training import TrainingConfig
-from experiments.experiment import Drawing, Experiment, Published, Splits, check, named
+from experiments import data_settings
+from experiments.experiment import Drawing, Experiment, RunConfig, Splits
+from experiments.published import EGNO_PAPER, REPORTED, REPRODUCTION, RUN_AGAIN, Published
 from experiments.runner import main
 
 
@@ -56,20 +56,15 @@ class DataConfig:
     data_dir: Path | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in (("motion", mocap.PUBLISHED_SIZES), ("protocol", mocap.PROTOCOLS)):
-            check(self, name, getattr(self, name) in choices, f"one of {[*choices]}")
-        for name in ("num_train", "num_valid", "num_test"):
-            check(self, name, getattr(self, name) >= 1, ">= 1")
+        data_settings.check_choices(self)
+        data_settings.check_positive(self, "num_train", "num_valid", "num_test")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MocapConfig:
+class MocapConfig(RunConfig):
     """All settings of a run.
 
     Attributes:
-      preset: the config to start from; other options change it.
-      model: the model; `time_scale` is in frames.
-      training: the training loop.
       data: the data set.
 
     Raises:
@@ -78,8 +73,6 @@ class MocapConfig:
     """
 
     preset: str = "run"
-    model: EGNOConfig = dataclasses.field(default_factory=EGNOConfig)
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
 
     def __post_init__(self) -> None:
@@ -91,27 +84,21 @@ class MocapConfig:
             )
 
 
-_EGNO = "Xu et al., ICML 2024, arXiv:2401.11037"
 _OTHER_SPLIT = "on another split, of 23 trials"
-_AGAIN = "EGNO, its public code run again"
-
-
-_REPORTED = f"as reported by {_EGNO}"
+_OTHER = f"{_OTHER_SPLIT}; {EGNO_PAPER}"
+_OTHER_AGAIN = f"{_OTHER_SPLIT}; {REPRODUCTION}"
 
 PUBLISHED = (
-    Published("EGNN", 0.509, None, _REPORTED, "running"),
-    Published("EGNN-R", 8.167, None, _REPORTED, "running"),
-    Published("EGNN-S", 0.542, None, _REPORTED, "running"),
-    Published("EGNO", 0.339, None, _EGNO, "running"),
-    Published(_AGAIN, 0.42938, 0.38370, "an independent reproduction", "running"),
-    Published("EGNN", 0.287, None, f"{_OTHER_SPLIT}; {_EGNO}", "walking", True),
-    Published("EGNN-R", 0.907, None, f"{_OTHER_SPLIT}; {_EGNO}", "walking", True),
-    Published("EGNN-S", 0.264, None, f"{_OTHER_SPLIT}; {_EGNO}", "walking", True),
-    Published("EGNO", 0.081, None, f"{_OTHER_SPLIT}; {_EGNO}", "walking", True),
-    Published(
-        *(_AGAIN, 0.06515, 0.05725),
-        *(f"{_OTHER_SPLIT}; an independent reproduction", "walking", True),
-    ),
+    Published("EGNN", 0.509, None, REPORTED, "running"),
+    Published("EGNN-R", 8.167, None, REPORTED, "running"),
+    Published("EGNN-S", 0.542, None, REPORTED, "running"),
+    Published("EGNO", 0.339, None, EGNO_PAPER, "running"),
+    Published(RUN_AGAIN, 0.42938, 0.38370, REPRODUCTION, "running"),
+    Published("EGNN", 0.287, None, _OTHER, "walking", True),
+    Published("EGNN-R", 0.907, None, _OTHER, "walking", True),
+    Published("EGNN-S", 0.264, None, _OTHER, "walking", True),
+    Published("EGNO", 0.081, None, _OTHER, "walking", True),
+    Published(RUN_AGAIN, 0.06515, 0.05725, _OTHER_AGAIN, "walking", True),
 )
 
 
@@ -122,34 +109,26 @@ def load_splits(config: DataConfig) -> Splits:
         split: mocap.load_windows(
             config.motion, split, num_samples=number, data_dir=config.data_dir
         )
-        for split, number in (
-            ("train", config.num_train),
-            ("valid", config.num_valid),
-            ("test", config.num_test),
-        )
+        for split, number in data_settings.split_sizes(config).items()
+    }
+    targets = dict.fromkeys(windows, frames)
+    if config.dense:
+        targets["train"] = range(1, mocap.HORIZON + 1)
+    samples = {
+        split: mocap.samples(cut, target_frames=targets[split], height=config.height)
+        for split, cut in windows.items()
     }
     return Splits(
-        **{
-            split: mocap.samples(
-                cut,
-                target_frames=range(1, mocap.HORIZON + 1) if _is_dense(config, split) else frames,
-                height=config.height,
-            )
-            for split, cut in windows.items()
-        },
+        **samples,
         test_paths=windows["test"].positions[:, : mocap.HORIZON + 1],
         drawing=Drawing(bonds=windows["test"].bonds, target_frames=frames, up="y"),
     )
 
 
-def _is_dense(config: DataConfig, split: str) -> bool:
-    return config.dense and split == "train"
-
-
 def task(data: DataConfig) -> str:
     """Returns the name of the task that the settings define."""
     usual = mocap.PUBLISHED_SIZES[data.motion]
-    return named(
+    return data_settings.named(
         {"run": "running", "walk": "walking"}[data.motion],
         {"last": "", "uniform": "evenly spaced frames"}[data.protocol],
         f"{data.num_train} training windows" if data.num_train != usual["train"] else "",
@@ -167,16 +146,11 @@ EXPERIMENT = Experiment(
         "ahead, all in one pass. A unit of length is 5.64 cm; papers print these errors times 100."
     ),
     default=MocapConfig(),
-    presets=(
-        *("run", "walk", "quick", "run-6x128", "walk-6x128"),
-        *("run-original", "walk-uniform", "walk-dense"),
-    ),
+    presets="run walk quick run-6x128 walk-6x128 run-original walk-uniform walk-dense".split(),
     load_splits=load_splits,
     task=task,
     published=PUBLISHED,
     headlines={"running": ["running"], "walking": ["walking"]},
-    time_unit=1.0,
-    time_label="frames",
     length_label="units",
     error_unit="(5.64 cm)²",
     renamed={"run-plain": "run-6x128", "walk-plain": "walk-6x128"},

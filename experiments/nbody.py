@@ -17,10 +17,11 @@ import itertools
 import sys
 from pathlib import Path
 
-from egno_jax import EGNOConfig, datasets
+from egno_jax import datasets
 from egno_jax.datasets import nbody
-from egno_jax.training import TrainingConfig
-from experiments.experiment import Experiment, Published, Splits, check, named, unusual
+from experiments import data_settings
+from experiments.experiment import Experiment, RunConfig, Splits
+from experiments.published import EGNO_PAPER, REPORTED, REPRODUCTION, RUN_AGAIN, Published
 from experiments.runner import main
 
 
@@ -51,9 +52,9 @@ class DataConfig:
     cache_dir: Path | None = None
 
     def __post_init__(self) -> None:
-        for split, most in nbody.SPLIT_SIZES.items():
-            is_valid = 1 <= getattr(self, f"num_{split}") <= most
-            check(self, f"num_{split}", is_valid, f"1 to {most}")
+        for split, number in data_settings.split_sizes(self).items():
+            most = nbody.SPLIT_SIZES[split]
+            data_settings.check(self, f"num_{split}", 1 <= number <= most, f"1 to {most}")
         frames = (self.start, *self.target_frames)
         is_increasing = all(a < b for a, b in itertools.pairwise(frames))
         if len(frames) < 2 or frames[0] < 0 or frames[-1] > 48 or not is_increasing:
@@ -64,28 +65,21 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NBodyConfig:
+class NBodyConfig(RunConfig):
     """All settings of a run.
 
     Attributes:
-      preset: the config to start from; other options change it.
-      model: the model; `time_scale` is in frames.
-      training: the training loop.
       data: the data set.
     """
 
     preset: str = "quick"
-    model: EGNOConfig = dataclasses.field(default_factory=EGNOConfig)
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
 
 
-_EGNO = "Xu et al., ICML 2024, arXiv:2401.11037"
-
 PUBLISHED = (
-    Published("EGNN", 0.0071, None, f"as reported by {_EGNO}"),
-    Published("EGNO", 0.0054, None, _EGNO),
-    Published("EGNO, its public code run again", 0.00611, 0.00253, "an independent reproduction"),
+    Published("EGNN", 0.0071, None, REPORTED),
+    Published("EGNO", 0.0054, None, EGNO_PAPER),
+    Published(RUN_AGAIN, 0.00611, 0.00253, REPRODUCTION),
     Published("SEGNN", 0.0043, None, "trained for the last frame alone; Brandstetter et al. 2022"),
     Published("PONITA", 0.0043, None, "trained for the last frame alone; Bekkers et al. 2024"),
     Published("CGENN", 0.0039, None, "trained for the last frame alone; Ruhe et al. 2023"),
@@ -97,9 +91,7 @@ def load_splits(config: DataConfig) -> Splits:
     frames = {"start": config.start, "target_frames": config.target_frames}
     train, valid, test = (
         nbody.load_trajectories(split, num_simulations=number, cache_dir=config.cache_dir)
-        for split, number in zip(
-            nbody.SPLIT_SIZES, (config.num_train, config.num_valid, config.num_test), strict=True
-        )
+        for split, number in data_settings.split_sizes(config).items()
     )
     train_samples = nbody.samples(train, **frames)
     if config.time_reversal:
@@ -116,7 +108,7 @@ def load_splits(config: DataConfig) -> Splits:
 def task(data: DataConfig) -> str:
     """Returns the name of the task that the settings define; empty for the published one."""
     fields = ("num_train", "num_test", "start", "target_frames")
-    return named(**unusual(data, DataConfig(), *fields))
+    return data_settings.named(**data_settings.unusual(data, DataConfig(), *fields))
 
 
 EXPERIMENT = Experiment(
@@ -133,7 +125,6 @@ EXPERIMENT = Experiment(
     published=PUBLISHED,
     headlines={"": [""]},
     time_unit=nbody.DT * nbody.FRAME_SPACING,
-    time_label="frames",
     length_label="length units",
     error_unit="length units²",
 )

@@ -20,20 +20,11 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from egno_jax import EGNOConfig
 from egno_jax.datasets import protein
 from egno_jax.training import NoiseConfig, TrainingConfig
-from experiments.experiment import (
-    Drawing,
-    Experiment,
-    Published,
-    Splits,
-    check,
-    named,
-    unusual,
-)
+from experiments import data_settings
+from experiments.experiment import Drawing, Experiment, RunConfig, Splits
+from experiments.published import EGNO_PAPER, REPORTED, REPRODUCTION, RUN_AGAIN, Published
 from experiments.runner import main
 
 
@@ -71,18 +62,14 @@ class DataConfig:
     data_dir: Path | None = None
 
     def __post_init__(self) -> None:
-        sources = ("transition", "equilibrium", "files")
-        check(self, "source", self.source in sources, f"one of {sources}")
+        data_settings.check_choices(self)
         for name in ("topology", "coordinates"):
             is_there, is_read = getattr(self, name) is not None, self.source == "files"
-            check(self, name, is_there or not is_read, "a file, for the source files")
+            data_settings.check(self, name, is_there or not is_read, "a file, for the source files")
             expected = f"None, for the source {self.source}; --data.source files reads such files"
-            check(self, name, is_read or not is_there, expected)
-        for name in ("window", "stride"):
-            check(self, name, getattr(self, name) >= 1, "1 or more")
-        check(self, "cutoff", 0 < self.cutoff < np.inf, "a number above 0")
-        in_window = 1 <= self.num_targets <= self.window
-        check(self, "num_targets", in_window, f"1 to {self.window}, the frames of the window")
+            data_settings.check(self, name, is_read or not is_there, expected)
+        data_settings.check_positive(self, "window", "stride", "cutoff")
+        data_settings.check_targets(self)
 
 
 def _training() -> TrainingConfig:
@@ -91,57 +78,44 @@ def _training() -> TrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProteinConfig:
+class ProteinConfig(RunConfig):
     """All settings of a run.
 
     Attributes:
-      preset: the config to start from; other options change it.
-      model: the model; `time_scale` is in frames.
-      training: the training loop.
       data: the data set.
     """
 
     preset: str = "transition"
-    model: EGNOConfig = dataclasses.field(default_factory=EGNOConfig)
     training: TrainingConfig = dataclasses.field(default_factory=_training)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
 
 
-_EGNO = "Xu et al., ICML 2024, arXiv:2401.11037"
-_AGAIN = "EGNO, its public code run again"
 _NO_GAPS = "no gaps between its splits"
 _TASK = "in equilibrium"
 
 PUBLISHED = (
-    Published("EGNN", 2.735, None, f"as reported by {_EGNO}; {_NO_GAPS}", _TASK, True),
-    Published("EGNO", 2.231, None, f"{_EGNO}; {_NO_GAPS}", _TASK, True),
-    Published(_AGAIN, 2.226, 1.876, f"an independent reproduction; {_NO_GAPS}", _TASK, True),
-    Published("EGNO on EGHN", 1.801, None, f"{_EGNO}; {_NO_GAPS}", _TASK, True),
+    Published("EGNN", 2.735, None, f"{REPORTED}; {_NO_GAPS}", _TASK, True),
+    Published("EGNO", 2.231, None, f"{EGNO_PAPER}; {_NO_GAPS}", _TASK, True),
+    Published(RUN_AGAIN, 2.226, 1.876, f"{REPRODUCTION}; {_NO_GAPS}", _TASK, True),
+    Published("EGNO on EGHN", 1.801, None, f"{EGNO_PAPER}; {_NO_GAPS}", _TASK, True),
 )
 
 
 def load_splits(config: DataConfig) -> Splits:
     """Loads the data of a run."""
     trajectory = _load(config)
-    starts = protein.block_starts(
-        len(trajectory.positions), window=config.window, stride=config.stride
-    )
-    num_edges = protein.most_contacts(trajectory, *starts, cutoff=config.cutoff)
-    parts = {
-        name: protein.samples(
-            trajectory,
-            frames,
-            cutoff=config.cutoff,
-            num_edges=num_edges,
-            window=config.window,
-            num_targets=config.num_targets,
-        )
-        for name, frames in starts._asdict().items()
+    num_frames, cutoff = len(trajectory.positions), config.cutoff
+    starts = protein.block_starts(num_frames, window=config.window, stride=config.stride)
+    words = {
+        "cutoff": cutoff,
+        "num_edges": protein.most_contacts(trajectory, *starts, cutoff=cutoff),
+        "window": config.window,
+        "num_targets": config.num_targets,
     }
     targets = protein.target_offsets(config.window, config.num_targets)
     drawing = Drawing(bonds=trajectory.bonds, target_frames=targets.tolist())
     return Splits(
-        **parts,
+        *(protein.samples(trajectory, frames, **words) for frames in starts),
         test_paths=protein.paths(trajectory, starts.test, window=config.window),
         drawing=drawing if len(trajectory.bonds) else None,
     )
@@ -159,14 +133,14 @@ def _load(config: DataConfig) -> protein.Trajectory:
 def task(data: DataConfig) -> str:
     """Returns the name of the task that the settings define."""
     windows = {"equilibrium": protein.WINDOW}
-    return named(
+    return data_settings.named(
         {
             "transition": "opening, 98 frames",
             "equilibrium": "in equilibrium",
             "files": f"your own {data.coordinates and data.coordinates.name}",
         }[data.source],
         window=(data.window, windows.get(data.source, DataConfig().window)),
-        **unusual(data, DataConfig(), "selection", "num_targets", "stride", "cutoff"),
+        **data_settings.unusual(data, DataConfig(), "selection", "num_targets", "stride", "cutoff"),
     )
 
 
@@ -184,8 +158,6 @@ EXPERIMENT = Experiment(
     task=task,
     published=PUBLISHED,
     headlines={title: [title] for title in ("opening, 98 frames", "in equilibrium")},
-    time_unit=1.0,
-    time_label="frames",
     length_label="Å",
     error_unit="Å²",
 )

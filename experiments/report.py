@@ -5,9 +5,9 @@
     python -m experiments.report --out tables runs/mine-seed0 runs/mine-seed1
     python -m experiments.report --picture runs/mocap-run-seed0
 
-The first appends a finished run to `results.jsonl`, writes `RESULTS.md`, pictures in `results/` and
-the table in `README.md`. A run whose settings are in no file of `configs/` is refused; `--freeze
-NAME` writes that file. `--out` does all of it, except the README, in a folder of yours.
+The first appends a finished run to `results.jsonl` and writes `RESULTS.md`, its pictures and the
+table in `README.md`. Settings that are in no file of `configs/` need `--freeze NAME`, which writes
+it. `--out` does all of it, except the README, in a folder of yours.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from experiments import dot_plot, run_directory, run_pictures, settings
-from experiments import run_records as records
-from experiments.run_records import EXPERIMENTS, Row, rivals, selected
+from experiments import dot_plot, run_directory, run_pictures, run_records, settings
+from experiments.data_settings import named
+from experiments.published import RUN_AGAIN
+from experiments.run_records import EXPERIMENTS, Row, append, by_task, load, rivals, selected
 
 _ROOT = Path(__file__).parent.parent
-_PAGE = _ROOT / "experiments" / "RESULTS.md"
-_README = _ROOT / "README.md"
-_IMAGES = _ROOT / "docs" / "images"
+_PAGE = Path(__file__).with_name("RESULTS.md")
+_README, _IMAGES = _ROOT / "README.md", _ROOT / "docs" / "images"
 _INTRODUCTION = Path(__file__).with_name("results_intro.md")
 _HELP = "Publish results: experiments/RESULTS.md and the table in README.md."
 _BEGIN, _END = "<!-- results: python -m experiments.report -->", "<!-- end of results -->"
-_CITED = ("EGNO", "EGNO, its public code run again")
 _SUMMARY = "task|unit|EGNO, F-MSE|best baseline here|EGNO in its paper|its code run again|steps|"
 _SUMMARY += "seeds|notes"
 _AHEAD = "task|error|EGNO|baseline|its error|seeds|EGNO, valid F-MSE|its valid F-MSE"
@@ -48,7 +47,7 @@ def table(head: str, lines: Sequence[Sequence[Any]]) -> str:
 
 def summary(title: str, ours: Row, rows: Sequence[Row]) -> list[Any]:
     """Returns the cells of a task in the summary: EGNO, the best baseline and the literature."""
-    published = {other.method: other for other in ours.experiment.published_for(ours.task)}
+    known = {other.method: other for other in ours.experiment.published_for(ours.task)}
     notes, baseline, seeds = [f"`{ours.config}`"], "", str(ours.seeds)
     without = selected([row for row in rows if not row.settings.model.mean_field])
     if ours.settings.model.mean_field and without is not None:
@@ -58,7 +57,7 @@ def summary(title: str, ours: Row, rows: Sequence[Row]) -> list[Any]:
     for best in rivals(rows, ours)[:1]:
         baseline = f"{best.title}: {best.row.spread('f_mse')}"
         seeds += f" / {best.row.seeds}"
-    cited = [published[m].cited("f_mse") if m in published else "" for m in _CITED]
+    cited = [known[m].cited("f_mse") if m in known else "" for m in ("EGNO", RUN_AGAIN)]
     cells = [title, ours.experiment.error_unit, ours.spread("f_mse"), baseline, *cited]
     return [*cells, ours.records[0]["steps"], seeds, "; ".join(notes)]
 
@@ -70,8 +69,8 @@ def count(title: str, tasks: Sequence[tuple[str, Row, Sequence[Row]]]) -> list[A
     models = ", ".join(dict.fromkeys(best.model for _, best in pairs))
     seeds = [max(row.seeds for row in side) for side in zip(*pairs, strict=True)]
     ours, notes = tasks[0][1], ", ".join(dict.fromkeys(f"`{ours.config}`" for _, ours, _ in tasks))
-    cells = [title, ours.experiment.error_unit, f"lower in {wins} of {len(pairs)}"]
-    cells += [f"{models}: lower in {len(pairs) - wins}", "", "", ours.records[0]["steps"]]
+    lower = [f"lower in {wins} of {len(pairs)}", f"{models}: lower in {len(pairs) - wins}"]
+    cells = [title, ours.experiment.error_unit, *lower, "", "", ours.records[0]["steps"]]
     return [*cells, " / ".join(map(str, seeds)), notes]
 
 
@@ -125,9 +124,9 @@ def section(name: str, tasks: Sequence[tuple[str, list[Row]]], folder: Path) -> 
 
 def build(rows: Sequence[Row], page: Path, readme: Path | None = None) -> None:
     """Writes the page of results, its pictures to `results/` next to it, and the README's table."""
-    tasks = {name: own for name in EXPERIMENTS if (own := records.by_task(rows, name))}
+    tasks = {name: own for name in EXPERIMENTS if (own := by_task(rows, name))}
     compared = {
-        (name, task): (", ".join(filter(None, (EXPERIMENTS[name].title, task))), ours, own)
+        (name, task): (named(EXPERIMENTS[name].title, task), ours, own)
         for name, of_task in tasks.items()
         for task, own in of_task
         if (ours := selected(own)) is not None
@@ -152,10 +151,10 @@ def write_readme(readme: Path, compared: dict[tuple[str, str], Any], behind: set
     for name, experiment in EXPERIMENTS.items():
         for title, tasks in experiment.headlines.items():
             found = [compared[name, task] for task in tasks if (name, task) in compared]
-            title = ", ".join(filter(None, (experiment.title, title)))
+            title = named(experiment.title, title)
             if found:
                 lines.append(summary(*found[0]) if len(tasks) == 1 else count(title, found))
-    rated = [each for each in compared.values() if rivals(each[2], each[1], same_budget=True)]
+    rated = [ours for _, ours, own in compared.values() if rivals(own, ours, same_budget=True)]
     text = (
         f"{table(_SUMMARY, lines)}\n\n\\* Measured on another split of the data, for orientation. "
         "Seeds are those of EGNO / of the baseline; ± is the standard deviation over seeds.\n\n"
@@ -174,22 +173,22 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--freeze", metavar="NAME", default="", help="name of a new config file")
     parser.add_argument("--description", default="", help="the description in that file")
     parser.add_argument("--out", type=Path, help="folder for the results of your own runs")
-    words = {"help": "run whose moving picture goes to docs/images", "default": []}
-    parser.add_argument("--picture", type=Path, action="append", **words)
+    picture = parser.add_argument("--picture", type=Path, action="append", default=[])
+    picture.help = "run whose moving picture goes to docs/images"
     options = parser.parse_args(arguments)
-    page, lines, folders = _PAGE, records.RESULTS, [settings.CONFIGS]
+    page, lines, folders = _PAGE, run_records.RESULTS, [settings.CONFIGS]
     if replace := options.out is not None:
-        page, lines = options.out / _PAGE.name, options.out / records.RESULTS.name
+        page, lines = (options.out / path.name for path in (page, lines))
         folders.append(options.out / "configs")
     try:
         for run in options.runs:
             freeze = options.freeze or (run.absolute().name if replace else "")
-            print(records.append(run, lines, folders, freeze, options.description, replace=replace))
+            print(append(run, lines, folders, freeze, options.description, replace=replace))
         for run in options.picture:
-            results = json.loads((run / run_directory.RESULTS).read_text())
+            name = json.loads((run / run_directory.RESULTS).read_text())["experiment"]
             film = run / run_directory.PICTURES / run_pictures.FILM
-            print(shutil.copyfile(film, _IMAGES / f"{results['experiment']}.gif"))
-        build(records.load(lines, folders), page, None if replace else _README)
+            print(shutil.copyfile(film, _IMAGES / f"{name}.gif"))
+        build(load(lines, folders), page, None if replace else _README)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -103,7 +103,8 @@ def check_settings(directory: Path, config: Any) -> dict[str, Any]:
       ValueError: a setting differs, or the file cannot be read; names it.
     """
     record = read_record(directory)
-    found, expected = (dict(flatten(tree)) for tree in (plain(config), record["settings"]))
+    settings = training.upgrade_settings(plain(config))
+    found, expected = (dict(flatten(tree)) for tree in (settings, record["settings"]))
     for name in expected:
         if name not in _FREE and found.get(name) != expected[name]:
             raise ValueError(

@@ -25,7 +25,6 @@ RESULTS = Path(__file__).with_name("results.jsonl")
 OURS = "EGNO"
 # A config with as many seeds may represent a model; otherwise the luckiest would.
 ENOUGH_SEEDS = 3
-_BUDGET = ("training.num_steps", "training.batch_size")
 # What a line says of a run before everything else.
 _FIRST = (
     *("name", "experiment", "config", "varied", "seed", "model", "f_mse", "a_mse", "valid_f_mse"),
@@ -34,13 +33,7 @@ _FIRST = (
 
 
 class Row(NamedTuple):
-    """Runs that differ only in their seed.
-
-    Attributes:
-      config: the name of their config.
-      settings: their settings.
-      records: the lines of `results.jsonl`.
-    """
+    """Runs that differ only in their seed: config, settings, lines of `results.jsonl`."""
 
     config: str
     settings: Any
@@ -84,12 +77,7 @@ class Row(NamedTuple):
 
 
 class Rival(NamedTuple):
-    """A baseline that is compared with a row of EGNO.
-
-    Attributes:
-      row: its runs.
-      differences: the settings of training and data, as it has them, in which the two differ.
-    """
+    """A baseline that is compared with a row of EGNO, and how its training and data differ."""
 
     row: Row
     differences: list[str]
@@ -102,11 +90,7 @@ class Rival(NamedTuple):
 
 
 def config_file(experiment: Experiment, name: str, folders: Sequence[Path]) -> Path:
-    """Returns the file of a config in the first folder that has it.
-
-    Raises:
-      ValueError: none has it.
-    """
+    """Returns the file of a config in the first folder that has it; a ValueError if none has."""
     for folder in folders:
         path = folder / experiment.name / f"{name}.yaml"
         if path.exists():
@@ -115,11 +99,7 @@ def config_file(experiment: Experiment, name: str, folders: Sequence[Path]) -> P
 
 
 def load(path: Path = RESULTS, folders: Sequence[Path] = (settings.CONFIGS,)) -> list[Row]:
-    """Reads results; runs that differ only in their seed share a row.
-
-    Args:
-      path: the file of results.
-      folders: where configs are.
+    """Reads a file of results; runs that differ only in their seed share a row.
 
     Raises:
       ValueError: there are no results, a line is of no experiment or config, or its config was
@@ -201,15 +181,8 @@ def append(
         )
     name = directory.absolute().name
     file = _config_of(config, experiment, folders)
-    if file is None and not freeze:
-        raise ValueError(
-            f"{directory}: its settings are those of no file in {folders[-1] / experiment.name}; "
-            f"write one with: python -m experiments.report --freeze NAME {directory}"
-        )
     if file is None:
-        file = folders[-1] / experiment.name / f"{freeze}.yaml"
-        if file.exists():
-            raise ValueError(f"--freeze: {file} exists with other settings; choose another name")
+        file = _new_file(directory, folders[-1] / experiment.name, freeze)
         text = description or f"The settings of the run {name}."
         settings.write(file, config, experiment.default, text)
     own, usual = (
@@ -228,15 +201,26 @@ def append(
     return f"{name}: {file.stem}"
 
 
+def _new_file(directory: Path, folder: Path, name: str) -> Path:
+    """Returns where the config of a run is to be written; an error if it must not be."""
+    if not name:
+        raise ValueError(
+            f"{directory}: its settings are those of no file in {folder}; "
+            f"write one with: python -m experiments.report --freeze NAME {directory}"
+        )
+    file = folder / f"{name}.yaml"
+    if file.exists():
+        raise ValueError(f"--freeze: {file} exists with other settings; choose another name")
+    return file
+
+
 def _config_of(config: Any, experiment: Experiment, folders: Sequence[Path]) -> Path | None:
     """Returns the file of the config that holds some settings; None if there is none."""
     wanted = settings.compared(config, free=experiment.varied)
-    for folder in folders:
-        for name in settings.names(experiment.name, folder):
-            file = config_file(experiment, name, [folder])
-            found = settings.read(file, experiment.default)[0]
-            if settings.compared(found, free=experiment.varied) == wanted:
-                return file
+    for file in (path for folder in folders for path in settings.files(experiment.name, folder)):
+        found = settings.read(file, experiment.default)[0]
+        if settings.compared(found, free=experiment.varied) == wanted:
+            return file
     return None
 
 
@@ -296,32 +280,25 @@ def differences(ours: Row, other: Row) -> list[str]:
     ]
 
 
+def _budget(row: Row) -> tuple[int, int]:
+    return row.settings.training.num_steps, row.settings.training.batch_size
+
+
 def rivals(rows: Sequence[Row], ours: Row, *, same_budget: bool = False) -> list[Rival]:
     """Returns one row of each baseline, sorted by the error on the validation set.
 
-    It is the row trained with the settings of `ours`; where a method has none, the best validated
-    of those with as many steps and samples a step, otherwise of all. Baselines with global message
-    passing are compared only with an EGNO that has it.
-
-    Args:
-      rows: those of one task.
-      ours: the row of EGNO that they are compared with.
-      same_budget: returns the best validated row of each baseline among all rows with as many steps
-        and samples a step, whatever its other settings.
+    It is the row trained with the settings of `ours`, the row of EGNO; where a method has none, the
+    best validated of those with as many steps and samples a step, otherwise of all. Baselines with
+    global message passing are compared only with an EGNO that has it. With `same_budget` it is the
+    best validated of all with as many steps and samples a step, whatever their other settings.
     """
-    mine = settings.compared(ours.settings)
     found = []
     for model in dict.fromkeys(row.model for row in rows if row.model != OURS):
         own = [row for row in rows if row.model == model]
-        budget = [
-            row
-            for row in own
-            if all(settings.compared(row.settings)[key] == mine[key] for key in _BUDGET)
-        ]
+        budget = [row for row in own if _budget(row) == _budget(ours)]
         if not same_budget:
-            own = [
-                r for r in own if ours.settings.model.mean_field or not r.settings.model.mean_field
-            ]
+            if not ours.settings.model.mean_field:
+                own = [row for row in own if not row.settings.model.mean_field]
             alike = [row for row in own if not differences(ours, row)]
             budget = alike or [row for row in budget if row in own] or own
         if budget:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 import sys
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -29,22 +29,18 @@ from egno_jax.training.devices import (
 )
 from experiments import run_directory, run_page
 from experiments.command_line import parse
+from experiments.decoding import decode, linear_baseline
 from experiments.experiment import Experiment, Splits
 from experiments.run_pictures import showcase
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
-    from jaxtyping import Array, Float, Int
 
 SUCCESS, FAILURE, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 75
 
 
 def main(experiment: Experiment, arguments: Sequence[str]) -> int:
-    """Runs an experiment from its command line.
-
-    Args:
-      experiment: which.
-      arguments: the words after the program's name.
+    """Runs an experiment from the words after the program's name.
 
     Returns:
       The exit code: 0; 1 if training diverged or a file cannot be read or written; 2 for wrong
@@ -89,12 +85,14 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
     splits = _for_model(config.model, experiment.load_splits(config.data))
     if not options.evaluate:
         command = shlex.join([*program.split(), *arguments])
-        where = {"mesh": mesh, "profile": options.profile}
-        result = train(directory, config, splits, command, resume=is_resumed, **where)
+        words = {"resume": is_resumed, "mesh": mesh, "profile": options.profile}
+        result = train(directory, config, splits, command, **words)
         if result.interrupted:
+            again = ["--resume", str(directory)]
+            again += ["--imports", *options.imports] if options.imports else []
             _print(
                 f"interrupted at step {result.step} of {config.training.num_steps}; resume with: "
-                f"{program} --resume {shlex.quote(str(directory))}"
+                f"{program} {shlex.join(again)}"
             )
             return INTERRUPTED
     if training.is_main_process():
@@ -123,16 +121,13 @@ def _for_model(model: egno_jax.EGNOConfig, splits: Splits) -> Splits:
         return splits
 
     def last(samples: Samples) -> Samples:
-        return samples._replace(
-            times=samples.times[-1:],
-            positions=samples.positions[:, -1:],
-            velocities=samples.velocities[:, -1:],
-        )
+        targets = {key: getattr(samples, key)[:, -1:] for key in ("positions", "velocities")}
+        return samples._replace(times=samples.times[-1:], **targets)
 
     drawing = splits.drawing
     if drawing is not None:
         drawing = drawing._replace(target_frames=drawing.target_frames[-1:])
-    return Splits(*map(last, (splits.train, splits.valid, splits.test)), splits.test_paths, drawing)
+    return Splits(*map(last, splits[:3]), splits.test_paths, drawing)
 
 
 def train(
@@ -145,16 +140,9 @@ def train(
     mesh: Mesh | None = None,
     profile: bool = False,
 ) -> training.FitResult:
-    """Trains the model of a run, or resumes its training.
+    """Trains the model of a run, or resumes its training from the last checkpoint.
 
-    Args:
-      directory: the run's directory.
-      config: its settings.
-      splits: its data.
-      command: the command that started it, for the record.
-      resume: whether to start from its last checkpoint.
-      mesh: the devices to train on; None: the default one.
-      profile: whether to write a trace of some steps.
+    `command` started it, for the record; with `profile` a trace of some steps is written.
 
     Raises:
       ValueError: the settings do not fit the data; nothing is written then.
@@ -214,18 +202,16 @@ def finish(experiment: Experiment, directory: Path, config: Any, splits: Splits)
 
 
 def evaluate(
-    experiment: Experiment,
-    directory: Path,
-    config: Any,
-    params: egno_jax.Params,
-    test: Samples,
+    experiment: Experiment, directory: Path, config: Any, params: egno_jax.Params, test: Samples
 ) -> dict[str, Any]:
     """Returns the results of a run's best model on its test set, as `results.json` holds them."""
     course = _course(directory, config)
     errors = training.evaluate(params, test, batch_size=config.training.eval_batch_size)
-    straight = linear_baseline(test, experiment.time_unit)
     mask = test.node_mask.reshape(-1)
-    still = linear_baseline(test, time_unit=0.0)
+    straight, still = (
+        metrics.squared_errors(*linear_baseline(test, time_unit), mask).finalize()
+        for time_unit in (experiment.time_unit, 0.0)
+    )
     made_with = run_directory.check_settings(directory, config)["made_with"]
     return {
         "experiment": experiment.name,
@@ -233,8 +219,8 @@ def evaluate(
         "model": baselines.title(config.model),
         **_plain(errors),
         "times": [float(time) for time in test.times],
-        "linear_baseline": _plain(metrics.squared_errors(*straight, mask).finalize()),
-        "still_baseline": _plain(metrics.squared_errors(*still, mask).finalize()),
+        "linear_baseline": _plain(straight),
+        "still_baseline": _plain(still),
         "num_test": num_samples(test),
         "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         **course,
@@ -253,42 +239,9 @@ def _plain(errors: metrics.Errors) -> dict[str, Any]:
     }
 
 
-def predict(
-    params: egno_jax.Params, samples: Samples, *, batch_size: int
-) -> Float[np.ndarray, "S P N 3"]:
-    """Returns the predicted positions of S samples, `batch_size` of them at a time."""
-    total = num_samples(samples)
-    batch_size = min(batch_size, total)
-    samples = jax.device_put(samples)
-    # Indices after the last sample give the last one again.
-    batches = [
-        np.asarray(_predict_batch(params, samples, np.arange(start, start + batch_size)))
-        for start in range(0, total, batch_size)
-    ]
-    return np.concatenate(batches)[:total]
-
-
-@jax.jit
-def _predict_batch(
-    params: egno_jax.Params, samples: Samples, indices: Int[Array, "B"]
-) -> Float[Array, "B P N 3"]:
-    batch = take(samples, indices)
-    positions = egno_jax.apply(params, batch.graph, batch.times).positions
-    return jnp.moveaxis(positions.reshape(len(batch.times), len(indices), -1, 3), 1, 0)
-
-
-def linear_baseline(
-    samples: Samples, time_unit: float
-) -> tuple[Float[np.ndarray, "P S*N 3"], Float[np.ndarray, "P S*N 3"]]:
-    """Returns x + v t, and the true positions, of all samples together.
-
-    Args:
-      samples: the data.
-      time_unit: the unit of `samples.times` in the velocities' unit of time.
-    """
-    batch = take(samples, np.arange(num_samples(samples)))
-    offsets = jnp.asarray(batch.times)[:, None, None] * time_unit * batch.graph.nodes["velocities"]
-    return batch.graph.nodes["positions"] + offsets, batch.positions
+def predict(params: egno_jax.Params, samples: Samples, *, batch_size: int) -> np.ndarray:
+    """Returns the predicted positions of samples, `[S, P, N, 3]`."""
+    return decode(params, samples, batch_size=batch_size)[0]
 
 
 def _course(directory: Path, config: Any) -> dict[str, Any]:
@@ -323,18 +276,13 @@ def _print_results(experiment: Experiment, results: dict[str, Any]) -> None:
     Console(width=width).print(table)
 
 
-class _Lines:
+class _Lines(contextlib.nullcontext):
     """Prints one line per evaluation, where there is no terminal for a progress bar."""
 
     def __init__(self, num_steps: int) -> None:
+        super().__init__(self)
         self._num_steps = num_steps
         self._loss = math.nan
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def on_chunk(self, record: dict[str, Any]) -> None:
         self._loss = math.nan if record["loss"] is None else record["loss"]

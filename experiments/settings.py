@@ -16,6 +16,7 @@ one, such as `my_package.layer:MyConfig`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -28,6 +29,7 @@ import yaml
 
 from egno_jax import EGNOConfig, model
 from egno_jax.deprecation import warn
+from egno_jax.training import upgrade_settings
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -60,14 +62,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def compared(config: Any, *, free: typing.Collection[str] = ()) -> dict[str, Any]:
     """Returns the settings that make two runs different, under dotted names.
 
-    Bookkeeping and folders are left out. Without noise, the columns that noise updates are too.
-
-    Args:
-      config: the settings.
-      free: further settings to leave out.
+    Bookkeeping, folders and the `free` ones are left out. Without noise, the columns that noise
+    updates are too.
     """
     left_out = {"preset", *FOLDERS, *BOOKKEEPING, *free}
-    settings = dict(flatten(plain(config)))
+    settings = dict(flatten(upgrade_settings(plain(config))))
     noise = "training.noise."
     if not (settings[f"{noise}positions"] or settings[f"{noise}velocities"]):
         left_out |= {key for key in settings if key.startswith(noise) and key.endswith("_column")}
@@ -115,12 +114,16 @@ def _of_class(config: EGNOConfig, tree: Mapping[str, Any], recorded: str | None)
 
 
 def _of_type(value: Any, hint: Any) -> Any:
+    """Returns a value as a field has it: YAML has no tuples and reads `1e-3`, no point, as text."""
     if isinstance(value, list):
         return tuple(value)
     if isinstance(value, str) and Path in (hint, *typing.get_args(hint)):
         return Path(value)
-    # YAML reads `1e-3`, without a point, as text.
-    return float(value) if hint is float and isinstance(value, int | str) else value
+    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
+        # YAML reads `1e-3`, without a point, as text. Other text is refused by the dataclass.
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
 
 
 def differences(config: Any, default: Any) -> dict[str, Any]:
@@ -143,20 +146,18 @@ def differences(config: Any, default: Any) -> dict[str, Any]:
     return found
 
 
-def names(experiment: str, folder: Path | None = None) -> list[str]:
-    """Returns the names of the configs of an experiment; `folder` is `CONFIGS` by default."""
-    return sorted(path.stem for path in ((folder or CONFIGS) / experiment).glob("*.yaml"))
+def files(experiment: str, folder: Path) -> list[Path]:
+    """Returns the config files of an experiment in a folder."""
+    return sorted((folder / experiment).glob("*.yaml"), key=lambda path: path.stem)
+
+
+def names(experiment: str) -> list[str]:
+    """Returns the names of the configs of an experiment."""
+    return [path.stem for path in files(experiment, CONFIGS)]
 
 
 def read(path: Path, default: Any) -> tuple[Any, str]:
-    """Reads a config file.
-
-    Args:
-      path: the file; `preset` becomes its name.
-      default: the experiment's default settings.
-
-    Returns:
-      The settings and the description.
+    """Returns the settings and the description in a config file; `preset` is the file's name.
 
     Raises:
       ValueError: the file is missing or damaged, or a setting is not valid; names the file.
@@ -198,12 +199,9 @@ _Dumper.add_representer(
 
 
 def current_name(name: str, renamed: Mapping[str, str], *, quiet: bool = False) -> str:
-    """Returns today's name of a config, with a DeprecationWarning for an old one.
+    """Returns today's name of a config, with a DeprecationWarning for an old one, unless `quiet`.
 
-    Args:
-      name: the name, or one that begins with an old name and a hyphen.
-      renamed: new names by old ones.
-      quiet: no warning, for names that were recorded.
+    A name may also begin with an old one and a hyphen; `renamed` holds new names by old ones.
     """
     for old, new in renamed.items():
         if name == old or name.startswith(f"{old}-"):

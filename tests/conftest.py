@@ -16,7 +16,7 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-import hypothesis  # noqa: E402
+import hypothesis
 
 # No deadline, as a first call compiles. CI repeats the same examples, so that it fails only because
 # of a change; elsewhere every run draws new ones.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import egno_jax
-from egno_jax import baselines, training
+from egno_jax import baselines, testing, training
 from egno_jax.baselines import METHODS, BaselineConfig
 from egno_jax.baselines.models import _MODULES
 from egno_jax.datasets.base import Samples
@@ -63,13 +63,11 @@ def test_shapes_are_those_of_the_contract(method):
 
 
 @pytest.mark.parametrize("method", EQUIVARIANT)
-def test_turns_and_moves_with_its_input(method):
+def test_rotates_and_moves_with_its_input(method):
     graph, params = model_of(method)
-    before = helpers.apply(params, graph, times_of(method))
-    after = helpers.apply(params, turned(graph, ROTATION, 3.0), times_of(method))
-    helpers.assert_close(after.positions, before.positions @ ROTATION + 3.0, 2e-5)
-    helpers.assert_close(after.velocities, before.velocities @ ROTATION, 2e-5)
-    helpers.assert_close(after.features, before.features, 2e-5)
+    options = {"graph": graph, "times": times_of(method), "tolerance": 2e-5}
+    testing.check_equivariance(params, **options)
+    testing.check_translation(params, **options)
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "linear"])

@@ -247,6 +247,13 @@ def test_a_manifest_of_garbage_is_refused(checkpoint, garbage):
         egno_jax.load(checkpoint)
 
 
+@pytest.mark.parametrize("sizes", [[1, 2], "text", {"nodes": "a"}, {"nodes": 1.5, "edges": 2}])
+def test_damaged_feature_sizes_are_refused(checkpoint, sizes):
+    change_manifest(checkpoint, lambda manifest: manifest.update(feature_sizes=sizes))
+    with pytest.raises(CheckpointError, match=r"egno_jax\.json: feature_sizes is .*damaged"):
+        egno_jax.load(checkpoint)
+
+
 @pytest.mark.parametrize("key", ["config", "sha256"])
 def test_a_manifest_that_lacks_an_entry_is_refused(checkpoint, key):
     change_manifest(checkpoint, lambda manifest: manifest.pop(key))

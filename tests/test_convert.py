@@ -161,6 +161,18 @@ def test_what_the_original_has_not_is_refused_both_ways(fixture, name, value, me
         egno_jax.to_torch_state_dict(params)
 
 
+def test_a_layer_that_the_original_has_not_is_refused_both_ways(fixture, monkeypatch):
+    layers = egno_jax.nn.block._LAYERS
+    monkeypatch.setitem(layers, "mine", layers["egnn"])
+    config = dataclasses.replace(fixture.config, layer="mine")
+    message = r"^config\.layer: got 'mine', expected 'egnn'"
+    with pytest.raises(ValueError, match=message):
+        egno_jax.from_torch_state_dict(fixture.state(), config)
+    params = helpers.random_params(np.random.default_rng(0), config)
+    with pytest.raises(ValueError, match=message):
+        egno_jax.to_torch_state_dict(params)
+
+
 def test_what_is_no_model_is_refused(fixture):
     params = fixture.params()
     with pytest.raises(ValueError, match=r"params: got dict, expected egno_jax\.Params"):

@@ -28,9 +28,11 @@ INNER_MODULES = {
     "egno_jax.convert",
     "egno_jax.deprecation",
     "egno_jax.extras",
+    "egno_jax.families",
+    "egno_jax.params",
 }
 # The import names of setup.cfg's core dependencies.
-CORE = {"jax", "flax", "optax", "jraph", "e3nn_jax", "orbax", "chex", "numpy", "scipy"}
+CORE = {"jax", "flax", "optax", "jraph", "e3nn_jax", "orbax", "chex", "numpy"}
 
 
 def setup_cfg() -> configparser.ConfigParser:

@@ -85,8 +85,8 @@ def test_ratios_of_speed_are_those_measured():
     ]
     text = " ".join((ROOT / "README.md").read_text().split())
     for ratios, words in (
-        (over_pina, "a training step takes {} to {} times less than that of PINA's EGNO"),
-        (over_floor, "and {} to {} times the least that the machine could need"),
+        (over_pina, "a training step is {} to {} times faster than that of PINA's EGNO"),
+        (over_floor, "It takes {} to {} times a lower bound"),
     ):
         assert words.format(*(f"{f(ratios):.2g}" for f in (min, max))) in text
 

@@ -26,8 +26,6 @@ LONG_FUNCTIONS: set[str] = set()
 # File names that several modules still have.
 SHARED_NAMES = {
     "config.py",  # of the model, the baselines and training
-    "message_passing.py",  # a kernel of ops/message_passing.py
-    "temporal_conv.py",  # a kernel below nn/temporal_conv.py
 }
 
 

@@ -22,7 +22,7 @@ core_tests() {
         return 1
     echo "== $name: $("$venv/bin/python" -c '
 import importlib.metadata as metadata, platform
-names = "jax jaxlib flax optax jraph e3nn-jax orbax-checkpoint chex numpy scipy".split()
+names = "jax jaxlib flax optax jraph e3nn-jax orbax-checkpoint chex numpy".split()
 print("Python", platform.python_version(), *(f"{n}=={metadata.version(n)}" for n in names))')"
     # Deprecations in versions other than the pinned ones are no errors.
     # XLA_FLAGS is empty, so that programs are optimized as for users; see tests/conftest.py.

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from egno_jax.checks import check_array
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
     from jaxtyping import Int
-    from numpy.typing import ArrayLike
 
 
 def check_integer(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
@@ -41,8 +40,7 @@ def check_frames(
 ) -> Int[np.ndarray, "1+P"]:
     """Returns the initial frame and the target frames `[P]` as one increasing array.
 
-    Raises:
-      ValueError: they are not integers, do not exist, or do not increase.
+    Raises `ValueError` if they are not integers, do not exist, or do not increase.
     """
     frames = np.asarray([start, *target_frames])
     is_valid = len(frames) > 1 and np.issubdtype(frames.dtype, np.integer)
@@ -54,16 +52,11 @@ def check_frames(
     return frames
 
 
-def check_states(
-    arrays: Mapping[str, tuple[ArrayLike, tuple[str | int, ...]]],
-) -> list[np.ndarray]:
-    """Returns float64 copies of finite, non-empty arrays of given shapes.
+def check_states(arrays: Mapping[str, tuple[ArrayLike, tuple[str | int, ...]]]) -> list[np.ndarray]:
+    """Returns float64 copies of finite, non-empty arrays, given with their shapes by name.
 
-    Args:
-      arrays: the array and its shape by name, see `egno_jax.checks.check_array`.
-
-    Raises:
-      ValueError: a shape is wrong or a number is not finite; names the array.
+    Raises `ValueError` if a shape is wrong (see `egno_jax.checks.check_array`) or a number not
+    finite.
     """
     sizes: dict[str, int] = {}
     copies = []

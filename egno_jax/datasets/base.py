@@ -22,8 +22,7 @@ class Batch(NamedTuple):
     Attributes:
       graph: the initial states, an input of `egno_jax.apply`.
       times: `[P]`, from the initial state to the targets, or `[P, G]` where graphs differ.
-      positions: `[P, N, 3]`, targets.
-      velocities: `[P, N, 3]`, targets; None if unknown.
+      positions, velocities: targets `[P, N, 3]`; velocities are None if unknown.
       node_mask: `[N]`, False on padding nodes.
     """
 
@@ -38,13 +37,11 @@ class Samples(NamedTuple):
     """S samples of one size, stacked along a leading axis.
 
     Attributes:
-      graph: a `GraphsTuple` whose leaves have a leading axis S: positions `[S, N, 3]`, senders
-        `[S, E]` (counted within the sample), n_node `[S, g]`. Here g is 1, or 2 where graphs were
-        padded to one size (`egno_jax.graph.pad`).
+      graph: leaves have a leading axis S: positions `[S, N, 3]`, senders `[S, E]` (counted within
+        the sample), n_node `[S, g]`; g is 1, or 2 after `egno_jax.graph.pad`.
       times: `[P]`, from the initial state to the targets, the same for all samples.
       positions: `[S, P, N, 3]`, targets.
-      velocities: `[S, P, N, 3]`, targets; None if unknown, and then a model can be trained on
-        positions alone.
+      velocities: likewise; None if unknown, and then a model can be trained on positions alone.
       node_mask: `[S, N]`, False on padding nodes.
     """
 
@@ -61,10 +58,7 @@ def num_samples(samples: Samples) -> int:
 
 
 def concatenate(first: Samples, *others: Samples) -> Samples:
-    """Joins samples of the same sizes N, E, P and the same times.
-
-    Returns:
-      All samples, as NumPy arrays, in the order given.
+    """Joins samples of the same sizes N, E, P and the same times, as NumPy arrays in their order.
 
     Raises:
       ValueError: the fields, their sizes or their times differ.
@@ -94,17 +88,14 @@ def take(samples: Samples, indices: Int[Array, "B"], xp: Any = jnp) -> Batch:
 
     Args:
       samples: the stacked samples.
-      indices: `[B]`, each in `[0, S)`.
+      indices: `[B]`, each in `[0, S)`; nodes of the batch are in this order.
       xp: `jax.numpy`, or `numpy` to gather on the host.
-
-    Returns:
-      A batch of B samples, nodes in the order of `indices`.
     """
 
     def rows(leaf: Any) -> Any:
         # Of a memory map, indexing reads no more than the rows.
         is_numpy = xp is np
-        return np.asarray(leaf)[indices] if is_numpy else jnp.take(leaf, indices, 0, mode="clip")
+        return np.asanyarray(leaf)[indices] if is_numpy else jnp.take(leaf, indices, 0, mode="clip")
 
     graph, targets, mask = jax.tree.map(
         rows, (samples.graph, (samples.positions, samples.velocities), samples.node_mask)
@@ -154,7 +145,7 @@ def validate(samples: Samples) -> None:
     """Checks samples in full, on the host; training and evaluation call it first.
 
     Raises:
-      ValueError: there are no samples, a field has a wrong shape or dtype, a graph is not valid
+      ValueError: there are no samples, a shape or dtype is wrong, a graph is not valid
         (`egno_jax.graph.validate`), or a target of a real node is not finite; names the field.
     """
     check_structure(samples)
@@ -175,8 +166,7 @@ def validate(samples: Samples) -> None:
 def check_structure(samples: Samples) -> None:
     """Checks keys, shapes and dtypes of samples, not their values.
 
-    Raises:
-      ValueError: they do not match; names the field, what it is and what was expected.
+    Raises `ValueError` with the name of a field that does not match.
     """
     if not isinstance(samples, Samples):
         raise ValueError(

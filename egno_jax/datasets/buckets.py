@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Buckets(NamedTuple):
-    """Samples of different sizes, each padded to the size of its bucket.
+    """Samples of different sizes, each padded to the size of its bucket, from `bucketed`.
 
-    `bucketed` makes them; `egno_jax.training.fit` and `evaluate` accept them in place of `Samples`.
+    `egno_jax.training.fit` and `evaluate` accept them in place of `Samples`.
 
     Attributes:
       samples: the samples of each bucket, of one size; all buckets have the same times.
@@ -75,19 +75,14 @@ def choose_buckets(sizes: Int[np.ndarray, "S 2"], num_buckets: int) -> list[Int[
 
 
 def bucketed(parts: Sequence[Samples], num_buckets: int = 4) -> Buckets:
-    """Pads samples of different sizes to a few sizes.
+    """Pads samples of different sizes to a few sizes; returns the buckets, smallest first.
 
     Args:
-      parts: samples without padding, those of a part of one size; a part may be a single sample.
-        All have the same times and features.
+      parts: samples without padding, of one size in each part, with the same times and features.
       num_buckets: the largest number of sizes; see `choose_buckets`.
 
-    Returns:
-      The buckets, smallest first.
-
     Raises:
-      ValueError: there are no samples, a part is padded already, or parts do not match; names the
-        field.
+      ValueError: there are no samples, a part is padded already, or parts do not match.
     """
     parts = list(parts)
     if not parts:

@@ -8,14 +8,12 @@ import logging
 import os
 import pathlib
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-from egno_jax.datasets.npz import read_npz, save_npz
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+from egno_jax.datasets.npz import PathLike, read_npz, save_npz
 
 FORMAT_VERSION = 1
 _HEADER = "header"
@@ -33,7 +31,7 @@ def load_or_build(
     settings: Mapping[str, Any],
     build: Callable[[], Mapping[str, np.ndarray]],
     *,
-    directory: str | os.PathLike[str] | None = None,
+    directory: PathLike | None = None,
 ) -> dict[str, np.ndarray]:
     """Reads named arrays from the cache, or builds and stores them.
 
@@ -45,9 +43,6 @@ def load_or_build(
       settings: everything that determines the arrays, as JSON values.
       build: returns the arrays; called only if the cache does not have them.
       directory: the cache; `default_directory()` if None.
-
-    Returns:
-      The arrays by name, equal to what `build()` returns.
     """
     folder = default_directory() if directory is None else pathlib.Path(directory).expanduser()
     path = folder / f"{name}.npz"
@@ -69,20 +64,12 @@ def load_or_build(
     return arrays
 
 
-def read(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Reads the arrays of one cache file after checking its version, settings and checksum.
-
-    Args:
-      path: a file written by `write`.
-      settings: the settings that the arrays must have been made with.
-
-    Returns:
-      The arrays by name.
+def read(path: PathLike, settings: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Reads the arrays of one file of `write` after checking its version, settings and checksum.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is damaged or incomplete, or was made by another format version or with
-        other settings; names the file and the reason.
+      ValueError: the file is damaged, or of another format version or other settings; says which.
     """
     path = pathlib.Path(path)
     try:
@@ -105,15 +92,8 @@ def read(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> dict[str,
     return arrays
 
 
-def write(
-    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]
-) -> None:
-    """Writes arrays to one cache file, so that readers see all of it or nothing.
-
-    Args:
-      path: the file to write; its folder is made if missing.
-      arrays: arrays by name, of any dtype except object.
-      settings: everything that determines the arrays, as JSON values.
+def write(path: PathLike, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> None:
+    """Writes arrays and the settings that determine them, so that readers see all of it or nothing.
 
     Raises:
       ValueError: an array holds Python objects, or has the name of the header.
@@ -125,11 +105,7 @@ def write(
                 f"arrays[{key!r}]: got dtype {value.dtype}, expected plain numbers under a name "
                 f"other than {_HEADER!r}; convert or rename it"
             )
-    header = {
-        "version": FORMAT_VERSION,
-        "settings": _as_json(settings),
-        "sha256": _sha256(arrays),
-    }
+    header = {"version": FORMAT_VERSION, "settings": _as_json(settings), "sha256": _sha256(arrays)}
     save_npz(pathlib.Path(path), {_HEADER: np.array(json.dumps(header)), **arrays})
 
 

@@ -1,39 +1,62 @@
-"""Samples cut out of motion: which frames, and their graphs; shared by all data sets.
-
-A data set needs positions and velocities `[S, 1 + P, N, 3]`, node features and edges:
-`samples_from_frames` makes samples of them, `samples_with_own_edges` where every sample has its own
-edges.
-"""
+"""Samples cut out of motion: which frames, and their graphs; shared by all data sets."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import jraph
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from egno_jax.datasets.argument_checks import check_dtype, check_integer
 from egno_jax.datasets.base import Samples
-from egno_jax.graph import pad_nodes
+from egno_jax.graph import Edges, pad_nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from jaxtyping import Bool, Float, Int
-    from numpy.typing import ArrayLike, DTypeLike
 
-    from egno_jax.graph import Edges
+FRACTIONS = (0.6, 0.2, 0.2)
+
+
+class Starts(NamedTuple):
+    """The initial frames `[S]` of the samples of each partition, distinct."""
+
+    train: Int[np.ndarray, "S"]
+    valid: Int[np.ndarray, "S"]
+    test: Int[np.ndarray, "S"]
+
+
+PARTITIONS = Starts._fields
+
+
+def time_blocks(
+    num_frames: int, window: int, fractions: Sequence[float] = FRACTIONS
+) -> dict[str, range]:
+    """Returns the frames of each partition, of `num_frames`: train, then valid, then test.
+
+    A gap of one window separates two blocks, so no test sample lies within a window's time of a
+    training sample. A sample that starts at frame t needs the frames t to t + window + 1: its last
+    velocity is x[t + window + 1] - x[t + window]. `fractions` are the shares without the two gaps.
+    Raises `ValueError` if an argument is out of range.
+    """
+    check_integer("window", window)
+    shares = np.asarray(fractions, float)
+    if shares.shape != (3,) or not (shares > 0).all() or abs(shares.sum() - 1) > 1e-9:
+        raise ValueError(f"fractions: got {[*fractions]}, expected three that add up to 1")
+    free = max(num_frames - 2 * window, 0)
+    ends = np.rint(np.concatenate([[0], np.cumsum(shares)]) * free).astype(int).tolist()
+    return {
+        name: range(ends[i] + i * window, ends[i + 1] + i * window)
+        for i, name in enumerate(PARTITIONS)
+    }
 
 
 def target_offsets(window: int, num_targets: int) -> Int[np.ndarray, "P"]:
     """Returns the frames from the initial state to the targets: `window * p // P` for p = 1..P.
 
-    Args:
-      window: frames to the last target.
-      num_targets: P, at most `window`.
-
     Raises:
-      ValueError: P is not from 1 to `window`.
+      ValueError: P, `num_targets`, is not from 1 to `window`.
     """
     check_integer("num_targets", num_targets, most=window)
     return window * np.arange(1, num_targets + 1) // num_targets
@@ -42,16 +65,10 @@ def target_offsets(window: int, num_targets: int) -> Int[np.ndarray, "P"]:
 def window_frames(
     num_frames: int, starts: Int[ArrayLike, "S"], offsets: Int[np.ndarray, "P"]
 ) -> Int[np.ndarray, "S 1+P"]:
-    """Returns the frames of initial states and targets in a trajectory.
-
-    Args:
-      num_frames: T.
-      starts: `[S]`, the initial frames.
-      offsets: `[P]`, frames from there to the targets.
+    """Returns the frames of initial states `[S]` and of targets `offsets` `[P]` later.
 
     Raises:
-      ValueError: starts are not integers, or a window does not fit: the targets, and one more frame
-        for the last velocity.
+      ValueError: starts are not integers, or a window and a frame for its last velocity do not fit.
     """
     starts = np.asarray(starts)
     if starts.ndim != 1 or not starts.size or not np.issubdtype(starts.dtype, np.integer):
@@ -93,7 +110,7 @@ def samples_from_frames(
     node_mask: Bool[np.ndarray, "N"] | None = None,
     dtype: DTypeLike = np.float32,
 ) -> Samples:
-    """Makes samples whose edges are the same.
+    """Makes samples of motion in which all edges are the same.
 
     Args:
       positions: `[S, 1 + P, N, 3]`, the initial state first, then the targets.
@@ -104,9 +121,6 @@ def samples_from_frames(
       times: `[P]`, from the initial state to the targets.
       node_mask: `[N]`, False on nodes that do not count in losses and metrics; None: all count.
       dtype: the dtype of all real numbers.
-
-    Returns:
-      Samples of NumPy arrays.
 
     Raises:
       ValueError: the dtype is not a floating one, or edges name nodes that do not exist.
@@ -146,13 +160,9 @@ def samples_with_own_edges(
     """Makes samples with edges of their own, padded to one number of edges.
 
     Every sample gets one more node, of zeros, that the padding edges connect to itself; `node_mask`
-    leaves it out.
-
-    `edges` are those of each sample, with features `[E_s, D]`; `num_edges` is E after padding, the
-    largest E_s if None. Other arguments are those of `samples_from_frames`.
-
-    Returns:
-      Samples of NumPy arrays with N + 1 nodes.
+    leaves it out, so there are N + 1 nodes. `edges` are those of each sample, with features `[E_s,
+    D]`; `num_edges` is E after padding, the largest E_s if None. Other arguments are those of
+    `samples_from_frames`.
 
     Raises:
       ValueError: the dtype is not a floating one, or a sample has more than `num_edges` edges.

@@ -1,21 +1,22 @@
-"""Data files: their folder, safe reading and atomic writing of `.npz`, and short messages."""
+"""Data files: their folder, safe reading of `.npz` and `.xyz`, and atomic writing of `.npz`."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
+import re
 import uuid
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TextIO
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
+PathLike = str | os.PathLike[str]
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # with members, and without
 
 
-def data_directory(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path | None:
+def data_directory(data_dir: PathLike | None = None) -> pathlib.Path | None:
     """Returns the data folder: `data_dir`, else `$EGNO_DATA_DIR`, else None; expands `~`."""
     chosen = data_dir or os.environ.get("EGNO_DATA_DIR")
     return pathlib.Path(chosen).expanduser() if chosen else None
@@ -24,20 +25,14 @@ def data_directory(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Pa
 def read_npz(
     path: pathlib.Path, choose: Callable[[list[str]], Iterable[str]] = lambda names: names
 ) -> dict[str, np.ndarray]:
-    """Reads arrays of an `.npz` archive; never unpickles anything.
+    """Reads arrays of an `.npz` archive by name; never unpickles anything.
 
-    Args:
-      path: the file.
-      choose: called with the names of all arrays, returns those to read; it may raise a ValueError
-        about the names, to which the file name is added.
-
-    Returns:
-      The arrays by name.
+    `choose` is called with the names of all arrays and returns those to read; it may raise a
+    `ValueError` about the names, to which the file name is added.
 
     Raises:
       OSError: the file cannot be opened.
-      ValueError: the file is not an archive, is damaged, or an array does not hold plain numbers or
-        texts; names the file and the array.
+      ValueError: the file is damaged or no archive, or an array does not hold numbers or texts.
     """
     with path.open("rb") as file:
         start = file.read(len(_ZIP[0]))
@@ -80,10 +75,7 @@ def save_npz(path: pathlib.Path, members: Mapping[str, np.ndarray]) -> None:
     """Writes an `.npz` archive, completely or not at all; makes its folder if it is missing.
 
     The bytes go to a new file next to `path`, which then takes its name in one step; of several
-    writers at the same time the last one wins.
-
-    Raises:
-      OSError: the file cannot be written.
+    writers at the same time the last one wins. Raises `OSError` if the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -98,9 +90,33 @@ def save_npz(path: pathlib.Path, members: Mapping[str, np.ndarray]) -> None:
 
 
 def shorten(text: object, width: int = 80) -> str:
-    """Returns a text cut to `width` characters, for messages: files may hold lines of any length.
-
-    The end is cut off, with dots in its place.
-    """
+    """Returns a text cut to `width` characters, ending in dots: files hold lines of any length."""
     text = str(text)
     return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def xyz_frames(file: TextIO) -> Iterator[list[str]]:
+    """Yields the lines of each frame: the number of atoms, a comment, and a line for each atom.
+
+    ASE and MDAnalysis drop an incomplete last frame, or accept a number that was cut short; here
+    both raise `ValueError` with the number of the line.
+    """
+    number = 1
+    while (line := file.readline()).strip():
+        if not re.fullmatch(r"\s*[0-9]{1,9}\s*", line) or int(line) < 1:
+            raise ValueError(
+                f"line {number}: got {shorten(repr(line.strip()))}, expected a number of atoms"
+            )
+        lines = [line, *itertools.islice(file, int(line) + 1)]
+        if len(lines) < int(line) + 2 or not lines[-1].endswith("\n"):
+            raise ValueError(
+                f"line {number}: the file ends in the middle of this frame, in "
+                f"{shorten(repr(lines[-1]))}, expected {int(line) + 2} lines, each with a line "
+                "break"
+            )
+        yield lines
+        number += len(lines)
+    if rest := file.read(80).strip():
+        raise ValueError(
+            f"line {number}: got an empty line and then {rest[:20]!r}, expected a frame"
+        )

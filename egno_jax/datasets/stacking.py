@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jraph
 import numpy as np
+from numpy.typing import ArrayLike
 
 from egno_jax import graph as graph_lib
 from egno_jax.checks import check_array
 from egno_jax.datasets.base import Samples, check_structure
 from egno_jax.datasets.buckets import size_of_all
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike
 
 
 def stack(
@@ -37,14 +34,12 @@ def stack(
       positions: targets `[S, P, N, 3]`, or S arrays `[P, N_s, 3]`.
       velocities: likewise; None if unknown, and then a model can be trained on positions alone.
       node_mask: which nodes count in losses and metrics: `[S, N]`, or S arrays `[N_s]`; None: all.
-        Padding nodes never count.
 
     Returns:
       Samples of NumPy arrays; real numbers in the dtype that JAX gives them.
 
     Raises:
-      ValueError: there are no graphs, their arrays differ, or targets or masks do not match graphs
-        and times; names the field and the sample.
+      ValueError: there are no graphs, or arrays do not match; names the field and the sample.
     """
     graphs = list(graphs)
     graph_lib.check_alike(graphs)

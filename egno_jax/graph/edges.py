@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from egno_jax.checks import as_floating, check_array, check_finite, shape_text
 from egno_jax.extras import require
@@ -59,15 +58,25 @@ def bond_edges(bonds: ArrayLike, num_nodes: int) -> Edges:
             f"bonds[{index}]: got {bonds[index].tolist()}, expected two different nodes from 0 to "
             f"{num_nodes - 1}; count nodes from 0"
         )
-    ends, other_ends = np.concatenate([bonds, bonds[:, ::-1]]).T
-    shape = (num_nodes, num_nodes)
-    near = sparse.csr_array((np.ones(ends.size, bool), (ends, other_ends)), shape)
-    far = (near @ near) > (near + sparse.eye_array(num_nodes, dtype=bool))
-    hops = sparse.csr_array(near.astype(np.float32) + 2 * far.astype(np.float32))
-    hops.sort_indices()
-    hops = hops.tocoo()
-    receivers, senders = (indices.astype(np.int32) for indices in hops.coords)
-    return Edges(senders, receivers, hops.data[:, None])
+    ends, other_ends = np.concatenate([bonds, bonds[:, ::-1]]).T.astype(np.int64)
+    near = np.unique(ends * num_nodes + other_ends)  # a pair (i, k) as i N + k
+    far = np.setdiff1d(_pairs_two_bonds_apart(near, num_nodes), near)
+    pairs = np.concatenate([near, far])
+    hops = np.repeat(np.asarray([1.0, 2.0], np.float32), [near.size, far.size])
+    order = np.argsort(pairs)
+    receivers, senders = np.divmod(pairs[order], num_nodes)
+    return Edges(senders.astype(np.int32), receivers.astype(np.int32), hops[order, None])
+
+
+def _pairs_two_bonds_apart(pairs: np.ndarray, num_nodes: int) -> np.ndarray:
+    """Joins sorted pairs i N + j with those j N + k into i N + k, i != k."""
+    ends, middles = np.divmod(pairs, num_nodes)
+    starts = np.searchsorted(ends, np.arange(num_nodes + 1))
+    degrees = np.diff(starts)[middles]
+    place = np.arange(degrees.sum()) - np.repeat(np.cumsum(degrees) - degrees, degrees)
+    other_ends = middles[np.repeat(starts[middles], degrees) + place]
+    ends = np.repeat(ends, degrees)
+    return (ends * num_nodes + other_ends)[ends != other_ends]
 
 
 def radius_edges(positions: ArrayLike, cutoff: float) -> Edges:

@@ -1,6 +1,6 @@
-"""Layers as Linen modules, thin over `egno_jax.ops`; each works alone, also in NNX.
+"""Layers as Linen modules, thin wrappers of `egno_jax.ops`; each can be used alone, also in NNX.
 
-`register_layer` fills the slot that EGNO has for spatial layers; see `SpatialLayer`.
+`register_layer` registers custom spatial layers of EGNO; see `SpatialLayer`.
 """
 
 from egno_jax.nn.block import Block, SpatialLayer, State, layer_names, register_layer

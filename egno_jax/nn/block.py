@@ -1,4 +1,4 @@
-"""The block that EGNO stacks, and the slot in it for the spatial layer."""
+"""The block of EGNO, and the protocol and registry of its spatial layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class State(NamedTuple):
-    """The state that blocks carry, at every time.
+    """The state at all times; blocks map one to the next.
 
     Attributes:
       positions: `[P, N, 3]`, relative to the centre of each graph at time 0.
@@ -60,7 +60,7 @@ class SpatialLayer(Protocol):
         """Returns the state after one round of messages along the edges of the model's graph."""
 
 
-# Makes the module of a spatial layer: called as `factory(config, name=...)`.
+# Creates the module of a spatial layer: called as `factory(config, name=...)`.
 LayerFactory = Callable[..., nn.Module]
 
 _LAYERS: dict[str, LayerFactory] = {}
@@ -74,8 +74,8 @@ def register_layer(name: str, layer: LayerFactory | None = None) -> Any:
 
     Args:
       name: the name; an identifier.
-      layer: the module class, or a function that makes the module: `layer(config, name=...)`. None
-        returns a decorator for the class.
+      layer: the module class, or a function that creates the module: `layer(config, name=...)`.
+        None returns a decorator for the class.
 
     Raises:
       ValueError: the name is not an identifier, or belongs to another layer.
@@ -88,6 +88,9 @@ def register_layer(name: str, layer: LayerFactory | None = None) -> Any:
     known = _LAYERS.get(name, layer)
     if getattr(known, "__qualname__", None) != getattr(layer, "__qualname__", None):
         raise ValueError(f"name: got {name!r}, expected one that is not taken by {known}")
+    if known is not layer:
+        # Compiled programs are found by their config, which names the layer alone.
+        jax.clear_caches()
     _LAYERS[name] = layer
     return layer
 
@@ -121,13 +124,13 @@ def initial_extra(
 class Block(nn.Module):
     """One block of EGNO: temporal convolutions, global message passing, the spatial layer.
 
-    Every part of the state is convolved over time by its kind: features with `TemporalConv`,
-    positions and velocities together with `VectorTemporalConv`, each of `extra` with
-    `IrrepsTemporalConv`. With `config.mean_field` nodes then move along the mean of their graph.
+    Temporal convolutions act on all parts of the state: `TemporalConv` on features,
+    `VectorTemporalConv` on positions and velocities together, `IrrepsTemporalConv` on each of
+    `extra`. `config.mean_field` adds global message passing before the spatial layer.
 
     Attributes:
       config: the hyper-parameters.
-      layer: the spatial layer; None: the registered one of `config.layer`.
+      layer: the spatial layer; None: the registered layer `config.layer`.
 
     Source: Xu et al., "Equivariant Graph Neural Operator", 2024, figure 1.
     """

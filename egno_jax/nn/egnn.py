@@ -1,4 +1,4 @@
-"""E(n)-equivariant message passing: the layer alone, and in the slot of EGNO's block."""
+"""E(n)-equivariant message passing: the layer alone, and as the spatial layer of EGNO."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layer that lifts a state's node features to hidden features at every requested time."""
+"""Embedding of node features and requested times into hidden features."""
 
 from __future__ import annotations
 

@@ -29,12 +29,12 @@ def symmetric_uniform(bound: float) -> Callable[..., Array]:
 
 
 def compute_dtype(dtype: Any, *arrays: Array) -> Any:
-    """Returns `dtype`, or where it is None the dtype that the arrays promote to."""
+    """Returns `dtype`, or if it is None the dtype that the arrays promote to."""
     return jnp.result_type(*arrays) if dtype is None else jnp.dtype(dtype)
 
 
 class Linear(nn.Module):
-    """A linear layer `y = x kernel + bias`, both uniform in `+-1/sqrt(A)` at the start.
+    """A linear layer `y = x kernel + bias`; both are initially uniform in `+-1/sqrt(A)`.
 
     Attributes:
       features: size B of the output.
@@ -107,5 +107,5 @@ def cast(tree: Any, dtype: Any) -> Any:
 
 
 def as_geometry(vectors: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
-    """Returns positions or velocities in float32 or wider, as all geometry is computed."""
+    """Returns positions or velocities in float32 or wider, the dtype of all geometry."""
     return vectors.astype(jnp.result_type(vectors.dtype, jnp.float32))

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import e3nn_jax as e3nn
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from egno_jax import ops
@@ -34,8 +33,8 @@ class TemporalConv(nn.Module):
         channels are computed in float32 or wider.
       param_dtype, precision: as in `egno_jax.nn.Linear`.
 
-    The parameter `kernel` is `[2, M, C, C]`, real and imaginary parts, at the start uniform in
-    `[0, 1) / C^2` each.
+    The parameter `kernel` is `[2, M, C, C]`, real and imaginary parts, initially uniform in
+    `[0, 1) / C^2`.
 
     Source: Xu et al., "Equivariant Graph Neural Operator", 2024, equation 7.
     """
@@ -58,7 +57,7 @@ class TemporalConv(nn.Module):
         features = features.astype(dtype)
         if context is None:
             return ops.temporal_conv(features, kernel, self.precision)
-        return features + _leaky_relu(
+        return features + ops.nonlinearity(
             ops.spectral_conv_at(features, kernel, context, self.precision)
         )
 
@@ -66,8 +65,8 @@ class TemporalConv(nn.Module):
 class VectorTemporalConv(nn.Module):
     """Convolves vector channels over time: `Z <- Z + irfft(W_k rfft(Z)_k)`, the same for x, y, z.
 
-    There is neither bias nor nonlinearity, which would break rotations, and everything is computed
-    in float32 or wider at full precision.
+    There is no bias and no nonlinearity, because they would break equivariance. Everything is
+    computed in float32 or wider at full precision.
 
     Attributes:
       num_modes: number M of modes kept.
@@ -75,8 +74,8 @@ class VectorTemporalConv(nn.Module):
       init_bound: upper bound of the initial kernel; None: 0.2 / C, the original's 0.1 for its two
         channels. With 0 the layer starts as the identity.
 
-    The parameter `kernel` is `[2, M, C, C]`, real and imaginary parts, at the start uniform in
-    `[0, init_bound)` each.
+    The parameter `kernel` is `[2, M, C, C]`, real and imaginary parts, initially uniform in
+    `[0, init_bound)`.
 
     Source: Xu et al., "Equivariant Graph Neural Operator", 2024, equation 8.
     """
@@ -112,13 +111,13 @@ class IrrepsTemporalConv(nn.Module):
     Attributes:
       num_modes: number M of modes kept.
       param_dtype: dtype of the kernels.
-      precision: precision of the product over the copies of a scalar; that of all other types is
-        full, because they carry geometry.
+      precision: precision of the product over the copies of a scalar; all other types have full
+        precision, because they are geometry.
 
     Everything is computed and returned in float32 or wider.
 
-    The parameters `kernel_<irrep>`, such as `kernel_1o`, are `[2, M, C, C]`; at the start uniform
-    in `[0, 1) / C^2` for scalars and in `[0, 1) 0.2 / C` for other types.
+    The parameters `kernel_<irrep>`, such as `kernel_1o`, are `[2, M, C, C]`, initially uniform in
+    `[0, 1) / C^2` for scalars and in `[0, 0.2) / C` for other types.
     """
 
     num_modes: int
@@ -165,13 +164,13 @@ class IrrepsTemporalConv(nn.Module):
                     "made for"
                 )
         kernel = self.param(name, init, shape, self.param_dtype)
-        # e3nn-jax has None for a chunk of zeros.
+        # e3nn-jax represents a chunk of zeros as None.
         chunk = jnp.zeros((*leading, mul, ir.dim)) if chunk is None else chunk
         chunk = chunk.astype(dtype)
         precision = self.precision if ir.l == 0 else "highest"
         response = _convolve(jnp.swapaxes(chunk, -1, -2), kernel, context, precision)
         if ir.is_scalar():
-            response = _leaky_relu(response)
+            response = ops.nonlinearity(response)
         return chunk + jnp.swapaxes(response, -1, -2)
 
 
@@ -195,7 +194,3 @@ def _convolve(
     if context is None:
         return ops.spectral_conv(x, kernel, precision)
     return ops.spectral_conv_at(x, kernel, context, precision)
-
-
-def _leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    return jax.nn.leaky_relu(x, ops.NEGATIVE_SLOPE)

@@ -134,6 +134,14 @@ def spectral_conv_at(
     return sharding.shard_times(response)
 
 
+def nonlinearity(response: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns `LeakyReLU_0.01(response)`, the nonlinearity of convolved scalars.
+
+    The CPU kernel has its own copy (`kernels/temporal_conv.h`), which tests compare with this one.
+    """
+    return jax.nn.leaky_relu(response, NEGATIVE_SLOPE)
+
+
 def temporal_conv_reference(
     features: Float[Array, "P *rest C"], kernel: Float[Array, "2 M C C"], precision: str = "highest"
 ) -> Float[Array, "P *rest C"]:
@@ -146,7 +154,7 @@ def temporal_conv_reference(
     Source: Xu et al., "Equivariant Graph Neural Operator", 2024, equation 7.
     """
     response = spectral_conv(features, kernel, precision)
-    return features + jax.nn.leaky_relu(response, NEGATIVE_SLOPE)
+    return features + nonlinearity(response)
 
 
 temporal_conv = kernels.accelerate(

@@ -21,19 +21,18 @@ from egno_jax import ops
 from egno_jax.datasets.base import Batch, Samples, num_samples, take
 from egno_jax.datasets.buckets import Buckets, by_size
 from egno_jax.extras import require
-from egno_jax.rolling import with_state
+from egno_jax.rolling import check_columns, with_state
 from egno_jax.training.config import COLUMNS, NoiseConfig, TrainingConfig
-from egno_jax.training.devices import constrain, global_array, map_shares, time_axis
+from egno_jax.training.devices import constrain, global_array, map_shares, shape_of, time_axis
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
-    from jaxtyping import Array, Float, Int
+    from jaxtyping import Array, Int
 
 # Folded into the sampler's key; far from the numbers of epochs, which are folded into it too.
 NOISE, TIMES = 0x7FFFFFFE, 0x7FFFFFFF
 # Samples of each size whose features are compared with their states.
 _NUM_CHECKED = 16
-_SYMBOLS = dict(zip(COLUMNS, ("|v_i|", "|x_i - x_j|^2", "|x_i - x_j|"), strict=True))
 
 
 def sampler_key(config: TrainingConfig) -> Array:
@@ -125,10 +124,9 @@ class BucketSampler:
             ranks = np.zeros_like(buckets)
             for bucket, number in enumerate(num_batches):
                 ranks[buckets == bucket] = np.arange(number)
-            keys = [jax.random.fold_in(key, 1 + bucket) for bucket in range(len(counts))]
             orders = [
-                np.asarray(_permutation(bucket_key, epoch, count))
-                for bucket_key, count in zip(keys, counts, strict=True)
+                np.asarray(_permutation(jax.random.fold_in(key, 1 + bucket), epoch, count))
+                for bucket, count in enumerate(counts)
             ]
             return buckets, ranks, orders
 
@@ -149,11 +147,10 @@ def sampler_of(data: Samples | Buckets, key: Array, batch_size: int) -> BucketSa
     return BucketSampler(key, counts, batch_size)
 
 
-def mean_nodes(buckets: Buckets, config: TrainingConfig) -> np.float32:
+def mean_nodes(buckets: Buckets, num_batches: Sequence[int], batch_size: int) -> np.float32:
     """Returns the mean number of real nodes of a batch over an epoch."""
-    num_batches = sampler_of(buckets, sampler_key(config), config.batch_size).num_batches
     nodes = [float(np.asarray(part.node_mask).sum(axis=1).mean()) for part in buckets.samples]
-    return np.float32(config.batch_size * float(np.average(nodes, weights=num_batches)))
+    return np.float32(batch_size * float(np.average(nodes, weights=num_batches)))
 
 
 def time_indices(
@@ -217,21 +214,13 @@ def add_noise(batch: Batch, key: Array, places: Int[Array, "B"], config: NoiseCo
     drawn = jax.vmap(lambda place: jax.random.normal(jax.random.fold_in(key, place), shape, dtype))(
         places
     )
-    moved = {
-        name: nodes[name] + scale * drawn[:, index].reshape(-1, 3).astype(nodes[name].dtype)
+    noisy = [
+        nodes[name] + scale * drawn[:, index].reshape(-1, 3).astype(nodes[name].dtype)
         for index, (name, scale) in enumerate(
             (("positions", config.positions), ("velocities", config.velocities))
         )
-    }
-    graph = with_state(
-        batch.graph,
-        **moved,
-        # MERGE: `**{name: getattr(config, name) for name in COLUMNS}` once rolling has these names.
-        speed_column=config.speed_column,
-        distance_column=config.squared_distance_column,
-        length_column=config.distance_column,
-    )
-    return batch._replace(graph=graph)
+    ]
+    return batch._replace(graph=with_state(batch.graph, *noisy, **_columns(config)))
 
 
 def check_noise(data: Samples | Buckets, config: NoiseConfig) -> None:
@@ -240,48 +229,15 @@ def check_noise(data: Samples | Buckets, config: NoiseConfig) -> None:
         return
     for part in by_size(data):
         part = jax.tree.map(np.asarray, part)
-        batch = take(part, np.arange(min(num_samples(part), _NUM_CHECKED)), np)
-        graph, mask = batch.graph, batch.node_mask
-        speeds = np.linalg.norm(graph.nodes["velocities"], axis=-1)
-        _check_columns(config, graph.nodes["features"][mask], {"speed_column": speeds[mask]})
-        if graph.edges is not None:
-            is_edge = mask[graph.receivers] & mask[graph.senders]
-            ends = (
-                graph.nodes["positions"][ids[is_edge]] for ids in (graph.senders, graph.receivers)
-            )
-            squares = np.sum((next(ends) - next(ends)) ** 2, axis=-1)
-            expected = {"squared_distance_column": squares, "distance_column": np.sqrt(squares)}
-            _check_columns(config, graph.edges["features"][is_edge], expected)
+        graph = take(part, np.arange(min(num_samples(part), _NUM_CHECKED)), np).graph
+        try:
+            check_columns(graph, **_columns(config))
+        except ValueError as error:
+            raise ValueError(f"NoiseConfig.{error}") from error
 
 
-def _check_columns(
-    config: NoiseConfig,
-    features: Float[np.ndarray, "N F"],
-    expected: dict[str, Float[np.ndarray, "N"]],
-) -> None:
-    """Raises a ValueError if a named column is not there or does not hold the expected values."""
-    size = features.shape[-1]
-
-    def holds(column: int, name: str) -> bool:
-        scale = np.max(np.abs(expected[name]), initial=1e-30)
-        return bool(np.all(np.abs(features[:, column] - expected[name]) <= 1e-3 * scale))
-
-    for name in expected:
-        column = getattr(config, name)
-        if column is None:
-            continue
-        if not -size <= column < size:
-            raise ValueError(
-                f"NoiseConfig.{name}: got {column}, expected -F <= column < F with F = {size}, the "
-                "number of features, or None"
-            )
-        if not holds(column, name):
-            others = [other for other in expected if holds(column, other)]
-            remedy = f"use {others[0]}={column}" if others else f"use {name}=None if there is none"
-            raise ValueError(
-                f"NoiseConfig.{name}: got {column}, expected the column of {_SYMBOLS[name]}, which "
-                f"it does not hold; {remedy}"
-            )
+def _columns(config: NoiseConfig) -> dict[str, int | None]:
+    return {name: getattr(config, name) for name in COLUMNS}
 
 
 def share_places(batch_size: int, num_shares: int) -> tuple[np.ndarray, np.ndarray]:
@@ -346,7 +302,7 @@ def by_kind(data: Any, others: Callable[[Any], Any], targets: Callable[[Any], An
     return mapped._replace(positions=positions, velocities=velocities)
 
 
-def place_train(samples: Samples, mesh: Mesh) -> Samples:
+def place_train(samples: Samples, mesh: Mesh | None) -> Samples:
     """Places a training set on the mesh: every sample on each device, its times split."""
     over_time = time_axis(mesh, samples.positions.shape[1])
     return by_kind(
@@ -368,11 +324,11 @@ def in_shares(samples: Samples, num_shares: int) -> Samples:
     return shares._replace(times=times, node_mask=shares.node_mask & is_sample[..., None])
 
 
-def place_valid(samples: Samples, mesh: Mesh) -> Samples:
+def place_valid(samples: Samples, mesh: Mesh | None) -> Samples:
     """Places a validation set on the mesh in shares, its times split."""
     over_time = time_axis(mesh, samples.positions.shape[1])
     return by_kind(
-        in_shares(samples, mesh.shape[ops.DATA_AXIS]),
+        in_shares(samples, shape_of(mesh).data),
         lambda leaf: global_array(leaf, mesh, ops.DATA_AXIS),
         lambda leaf: global_array(leaf, mesh, ops.DATA_AXIS, None, over_time),
     )

@@ -1,13 +1,12 @@
-"""Checkpoints of a training run: the whole state through orbax, and what the loop remembers.
+"""Checkpoints of a training run: the whole state, by orbax, and the progress of the loop.
 
 Below `checkpoints/` each is a directory named by its step:
 
     state/     the tree of arrays, as orbax writes it
     record/    JSON: progress, settings, versions of the libraries, and the SHA-256 of every array
 
-The sums are taken of the arrays themselves, before they are written, and compared with what is read
-back: whatever happens to the files in between, a state is restored to the bit or not at all. One of
-the record itself stands in it too.
+The sums are taken of the arrays before they are written and compared with what is read back, so a
+state is restored to the bit or not at all. The record holds its own SHA-256 too.
 """
 
 from __future__ import annotations
@@ -43,18 +42,17 @@ _DAMAGED = "damaged-checkpoints"
 
 
 class StorageError(OSError):
-    """The disk refused what a run wanted to write; what was written before is whole."""
+    """The disk refused what a run wanted to write; earlier checkpoints are complete."""
 
 
 class RunCheckpoints:
-    """The last checkpoints of a run, below one directory, each written whole or not at all.
+    """The last checkpoints of a run in one directory, each written completely or not at all.
 
-    Use as a context manager. A checkpoint holds weights, their average, the optimizer's state, the
-    step and the sampler's key, which together say what the next batch is, and a small JSON record
-    of the loop. Writing goes on in the background while the next steps are taken.
+    A context manager. A checkpoint holds a `TrainState` and a small JSON record of the loop. It is
+    written in the background while the next steps are taken.
 
     Args:
-      directory: where; made if it is not there.
+      directory: created if needed.
       keep: how many of the last checkpoints are kept.
     """
 
@@ -85,10 +83,9 @@ class RunCheckpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState, record: dict[str, Any]) -> None:
-        """Begins to write a checkpoint of the state and the record, once the one before is written.
+        """Begins to write a checkpoint, after the one before is written; the state may be donated.
 
-        The state may be donated as soon as this returns. The oldest checkpoint beyond `keep` is
-        removed when the new one is whole.
+        The oldest checkpoint beyond `keep` is removed when the new one is complete.
 
         Raises:
           StorageError: this checkpoint or the one before it could not be written.
@@ -96,7 +93,7 @@ class RunCheckpoints:
         step = int(state.step)
         if step == self.latest_step():
             return
-        # A copy, for the next step may take the buffers before they are written.
+        # A copy, because the next step may reuse the buffers before they are written.
         state = jax.tree.map(jnp.copy, _with_plain_key(state))
         record = {
             **record,
@@ -128,23 +125,11 @@ class RunCheckpoints:
         except Exception as error:
             raise self._storage_error(error) from error
 
-    def read_record(self) -> dict[str, Any]:
-        """Returns the record of the newest checkpoint.
-
-        Raises:
-          CheckpointError: there is none, or it cannot be read.
-        """
-        return self._read_record(self._newest())
-
     def restore(self, like: TrainState) -> TrainState:
         """Reads the state of the newest checkpoint, bit for bit.
 
         Args:
-          like: a state of the same structure, such as the initial one; its arrays say on which
-            devices those of the checkpoint are laid, whichever they were saved from.
-
-        Returns:
-          The state.
+          like: a state of the same structure, such as the initial one, whose devices are used.
 
         Raises:
           CheckpointError: there is none, or it cannot be read as a state of this structure.
@@ -155,17 +140,14 @@ class RunCheckpoints:
     def restore_newest(
         self, like: TrainState, check_record: Callable[[dict[str, Any]], None]
     ) -> tuple[TrainState, dict[str, Any]]:
-        """Reads the newest checkpoint that is whole, and sets newer ones aside, with a warning.
+        """Reads the newest valid checkpoint and its record; sets newer ones aside, with a warning.
 
         Args:
           like: see `restore`.
           check_record: raises an error if the record is of another run than the caller's.
 
-        Returns:
-          The state and the record.
-
         Raises:
-          CheckpointError: there is no checkpoint, or none is whole; nothing is moved then.
+          CheckpointError: there is no valid checkpoint; nothing is moved then.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         problems: dict[int, str] = {}

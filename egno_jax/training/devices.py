@@ -1,7 +1,7 @@
 """Devices and processes: the mesh of a run, arrays on it, and agreement between processes.
 
 Batches of graphs are split over the mesh axis `data`, requested times over the axis `time`; the
-training state is replicated. One device is a mesh of size 1.
+training state is replicated. One device is like a mesh of size 1.
 """
 
 from __future__ import annotations
@@ -90,9 +90,14 @@ def make_mesh(shape: MeshShape, *, devices: Sequence[jax.Device] | None = None) 
     return jax.make_mesh(tuple(shape), AXES, axis_types=types, devices=available[:needed])
 
 
-def default_mesh() -> Mesh:
-    """Returns the mesh of the default device alone."""
-    return make_mesh(MeshShape(), devices=[*jnp.zeros(()).devices()])
+def shape_of(mesh: Mesh | None) -> MeshShape:
+    """Returns the sizes of a mesh's axes; those of one device without a mesh."""
+    return MeshShape() if mesh is None else MeshShape(*(mesh.shape[axis] for axis in AXES))
+
+
+def using(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """Returns a context in which programs are compiled for a mesh, if there is one."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def check_model(config: EGNOConfig, mesh: Mesh) -> None:
@@ -106,15 +111,17 @@ def check_model(config: EGNOConfig, mesh: Mesh) -> None:
         )
 
 
-def global_array(array: Any, mesh: Mesh, *axes: str | None) -> jax.Array:
+def global_array(array: Any, mesh: Mesh | None, *axes: str | None) -> jax.Array:
     """Places an array that every process has in full on the mesh; nothing is sent.
 
     Args:
       array: any array, random keys too; the same on all processes.
-      mesh: the mesh.
+      mesh: the mesh; None: the default device.
       *axes: the mesh axis that each of the array's axes is split over; replicated where None or
         missing.
     """
+    if mesh is None:
+        return jax.device_put(array)
     if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
         data = global_array(jax.random.key_data(array), mesh, *axes)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
@@ -123,14 +130,15 @@ def global_array(array: Any, mesh: Mesh, *axes: str | None) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Places copies of a tree of arrays on every device."""
+def replicate(tree: Any, mesh: Mesh | None) -> Any:
+    """Places a tree of arrays on every device."""
     return jax.tree.map(lambda leaf: global_array(leaf, mesh), tree)
 
 
-def time_axis(mesh: Mesh, num_times: int) -> str | None:
+def time_axis(mesh: Mesh | None, num_times: int) -> str | None:
     """Returns the axis that data at P times are split over: None if they do not divide evenly."""
-    return ops.TIME_AXIS if num_times % mesh.shape[ops.TIME_AXIS] == 0 else None
+    is_split = mesh is not None and num_times % shape_of(mesh).time == 0
+    return ops.TIME_AXIS if is_split else None
 
 
 def constrain(tree: Any, *axes: str | None) -> Any:

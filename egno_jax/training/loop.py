@@ -100,71 +100,93 @@ def fit(
       directory: where the run lives; created if needed.
       params: the initial model, also when resuming (its structure is needed).
       train: the training set, of one size or in buckets (`egno_jax.datasets.bucketed`).
-      valid: the validation set, likewise, at the times of the training set (with `random_times` at
-        any).
+      valid: the validation set, at the times of the training set (with `random_times` at any).
       config: the settings.
       loss_fn: `loss_fn(model, params, batch) -> scalar`, a mean over the real nodes of the batch;
-        `model` is `egno_jax.apply`. Shares of a batch on a mesh, and batches of buckets, are
-        weighted by their real nodes. None: `mse_loss` with the velocity weight of `config`.
+        `model` is `egno_jax.apply`. Shares and buckets are weighted by their real nodes. None:
+        `mse_loss` with the velocity weight of `config`.
       metrics: `{name: metric}`, computed in every evaluation: `metric(predicted, batch)` returns
-        sums over the real nodes of the batch, a pytree that adds up leaf by leaf and has
-        `.finalize()`, such as `egno_jax.metrics.Mean(total, weight)`.
+        sums that add up leaf by leaf and have `.finalize()`, such as `egno_jax.metrics.Mean`.
       select_by: entry of the evaluation records whose least value selects the best model.
-      resume: continue from the newest checkpoint in `directory`, or from the start if there is
-        none. Without it a directory that holds a run is refused.
-      make_callbacks: is called with the step that the run starts from; returns the callbacks that
-        receive its records, such as `JSONLines`, `TensorBoard` and `Progress`; in process 0 alone.
-      mesh: the devices to compute on, from `make_mesh`; None: the default device. Several processes
-        need one; then each reads its share of every batch from the host. It may change when a run
-        is resumed, which changes numbers by rounding alone.
-      profile: a folder for a trace of the second chunk, the first that is compiled already. None:
-        no trace.
+      resume: continue from the newest checkpoint, or from the start if there is none.
+      make_callbacks: called with the step that the run starts from; returns the callbacks that
+        receive its records, such as `JSONLines`; in process 0 only.
+      mesh: the devices, from `make_mesh`; None: the default one. Several processes need a mesh.
+      profile: a folder for a trace of the second chunk; None: no trace.
 
     Returns:
-      The best model and how the run ended. SIGTERM and SIGINT end it after the current chunk, with
-      a checkpoint and `interrupted` True.
+      The best model and how the run ended; SIGTERM and SIGINT end it after the current chunk.
 
     Raises:
       ValueError: an argument is not valid, or data, model and settings do not fit together.
-      CheckpointError: there is a run in `directory` already, its checkpoint cannot be resumed, or
-        it was made with other settings; names the setting.
-      NonFiniteLossError: more steps were not finite than `config.max_skipped_steps` allows, or a
-        validation error; names the step, the samples of its batch and the last checkpoint.
-      StorageError: the directory cannot be written to, at the start or later; the run can be
-        resumed from the last checkpoint.
+      CheckpointError: the directory holds a run that is not to be, or cannot be, resumed.
+      NonFiniteLossError: more steps were not finite than `config.max_skipped_steps` allows.
+      StorageError: the directory cannot be written to; the last checkpoint is intact.
     """
-    directory, chosen = Path(directory), tuple((metrics or {}).items())
+    chosen = tuple((metrics or {}).items())
     _check_inputs(params, train, valid, config, make_callbacks)
-    plan = _plan(config, train)
     _check_objective(params, train, config, loss_fn)
     check_metrics(chosen, params, valid, select_by)
+    params = _recording_velocity_weight(params, config)
     if mesh is not None:
         check_model(params.config, mesh)
+    plan, settings = _plan(config, train), _settings(params, config, select_by)
     trainer = Trainer(train, valid, config, mesh, loss_fn=loss_fn, metrics=chosen)
-    check_writable(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    run = _Run(Path(directory), trainer, config, plan, settings, padding_share(train))
+    return _carry_out(run, params, resume, make_callbacks, _trace_folders(profile))
+
+
+def _carry_out(
+    run: _Run,
+    params: Params,
+    resume: bool,
+    make_callbacks: Callable[[int], Sequence[Callback]],
+    traces: Iterator[Path | None],
+) -> FitResult:
+    """Starts or resumes a run, and trains to its last step or to a signal."""
+    check_writable(run.directory)
+    run.directory.mkdir(parents=True, exist_ok=True)
+    keep = run.config.keep_checkpoints
     with (
-        _naming_the_last_checkpoint(directory),
-        RunCheckpoints(directory / _CHECKPOINTS, config.keep_checkpoints) as checkpoints,
+        _naming_the_last_checkpoint(run.directory),
+        RunCheckpoints(run.directory / _CHECKPOINTS, keep) as checkpoints,
+        contextlib.ExitStack() as stack,
     ):
-        settings = _settings(params, config, select_by)
-        run = _Run(directory, checkpoints, trainer, config, plan, settings, padding_share(train))
+        run = run._replace(checkpoints=checkpoints)
         state, progress = _start(run, params, resume)
-        with contextlib.ExitStack() as stack:
-            callbacks = [
-                stack.enter_context(callback)
-                for callback in (make_callbacks(int(state.step)) if is_main_process() else ())
-            ]
-            stop = stack.enter_context(_stop_on_signal())
-            _train(run, state, progress, callbacks, stop, _trace_folders(profile))
+        callbacks = [
+            stack.enter_context(callback)
+            for callback in (make_callbacks(int(state.step)) if is_main_process() else ())
+        ]
+        stop = stack.enter_context(_stop_on_signal())
+        _train(run, state, progress, callbacks, stop, traces)
     return FitResult(
-        params=load(directory / _BEST) if progress.best_step else params,
+        params=load(run.directory / _BEST) if progress.best_step else params,
         best_step=progress.best_step,
         best_f_mse=progress.best_f_mse,
         step=progress.step,
-        interrupted=progress.step < config.num_steps,
+        interrupted=progress.step < run.config.num_steps,
         seconds=progress.seconds,
         best_score=progress.best_score,
+    )
+
+
+def _recording_velocity_weight(params: Params, config: TrainingConfig) -> Params:
+    """Returns the model with the weight of its loss in its config, for rollouts and readers.
+
+    Raises:
+      ValueError: the model's config and the settings name different weights.
+    """
+    recorded, weight = params.config.velocity_weight, config.velocity_weight
+    if recorded and weight and recorded != weight:
+        raise ValueError(
+            f"config.velocity_weight: got {weight}, expected that of the model, {recorded}, which "
+            "its config records; set one of them to 0, or both to the same"
+        )
+    if recorded or not weight:
+        return params
+    return dataclasses.replace(
+        params, config=dataclasses.replace(params.config, velocity_weight=weight)
     )
 
 
@@ -250,12 +272,12 @@ class _Run(NamedTuple):
     """What does not change during a run."""
 
     directory: Path
-    checkpoints: RunCheckpoints
     trainer: Trainer
     config: TrainingConfig
     plan: _Plan
     settings: dict[str, Any]
     padding: float
+    checkpoints: RunCheckpoints | None = None
 
 
 def _plan(config: TrainingConfig, train: Samples | Buckets) -> _Plan:
@@ -304,11 +326,14 @@ def _start(run: _Run, params: Params, resume: bool) -> tuple[TrainState, _Progre
 
 def _check_settings(run: _Run, params: Params, saved: dict[str, Any]) -> None:
     """Raises a CheckpointError if a run was made with other settings."""
-    defaults = _settings(
-        dataclasses.replace(params, config=type(params.config)()), TrainingConfig()
-    )
     # A setting that is newer than the run had its default then.
-    saved = _merged(defaults, upgrade_settings(saved))
+    usual = {
+        field.name: field.default
+        for field in dataclasses.fields(params.config)
+        if field.default is not dataclasses.MISSING
+    }
+    model = dataclasses.replace(params, config=dataclasses.replace(params.config, **usual))
+    saved = _merged(_settings(model, TrainingConfig()), upgrade_settings(saved))
     for part, settings in run.settings.items():
         for name, value in settings.items():
             if value != saved[part].get(name):
@@ -435,10 +460,10 @@ def _evaluate(run: _Run, state: TrainState, progress: _Progress) -> dict[str, An
     name = run.settings["selection"]["select_by"]
     score = math.nan if record[name] is None else record[name]
     if not math.isfinite(f_mse + a_mse + score):
+        named = "" if name == "f_mse" else f" and {name} {score}"
         raise NonFiniteLossError(
-            f"step {progress.step}: on the validation set the error is {f_mse} and {name} {score}; "
-            f"the last checkpoint is of step {run.checkpoints.latest_step()}; lower "
-            "optimizer.learning_rate"
+            f"step {progress.step}: the error on the validation set is {f_mse}{named}; the last "
+            f"checkpoint is of step {run.checkpoints.latest_step()}; lower optimizer.learning_rate"
         )
     if score < progress.best_score:
         progress.best_step, progress.best_score = progress.step, score

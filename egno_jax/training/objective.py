@@ -76,6 +76,7 @@ def check_loss(loss_fn: LossFn, params: Params, data: Samples | Buckets) -> None
     """Raises a ValueError if a loss does not return a floating scalar; computes nothing."""
     if not callable(loss_fn):
         raise ValueError(f"loss_fn: got {loss_fn!r}, expected loss_fn(model, params, batch)")
+    _check_hashable("loss_fn", loss_fn)
     found = _shape_of(functools.partial(loss_fn, model.apply), params, data)
     shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
     if shape != () or not jnp.issubdtype(dtype, jnp.floating):
@@ -83,6 +84,17 @@ def check_loss(loss_fn: LossFn, params: Params, data: Samples | Buckets) -> None
         raise ValueError(
             f"loss_fn: got {got}, expected a floating scalar, the mean over the batch's real nodes"
         )
+
+
+def _check_hashable(name: str, function: Any) -> None:
+    """Raises a ValueError if `jit` could not tell a function from others."""
+    try:
+        hash(function)
+    except TypeError as error:
+        raise ValueError(
+            f"{name}: got {type(function).__name__}, which has no hash, expected a function; make "
+            "a class of it that has one, such as @dataclass(frozen=True)"
+        ) from error
 
 
 def _shape_of(function: Callable[..., Any], params: Params, data: Samples | Buckets) -> Any:
@@ -183,8 +195,9 @@ def check_metrics(
             raise ValueError(f"metrics: got the name {name!r}, expected none of {_RESERVED}")
         if not callable(metric):
             raise ValueError(
-                f"metrics[{name!r}]: got {metric!r}, expected metric(predicted, batch)"
+                f"metrics[{name!r}]: got {metric!r}, expected a function metric(predicted, batch)"
             )
+        _check_hashable(f"metrics[{name!r}]", metric)
 
         def sums(params: Params, batch: Batch, metric: Metric = metric) -> Any:
             return metric(model.apply(params, batch.graph, batch.times), batch)

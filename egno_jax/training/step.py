@@ -36,7 +36,7 @@ from egno_jax.training.batches import (
     without_repetitions,
 )
 from egno_jax.training.config import TrainingConfig, make_optimizer
-from egno_jax.training.devices import constrain, default_mesh, map_shares, replicate
+from egno_jax.training.devices import MeshShape, constrain, make_mesh, map_shares, replicate, using
 from egno_jax.training.objective import LossFn, Metrics, measure, mse_loss, velocity_weight
 
 if TYPE_CHECKING:
@@ -305,24 +305,25 @@ class Trainer:
                 f"mesh: got {mesh} with stream={stream} in {jax.process_count()} processes, "
                 "expected a mesh and a stream; make one with make_mesh"
             )
-        self._mesh = mesh = default_mesh() if mesh is None else mesh
+        self._mesh = mesh
         self._config, self._loss_fn, self._metrics = config, loss_fn, metrics
         self._steps_config = _of_steps(config)
         self._draw = sampler_of(train, sampler_key(config), config.batch_size)
-        is_mixed = isinstance(train, Buckets)
-        self._mean_nodes = mean_nodes(train, config) if is_mixed else None
-        self._is_mixed = len(by_size(train)) > 1
-        self._origins = train.origins if isinstance(train, Buckets) else None
+        self._origins = self._mean_nodes = None
+        if isinstance(train, Buckets):
+            self._origins = train.origins
+            self._mean_nodes = mean_nodes(train, self._draw.num_batches, config.batch_size)
         self._valid = [place_valid(part, mesh) for part in by_size(valid)]
         self._stream = None
         if is_several if stream is None else stream:
+            mesh = make_mesh(MeshShape()) if mesh is None else mesh
             self._stream = Stream(train, sampler_key(config), config, mesh)
         else:
             self._resident = [place_train(part, mesh) for part in by_size(train)]
         self.seconds_waited = 0.0
 
     def place(self, state: TrainState) -> TrainState:
-        """Places copies of a state on all devices."""
+        """Places a state on all devices."""
         return replicate(state, self._mesh)
 
     def advance(
@@ -335,10 +336,10 @@ class Trainer:
         """
         found, self.seconds_waited = [], 0.0
         # Sizes of buckets differ, so each of their steps is a call of its own.
-        length = 1 if self._is_mixed else num_steps
+        length = num_steps if len(self._draw.num_batches) == 1 else 1
         for start in range(step, step + num_steps, length):
             samples, batches = self._batches(start, length)
-            with jax.set_mesh(self._mesh):
+            with using(self._mesh):
                 state, metrics = run_chunk(
                     state, samples, batches, self._mean_nodes, self._steps_config, self._loss_fn
                 )
@@ -359,7 +360,7 @@ class Trainer:
     def evaluate(self, params: Params) -> tuple[Errors, dict[str, Any]]:
         """Returns the errors and the metrics of a model on the validation set."""
         size, metrics = self._config.eval_batch_size, self._metrics
-        with jax.set_mesh(self._mesh):
+        with using(self._mesh):
             return measure(params, self._valid, batch_size=size, metrics=metrics)
 
     def batch_of(self, step: int) -> Int[np.ndarray, "B"]:

@@ -19,17 +19,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from egno_jax.datasets import mocap
-from experiments.studies.study import Study, Workshop, main, new_figure
+from experiments.studies.study import Figure, Record, Study, Workshop, main, panels
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-    from matplotlib.figure import Figure
 
 # Joints of CMU's skeleton in the order of its files: left leg, right leg, trunk and head, left arm,
 # right arm; and the joint that each becomes in a mirror image.
@@ -40,21 +38,13 @@ _MIRRORED = np.array([1.0, 1.0, -1.0])
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much is measured.
-
-    Attributes:
-      motions: which.
-      velocity_weights: weights of velocities (per frame) relative to positions.
-      lengths: l, squared lengths of the kernel in units of the median.
-      linear: c, weights of its linear part.
-      ridges: what is added to the kernel's diagonal.
-    """
+    """Which motions, and the settings to choose from."""
 
     motions: tuple[str, ...] = ("run", "walk")
-    velocity_weights: tuple[float, ...] = (5.0, 10.0, 20.0, 40.0)
-    lengths: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-    linear: tuple[float, ...] = (0.0, 1.0)
-    ridges: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
+    velocity_weights: tuple[float, ...] = (5.0, 10.0, 20.0, 40.0)  # (per frame) over positions
+    lengths: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # l
+    linear: tuple[float, ...] = (0.0, 1.0)  # c
+    ridges: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)  # added to the kernel's diagonal
 
 
 SIZES = {
@@ -81,9 +71,7 @@ def in_body_frame(windows: Float[np.ndarray, "S W N 3"]) -> States:
     """Rotates windows so that the body moves along the first axis and is upright along the second.
 
     Up is from the root to the head; forward is the component of the mean velocity across it.
-
-    Args:
-      windows: `[S, 32, N, 3]`, as `mocap.load_windows` gives them.
+    Windows are `[S, 32, N, 3]`, as `mocap.load_windows` gives them.
     """
     positions, velocities = windows[:, 0], windows[:, 1] - windows[:, 0]
     up = _unit(positions[:, _HEAD] - positions[:, _ROOT])
@@ -106,13 +94,11 @@ def with_mirror_images(states: States) -> States:
 
 def regress(train: States, valid: States, test: States, size: Size) -> dict[str, float]:
     """Fits all settings of a size to `train`; returns the best on `valid` and its errors."""
-    mean = train.moves.mean(0)
-    fitted, *unseen = (
-        (states.moves - mean).reshape(len(states.moves), -1) for states in (train, valid, test)
-    )
+    sets = (train, valid, test)
+    fitted, *unseen = (_flat(states.moves - train.moves.mean(0)) for states in sets)
     best: dict[str, float] = {"valid_f_mse": np.inf}
     for weight in size.velocity_weights:
-        inputs = [_flat(states, weight) for states in (train, valid, test)]
+        inputs = [_flat(states.positions, weight * states.velocities) for states in sets]
         inputs = [each - inputs[0].mean(0) for each in inputs]
         distances = [_squared_distances(each, inputs[0]) for each in inputs]
         products = [each @ inputs[0].T for each in inputs]
@@ -129,21 +115,13 @@ def regress(train: States, valid: States, test: States, size: Size) -> dict[str,
                     for kernel, targets in zip(kernels[1:], unseen, strict=True)
                 ]
                 if errors[0] < best["valid_f_mse"]:
-                    best = {
-                        "velocity_weight": weight,
-                        "length": length,
-                        "linear": linear,
-                        "ridge": ridge,
-                        "valid_f_mse": errors[0],
-                        "f_mse": errors[1],
-                    }
+                    best = {"velocity_weight": weight, "length": length, "linear": linear}
+                    best |= {"ridge": ridge, "valid_f_mse": errors[0], "f_mse": errors[1]}
     return best
 
 
-def _flat(states: States, weight: float) -> Float[np.ndarray, "S D"]:
-    number = len(states.positions)
-    parts = (states.positions, weight * states.velocities)
-    return np.concatenate([part.reshape(number, -1) for part in parts], axis=1)
+def _flat(*fields: Float[np.ndarray, "S N 3"]) -> Float[np.ndarray, "S D"]:
+    return np.concatenate([field.reshape(len(field), -1) for field in fields], axis=1)
 
 
 def _squared_distances(
@@ -153,17 +131,15 @@ def _squared_distances(
     return np.maximum(squares - 2 * left @ right.T, 0)
 
 
-def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
+def measure(size: Size, workshop: Workshop) -> Record:
     """Measures the `errors` of the regression by motion and training set."""
     errors: dict[str, Any] = {}
     for motion in size.motions:
-        sizes = mocap.PUBLISHED_SIZES[motion]
-        train, valid, test = (
-            in_body_frame(
-                np.asarray(mocap.load_windows(motion, split, num_samples=sizes[split]).positions)
-            )
-            for split in ("train", "valid", "test")
+        windows = (
+            mocap.load_windows(motion, split, num_samples=number).positions
+            for split, number in mocap.PUBLISHED_SIZES[motion].items()
         )
+        train, valid, test = (in_body_frame(np.asarray(positions)) for positions in windows)
         errors[motion] = {
             "as recorded": regress(train, valid, test, size),
             "mirrored too": regress(with_mirror_images(train), valid, test, size),
@@ -171,11 +147,10 @@ def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
     return {"errors": errors}
 
 
-def draw(record: Mapping[str, Any]) -> Figure:
+def draw(record: Record) -> Figure:
     """Draws the errors, one panel for each motion."""
-    figure = new_figure(9, 3.5)
-    panels = figure.subplots(1, len(record["errors"]), squeeze=False)[0]
-    for axes, (motion, variants) in zip(panels, record["errors"].items(), strict=True):
+    figure, all_axes = panels(len(record["errors"]), 9, 3.5)
+    for axes, (motion, variants) in zip(all_axes, record["errors"].items(), strict=True):
         places = np.arange(len(variants))
         for shift, field, label in ((-0.2, "valid_f_mse", "validation"), (0.2, "f_mse", "test")):
             heights = [found[field] for found in variants.values()]
@@ -184,7 +159,7 @@ def draw(record: Mapping[str, Any]) -> Figure:
         axes.set_xticks(places, list(variants))
         axes.margins(y=0.3)  # room for the legend
         axes.set(ylabel="F-MSE, (5.64 cm)²", title=f"motion capture, {motion}")
-    panels[-1].legend(fontsize=8)
+    axes.legend(fontsize=8)
     return figure
 
 

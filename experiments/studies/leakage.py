@@ -16,16 +16,15 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.studies.study import Study, Workshop, main
+from experiments.studies.study import Figure, Record, Study, Workshop, main, panels, ticks_at
 
 if TYPE_CHECKING:
     from jaxtyping import Complex, Float
-    from matplotlib.figure import Figure
 
 _FINE = 4096
 _SCHEMES = ("index", "quadrature", "context")
@@ -33,21 +32,13 @@ _SCHEMES = ("index", "quadrature", "context")
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much is measured.
+    """How much is measured; all grids end with the window."""
 
-    Attributes:
-      num_times: P of the equally spaced grids, which end with the window.
-      num_random: random grids of each P; they too end with the window.
-      num_modes: M of the convolution.
-      num_context: context times.
-      num_channels: C.
-    """
-
-    num_times: tuple[int, ...] = (5, 8, 16, 32, 64, 128)
-    num_random: int = 200
-    num_modes: int = 4
-    num_context: int = 16
-    num_channels: int = 32
+    num_times: tuple[int, ...] = (5, 8, 16, 32, 64, 128)  # P
+    num_random: int = 200  # random grids of each P
+    num_modes: int = 4  # M of the convolution
+    num_context: int = 16  # context times
+    num_channels: int = 32  # C
 
 
 SIZES = {"default": Size(), "smoke": Size(num_times=(5, 8), num_random=3, num_channels=4)}
@@ -95,7 +86,7 @@ def output(
     return factors @ mixed.real
 
 
-def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
+def measure(size: Size, workshop: Workshop) -> Record:
     """Measures how far coefficients and outputs are from those of a fine grid.
 
     Returns:
@@ -121,10 +112,11 @@ def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
     def wave(times: np.ndarray) -> np.ndarray:
         return np.cos(2 * np.pi * times)[:, None]
 
-    found: dict[str, Any] = {
-        name: {scheme: {} for scheme in _SCHEMES}
-        for name in ("ramp", "leakage", "uniform", "random", "spread")
-    }
+    found: dict[str, dict[str, dict[str, float]]] = {}
+
+    def note(name: str, scheme: str, value: float) -> None:
+        found.setdefault(name, {}).setdefault(scheme, {})[str(number)] = float(value)
+
     # On a fine grid all schemes are the integral, except for the borders.
     limit = output("quadrature", features, uniform(_FINE), kernel, size)
     slope = coefficients("quadrature", ramp, uniform(_FINE), size)[1, 0]
@@ -134,21 +126,15 @@ def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
         ]
         for scheme in _SCHEMES:
             first = coefficients(scheme, ramp, uniform(number), size)[1, 0]
-            found["ramp"][scheme][number] = abs(first - slope) / abs(slope)
+            note("ramp", scheme, abs(first - slope) / abs(slope))
             powers = [abs(coefficients(scheme, wave, grid, size)[:, 0]) ** 2 for grid in grids]
-            found["leakage"][scheme][number] = np.mean([1 - p[1] / p.sum() for p in powers])
+            note("leakage", scheme, np.mean([1 - p[1] / p.sum() for p in powers]))
             regular = output(scheme, features, uniform(number), kernel, size)
             outputs = np.stack([output(scheme, features, grid, kernel, size) for grid in grids])
-            found["uniform"][scheme][number] = _relative(regular - limit, limit)
-            found["random"][scheme][number] = _relative(outputs - limit, limit)
-            found["spread"][scheme][number] = _relative(outputs - outputs.mean(axis=0), limit)
-    return {
-        name: {
-            scheme: {str(number): float(value) for number, value in values.items()}
-            for scheme, values in by_scheme.items()
-        }
-        for name, by_scheme in found.items()
-    }
+            note("uniform", scheme, _relative(regular - limit, limit))
+            note("random", scheme, _relative(outputs - limit, limit))
+            note("spread", scheme, _relative(outputs - outputs.mean(axis=0), limit))
+    return found
 
 
 def _relative(errors: np.ndarray, values: np.ndarray) -> float:
@@ -156,24 +142,21 @@ def _relative(errors: np.ndarray, values: np.ndarray) -> float:
     return float(np.sqrt((errors**2).mean() / (values**2).mean()))
 
 
-def draw(record: Mapping[str, Any]) -> Figure:
+def draw(record: Record) -> Figure:
     """Draws the errors against the number of times, one panel for each measure."""
-    from matplotlib.figure import Figure
-
     titles = {
         "ramp": "first mode of a ramp, equally spaced",
         "uniform": "output of a convolution, equally spaced",
         "spread": "output, difference between random grids",
     }
-    figure = Figure(figsize=(13, 4), layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
+    figure, all_axes = panels(len(titles), 13, 4)
+    for axes, (name, title) in zip(all_axes, titles.items(), strict=True):
         for scheme, errors in record[name].items():
             numbers = [int(number) for number in errors]
             # The error of a scheme that does not change is 0, which has no logarithm.
             axes.plot(numbers, np.maximum(list(errors.values()), 1e-4), marker="o", label=scheme)
         axes.set(xscale="log", yscale="log", xlabel="P", ylabel="relative error")
-        axes.set_xticks(numbers, numbers)
-        axes.minorticks_off()
+        ticks_at(axes, errors)
         axes.set_title(title, fontsize=10)
     axes.legend(fontsize=8)
     return figure

@@ -9,22 +9,17 @@ their velocities supervised.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-import egno_jax
 from egno_jax import rolling
 from egno_jax.datasets import Samples, nbody
+from experiments.decoding import decode
 from experiments.studies import paths
-from experiments.studies.study import Study, Workshop, main, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+from experiments.studies.study import Figure, Record, Study, Workshop, main, panels
 
 _VELOCITY_WEIGHT = 0.1
 # A system whose mean squared error is larger than this, its own size many times over, is lost.
@@ -32,24 +27,12 @@ _LOST = 100.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
-    """How much is trained and tested.
+class Size(paths.Size):
+    """How much is trained and tested; windows are in frames, multiples of the first."""
 
-    Attributes:
-      num_train: simulations to train on.
-      num_test: simulations to test on; as many select the models.
-      num_steps: training steps of each model.
-      num_times: P of a window of each model.
-      windows: lengths of windows, in frames, multiples of the first, which is rolled out.
-      num_modes: M.
-    """
-
-    num_train: int = 3000
-    num_test: int = 1000
     num_steps: int = 2400
-    num_times: int = 10
+    num_times: int = 10  # P of a window of each model
     windows: tuple[int, ...] = (10, 20, 40, 80)
-    num_modes: int = 2
 
 
 SIZES = {
@@ -58,7 +41,7 @@ SIZES = {
 }
 
 
-def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
+def measure(size: Size, workshop: Workshop) -> Record:
     """Trains a model for each window and compares them with a rollout of the shortest.
 
     Returns:
@@ -66,52 +49,37 @@ def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
       median over the systems, the share of systems that are lost, and the median errors of energy
       and momentum; `truth`: the same for the simulation, which conserves energy only nearly.
     """
-    steps = {
-        window: paths.uniform_steps(size.num_times, window * paths.STEPS_A_FRAME)
-        for window in size.windows
-    }
+    steps = {window: paths.uniform_steps(size.num_times, window) for window in size.windows}
     shortest, longest = size.windows[0], size.windows[-1]
+    num_windows = longest // shortest
     spacing = shortest * paths.STEPS_A_FRAME // size.num_times
-    rolled = np.arange(1, longest // shortest * size.num_times + 1) * spacing
-    kept = np.unique(np.concatenate([*steps.values(), rolled]))
-    moved = paths.simulate_splits(size, kept)
+    rolled = np.arange(1, num_windows * size.num_times + 1) * spacing
+    moved = paths.simulate_splits(size, *steps.values(), rolled)
+    settings = paths.training_config(size.num_steps, velocity_weight=_VELOCITY_WEIGHT)
+    start, everything = (paths.samples_at(moved["test"], s) for s in (steps[shortest], rolled))
     couplings = moved["test"].trajectories.couplings
     curves, models = {}, {}
     for window in size.windows:
-        train, valid, test = (paths.samples_at(part, steps[window]) for part in moved.values())
-        models[window] = workshop.train(
-            f"window {window}",
-            dataclasses.replace(
-                paths.MODEL,
-                time_scale=window / size.num_times,
-                num_modes=size.num_modes,
-            ),
-            paths.training_config(size.num_steps, velocity_weight=_VELOCITY_WEIGHT),
-            train,
-            valid,
-        )
-        predicted = paths.decode(models[window], test)
+        train, valid, test = paths.cut_splits(moved, steps[window])
+        model = dataclasses.replace(paths.MODEL, time_scale=window / size.num_times)
+        models[window] = workshop.train(f"window {window}", model, settings, train, valid)
+        predicted = decode(models[window], test)
         curves[f"direct, {window} frames"] = _curve(predicted, test, couplings)
-    start, everything = (paths.samples_at(moved["test"], s) for s in (steps[shortest], rolled))
-    roll = functools.partial(
-        egno_jax.rollout, num_windows=longest // shortest, next_graph=rolling.refresh()
-    )
-    predicted = paths.decode(models[shortest], start, roll=roll)
+    roll = paths.roll_out(num_windows, rolling.refresh())
+    predicted = decode(models[shortest], start, roll=roll)
     curves[f"rolled out, {shortest} frames a window"] = _curve(predicted, everything, couplings)
     truth = _curve((everything.positions, everything.velocities), everything, couplings)
     return {"curves": curves, "truth": truth}
 
 
-_Motion = tuple[np.ndarray, np.ndarray]
-
-
-def _curve(motion: _Motion, true: Samples, couplings: np.ndarray) -> dict[str, Any]:
-    """Returns the errors of a motion at each of its times."""
+def _curve(
+    motion: tuple[np.ndarray, np.ndarray], true: Samples, couplings: np.ndarray
+) -> dict[str, Any]:
+    """Returns the errors of positions and velocities at each of their times."""
     positions, velocities = (np.nan_to_num(np.asarray(x, np.float64), nan=np.inf) for x in motion)
     nodes = true.graph.nodes
-    at_start = nbody.energy(
-        nodes["positions"].astype(np.float64), nodes["velocities"].astype(np.float64), couplings
-    )
+    initial = (nodes[key].astype(np.float64) for key in ("positions", "velocities"))
+    at_start = nbody.energy(*initial, couplings)
     with np.errstate(all="ignore"):
         energies = nbody.energy(positions, velocities, couplings[:, None])
     drift = np.median(np.abs(energies - at_start[:, None]), axis=0)
@@ -132,15 +100,15 @@ def _finite(values: np.ndarray) -> list[float | None]:
     return [float(value) if np.isfinite(value) else None for value in values]
 
 
-def draw(record: Mapping[str, Any]) -> Figure:
+def draw(record: Record) -> Figure:
     """Draws the errors of positions, energy and momentum over time."""
-    figure = new_figure(13, 4.3)
     quantities = {
         "median_mse": "MSE of the positions, median of the systems",
         "energy_error": "energy, median |E(t) - E(0)|",
         "momentum_error": "momentum, median |p(t) - p(0)|",
     }
-    for axes, (field, label) in zip(figure.subplots(1, 3), quantities.items(), strict=True):
+    figure, all_axes = panels(3, 13, 4.3)
+    for axes, (field, label) in zip(all_axes, quantities.items(), strict=True):
         for name, curve in record["curves"].items():
             style = "k--" if name.startswith("rolled") else "-"
             axes.plot(curve["times"], _numbers(curve[field]), style, label=name)
@@ -148,14 +116,14 @@ def draw(record: Mapping[str, Any]) -> Figure:
             truth = record["truth"]
             axes.plot(truth["times"], _numbers(truth[field]), ":", label="the simulation")
         axes.set(xlabel="frames after the initial state", ylabel=label, yscale="log")
-    figure.legend(
-        *axes.get_legend_handles_labels(), fontsize=8, ncols=6, loc="outside upper center"
-    )
+    entries = axes.get_legend_handles_labels()
+    figure.legend(*entries, fontsize=8, ncols=6, loc="outside upper center")
     return figure
 
 
 def _numbers(values: Sequence[float | None]) -> np.ndarray:
-    return np.array([np.nan if value is None else value for value in values])
+    """Returns what `_finite` had as numbers: NaN in place of None."""
+    return np.array(values, float)
 
 
 QUESTION = "Is a long window better decoded in one pass, or rolled out from short ones?"

@@ -9,36 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from egno_jax import training
 from experiments.studies import paths
-from experiments.studies.study import Study, Workshop, main, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from experiments.studies.study import Figure, Record, Study, Workshop, by_number, main, panels
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
-    """How much is trained and tested.
+class Size(paths.Size):
+    """How much is trained and tested; windows are in frames."""
 
-    Attributes:
-      num_train: simulations to train on.
-      num_test: simulations to test on; as many select the model.
-      num_steps: training steps of each model.
-      num_times: P of all models; more than twice the modes, so that all of them are used.
-      modes: M.
-      windows: lengths of windows, in frames.
-    """
-
-    num_train: int = 3000
-    num_test: int = 1000
-    num_steps: int = 1000
-    num_times: int = 32
+    num_times: int = 32  # P of all models; more than twice the modes, so that all of them are used
     modes: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 16)
     windows: tuple[int, ...] = (10, 20, 40)
 
@@ -49,39 +32,31 @@ SIZES = {
 }
 
 
-def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
+def measure(size: Size, workshop: Workshop) -> Record:
     """Trains a model for each number of modes and each window.
 
     Returns:
       `a_mse` and `f_mse` by window and M; `amplitudes` by window: root mean square of the Fourier
       modes of the true motion, relative to the motion itself.
     """
-    steps = {
-        window: paths.uniform_steps(size.num_times, window * paths.STEPS_A_FRAME)
-        for window in size.windows
-    }
-    kept = np.unique(np.concatenate([*steps.values()]))
-    moved = paths.simulate_splits(size, kept)
+    steps = {window: paths.uniform_steps(size.num_times, window) for window in size.windows}
+    moved = paths.simulate_splits(size, *steps.values())
+    settings = paths.training_config(size.num_steps)
     found: dict[str, dict[str, dict[str, float]]] = {"a_mse": {}, "f_mse": {}}
     amplitudes = {}
     for window in size.windows:
-        train, valid, test = (paths.samples_at(part, steps[window]) for part in moved.values())
+        train, valid, test = paths.cut_splits(moved, steps[window])
         amplitudes[str(window)] = _amplitudes(test.positions, max(size.modes))
+        spaced = dataclasses.replace(paths.MODEL, time_scale=window / size.num_times)
         for modes in size.modes:
-            model = dataclasses.replace(
-                paths.MODEL, num_modes=modes, time_scale=window / size.num_times
-            )
-            params = workshop.train(
+            name, model = (
                 f"window {window} modes {modes}",
-                model,
-                paths.training_config(size.num_steps),
-                train,
-                valid,
+                dataclasses.replace(spaced, num_modes=modes),
             )
+            params = workshop.train(name, model, settings, train, valid)
             errors = training.evaluate(params, test, batch_size=100)
-            for name in found:
-                error = float(getattr(errors, name))
-                found[name].setdefault(str(window), {})[str(modes)] = error
+            for key, by_window in found.items():
+                by_window.setdefault(str(window), {})[str(modes)] = float(getattr(errors, key))
     return {**found, "amplitudes": amplitudes}
 
 
@@ -93,20 +68,17 @@ def _amplitudes(positions: np.ndarray, num_modes: int) -> list[float]:
     return [float(x) for x in np.sqrt(np.mean(np.abs(spectrum) ** 2, axis=(0, 2, 3))) / size]
 
 
-def draw(record: Mapping[str, Any]) -> Figure:
+def draw(record: Record) -> Figure:
     """Draws A-MSE, relative to that of one mode, and the spectrum, one line for each window."""
-    figure = new_figure(10, 4)
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = panels(2, 10, 4)
     for window, errors in record["a_mse"].items():
-        modes = [int(number) for number in errors]
         of_one = next(iter(errors.values()))
-        relative = [error / of_one for error in errors.values()]
-        left.plot(modes, relative, marker="o", label=f"{window} frames, {of_one:.4f}")
-        amplitudes = record["amplitudes"][window]
-        right.plot(range(len(amplitudes)), amplitudes, marker="o", markersize=3)
+        relative = {modes: error / of_one for modes, error in errors.items()}
+        by_number(left, relative, label=f"{window} frames, {of_one:.4f}")
+        right.plot(record["amplitudes"][window], marker="o", markersize=3)
     left.set(xlabel="modes kept, the constant one included", ylabel="A-MSE / A-MSE of one mode")
     left.set_xscale("log", base=2)
-    left.set_xticks(modes, modes)
+    left.set_xticks([*map(int, errors)], [*errors])
     left.legend(title="window, A-MSE of one mode")
     right.set(xlabel="mode", ylabel="root mean square / motion", yscale="log")
     right.set_title("the true motion", fontsize=10)

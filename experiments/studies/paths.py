@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 
 import egno_jax
-from egno_jax import EGNOConfig
-from egno_jax.datasets import Samples, mocap, nbody, num_samples, take
+from egno_jax import EGNOConfig, rolling
+from egno_jax.datasets import Samples, nbody
 from egno_jax.training import OptimizerConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
-
-    from egno_jax import Params
 
 # Integration steps from one frame of the 5-body data to the next.
 STEPS_A_FRAME = nbody.FRAME_SPACING
@@ -26,19 +25,33 @@ _SIMULATIONS_AT_ONCE = 250
 MODEL = EGNOConfig(num_layers=4, hidden_dim=64, num_modes=2, time_embed_dim=32)
 
 
-def training_config(
-    num_steps: int, *, batch_size: int = 25, velocity_weight: float = 0.0
-) -> TrainingConfig:
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is trained and tested: numbers of systems and of training steps of each model.
+
+    As many systems as those to test on select the models.
+    """
+
+    num_train: int = 3000
+    num_test: int = 1000
+    num_steps: int = 1000
+
+    def per_split(self) -> dict[str, int]:
+        """Returns the number of systems by split."""
+        return {"train": self.num_train, "valid": self.num_test, "test": self.num_test}
+
+
+def training_config(num_steps: int, **changes: Any) -> TrainingConfig:
     """Returns how models of the 5-body problem are trained: like the config `quick`, any length."""
-    return TrainingConfig(
+    usual = TrainingConfig(
         num_steps=num_steps,
-        batch_size=batch_size,
-        velocity_weight=velocity_weight,
+        batch_size=25,
         ema_decay=0.99 if num_steps > 500 else 0.9,
         eval_every=max(num_steps // 10, 1),
         eval_batch_size=100,
         optimizer=OptimizerConfig(warmup_steps=min(200, num_steps // 10)),
     )
+    return dataclasses.replace(usual, **changes)
 
 
 class Paths(NamedTuple):
@@ -54,11 +67,11 @@ class Paths(NamedTuple):
 
 
 def simulate(split: str, num_simulations: int, steps: Sequence[int]) -> Paths:
-    """Simulates the canonical 5-body systems again and keeps any integration steps.
+    """Simulates the first canonical 5-body systems again and keeps any integration steps.
 
     Args:
       split: "train", "valid" or "test".
-      num_simulations: how many, from the first.
+      num_simulations: how many.
       steps: which steps after frame 30 to keep, in addition to step 0.
 
     Returns:
@@ -66,20 +79,13 @@ def simulate(split: str, num_simulations: int, steps: Sequence[int]) -> Paths:
     """
     states = nbody.canonical_states(split, num_simulations=num_simulations)
     kept = np.unique([0, *steps])
+    burn_in = (nbody.START + 1) * nbody.FRAME_SPACING
     parts = []
     for first in range(0, num_simulations, _SIMULATIONS_AT_ONCE):
         chunk = slice(first, first + _SIMULATIONS_AT_ONCE)
         couplings = nbody.charge_products(states.charges[chunk])
-        start = nbody.simulate(
-            states.positions[chunk],
-            states.velocities[chunk],
-            couplings,
-            num_frames=1,
-            frame_spacing=(nbody.START + 1) * nbody.FRAME_SPACING,
-        )
-        x, v = start.positions[:, 0], start.velocities[:, 0]
-        frames = [(x, v)]
-        for gap in np.diff(kept):
+        x, v, frames = states.positions[chunk], states.velocities[chunk], []
+        for gap in (burn_in, *np.diff(kept)):
             moved = nbody.simulate(x, v, couplings, num_frames=1, frame_spacing=int(gap))
             x, v = moved.positions[:, 0], moved.velocities[:, 0]
             frames.append((x, v))
@@ -88,10 +94,10 @@ def simulate(split: str, num_simulations: int, steps: Sequence[int]) -> Paths:
     return Paths(kept, nbody.Trajectories(*map(np.concatenate, zip(*parts, strict=True))))
 
 
-def simulate_splits(size: Any, steps: Sequence[int]) -> dict[str, Paths]:
-    """Simulates training, validation and test systems, as many as a study's size says."""
-    numbers = {"train": size.num_train, "valid": size.num_test, "test": size.num_test}
-    return {split: simulate(split, number, steps) for split, number in numbers.items()}
+def simulate_splits(size: Size, *steps: Sequence[int]) -> dict[str, Paths]:
+    """Simulates training, validation and test systems; keeps all of the steps."""
+    kept = np.concatenate(steps)
+    return {split: simulate(split, number, kept) for split, number in size.per_split().items()}
 
 
 def samples_at(paths: Paths, steps: Sequence[int]) -> Samples:
@@ -111,15 +117,15 @@ def samples_at(paths: Paths, steps: Sequence[int]) -> Samples:
     return cut._replace(times=(np.asarray(steps) / STEPS_A_FRAME).astype(np.float32))
 
 
-def uniform_steps(num_times: int, window: int) -> Int[np.ndarray, "P"]:
-    """Returns P equally spaced steps up to `window`, rounded to whole ones."""
+def cut_splits(splits: dict[str, Paths], steps: Sequence[int]) -> list[Samples]:
+    """Cuts training, validation and test samples, as `samples_at` does."""
+    return [samples_at(paths, steps) for paths in splits.values()]
+
+
+def uniform_steps(num_times: int, frames: int) -> Int[np.ndarray, "P"]:
+    """Returns P equally spaced steps in a window of some frames, rounded to whole ones."""
+    window = frames * STEPS_A_FRAME
     return np.rint(window * np.arange(1, num_times + 1) / num_times).astype(int)
-
-
-def walk_samples(split: str, num_samples: int, frames: Sequence[int]) -> Samples:
-    """Cuts samples of subject 35's walk with the requested frames after the initial one."""
-    windows = mocap.load_windows("walk", split, num_samples=num_samples)
-    return mocap.samples(windows, target_frames=frames)
 
 
 def error_at(errors: Float[np.ndarray, "T"], times: Sequence[float], requested: Sequence[float]):
@@ -127,30 +133,11 @@ def error_at(errors: Float[np.ndarray, "T"], times: Sequence[float], requested: 
     return float(np.interp(requested, [0.0, *times], [0.0, *errors]).mean())
 
 
-def decode(
-    params: Params,
-    samples: Samples,
-    *,
-    roll: Callable[..., Any] = egno_jax.apply,
-    batch_size: int | None = None,
-) -> tuple[Float[np.ndarray, "S P N 3"], Float[np.ndarray, "S P N 3"]]:
-    """Returns the predicted positions and velocities of samples.
-
-    Args:
-      params: the model.
-      samples: S samples.
-      roll: called as `egno_jax.apply`; a rollout gives more times.
-      batch_size: samples that are predicted together; None: all.
-    """
-    total, run = num_samples(samples), jax.jit(roll)
-    parts = []
-    for start in range(0, total, batch_size or total):
-        batch = take(samples, np.arange(start, min(start + (batch_size or total), total)))
-        found = run(params, batch.graph, batch.times)
-        parts.append([_by_sample(x, samples) for x in (found.positions, found.velocities)])
-    return tuple(map(np.concatenate, zip(*parts, strict=True)))
-
-
-def _by_sample(values: jax.Array, samples: Samples) -> Float[np.ndarray, "S P N 3"]:
-    num_nodes = samples.positions.shape[2]
-    return np.asarray(values).reshape(len(values), -1, num_nodes, 3).swapaxes(0, 1)
+def roll_out(num_windows: int, next_graph: rolling.NextGraph) -> Callable[..., Any]:
+    """Returns a rollout for `decode`, of a model that was trained on velocities."""
+    return functools.partial(
+        egno_jax.rollout,
+        num_windows=num_windows,
+        next_graph=next_graph,
+        supervised_velocities=True,
+    )

@@ -12,22 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from egno_jax import EGNOConfig, Params, training
-from egno_jax.datasets import Samples
+from egno_jax.datasets import Samples, mocap
+from egno_jax.training import TrainingConfig
 from experiments.studies import paths
-from experiments.studies.study import Study, Workshop, main
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from matplotlib.figure import Figure
-
-    from egno_jax.training import TrainingConfig
+from experiments.studies.study import Figure, Record, Study, Workshop, by_number, main, panels
 
 # The length of a window: 10 frames of a 5-body simulation, 30 of motion capture.
 _WINDOW_FRAMES, _WALK_FRAMES = 10, 30
@@ -39,32 +33,16 @@ _ANY, _GRID = "any times", "its grid"
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
-    """How much is trained and tested.
+class Size(paths.Size):
+    """How much is trained and tested: P of training and of tests, and more steps."""
 
-    Attributes:
-      num_train: 5-body simulations to train on.
-      num_test: 5-body simulations to test on; as many select the model.
-      num_steps: training steps of each model of the sweeps.
-      long_steps: training steps of the model for any times and of the one it is compared with.
-      train_times: P that models of the 5-body problem are trained with.
-      test_times: P that they are evaluated at.
-      walk_steps: training steps of each model of the walk; 0 leaves the walk out.
-      walk_train_times: P that models of the walk are trained with, divisors of 30.
-      walk_test_times: P that they are evaluated at, divisors of 30.
-      num_grids: random grids of 8 times.
-    """
-
-    num_train: int = 3000
-    num_test: int = 1000
-    num_steps: int = 1000
-    long_steps: int = 6000
+    long_steps: int = 6000  # of the model for any times and of the one it is compared with
     train_times: tuple[int, ...] = (5, 10, 16, 32, 64)
     test_times: tuple[int, ...] = (1, 2, 4, 8, 10, 16, 32, 40, 64, 128)
-    walk_steps: int = 800
-    walk_train_times: tuple[int, ...] = (5, 10, 15)
+    walk_steps: int = 800  # of each model of the walk; 0 leaves the walk out
+    walk_train_times: tuple[int, ...] = (5, 10, 15)  # divisors of 30, as the next
     walk_test_times: tuple[int, ...] = (1, 2, 3, 5, 6, 10, 15, 30)
-    num_grids: int = 100
+    num_grids: int = 100  # random grids of 8 times
 
 
 SIZES = {
@@ -86,69 +64,66 @@ class _Task(NamedTuple):
     """A data set whose samples can be cut at any of its times.
 
     Attributes:
-      model: the hyper-parameters of its models, on the grid of the requested times.
-      training: how they are trained.
+      training: how its models are trained.
       window: the length of the window, in the unit of its times.
       cut: called with a split and P; returns samples with P equally spaced targets.
     """
 
-    model: EGNOConfig
     training: TrainingConfig
     window: float
     cut: Callable[[str, int], Samples]
 
 
+def _uniform(num_times: int) -> np.ndarray:
+    """Returns P equally spaced steps of a 5-body window."""
+    return paths.uniform_steps(num_times, _WINDOW_FRAMES)
+
+
 def _bodies(size: Size) -> tuple[_Task, paths.Paths]:
     """Returns the 5-body task, and its test paths at every integration step."""
-    uniform = {p: paths.uniform_steps(p, _WINDOW) for p in (*size.train_times, *size.test_times)}
-    uniform |= {p: paths.uniform_steps(p, _WINDOW) for p in (_NUM_CONTEXT, _NUM_DRAWN_FROM)}
-    kept = np.unique(np.concatenate([*uniform.values()]))
+    numbers = (*size.train_times, *size.test_times, _NUM_CONTEXT, _NUM_DRAWN_FROM)
+    uniform = {number: _uniform(number) for number in numbers}
+    kept = np.concatenate([*uniform.values()])
     by_split = {
-        "train": paths.simulate("train", size.num_train, kept),
-        "valid": paths.simulate("valid", size.num_test, kept),
-        "test": paths.simulate("test", size.num_test, range(1, _WINDOW + 1)),
+        split: paths.simulate(split, number, range(1, _WINDOW + 1) if split == "test" else kept)
+        for split, number in size.per_split().items()
     }
     task = _Task(
-        model=paths.MODEL,
         training=paths.training_config(size.num_steps),
         window=_WINDOW_FRAMES,
-        cut=lambda split, num: paths.samples_at(by_split[split], paths.uniform_steps(num, _WINDOW)),
+        cut=lambda split, number: paths.samples_at(by_split[split], uniform[number]),
     )
     return task, by_split["test"]
 
 
 def _walk(size: Size) -> _Task:
     """Returns the task of motion capture."""
-    number = {"train": 200, "valid": 600, "test": 600}
 
     def cut(split: str, num_times: int) -> Samples:
+        windows = mocap.load_windows(
+            "walk", split, num_samples=mocap.PUBLISHED_SIZES["walk"][split]
+        )
         spacing = _WALK_FRAMES // num_times
-        frames = range(spacing, _WALK_FRAMES + 1, spacing)
-        return paths.walk_samples(split, number[split], frames)
+        return mocap.samples(windows, target_frames=range(spacing, _WALK_FRAMES + 1, spacing))
 
     settings = paths.training_config(size.walk_steps, batch_size=12)
     optimizer = dataclasses.replace(settings.optimizer, learning_rate=1e-3)
-    return _Task(
-        model=paths.MODEL,
-        training=dataclasses.replace(settings, optimizer=optimizer),
-        window=_WALK_FRAMES,
-        cut=cut,
-    )
+    settings = dataclasses.replace(settings, optimizer=optimizer)
+    return _Task(settings, window=_WALK_FRAMES, cut=cut)
 
 
 def _with_grid(task: _Task, grid: str, num_times: int) -> EGNOConfig:
     """Returns the hyper-parameters of a model that is trained on P times."""
-    spacing = task.window / num_times
     if grid == "index":
-        return dataclasses.replace(task.model, time_scale=spacing)
+        return dataclasses.replace(paths.MODEL, time_scale=task.window / num_times)
     count = _NUM_CONTEXT
     context = tuple(task.window * (1 + i) / count for i in range(count))
     return dataclasses.replace(
-        task.model, time_scale=task.window / count, temporal_grid="context", context_times=context
+        paths.MODEL, time_scale=task.window / count, temporal_grid="context", context_times=context
     )
 
 
-def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
+def measure(size: Size, workshop: Workshop) -> Record:
     """Trains the models of the study and measures their errors at times they were not trained on.
 
     Returns:
@@ -178,16 +153,16 @@ def _sweep(
     found: dict[str, dict[str, dict[str, float]]] = {}
     for grid in ("index", "context"):
         for number in train_times:
-            params = workshop.train(
-                f"{name} {grid} {number}",
-                _with_grid(task, grid, number),
-                task.training,
-                task.cut("train", number),
-                task.cut("valid", number),
-            )
+            model, sets = _with_grid(task, grid, number), _sets(task, number)
+            params = workshop.train(f"{name} {grid} {number}", model, task.training, *sets)
             errors = {str(asked): _a_mse(params, test) for asked, test in tests.items()}
             found.setdefault(grid, {})[str(number)] = errors
     return found
+
+
+def _sets(task: _Task, num_train_times: int, num_times: int | None = None) -> list[Samples]:
+    """Returns training and validation samples; None: the same P for both."""
+    return [task.cut("train", num_train_times), task.cut("valid", num_times or num_train_times)]
 
 
 def _a_mse(params: Params, test: Samples) -> float:
@@ -201,30 +176,20 @@ def _any_times(
     long = paths.training_config(size.long_steps)
     grid = _NUM_CONTEXT
     random = dataclasses.replace(long, random_times="subsets", num_times=(grid,))
+    drawn, fixed = _sets(task, _NUM_DRAWN_FROM, grid), _sets(task, grid)
+    any_model, grid_model = (_with_grid(task, name, grid) for name in ("context", "index"))
     models = {
-        _ANY: workshop.train(
-            "bodies any times",
-            _with_grid(task, "context", grid),
-            random,
-            task.cut("train", _NUM_DRAWN_FROM),
-            task.cut("valid", grid),
-        ),
-        _GRID: workshop.train(
-            "bodies its grid",
-            _with_grid(task, "index", grid),
-            long,
-            task.cut("train", grid),
-            task.cut("valid", grid),
-        ),
+        _ANY: workshop.train("bodies any times", any_model, random, *drawn),
+        _GRID: workshop.train("bodies its grid", grid_model, long, *fixed),
     }
     rng = np.random.default_rng(0)
-    grids = {f"P = {number}": paths.uniform_steps(number, _WINDOW) for number in size.test_times}
-    grids["its training times"] = paths.uniform_steps(grid, _WINDOW)
+    grids = {f"P = {number}": _uniform(number) for number in size.test_times}
+    grids["its training times"] = _uniform(grid)
     random_grids = [
         np.sort(rng.choice(np.arange(1, _WINDOW + 1), 8, replace=False))
         for _ in range(size.num_grids)
     ]
-    curve_steps = paths.uniform_steps(_NUM_DRAWN_FROM, _WINDOW)
+    curve_steps = _uniform(_NUM_DRAWN_FROM)
     result: dict[str, Any] = {}
     times = curve_steps / paths.STEPS_A_FRAME
     for name, params in models.items():
@@ -248,30 +213,17 @@ def _any_times(
     return {"times": [float(time) for time in times], "models": result}
 
 
-def draw(record: Mapping[str, Any]) -> Figure:
+def draw(record: Record) -> Figure:
     """Draws A-MSE against the number of requested times, one panel for each data set."""
-    from matplotlib.figure import Figure
-
     sweeps = record["sweeps"]
-    figure = Figure(figsize=(5.5 * len(sweeps), 4.2), layout="constrained")
-    for axes, (name, by_grid) in zip(
-        figure.subplots(1, len(sweeps), squeeze=False)[0], sweeps.items(), strict=True
-    ):
+    figure, all_axes = panels(len(sweeps), 5.5 * len(sweeps), 4.2)
+    for axes, (name, by_grid) in zip(all_axes, sweeps.items(), strict=True):
         for grid, style in (("index", "--"), ("context", "-")):
             for colour, (trained, errors) in enumerate(by_grid[grid].items()):
-                axes.plot(
-                    [int(asked) for asked in errors],
-                    list(errors.values()),
-                    style,
-                    marker="o",
-                    markersize=3,
-                    color=f"C{colour}",
-                    label=f"{grid}, trained at P = {trained}",
-                )
+                look = {"markersize": 3, "color": f"C{colour}"}
+                by_number(axes, errors, style, label=f"{grid}, trained at P = {trained}", **look)
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set_xlabel("P, equally spaced requested times")
-        axes.set_ylabel("A-MSE")
+        axes.set(yscale="log", xlabel="P, equally spaced requested times", ylabel="A-MSE")
         axes.set_title(name)
         axes.legend(fontsize=7, ncols=2)
     return figure

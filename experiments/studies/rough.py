@@ -9,51 +9,35 @@ local convolution over time. All have the same data, steps and width.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-import egno_jax
 from egno_jax import EGNOConfig, rolling
 from egno_jax.baselines import BaselineConfig
 from egno_jax.datasets import Samples, collisions, concatenate
+from egno_jax.training import TrainingConfig
+from experiments.decoding import decode
 from experiments.studies import paths
 from experiments.studies.local import LocalConfig
-from experiments.studies.study import Study, Workshop, main, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+from experiments.studies.study import Figure, Record, Study, Workshop, main, panels
 
 _PLAIN = "plain, 2 modes"
 _LAST_FRAME = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
-    """How much is trained and tested.
+class Size(paths.Size):
+    """How much is trained and tested."""
 
-    Attributes:
-      num_train: boxes to train on.
-      num_test: boxes to test on; as many select the models.
-      num_steps: training steps of each model.
-      num_times: P over the window of 64 frames.
-      modes: M of the variants with more modes.
-      windows: numbers of shorter windows, which are rolled out.
-      seeds: seeds of each variant.
-    """
-
-    num_train: int = 3000
-    num_test: int = 1000
     num_steps: int = 1200
-    num_times: int = 16
-    modes: tuple[int, ...] = (4, 9)
-    windows: tuple[int, ...] = (2, 4)
-    seeds: tuple[int, ...] = (0,)
+    num_times: int = 16  # P over the window of 64 frames
+    modes: tuple[int, ...] = (4, 9)  # M of the variants with more modes
+    windows: tuple[int, ...] = (2, 4)  # numbers of shorter windows, which are rolled out
+    seeds: tuple[int, ...] = (0,)  # of each variant
 
 
 SIZES = {
@@ -62,7 +46,7 @@ SIZES = {
 }
 
 
-def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
+def measure(size: Size, workshop: Workshop) -> Record:
     """Trains the variants and measures their errors over the window.
 
     Returns:
@@ -70,23 +54,20 @@ def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
       of the boxes with the fewest, some and the most collisions; `times`; `collisions`: the most
       in a box of each third.
     """
-    numbers = {"train": size.num_train, "valid": size.num_test, "test": size.num_test}
     motions = {
-        split: collisions.load_motion(split, num_boxes=number) for split, number in numbers.items()
+        split: collisions.load_motion(split, num_boxes=number)
+        for split, number in size.per_split().items()
     }
     spacing = _LAST_FRAME // size.num_times
-    frames = tuple(range(spacing, _LAST_FRAME + 1, spacing))
-    cut = {
-        split: collisions.samples(motion, box=collisions.BOX, target_frames=frames)
-        for split, motion in motions.items()
-    }
+    frames = range(spacing, _LAST_FRAME + 1, spacing)
+    train, valid, test = (_samples(motion, frames) for motion in motions.values())
     variants: dict[str, Any] = {}
     counts = motions["test"].num_collisions[:, _LAST_FRAME]
     thirds = np.array_split(np.argsort(counts, kind="stable"), 3)
 
     def note(name: str, positions: np.ndarray) -> None:
-        real = positions[:, :, : collisions.NUM_SPHERES]
-        squares = (real - cut["test"].positions[:, :, : collisions.NUM_SPHERES]) ** 2
+        real = slice(collisions.NUM_SPHERES)
+        squares = (positions - test.positions)[:, :, real] ** 2
         each = squares.mean(axis=(1, 2, 3))
         entry = variants.setdefault(name, {"a_mse": [], "f_mse": [], "curve": []})
         entry["a_mse"].append(float(squares.mean()))
@@ -95,20 +76,24 @@ def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
         entry["by_collisions"] = [float(each[third].mean()) for third in thirds]
 
     for seed in size.seeds:
-        settings = dataclasses.replace(paths.training_config(size.num_steps), seed=seed)
+        settings = paths.training_config(size.num_steps, seed=seed)
         for name, model in _models(size, spacing).items():
-            params = workshop.train(
-                f"{name} seed {seed}", model, settings, cut["train"], cut["valid"]
-            )
-            note(name, paths.decode(params, cut["test"], batch_size=100)[0])
+            params = workshop.train(f"{name} seed {seed}", model, settings, train, valid)
+            note(name, decode(params, test, batch_size=100)[0])
         for count in size.windows:
-            name = f"plain, {count} windows rolled out"
-            note(name, _rolled(size, count, seed, workshop, motions, frames))
+            rolled = _rolled(count, settings, workshop, motions, frames)
+            note(f"plain, {count} windows rolled out", rolled)
     return {
         "times": [float(frame) for frame in frames],
         "collisions": [int(counts[third[-1]]) for third in thirds],
         "variants": variants,
     }
+
+
+def _samples(motion: collisions.Motion, frames: Sequence[int], start: int = 0) -> Samples:
+    """Cuts samples with targets so many frames after the initial one."""
+    targets = [start + frame for frame in frames]
+    return collisions.samples(motion, box=collisions.BOX, start=start, target_frames=targets)
 
 
 def _models(size: Size, spacing: int) -> dict[str, EGNOConfig]:
@@ -125,49 +110,31 @@ def _models(size: Size, spacing: int) -> dict[str, EGNOConfig]:
 
 
 def _rolled(
-    size: Size,
     count: int,
-    seed: int,
+    settings: TrainingConfig,
     workshop: Workshop,
     motions: Mapping[str, collisions.Motion],
-    frames: tuple[int, ...],
+    frames: Sequence[int],
 ) -> np.ndarray:
     """Trains on shorter windows, with supervised velocities, and rolls them out."""
-    num_times = len(frames) // count
-    length = frames[num_times - 1]
-    starts = range(0, _LAST_FRAME - length + 1, length)
+    frames = frames[: len(frames) // count]
+    length = frames[-1]
 
     def windows(split: str) -> Samples:
         # As many samples as boxes: one window of each box.
         parts = [
-            collisions.samples(
-                collisions.Motion(*(field[index::count] for field in motions[split])),
-                box=collisions.BOX,
-                start=start,
-                target_frames=[start + frame for frame in frames[:num_times]],
-            )
-            for index, start in enumerate(starts)
+            _samples(collisions.Motion(*(x[index::count] for x in motions[split])), frames, start)
+            for index, start in enumerate(range(0, _LAST_FRAME - length + 1, length))
         ]
         return concatenate(*parts)
 
-    model = dataclasses.replace(paths.MODEL, time_scale=frames[0])
-    settings = paths.training_config(size.num_steps, velocity_weight=_velocity_weight(length))
-    params = workshop.train(
-        f"{count} windows seed {seed}",
-        model,
-        dataclasses.replace(settings, seed=seed),
-        windows("train"),
-        windows("valid"),
-    )
-    test = collisions.samples(motions["test"], box=collisions.BOX, target_frames=frames[:num_times])
-    next_graph = _with_walls(rolling.refresh())
-    roll = functools.partial(egno_jax.rollout, num_windows=count, next_graph=next_graph)
-    return paths.decode(params, test, roll=roll)[0]
-
-
-def _velocity_weight(length: int) -> float:
-    """Returns a weight that makes errors of velocities count as much as those of positions."""
-    return (length / 32 / 2) ** 2
+    model = dataclasses.replace(paths.MODEL, time_scale=float(frames[0]))
+    # Errors of velocities count as much as those of positions.
+    settings = dataclasses.replace(settings, velocity_weight=(length / 32 / 2) ** 2)
+    name = f"{count} windows seed {settings.seed}"
+    params = workshop.train(name, model, settings, windows("train"), windows("valid"))
+    roll = paths.roll_out(count, _with_walls(rolling.refresh()))
+    return decode(params, _samples(motions["test"], frames), roll=roll)[0]
 
 
 def _with_walls(refresh: rolling.NextGraph) -> rolling.NextGraph:
@@ -175,22 +142,19 @@ def _with_walls(refresh: rolling.NextGraph) -> rolling.NextGraph:
 
     def next_graph(graph: Any, state: rolling.State) -> Any:
         is_wall = graph.nodes["features"][:, 1:] > 0.5
-        still = jnp.where
         state = state._replace(
-            positions=still(is_wall, graph.nodes["positions"], state.positions),
-            velocities=still(is_wall, 0.0, state.velocities),
+            positions=jnp.where(is_wall, graph.nodes["positions"], state.positions),
+            velocities=jnp.where(is_wall, 0.0, state.velocities),
         )
         return refresh(graph, state)
 
     return next_graph
 
 
-def draw(record: Mapping[str, Any]) -> Figure:
+def draw(record: Record) -> Figure:
     """Draws errors over time, and how they grow with the number of collisions."""
-    figure = new_figure(11, 4.2)
-    left, right = figure.subplots(1, 2)
-    low, high, most = record["collisions"]
-    bins = [f"up to {low}", f"up to {high}", f"up to {most}"]
+    figure, (left, right) = panels(2, 11, 4.2)
+    bins = [f"up to {most}" for most in record["collisions"]]
     for name, entry in record["variants"].items():
         label = f"{name}: A-MSE {np.mean(entry['a_mse']):.4f}"
         style = "k-" if name == _PLAIN else "-"

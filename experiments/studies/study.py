@@ -14,18 +14,22 @@ import jax
 import numpy as np
 
 import egno_jax
-from egno_jax import training
+from egno_jax import EGNOConfig, Params, training
 from egno_jax.datasets import Samples, take
+from egno_jax.training import TrainingConfig
 from experiments import run_directory
 
+# Matplotlib is an extra: only what draws imports it.
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from egno_jax import EGNOConfig, Params
-    from egno_jax.training import TrainingConfig
+else:
+    Figure = Any
 
 # The measurements and figures that are published, one of each a study.
 PUBLISHED = Path(__file__).parent / "results"
+
+# What a study has measured, as JSON values.
+Record = Mapping[str, Any]
 
 
 class Study(NamedTuple):
@@ -35,47 +39,28 @@ class Study(NamedTuple):
       name: the script's name.
       question: what it answers, in a sentence.
       sizes: settings by the name of a size; `default` is the one to publish, `smoke` a test.
-      measure: called with the settings and a `Workshop`; returns the measurements as JSON values.
+      measure: called with the settings and a `Workshop`; returns the measurements.
       draw: called with the measurements; returns a figure.
     """
 
     name: str
     question: str
     sizes: Mapping[str, Any]
-    measure: Callable[[Any, Workshop], dict[str, Any]]
-    draw: Callable[[Mapping[str, Any]], Figure]
+    measure: Callable[[Any, Workshop], Record]
+    draw: Callable[[Record], Figure]
 
 
 class Workshop:
-    """Trains the models of a study, each once and resumable, in a directory of its own.
-
-    Args:
-      directory: the study's directory.
-    """
+    """Trains the models of a study, each once and resumable, in the study's directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.models: dict[str, dict[str, Any]] = {}
 
     def train(
-        self,
-        name: str,
-        model: EGNOConfig,
-        config: TrainingConfig,
-        train: Samples,
-        valid: Samples,
+        self, name: str, model: EGNOConfig, config: TrainingConfig, train: Samples, valid: Samples
     ) -> Params:
-        """Trains a model, or loads it from the study's directory if it is trained already.
-
-        Args:
-          name: the model's name within the study.
-          model: its hyper-parameters.
-          config: how it is trained.
-          train: samples to train on.
-          valid: samples to select the model on.
-
-        Returns:
-          The model that is best on `valid`.
+        """Returns the model that is best on `valid`: trains it, or loads it if that was done.
 
         Raises:
           CheckpointError: the directory holds a model of this name with other settings.
@@ -85,30 +70,23 @@ class Workshop:
         initial = jax.jit(egno_jax.init, static_argnums=1)(
             jax.random.key(config.seed), model, example.graph, example.times
         )
-        result = training.fit(
-            directory, initial, train, valid, config, resume=(directory / "checkpoints").exists()
-        )
+        is_known = (directory / "checkpoints").exists()
+        result = training.fit(directory, initial, train, valid, config, resume=is_known)
         if result.interrupted:
             raise KeyboardInterrupt
+        error, seconds = result.best_f_mse, result.seconds
         self.models[name] = {
             "steps": result.step,
             "best_step": result.best_step,
-            "valid_f_mse": result.best_f_mse,
-            "train_seconds": round(result.seconds, 1),
+            "valid_f_mse": error,
+            "train_seconds": round(seconds, 1),
         }
-        print(
-            f"{name}: valid F-MSE {result.best_f_mse:.5f}, {result.seconds:.0f} s of training",
-            flush=True,
-        )
+        print(f"{name}: valid F-MSE {error:.5f}, {seconds:.0f} s of training", flush=True)
         return result.params
 
 
 def main(study: Study, arguments: Sequence[str]) -> int:
-    """Runs a study from its command line.
-
-    Args:
-      study: which.
-      arguments: the words after the program's name.
+    """Runs a study from the words after the program's name.
 
     Returns:
       The exit code: 0, or 75 if a signal interrupted it; the same command resumes it.
@@ -124,7 +102,7 @@ def main(study: Study, arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     published = PUBLISHED / f"{study.name}.json"
     if options.draw:
-        _draw(study, json.loads(published.read_text()), published.with_suffix(".png"))
+        _draw(study, json.loads(published.read_text()), published)
         return 0
     directory = options.out or Path("runs") / "studies" / f"{study.name}-{options.size}"
     directory.mkdir(parents=True, exist_ok=True)
@@ -142,22 +120,35 @@ def main(study: Study, arguments: Sequence[str]) -> int:
         "minutes": round((time.perf_counter() - started) / 60, 1),
         **run_directory.origin(shlex.join([*program.split(), *arguments])),
     }
-    paths = [directory / f"{study.name}.json", *([published] if options.publish else [])]
-    for path in paths:
+    for path in (directory / published.name, *([published] if options.publish else [])):
         path.parent.mkdir(exist_ok=True)
         run_directory.write_json(path, record)
-        _draw(study, record, path.with_suffix(".png"))
-        print(path.with_suffix(".png"))
+        print(_draw(study, record, path))
     return 0
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Returns an empty figure."""
+def _draw(study: Study, record: Record, path: Path) -> Path:
+    """Draws the figure next to the file of the measurements and returns where."""
+    picture = path.with_suffix(".png")
+    study.draw(record).savefig(picture, dpi=120, bbox_inches="tight")
+    return picture
+
+
+def panels(number: int, width: float, height: float) -> tuple[Figure, Sequence[Any]]:
+    """Returns an empty figure and the axes of its panels, side by side."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(1, number, squeeze=False)[0]
 
 
-def _draw(study: Study, record: Mapping[str, Any], path: Path) -> None:
-    figure = study.draw(record)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+def by_number(axes: Any, errors: Mapping[str, float], style: str = "-", **look: Any) -> None:
+    """Draws errors over the numbers that are their keys."""
+    axes.plot([int(number) for number in errors], [*errors.values()], style, marker="o", **look)
+
+
+def ticks_at(axes: Any, numbers: Sequence[str]) -> None:
+    """Marks these numbers on the first axis and no others."""
+    places = [int(number) for number in numbers]
+    axes.set_xticks(places, places)
+    axes.minorticks_off()

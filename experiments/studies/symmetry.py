@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -19,11 +19,10 @@ import numpy as np
 import egno_jax
 from egno_jax.datasets import Batch, num_samples, take
 from experiments.studies import paths
-from experiments.studies.study import Study, Workshop, main
+from experiments.studies.study import Figure, Record, Study, Workshop, main, panels
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-    from matplotlib.figure import Figure
 
     from egno_jax import Params
 
@@ -32,22 +31,13 @@ _WINDOW_FRAMES = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
-    """How much is trained and tested.
+class Size(paths.Size):
+    """How much is trained, and on how many states what is tried."""
 
-    Attributes:
-      num_train: simulations to train on.
-      num_test: states that are transformed; as many select the model.
-      num_steps: training steps.
-      num_draws: random axes or directions of each transformation.
-      shifts: lengths of translations, in sizes of the system.
-    """
-
-    num_train: int = 3000
     num_test: int = 200
     num_steps: int = 2400
-    num_draws: int = 5
-    shifts: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
+    num_draws: int = 5  # random axes or directions of each transformation
+    shifts: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)  # in sizes of the system
 
 
 SIZES = {
@@ -55,31 +45,28 @@ SIZES = {
     "smoke": Size(num_train=30, num_test=10, num_steps=2, num_draws=1, shifts=(1.0, 1e3)),
 }
 
-_Motion = tuple[np.ndarray, np.ndarray]
+_Motion = tuple[np.ndarray, ...]  # positions, velocities
 
 
-def measure(size: Size, workshop: Workshop) -> dict[str, Any]:
+def measure(size: Size, workshop: Workshop) -> Record:
     """Trains a model and measures its errors under transformations of its input.
 
     Returns:
       `errors`: for each transformation the largest error of a position, relative to the largest
       distance from the centre: `input`, `model` and `total` in float32, `float64`, and `bfloat16`.
     """
-    steps = paths.uniform_steps(_NUM_TIMES, _WINDOW_FRAMES * paths.STEPS_A_FRAME)
-    moved = paths.simulate_splits(size, steps)
-    cut = {split: paths.samples_at(part, steps) for split, part in moved.items()}
+    steps = paths.uniform_steps(_NUM_TIMES, _WINDOW_FRAMES)
+    train, valid, test = paths.cut_splits(paths.simulate_splits(size, steps), steps)
     model = dataclasses.replace(paths.MODEL, time_scale=_WINDOW_FRAMES / _NUM_TIMES)
     settings = paths.training_config(size.num_steps)
-    params = workshop.train("5 bodies", model, settings, cut["train"], cut["valid"])
-    batch = take(cut["test"], np.arange(num_samples(cut["test"])))
-    batch = jax.device_get(batch)
+    params = workshop.train("5 bodies", model, settings, train, valid)
+    batch = jax.device_get(take(test, np.arange(num_samples(test))))
     with jax.enable_x64(True):
         reach = float(np.abs(batch.graph.nodes["positions"]).max())
         errors: dict[str, dict[str, float]] = {}
         for name, turn, shift in _transformations(size, reach):
-            found = _errors(params, batch, turn, shift)
             worst = errors.setdefault(name, {})
-            for kind, error in found.items():
+            for kind, error in _errors(params, batch, turn, shift).items():
                 worst[kind] = max(worst.get(kind, 0.0), error)
     return {"errors": errors}
 
@@ -89,19 +76,14 @@ def _transformations(
 ) -> list[tuple[str, Float[np.ndarray, "3 3"], Float[np.ndarray, "3"]]]:
     """Returns names, orthogonal matrices and translations."""
     rng = np.random.default_rng(0)
-    made = []
+    angles = {"1": 1.0, "pi - 0.001": np.pi - 1e-3, "pi - 0.000001": np.pi - 1e-6, "pi": np.pi}
+    still, made = np.zeros(3), []
     for _ in range(size.num_draws):
         axis = rng.normal(size=3)
         axis /= np.linalg.norm(axis)
-        for name, angle in (
-            ("turn by 1", 1.0),
-            ("turn by pi - 0.001", np.pi - 1e-3),
-            ("turn by pi - 0.000001", np.pi - 1e-6),
-            ("turn by pi", np.pi),
-        ):
-            made.append((name, _rotation(axis, angle), np.zeros(3)))
-        made.append(("reflection", np.eye(3) - 2 * np.outer(axis, axis), np.zeros(3)))
-        made.append(("inversion", -np.eye(3), np.zeros(3)))
+        made += [(f"turn by {name}", _rotation(axis, x), still) for name, x in angles.items()]
+        made.append(("reflection", np.eye(3) - 2 * np.outer(axis, axis), still))
+        made.append(("inversion", -np.eye(3), still))
         made += [(f"shift by {s:g} sizes", np.eye(3), s * reach * axis) for s in size.shifts]
     return made
 
@@ -119,28 +101,32 @@ def _errors(
     turn: Float[np.ndarray, "3 3"],
     shift: Float[np.ndarray, "3"],
 ) -> dict[str, float]:
-    nodes = batch.graph.nodes
-    state = tuple(np.asarray(nodes[key], np.float64) for key in ("positions", "velocities"))
-    moved = (state[0] @ turn.T + shift, state[1] @ turn.T)
-    rounded = tuple(np.asarray(field, np.float32) for field in moved)
+    """Returns the errors of one transformation, by kind."""
     decode = _decoder(params, batch)
-    expected = decode(state, "float64") @ turn.T + shift
-    reach = np.abs(decode(state, "float64")).max()
+    state = _as_type(np.float64, *(batch.graph.nodes[key] for key in ("positions", "velocities")))
+    moved = (state[0] @ turn.T + shift, state[1] @ turn.T)
+    rounded = _as_type(np.float32, *moved)
+    unmoved = decode(state, "float64")
+    expected = unmoved @ turn.T + shift
+    reach = np.abs(unmoved).max()
 
     def apart(a: np.ndarray, b: np.ndarray) -> float:
-        return float(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max() / reach)
+        return float(np.abs(np.subtract(*_as_type(np.float64, a, b))).max() / reach)
 
-    exact_of_rounded = decode(tuple(np.asarray(x, np.float64) for x in rounded), "float64")
+    exact_of_rounded = decode(_as_type(np.float64, *rounded), "float64")
     single = decode(rounded, "float32")
-    unmoved = tuple(np.asarray(field, np.float32) for field in state)
-    half_expected = np.asarray(decode(unmoved, "bfloat16"), np.float64) @ turn.T + shift
+    (half,) = _as_type(np.float64, decode(_as_type(np.float32, *state), "bfloat16"))
     return {
         "input": apart(exact_of_rounded, expected),
         "model": apart(single, exact_of_rounded),
         "total": apart(single, expected),
         "float64": apart(decode(moved, "float64"), expected),
-        "bfloat16": apart(decode(rounded, "bfloat16"), half_expected),
+        "bfloat16": apart(decode(rounded, "bfloat16"), half @ turn.T + shift),
     }
+
+
+def _as_type(dtype: type, *arrays: np.ndarray) -> _Motion:
+    return tuple(np.asarray(array, dtype) for array in arrays)
 
 
 def _decoder(params: Params, batch: Batch) -> Callable[[_Motion, str], np.ndarray]:
@@ -148,16 +134,15 @@ def _decoder(params: Params, batch: Batch) -> Callable[[_Motion, str], np.ndarra
 
     def decode(state: _Motion, dtype: str) -> np.ndarray:
         wide = np.float64 if dtype == "float64" else np.float32
-        config = dataclasses.replace(
-            params.config, dtype="bfloat16" if dtype == "bfloat16" else None
+        half = "bfloat16" if dtype == "bfloat16" else None
+        model = egno_jax.Params(
+            weights=jax.tree.map(lambda leaf: np.asarray(leaf, wide), params.weights),
+            config=dataclasses.replace(params.config, dtype=half),
         )
-        weights = jax.tree.map(lambda leaf: np.asarray(leaf, wide), params.weights)
         graph = jax.tree.map(
             lambda leaf: leaf.astype(wide) if leaf.dtype.kind == "f" else leaf, batch.graph
         )
-        positions, velocities = state
-        nodes = {**graph.nodes, "positions": positions, "velocities": velocities}
-        model = egno_jax.Params(weights=weights, config=config)
+        nodes = {**graph.nodes, "positions": state[0], "velocities": state[1]}
         times = np.asarray(batch.times, wide)
         return np.asarray(_apply(model, graph._replace(nodes=nodes), times).positions)
 
@@ -167,10 +152,8 @@ def _decoder(params: Params, batch: Batch) -> Callable[[_Motion, str], np.ndarra
 _apply = jax.jit(egno_jax.apply)
 
 
-def draw(record: Mapping[str, Any]) -> Figure:
+def draw(record: Record) -> Figure:
     """Draws the errors, one group of bars for each transformation."""
-    from matplotlib.figure import Figure
-
     kinds = {
         "input": "float32: lost by rounding the input",
         "model": "float32: added by the model",
@@ -178,8 +161,7 @@ def draw(record: Mapping[str, Any]) -> Figure:
         "bfloat16": "bfloat16 products",
     }
     names = list(record["errors"])
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels(1, 10, 4.5)
     width = 0.8 / len(kinds)
     for index, (kind, label) in enumerate(kinds.items()):
         heights = [max(record["errors"][name][kind], 1e-17) for name in names]

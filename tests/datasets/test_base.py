@@ -139,7 +139,7 @@ FAULTS = {
     "a batch": (lambda samples: datasets.take(samples, np.arange(2)), "samples: got Batch"),
     "fewer targets than graphs": (
         with_array("positions", lambda x: x[:2]),
-        r"positions: got .*floating \[S, P, N, 3\] with S = 5, P = 3, N = 4; axis 0 must have length 5",
+        r"positions: got .*\[S, P, N, 3\] with S = 5, P = 3, N = 4; axis 0 must have length 5",
     ),
     "targets of other times": (
         with_array("positions", lambda x: x[:, :2]),

@@ -115,7 +115,10 @@ PROVENANCE = {"format_version": 1, "source": "xtb"}
         ({"R": POSITIONS}, r"got fields \['R'\], expected R and z"),
         ({"z": NUMBERS, "E": POSITIONS}, r"got fields \['E', 'z'\], expected R and z"),
         ({"coords": POSITIONS, "nuclear_charges": NUMBERS}, "rMD17.*order of time"),
-        ({"R": POSITIONS[0], "z": NUMBERS}, r"R.* floating \[T, N, 3\].*float64 \[9, 3\]"),
+        (
+            {"R": POSITIONS[0], "z": NUMBERS},
+            r"R: got float64 \[9, 3\], expected floating \[T, N, 3\]",
+        ),
         ({"R": POSITIONS[..., :2], "z": NUMBERS}, r"R.* float64 \[4, 9, 2\]"),
         ({"R": POSITIONS.astype(int), "z": NUMBERS}, "R.* int64"),
         ({"R": POSITIONS, "z": NUMBERS[:8]}, r"z.* int64 \[8\]"),

@@ -421,7 +421,7 @@ def test_reversed_samples_of_uneven_frames_have_their_own_times():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"positions": np.zeros((3, 4))}, r"positions.* \[S, N, 3\].* \[3, 4\]"),
+        ({"positions": np.zeros((3, 4))}, r"positions.* \[3, 4\].* \[S, N, 3\]"),
         (
             {"velocities": np.zeros((3, 4, 2))},
             r"velocities.* \[3, 4, 2\]",
@@ -463,7 +463,7 @@ def test_samples_refuse(arguments, message):
 def test_samples_refuse_the_layout_of_the_original_files():
     trajectories = random_trajectories(0, num_particles=5)
     swapped = trajectories._replace(positions=trajectories.positions.swapaxes(2, 3))
-    with pytest.raises(ValueError, match=r"\[S, T, N, 3\].* \[3, 6, 3, 5\]"):
+    with pytest.raises(ValueError, match=r"\[3, 6, 3, 5\].* \[S, T, N, 3\]"):
         nbody.samples(swapped)
     with pytest.raises(ValueError, match=r"trajectories.couplings.* \[1, 5, 5\]"):
         nbody.samples(trajectories._replace(couplings=trajectories.couplings[:1]))

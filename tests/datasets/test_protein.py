@@ -405,7 +405,7 @@ def test_samples_that_cannot_be_made_are_refused():
         protein.samples(trajectory, np.zeros(2))
     with pytest.raises(ValueError, match="num_targets: got 4, expected an integer from 1 to 3"):
         protein.samples(trajectory, np.array([0]), window=3)
-    with pytest.raises(ValueError, match="cutoff: got .*expected a finite"):
+    with pytest.raises(ValueError, match=r"cutoff: got .*expected a finite"):
         protein.contacts(trajectory, 0, cutoff=-1.0)
 
 

@@ -197,7 +197,7 @@ def test_what_is_called_the_original_must_be_it(folder, tmp_path):
         ("--data.molecule phenol --data.archive md17", "DataConfig.molecule: got 'phenol'"),
         ("--data.archive rmd17", "invalid choice 'rmd17'"),
         ("--data.split time", "invalid choice 'time'"),
-        ("--data.window 800", "train: 20 samples asked for, but its block"),
+        ("--data.window 800", "train: got 20 samples, expected at most"),
         ("--data.split random --data.margin 450", "of 900 frames 0 are left by a margin of 450"),
         ("--data.num-targets 41", "DataConfig.num_targets: got 41, expected 1 to 40"),
         ("--data.num-train 0", "DataConfig.num_train: got 0"),

@@ -175,8 +175,8 @@ def test_published_figures_stand_only_beside_comparable_ones(run):
     [
         ("--data.motion jump", "invalid choice 'jump'"),
         ("--data.num-train 0", "DataConfig.num_train: got 0"),
-        ("--data.num-test 10", "number of samples is 10, expected a multiple of 3"),
-        ("--data.num-train 500", "is 500, expected a multiple of 5"),
+        ("--data.num-test 10", "number of test samples: got 10, expected a multiple of 3"),
+        ("--data.num-train 500", "got 500, expected a multiple of 5"),
         ("--data.motion walk --data.num-valid 15 --data.num-test 9", "a multiple of 5"),
         ("--data.height", "got data.height=True and training.noise.positions=0.15, expected only"),
         ("--data.data-dir nowhere", "nowhere/cmu/subject09_run.npz is missing"),

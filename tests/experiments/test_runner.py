@@ -7,19 +7,21 @@ import json
 import os
 import re
 import signal
+import sys
 
 import jax
 import numpy as np
 import pytest
 
 import egno_jax
-from egno_jax import training
+from egno_jax import families, training
+from egno_jax.nn import block
 
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
 
-from experiments import run_directory, run_page, runner, settings
+from experiments import command_line, run_directory, run_page, runner, settings
 from experiments.nbody import EXPERIMENT, NBodyConfig
 
 UNREPEATABLE = ("command", "date", "resumed", "train_seconds", "git_commit")
@@ -125,6 +127,8 @@ def test_help_explains_every_setting(capsys, monkeypatch):
         ("--mesh 8", "mesh: got '8', expected such as data=4,time=2"),
         ("--mesh data=99", "mesh: got data=99,time=1, 99 devices"),
         ("--process-id 1", "coordinator: got none, expected coordinator"),
+        ("--imports no_such_module", "--imports: got 'no_such_module', which cannot be imported"),
+        ("--imports json .x", "--imports: got '.x', which cannot be imported (TypeError"),
     ],
 )
 def test_wrong_input_is_refused_in_plain_words(
@@ -141,6 +145,43 @@ def test_wrong_input_is_refused_in_plain_words(
     error = capsys.readouterr().err
     assert code == 2 and message in error and "Traceback" not in error
     assert not list(tmp_path.iterdir())
+
+
+MODULE = """
+import dataclasses, egno_jax
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnConfig(egno_jax.EGNOConfig):
+    size: int = 3
+
+egno_jax.model.register(OwnConfig, egno_jax.model.ModelFamily(egno_jax.EGNO))
+egno_jax.nn.register_layer("own_of_tests", egno_jax.nn.EGNNSpatialLayer)
+"""
+
+
+def test_modules_are_imported_before_settings_are_read(
+    tiny, tmp_path, monkeypatch, capsys, untrained
+):
+    (tmp_path / "own_of_tests.py").write_text(MODULE)
+    own = "{class: 'own_of_tests:OwnConfig', layer: own_of_tests, size: 4}"
+    (tmp_path / "own.yaml").write_text(f"description: Own.\nmodel: {own}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run, config = str(tmp_path / "run"), ["--config", str(tmp_path / "own.yaml"), *tiny]
+    imports = ["--imports", "json", "own_of_tests"]
+    monkeypatch.setattr(runner, "finish", lambda *_: None)
+    for words in ([*config, "--out", run], ["--resume", run], ["--evaluate", run]):
+        with monkeypatch.context() as patch:
+            patch.setattr(families, "_FAMILIES", dict(families._FAMILIES))
+            patch.setattr(block, "_LAYERS", dict(block._LAYERS))
+            assert runner.main(EXPERIMENT, words) == 2
+            error = capsys.readouterr().err
+            assert "'own_of_tests:OwnConfig', which is not registered; import it" in error
+            if "--out" in words:
+                assert runner.main(EXPERIMENT, [*imports, *words]) == 0
+            options, made = command_line.parse(EXPERIMENT, [*imports, *words])
+            assert (type(made.model).__name__, made.model.size) == ("OwnConfig", 4)
+            assert options.imports == ("json", "own_of_tests")
+        del sys.modules["own_of_tests"]
 
 
 def test_a_run_keeps_its_settings(run, tiny, capsys):

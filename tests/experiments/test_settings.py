@@ -14,7 +14,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
 
 import egno_jax
-from egno_jax import families
+from egno_jax import families, training
 from egno_jax.baselines import METHODS, BaselineConfig
 from experiments import command_line, nbody, run_directory, settings
 from experiments import run_records as records
@@ -179,10 +179,23 @@ def test_a_run_of_version_0_1_can_be_read(tmp_path):
     run_directory.check_settings(tmp_path, config("mocap", "walk-6x128-egnn"))
 
 
+def test_a_velocity_weight_that_is_set_on_the_model_belongs_to_the_training(tmp_path):
+    old = NBodyConfig(model=egno_jax.EGNOConfig(velocity_weight=0.1))
+    new = NBodyConfig(training=training.TrainingConfig(velocity_weight=0.1))
+    run_directory.start(tmp_path, old, "command")
+    for made in (old, new):
+        run_directory.check_settings(tmp_path, made)
+    with pytest.raises(ValueError, match=r"training\.velocity_weight: got 0\.0"):
+        run_directory.check_settings(tmp_path, NBodyConfig())
+    assert settings.compared(old) == settings.compared(new) != settings.compared(NBodyConfig())
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "damaged"),
+        ("description: A.\ntraining: {ema_decay: true}", "TrainingConfig.ema_decay: got True"),
+        ("description: A.\ntraining: {ema_decay: much}", "TrainingConfig.ema_decay: got 'much'"),
         ("model: {}", "KeyError('description')"),
         ("description: A.\nmodel: 5", "got 5, expected its fields"),
         ("description: A.\nmodel: {depth: 3}", "EGNOConfig.depth: got 3, expected one of"),

@@ -150,3 +150,49 @@ def test_the_former_block_has_the_weights_and_results_of_the_block():
     with pytest.warns(DeprecationWarning, match=r"EGNOBlock is deprecated .*nn\.Block"):
         found = former.apply(variables, *state[:3], *edges, None, ids, 2)
     helpers.assert_trees_close(tuple(found), tuple(expected[:3]), 1e-6)
+
+
+def test_a_layer_that_is_registered_again_takes_the_place_of_the_old_one(monkeypatch):
+    """As when the cell of a notebook that registers it is edited and run again."""
+    monkeypatch.setattr(block_lib, "_LAYERS", dict(block_lib._LAYERS))
+    graph = helpers.random_graph(np.random.default_rng(0))
+    config = dataclasses.replace(CONFIG, num_layers=1, layer="again")
+
+    def define(width):
+        class Again(nn.Module):
+            config: EGNOConfig
+
+            @nn.compact
+            def __call__(self, state, graph):
+                return state._replace(features=nn.Dense(8)(nn.Dense(width)(state.features)))
+
+        register_layer("again", Again)
+
+    for width in (4, 6):
+        define(width)
+        params = egno_jax.init(jax.random.key(0), config, graph, TIMES)
+        kernel = params.weights["block_0"]["again_layer"]["Dense_0"]["kernel"]
+        assert kernel.shape == (width, 8)
+        egno_jax.params.check_weights(params)
+
+
+def test_a_layer_may_use_edge_features_twice_or_not_get_any(monkeypatch):
+    monkeypatch.setattr(block_lib, "_LAYERS", dict(block_lib._LAYERS))
+
+    @register_layer("twice")
+    class Twice(nn.Module):
+        config: EGNOConfig
+
+        @nn.compact
+        def __call__(self, state, graph):
+            ones = jnp.ones((graph.senders.shape[0], 1))
+            given = [] if graph.edges is None else [graph.edges["features"]]
+            edges = jnp.concatenate([ones, *given, *(x**2 for x in given)], axis=-1)
+            return state._replace(features=state.features + nn.Dense(8)(edges).mean(axis=0))
+
+    config = dataclasses.replace(CONFIG, num_layers=1, layer="twice")
+    for num_edge_features in (0, 1, 3):
+        graph = testing.random_graph(np.random.default_rng(0), num_edge_features=num_edge_features)
+        params = egno_jax.init(jax.random.key(0), config, graph, TIMES)
+        assert egno_jax.model.feature_sizes(params) == (2, num_edge_features)
+        egno_jax.params.check_weights(params)

@@ -1,4 +1,4 @@
-"""A small task that every training test shares, so that its step compiles once."""
+"""A small task that the training tests share, so that its step compiles once."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from egno_jax.training import OptimizerConfig, TrainingConfig
 CONFIG = TrainingConfig(
     num_steps=12,
     batch_size=4,
-    steps_per_call=3,
+    velocity_weight=0.1,
+    steps_per_chunk=3,
     eval_every=6,
     eval_batch_size=4,
     ema_decay=0.9,
     optimizer=OptimizerConfig(warmup_steps=2),
 )
+MODEL = EGNOConfig(num_layers=1, hidden_dim=8)
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +31,8 @@ def task():
         nbody.samples(nbody.canonical(split, num_simulations=number), start=1, target_frames=(2, 3))
         for split, number in (("train", 16), ("valid", 7))
     )
-    config = EGNOConfig(num_layers=1, hidden_dim=8, velocity_weight=0.1)
     batch = datasets.take(train, jnp.arange(1))
-    params = egno_jax.init(jax.random.key(0), config, batch.graph, batch.times)
-    return params, train, valid
+    return egno_jax.init(jax.random.key(0), MODEL, batch.graph, batch.times), train, valid
 
 
 @pytest.fixture

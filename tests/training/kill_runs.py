@@ -1,6 +1,6 @@
 """A short run with many checkpoints, to be killed: one process, or one of several.
 
-python -m tests.training.kill_runs DIRECTORY [COORDINATOR NUM_PROCESSES PROCESS_ID]
+python -m tests.training.kill_runs DIRECTORY NUM_STEPS [COORDINATOR NUM_PROCESSES PROCESS_ID]
 """
 
 from __future__ import annotations
@@ -14,16 +14,26 @@ import jax
 import numpy as np
 
 from egno_jax import training
+from egno_jax.training import devices
 from tests.training.mesh_runs import CONFIG, task
 
 INTERRUPTED = 75
-RUN = dataclasses.replace(
-    CONFIG, num_steps=300, steps_per_call=1, eval_every=30, checkpoint_every=2, eval_batch_size=7
-)
+
+
+def settings(num_steps: int) -> training.TrainingConfig:
+    """Returns the settings of the run."""
+    return dataclasses.replace(
+        CONFIG,
+        num_steps=num_steps,
+        steps_per_chunk=1,
+        eval_every=12,
+        checkpoint_every=2,
+        eval_batch_size=7,
+    )
 
 
 class Steps:
-    """Prints the step after each call of the device."""
+    """Prints the step after each chunk."""
 
     def __enter__(self):
         return self
@@ -38,20 +48,20 @@ class Steps:
         pass
 
 
-def main(directory: str, coordinator: str = "", num_processes: str = "1", index: str = "0") -> int:
-    mesh = None
+def main(directory: str, num_steps: str, coordinator="", num_processes="1", index="0") -> int:
+    mesh, run = None, settings(int(num_steps))
     if coordinator:
         training.start_processes(coordinator, int(num_processes), int(index))
         mesh = training.make_mesh(training.MeshShape(data=jax.device_count()))
     result = training.fit(
-        Path(directory), *task(), RUN, resume=True, make_callbacks=lambda _: [Steps()], mesh=mesh
+        Path(directory), *task(), run, resume=True, make_callbacks=lambda _: [Steps()], mesh=mesh
     )
     if result.interrupted:
         return INTERRUPTED
-    with training.RunCheckpoints(Path(directory) / "checkpoints", RUN.keep_checkpoints) as last:
-        state = training.init_state(task()[0], RUN)
+    with training.RunCheckpoints(Path(directory) / "checkpoints", run.keep_checkpoints) as last:
+        state = training.init_state(task()[0], run)
         if mesh is not None:
-            state = training.mesh.replicate(state, mesh)
+            state = devices.replicate(state, mesh)
         state = last.restore(state)
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state, result.params)):

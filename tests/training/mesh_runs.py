@@ -1,13 +1,12 @@
 """What the tests of meshes run: a process keeps the number of devices that it started with.
 
-python -m tests.training.mesh_runs losses none data=4,time=2
-python -m tests.training.mesh_runs guarded data=4,time=2 data=2
+python -m tests.training.mesh_runs meshes data=8 data=4,time=2 time=8
 python -m tests.training.mesh_runs processes 127.0.0.1:1234 2 0 data=2,time=2
+python -m tests.training.mesh_runs traffic
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -23,28 +22,25 @@ import egno_jax
 from benchmarks.scaling import Size
 from egno_jax import datasets, ops, training
 from egno_jax.datasets import nbody
-from egno_jax.training import mesh as mesh_lib
-from egno_jax.training.placement import place
+from egno_jax.metrics import Mean
+from egno_jax.training.step import Trainer
 from tests import helpers, hlo
 from tests.datasets.test_buckets import swarm
 
-NUM_STEPS = 20
-# The others would compile the same once more.
-EVALUATED = ("none", "data=4,time=2", "data=2,time=2")
+NUM_STEPS, CHUNK = 12, 4
 CONFIG = training.TrainingConfig(
     num_steps=NUM_STEPS,
     batch_size=6,
-    steps_per_call=10,
-    eval_every=20,
+    velocity_weight=0.1,
+    steps_per_chunk=CHUNK,
+    eval_every=NUM_STEPS,
     eval_batch_size=4,
     ema_decay=0.9,
     noise=training.NoiseConfig(positions=0.01, velocities=0.02),
     optimizer=training.OptimizerConfig(warmup_steps=2),
 )
 # Distinct numbers, so that a shape tells what it is.
-MODEL = egno_jax.EGNOConfig(
-    num_layers=1, hidden_dim=8, mean_field=True, mean_field_channels=2, velocity_weight=0.1
-)
+MODEL = egno_jax.EGNOConfig(num_layers=1, hidden_dim=8, mean_field=True, mean_field_channels=2)
 MODEL_SIZE = Size(layers=2, width=32, modes=3, times=1024, nodes=10, edges=40, time_embed=6)
 
 
@@ -56,58 +52,71 @@ def task():
         )
         for split, number in (("train", 16), ("valid", 7))
     )
-    batch = datasets.take(train, jnp.arange(1))
-    params = egno_jax.init(jax.random.key(0), MODEL, batch.graph, batch.times)
-    return params, train, valid
+    return helpers.random_params(np.random.default_rng(0), MODEL, 1, 2), train, valid
 
 
-def losses(names: list[str], stream: bool | None = None) -> dict:
-    """Trains 20 steps on each mesh; `none` is the device without one."""
+def make_mesh(name: str):
+    """Returns the mesh of a name; `none` is one device without a mesh."""
+    return None if name == "none" else training.make_mesh(training.parse_mesh(name))
+
+
+def absolute_loss(model, params, batch):
+    """Returns the mean absolute error over real nodes; not finite where there are none."""
+    predicted = model(params, batch.graph, batch.times)
+    errors = jnp.abs(predicted.positions - batch.positions).mean(axis=(0, 2))
+    return jnp.sum(errors * batch.node_mask) / jnp.sum(batch.node_mask)
+
+
+def speed_error(predicted, batch):
+    """Returns the mean squared error of the velocities, as a metric."""
+    errors = ((predicted.velocities - batch.velocities) ** 2).mean(axis=(0, 2))
+    return Mean(jnp.sum(errors * batch.node_mask), jnp.sum(batch.node_mask))
+
+
+METRICS = (("speed", speed_error),)
+
+
+def run(trainer: Trainer, params: egno_jax.Params, *, num_steps: int) -> dict:
+    state = trainer.place(training.init_state(params, CONFIG))
+    steps = []
+    for start in range(0, num_steps, CHUNK):
+        state, metrics = trainer.advance(state, start, CHUNK)
+        steps.append(metrics)
+    errors, found = trainer.evaluate(training.averaged(state, CONFIG))
+    return {
+        "loss": np.concatenate([part.loss for part in steps]).tolist(),
+        "grad_norm": np.concatenate([part.grad_norm for part in steps]).tolist(),
+        "num_devices": len(jax.tree.leaves(state.params)[0].sharding.device_set),
+        "f_mse": float(errors.f_mse),
+        "a_mse": float(errors.a_mse),
+        "speed": float(found["speed"]),
+    }
+
+
+def losses(names: list[str]) -> dict:
+    """Trains on each mesh."""
     params, train, valid = task()
-    found = {}
-    for name in names:
-        mesh = None
-        if name != "none":
-            mesh = mesh_lib.make_mesh(mesh_lib.parse_mesh(name))
-        placement = place(train, valid, CONFIG, mesh, stream=stream)
-        state = placement.lay(training.init_state(params, CONFIG))
-        steps = []
-        for start in (0, 10):
-            state, metrics = placement.advance(state, start, 10)
-            steps.append(jax.device_get(metrics))
-        found[name] = {
-            "loss": np.concatenate([part.loss for part in steps]).tolist(),
-            "grad_norm": np.concatenate([part.grad_norm for part in steps]).tolist(),
-            "num_devices": len(jax.tree.leaves(state.params)[0].sharding.device_set),
-        }
-        if name in EVALUATED:
-            errors = placement.errors(training.averaged(state, CONFIG))
-            found[name] |= {"f_mse": float(errors.f_mse), "a_mse": float(errors.a_mse)}
-    return found
+    return {
+        name: run(
+            Trainer(train, valid, CONFIG, make_mesh(name), metrics=METRICS),
+            params,
+            num_steps=NUM_STEPS,
+        )
+        for name in names
+    }
 
 
-def guarded(names: list[str]) -> dict:
-    """Trains on graphs of several sizes on each mesh, and moves a run from 8 devices to 2 to 1."""
-    meshes = {name: mesh_lib.make_mesh(mesh_lib.parse_mesh(name)) for name in names}
-    return {"mixed": mixed_losses({"none": None, **meshes}), "moved": moved()}
-
-
-def mixed_losses(meshes: dict, stream: bool | None = None) -> dict:
-    buckets = datasets.bucketed([swarm(bodies, 6, num_times=5) for bodies in (3, 4, 6)], 2)
-    example = datasets.take(buckets.samples[0], jnp.arange(1))
-    params = egno_jax.init(jax.random.key(0), MODEL, example.graph, example.times)
-    found = {}
-    for name, mesh in meshes.items():
-        placement = place(buckets, buckets, CONFIG, mesh, stream=stream)
-        state = placement.lay(training.init_state(params, CONFIG))
-        state, steps = placement.advance(state, 0, NUM_STEPS)
-        errors = placement.errors(training.averaged(state, CONFIG))
-        found[name] = {
-            "loss": steps.loss.tolist(),
-            "grad_norm": steps.grad_norm.tolist(),
-            "f_mse": float(errors.f_mse),
-        }
-    return found
+def mixed(names: list[str]) -> dict:
+    """Trains on padded graphs of several sizes on each mesh, with another loss."""
+    buckets = datasets.bucketed([swarm(bodies, 6, num_times=5) for bodies in (3, 4, 6)], 1)
+    params = helpers.random_params(np.random.default_rng(0), MODEL, 1, 0)
+    options = {"loss_fn": absolute_loss, "metrics": METRICS}
+    return {
+        name: run(
+            Trainer(buckets, buckets, CONFIG, make_mesh(name), **options), params, num_steps=CHUNK
+        )
+        for name in names
+    }
 
 
 class _Losses:
@@ -131,32 +140,23 @@ class _Losses:
         pass
 
 
-def moved() -> dict:
-    """Returns the losses of 3 calls on one device, and of one call each on 8, 2 and 1 devices."""
-    config = dataclasses.replace(CONFIG, num_steps=12, steps_per_call=4, eval_every=12)
-
-    def run(directory: str, name: str | None, stop: bool) -> list[float]:
-        mesh = None if name is None else mesh_lib.make_mesh(mesh_lib.parse_mesh(name))
-        losses = _Losses(stop)
-        training.fit(
-            directory,
-            *task(),
-            config,
-            resume=True,
-            make_callbacks=lambda _: [losses],
-            mesh=mesh,
-        )
-        return losses.losses
-
-    with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as cut:
-        return {
-            "whole": run(whole, None, stop=False),
-            "cut": [
-                *run(cut, "data=4,time=2", stop=True),
-                *run(cut, "data=2", stop=True),
-                *run(cut, None, stop=False),
-            ],
-        }
+def moved(names: list[str]) -> list[float]:
+    """Returns the losses of one chunk on each mesh, of a run that is interrupted after each."""
+    with tempfile.TemporaryDirectory() as directory:
+        found = []
+        for index, name in enumerate(names):
+            losses = _Losses(stop=index + 1 < len(names))
+            training.fit(
+                directory,
+                *task(),
+                CONFIG,
+                metrics=dict(METRICS),
+                resume=True,
+                make_callbacks=lambda _, losses=losses: [losses],
+                mesh=make_mesh(name),
+            )
+            found.extend(losses.losses)
+        return found
 
 
 def traffic() -> dict:
@@ -185,7 +185,7 @@ def decoding_error(temporal_grid: str) -> float:
     graph = helpers.random_graph(rng, n_node=[4, 3], num_edges=12)
     times = np.cumsum(rng.uniform(0.5, 1.5, (5, 2)), axis=0).astype(np.float32)
     expected = jax.jit(egno_jax.apply)(params, graph, times)
-    with jax.set_mesh(mesh_lib.make_mesh(mesh_lib.MeshShape(time=8))):
+    with jax.set_mesh(training.make_mesh(training.MeshShape(time=8))):
         found = jax.jit(egno_jax.apply)(params, graph, times)
     return max(
         helpers.relative_error(getattr(found, name), getattr(expected, name))
@@ -195,7 +195,7 @@ def decoding_error(temporal_grid: str) -> float:
 
 def conv_traffic(num_times: int) -> dict:
     sizes = MODEL_SIZE
-    mesh = mesh_lib.make_mesh(mesh_lib.MeshShape(time=8))
+    mesh = training.make_mesh(training.MeshShape(time=8))
     split = NamedSharding(mesh, PartitionSpec(ops.TIME_AXIS))
     shape = (num_times, sizes.nodes, sizes.width)
     kernel = jnp.zeros((2, sizes.modes, sizes.width, sizes.width))
@@ -233,7 +233,7 @@ def model_costs(num_times: int, num_shares: int) -> dict:
         found = egno_jax.apply(params, graph, times)
         return jnp.mean(found.positions**2) + jnp.mean(found.features**2)
 
-    mesh = mesh_lib.make_mesh(mesh_lib.MeshShape(time=num_shares))
+    mesh = training.make_mesh(training.MeshShape(time=num_shares))
     whole = NamedSharding(mesh, PartitionSpec())
     with jax.set_mesh(mesh):
         step = jax.jit(jax.value_and_grad(loss), in_shardings=whole, out_shardings=whole)
@@ -252,14 +252,15 @@ def main() -> None:
     if command == "processes":
         coordinator, number, index, *names = arguments
         training.start_processes(coordinator, int(number), int(index))
-        meshes = {name: mesh_lib.make_mesh(mesh_lib.parse_mesh(name)) for name in names}
-        found = {"losses": losses(names), "mixed": mixed_losses(meshes)}
-    elif command == "guarded":
-        found = guarded(arguments)
-    elif command == "traffic":
-        found = traffic()
+        found = mixed(names)
+    elif command == "meshes":
+        found = {
+            "losses": losses(["none", *arguments]),
+            "mixed": mixed(["none", "data=8"]),
+            "moved": moved(["data=4,time=2", "data=2", "none"]),
+        }
     else:
-        found = losses(arguments)
+        found = traffic()
     print("RESULT " + json.dumps(found), flush=True)
 
 

@@ -1,13 +1,18 @@
-"""Callbacks: what they write can be read back, also after a run was cut off."""
+"""Callbacks, whose files can be read also after a run was cut off; costs and traces of runs."""
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import importlib.util
+import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from egno_jax.training import JSONLines, Progress, TensorBoard, read_json_lines
+from egno_jax.training import JSONLines, Progress, TensorBoard, fit, read_json_lines
+from egno_jax.training.callbacks import watch
 
 TRAIN = {"step": 3, "loss": 0.25, "grad_norm": 1.5, "steps_per_second": 9.0, "seconds": 0.5}
 VALID = {"step": 3, "f_mse": 0.5, "a_mse": 0.25, "mse_per_time": [0.1, 0.5], "seconds": 0.6}
@@ -72,3 +77,28 @@ def test_a_missing_extra_is_named(monkeypatch, callback, argument, package):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=rf'needs {package}.*pip install "egno_jax\[train\]"'):
         callback(argument)
+
+
+def test_compilations_are_counted():
+    function = jax.jit(lambda x: 3 * x - 1)
+    with watch() as first:
+        function(jnp.ones(5)).block_until_ready()
+    with watch() as second:
+        function(jnp.ones(5)).block_until_ready()
+    assert first.num_compiles >= 1 and 0 < first.compile_seconds < first.seconds
+    assert (second.num_compiles, second.compile_seconds) == (0, 0)
+
+
+def test_a_run_reports_its_costs_and_writes_a_trace(task, config, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    callbacks = {"make_callbacks": lambda step: [JSONLines(path, step)]}
+    fit(tmp_path, *task, config, **callbacks, profile=tmp_path / "profile")
+    train = [record for record in read_json_lines(path) if record["kind"] == "train"]
+    assert len(train) == 4
+    for record in train:
+        assert record["step_seconds"] > 0 and record["memory_bytes"] > 1e6
+        assert (record["data_seconds"], record["padding"], record["skipped_steps"]) == (0, 0, 0)
+    assert all(record["num_compiles"] == 0 for record in train[1:])
+    (trace,) = (tmp_path / "profile").rglob("perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    assert any("run_chunk" in event.get("name", "") for event in events)

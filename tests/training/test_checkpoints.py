@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
+import logging
 import os
 import re
 import shutil
@@ -16,6 +18,7 @@ import pytest
 import egno_jax
 from egno_jax import training
 from egno_jax.training import checkpoints, fit
+from tests.training.conftest import CONFIG
 from tests.training.test_loop import SignalAfter, assert_same_weights
 
 STEPS = (3, 6, 9)
@@ -23,8 +26,6 @@ STEPS = (3, 6, 9)
 
 @pytest.fixture(scope="module")
 def frequent():
-    from tests.training.conftest import CONFIG
-
     return dataclasses.replace(CONFIG, checkpoint_every=3, keep_checkpoints=3)
 
 
@@ -39,6 +40,17 @@ def stopped(task, frequent, tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(task, frequent, tmp_path_factory):
     return fit(tmp_path_factory.mktemp("whole"), *task, frequent).params
+
+
+@pytest.fixture
+def quiet():
+    """Collects what a failed write or read of orbax left, whose errors would be logged later."""
+    logger = logging.getLogger("asyncio")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    yield
+    gc.collect()
+    logger.setLevel(level)
 
 
 def files_of(folder):
@@ -98,6 +110,8 @@ DAMAGES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     task, frequent, stopped, whole, tmp_path, damage
@@ -117,6 +131,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     }
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("quiet")
 def test_any_single_file_may_be_lost(task, frequent, stopped, whole, tmp_path):
     """Whatever a file is for, without it the state is the right one, or the one before."""
     names = [path.relative_to(stopped) for path in files_of(stopped / "checkpoints" / "9")]
@@ -144,6 +160,8 @@ def found_state(copy, stopped, like):
         return whole.restore(like).params
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("quiet")
 def test_no_checkpoint_that_is_whole_is_an_error_and_nothing_is_moved(
     task, frequent, stopped, tmp_path
 ):
@@ -208,6 +226,8 @@ class FillDisk(SignalAfter):
                     file.write(bytes(1024))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("quiet")
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
     task, frequent, whole, small_disk
 ):
@@ -221,6 +241,8 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
     assert_same_weights(fit(run, *task, frequent, resume=True).params, whole)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("quiet")
 def test_an_error_while_writing_names_the_last_checkpoint(task, frequent, tmp_path, monkeypatch):
     """As above, where no disk can be mounted."""
     save = checkpoints.ocp.CheckpointManager.save

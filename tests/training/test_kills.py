@@ -12,21 +12,27 @@ import time
 
 import pytest
 
-from tests.training.kill_runs import INTERRUPTED, RUN
+from tests.training.kill_runs import INTERRUPTED
 from tests.training.test_mesh import ROOT, free_port
 
-pytestmark = pytest.mark.slow
-
-NUM_KILLS, NUM_TERMS = 30, 10
+# Processes, steps, kills and terminations; the last two sweeps are long.
+SWEEPS = {
+    "a kill of one process": (1, 24, 1, 1),
+    "kills of one process": (1, 300, 30, 10),
+    "kills of two processes": (2, 300, 30, 10),
+}
 
 
 class Run:
     """The processes of a run, and how far it has come."""
 
-    def __init__(self, directory, num_processes):
+    def __init__(self, directory, num_processes, num_steps):
         address = f"127.0.0.1:{free_port()}"
         settings = {
             "JAX_PLATFORMS": "cpu",
+            "JAX_ENABLE_COMPILATION_CACHE": "true",
+            "JAX_COMPILATION_CACHE_DIR": str(directory.parents[1] / "programs"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "EGNO_JAX_KERNELS": "off",
             "XLA_FLAGS": "--xla_backend_optimization_level=0",
         }
@@ -34,9 +40,10 @@ class Run:
         self.processes = []
         for index in range(num_processes):
             several = [address, str(num_processes), str(index)] if num_processes > 1 else []
+            rest = [str(num_steps), *several]
             self.processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-u", "-m", "tests.training.kill_runs", directory, *several],
+                    [sys.executable, "-u", "-m", "tests.training.kill_runs", directory, *rest],
                     cwd=ROOT,
                     env=os.environ | settings,
                     stdout=subprocess.PIPE,
@@ -79,13 +86,20 @@ class Run:
         return codes
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(sweep, marks=[pytest.mark.slow] * (sweep[2] > 1)) for sweep in SWEEPS.values()
+    ],
+    ids=SWEEPS.keys(),
+)
 def whole(request, tmp_path_factory):
-    """Returns the number of processes and what a run that is left alone ends with."""
-    if request.param > 1:
+    """Returns a sweep and what a run that is left alone ends with."""
+    num_processes, num_steps, *_ = request.param
+    if num_processes > 1:
         pytest.importorskip("grain")
-    run = Run(tmp_path_factory.mktemp("whole"), request.param)
-    assert run.end() == [0] * request.param, run.output
+    run = Run(tmp_path_factory.mktemp("whole") / "run", num_processes, num_steps)
+    assert run.end() == [0] * num_processes, run.output
     return request.param, run.result
 
 
@@ -95,15 +109,15 @@ def is_writing(directory):
 
 
 def test_killed_runs_end_with_the_same_bits(whole, tmp_path):
-    num_processes, expected = whole
+    (num_processes, num_steps, num_kills, _), expected = whole
     chance = random.Random(num_processes)
     kills = in_checkpoint = runs = 0
-    while kills < NUM_KILLS:
+    while kills < num_kills:
         directory, runs = tmp_path / str(runs), runs + 1
         while True:
-            run = Run(directory, num_processes)
-            if kills < NUM_KILLS and run.wait_for(lambda run=run: run.step):
-                last = run.step + chance.randrange(RUN.num_steps // 2)
+            run = Run(directory, num_processes, num_steps)
+            if kills < num_kills and run.wait_for(lambda run=run: run.step):
+                last = run.step + chance.randrange(num_steps // 2)
                 run.wait_for(lambda run=run, last=last: run.step >= last)
                 if kills % 2:
                     run.wait_for(lambda directory=directory: is_writing(directory))
@@ -124,19 +138,20 @@ def test_killed_runs_end_with_the_same_bits(whole, tmp_path):
             assert run.result == expected, run.output
             break
     print(f"{kills} kills, {in_checkpoint} in a checkpoint, {runs} runs, {num_processes} processes")
-    assert in_checkpoint >= NUM_KILLS // 5
+    assert in_checkpoint >= num_kills // 5 and kills >= num_kills
 
 
+@pytest.mark.slow
 def test_terminated_runs_end_with_the_same_bits(whole, tmp_path):
-    num_processes, expected = whole
+    (num_processes, num_steps, _, num_terms), expected = whole
     chance = random.Random(num_processes)
     terms = runs = 0
-    while terms < NUM_TERMS:
+    while terms < num_terms:
         directory, runs = tmp_path / str(runs), runs + 1
         while True:
-            run = Run(directory, num_processes)
-            if terms < NUM_TERMS and run.wait_for(lambda run=run: run.step):
-                last = run.step + chance.randrange(RUN.num_steps // 3)
+            run = Run(directory, num_processes, num_steps)
+            if terms < num_terms and run.wait_for(lambda run=run: run.step):
+                last = run.step + chance.randrange(num_steps // 3)
                 run.wait_for(lambda run=run, last=last: run.step >= last)
                 run.send(signal.SIGTERM, to_all=False)
             codes = run.end()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import os
 import re
 import signal
@@ -16,6 +18,7 @@ import pytest
 import egno_jax
 from egno_jax import training
 from egno_jax.training import JSONLines, TrainingConfig, evaluate, fit, loop, read_json_lines
+from tests.training.conftest import CONFIG
 
 
 class SignalAfter:
@@ -56,8 +59,6 @@ def without_times(records):
 
 @pytest.fixture(scope="module")
 def whole_run(task, tmp_path_factory):
-    from tests.training.conftest import CONFIG
-
     directory = tmp_path_factory.mktemp("whole")
     result = fit(directory, *task, CONFIG, make_callbacks=lines_in(directory))
     return directory, result
@@ -152,12 +153,15 @@ def test_bad_data_is_refused_before_anything_is_written(task, config, tmp_path):
 
 
 FAULTS = {
-    "a config": (lambda p, t, v: (p.config, t, v), "params: got EGNOConfig, expected .*init makes"),
-    "no validation set": (lambda p, t, v: (p, t, None), "valid: samples must be .*came NoneType"),
-    "no training set": (lambda p, t, v: (p, None, v), "train: samples must be .*came NoneType"),
+    "a config": (
+        lambda p, t, v: (p.config, t, v),
+        "params: got EGNOConfig, expected egno_jax.Params; make them with",
+    ),
+    "no validation set": (lambda p, t, v: (p, t, None), "valid: samples: got NoneType"),
+    "no training set": (lambda p, t, v: (p, None, v), "train: samples: got NoneType"),
     "positions of other samples": (
         lambda p, t, v: (p, t._replace(positions=t.positions[:8]), v),
-        "train: positions must be .* axis 0 is 8 instead of 16",
+        "train: positions: got .*axis 0 must have length 16",
     ),
     "valid at other times": (
         lambda p, t, v: (p, t, v._replace(times=v.times + 1)),
@@ -175,11 +179,11 @@ FAULTS = {
     ),
     "valid without edge features": (
         lambda p, t, v: (p, t, v._replace(graph=v.graph._replace(edges=None))),
-        r"valid: graph.edges\['features'\]: got 0 features an edge, expected 2",
+        r"valid: graph.edges\['features'\]: got 0 features, expected 2",
     ),
     "no velocities": (
         lambda p, t, v: (p, t._replace(velocities=None), v),
-        "train: velocities are None, but .*velocity_weight is 0.1",
+        r"train.velocities: got None, .*velocity_weight is 0.1",
     ),
 }
 
@@ -201,18 +205,15 @@ def test_arguments_of_another_kind_are_named(task, config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_of_positions_needs_no_velocities(task, config, tmp_path):
-    """With a `velocity_weight` of 0 a run has the same bits, whether they are there or not."""
-    params, train, valid = task
-    params = dataclasses.replace(
-        params, config=dataclasses.replace(params.config, velocity_weight=0.0)
-    )
-    bare = [samples._replace(velocities=None) for samples in (train, valid)]
-    found = fit(tmp_path / "bare", params, *bare, config)
-    expected = fit(tmp_path / "full", params, train, valid, config)
-    assert_same_weights(found.params, expected.params)
+def test_without_a_velocity_weight_no_velocities_are_needed(task, config):
+    params, train, _ = task
+    config = dataclasses.replace(config, velocity_weight=0.0)
+    bare = train._replace(velocities=None)
+    loop._check_objective(params, bare, config, None)
+    state, step = training.init_state(params, config), training.train_step
+    jax.eval_shape(functools.partial(step, config=config), state, bare)
     with pytest.raises(ValueError, match=r"batch.velocities: got None .*velocity_weight=0.1"):
-        training.train_step(training.init_state(task[0], config), bare[0], config)
+        jax.eval_shape(functools.partial(step, config=CONFIG), state, bare)
 
 
 def test_a_diverging_run_stops_and_names_the_step(task, config, tmp_path):
@@ -264,7 +265,8 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(task, config, tmp_pat
         ("batch_size", 0),
         ("seed", -1),
         ("ema_decay", 1.0),
-        ("steps_per_call", -1),
+        ("velocity_weight", -0.1),
+        ("steps_per_chunk", -1),
         ("eval_every", -1),
         ("eval_batch_size", 0),
         ("checkpoint_every", -2),
@@ -346,9 +348,59 @@ def test_settings_that_are_newer_than_a_run_had_their_defaults_in_it(task, confi
     params = task[0]
     run = types.SimpleNamespace(directory=Path("run"), settings=loop._settings(params, config))
     before = loop._settings(params, config)
-    del before["training"]["noise"], before["model"]["velocity_scale"]
+    del before["training"]["noise"], before["model"]["velocity_scale"], before["selection"]
+    del before["training"]["optimizer"]["b2"]
     loop._check_settings(run, params, before)
     noisy = dataclasses.replace(config, noise=training.NoiseConfig(positions=0.1))
     run.settings = loop._settings(params, noisy)
     with pytest.raises(ValueError, match=r"training setting noise: got {'positions': 0.1"):
         loop._check_settings(run, params, before)
+
+
+def test_a_model_config_may_have_fields_without_a_default(task, config):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class OwnConfig(egno_jax.EGNOConfig):
+        size: int
+
+    params = egno_jax.Params({}, OwnConfig(size=3))
+    run = types.SimpleNamespace(directory=Path("run"), settings=loop._settings(params, config))
+    before = loop._settings(params, config)
+    loop._check_settings(run, params, before)
+    before["model"]["size"] = 4
+    with pytest.raises(egno_jax.CheckpointError, match="model setting size: got 3"):
+        loop._check_settings(run, params, before)
+
+
+def test_settings_of_earlier_versions_are_recognised(task, config):
+    """As 0.1 wrote them: other names of columns, and the velocity weight in the model."""
+    params = task[0]
+    config = dataclasses.replace(
+        config, noise=training.NoiseConfig(positions=0.1, distance_column=0)
+    )
+    settings = loop._settings(params, config)
+    before = json.loads(json.dumps(settings))
+    noise = before["training"]["noise"]
+    noise["length_column"] = noise.pop("distance_column")
+    noise["distance_column"] = noise.pop("squared_distance_column")
+    before["model"]["velocity_weight"] = before["training"].pop("velocity_weight")
+    before["training"]["steps_per_call"] = 7
+    del before["selection"]
+    upgraded = training.upgrade_settings(before)
+    assert upgraded["training"] == settings["training"] | {"steps_per_chunk": 7}
+    assert upgraded["model"] == settings["model"]
+    assert training.upgrade_settings(upgraded) == upgraded
+    assert noise["length_column"] == 0  # the argument is not changed
+    run = types.SimpleNamespace(directory=Path("run"), settings=settings)
+    loop._check_settings(run, params, before)
+    before["training"]["noise"]["length_column"] = 1
+    with pytest.raises(egno_jax.CheckpointError, match="training setting noise"):
+        loop._check_settings(run, params, before)
+
+
+def test_old_names_of_settings_warn(config):
+    with pytest.warns(DeprecationWarning, match="steps_per_call is deprecated"):
+        assert TrainingConfig(steps_per_call=7) == TrainingConfig(steps_per_chunk=7)
+    with pytest.warns(DeprecationWarning, match="length_column is deprecated"):
+        assert training.NoiseConfig(length_column=0).distance_column == 0
+    with pytest.warns(DeprecationWarning, match="use TrainingConfig.steps_per_chunk"):
+        assert config.steps_per_call == 3

@@ -1,4 +1,4 @@
-"""Noise on given states: how much, on what, renewed features, and the same after a resume.
+"""Noise on initial states: how much, on what, recomputed features, and the same after a resume.
 
 That a mesh changes nothing is tested in `test_mesh.py`, whose runs have noise.
 """
@@ -14,8 +14,7 @@ import pytest
 
 from egno_jax import datasets, training
 from egno_jax.training import NoiseConfig
-from egno_jax.training.noise import add_noise, step_key
-from egno_jax.training.step import init_state, train_step
+from egno_jax.training.batches import add_noise, check_noise, step_key
 
 NOISE = NoiseConfig(positions=0.1, velocities=0.02)
 KEY = jax.random.key(3)
@@ -59,11 +58,16 @@ def test_features_follow_the_noisy_state(task):
     np.testing.assert_array_equal(graph.edges["features"][:, 0], before)
 
 
-def test_lengths_follow_the_noisy_state(task):
-    batch = batch_of(task, [0, 1, 2])
-    edges = {"features": jnp.sqrt(batch.graph.edges["features"][:, [1, 1]])}
-    batch = batch._replace(graph=batch.graph._replace(edges=edges))
-    config = dataclasses.replace(NOISE, length_column=0)
+def with_distances(data):
+    """Returns samples whose two edge features are |r| and |r|^2."""
+    squares = np.asarray(data.graph.edges["features"])[..., -1:]
+    edges = {"features": np.concatenate([np.sqrt(squares), squares], axis=-1)}
+    return data._replace(graph=data.graph._replace(edges=edges))
+
+
+def test_distances_follow_the_noisy_state(task):
+    batch = datasets.take(with_distances(task[1]), jnp.arange(3))
+    config = dataclasses.replace(NOISE, distance_column=0)
     graph = add_noise(batch, KEY, jnp.arange(3), config).graph
     offsets = graph.nodes["positions"][graph.receivers] - graph.nodes["positions"][graph.senders]
     squares = (offsets**2).sum(-1)
@@ -73,7 +77,7 @@ def test_lengths_follow_the_noisy_state(task):
 
 def test_columns_that_are_not_named_stay(task):
     batch = batch_of(task, [0, 1])
-    config = dataclasses.replace(NOISE, speed_column=None, distance_column=None)
+    config = dataclasses.replace(NOISE, speed_column=None, squared_distance_column=None)
     graph = add_noise(batch, KEY, jnp.arange(2), config).graph
     np.testing.assert_array_equal(graph.nodes["features"], batch.graph.nodes["features"])
     np.testing.assert_array_equal(graph.edges["features"], batch.graph.edges["features"])
@@ -92,13 +96,16 @@ def test_a_samples_noise_depends_on_its_place_alone(task):
 def test_steps_draw_anew_and_the_same_step_the_same(task, config):
     params, train, _ = task
     config = dataclasses.replace(config, noise=NOISE)
-    state = init_state(params, config)
-    step = jax.jit(train_step, static_argnames="config")
-    (_, first), (_, again) = step(state, train, config), step(state, train, config)
-    assert first.loss == again.loss
-    _, without = step(state, train, dataclasses.replace(config, noise=NoiseConfig()))
-    assert first.loss != without.loss
-    keys = [jax.random.key_data(step_key(state.sampler_key, n)) for n in range(3)]
+
+    def losses(config):
+        return training.train_chunk(training.init_state(params, config), train, config, 3)[1].loss
+
+    first, again = losses(config), losses(config)
+    np.testing.assert_array_equal(first, again)
+    without = losses(dataclasses.replace(config, noise=NoiseConfig()))
+    assert (np.asarray(first) != without).all()
+    key = training.init_state(params, config).sampler_key
+    keys = [jax.random.key_data(step_key(key, n)) for n in range(3)]
     assert len(np.unique(np.stack(keys), axis=0)) == 3
 
 
@@ -110,8 +117,8 @@ def test_steps_draw_anew_and_the_same_step_the_same(task, config):
         ("positions", float("inf")),
         ("velocities", "much"),
         ("speed_column", 0.5),
-        ("distance_column", True),
-        ("length_column", "first"),
+        ("squared_distance_column", True),
+        ("distance_column", "first"),
     ],
 )
 def test_settings_out_of_range_are_named(field, value):
@@ -119,13 +126,45 @@ def test_settings_out_of_range_are_named(field, value):
         NoiseConfig(**{field: value})
 
 
-@pytest.mark.parametrize(
-    ("name", "column"), [("speed_column", 1), ("distance_column", -3), ("length_column", 2)]
-)
-def test_a_column_that_is_not_there_is_named(task, name, column):
-    config = dataclasses.replace(NOISE, **{name: column})
-    with pytest.raises(ValueError, match=f"{name}: got {column}, expected -F <= column < F"):
-        add_noise(batch_of(task, [0, 1]), KEY, jnp.arange(2), config)
+FAULTS = {
+    "no such node feature": ({"speed_column": 1}, "speed_column: got 1, expected"),
+    "no such edge feature": ({"distance_column": 2}, "distance_column: got 2, expected"),
+    "distances taken for squares": (
+        {"squared_distance_column": 0},
+        "squared_distance_column: got 0, which holds .*use distance_column=0",
+    ),
+    "squares taken for distances": (
+        {"squared_distance_column": None, "distance_column": 1},
+        "distance_column: got 1, which holds .*use squared_distance_column=1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_column_that_holds_something_else_is_refused(task, config, tmp_path, changes, message):
+    params, train, valid = task
+    noise = dataclasses.replace(NOISE, **changes)
+    with pytest.raises(ValueError, match=f"NoiseConfig.{message}"):
+        training.fit(
+            tmp_path / "run",
+            params,
+            with_distances(train),
+            valid,
+            dataclasses.replace(config, noise=noise),
+        )
+    assert not (tmp_path / "run").exists()
+    check_noise(with_distances(train), dataclasses.replace(NOISE, distance_column=0))
+
+
+def test_a_speed_that_is_none_is_refused(task):
+    nodes = task[1].graph.nodes
+    data = task[1]._replace(
+        graph=task[1].graph._replace(nodes={**nodes, "features": np.ones_like(nodes["features"])})
+    )
+    with pytest.raises(ValueError, match=r"NoiseConfig.speed_column: got 0"):
+        check_noise(data, NOISE)
+    check_noise(data, dataclasses.replace(NOISE, speed_column=None))
+    check_noise(data, NoiseConfig())
 
 
 def test_a_noise_of_another_kind_is_refused():

@@ -13,34 +13,17 @@ import pytest
 import egno_jax
 from egno_jax import training
 from egno_jax.datasets import at_times, nbody, take
-from egno_jax.training import TrainingConfig, time_indices
-from egno_jax.training.step import init_state, train_chunk
+from egno_jax.training import init_state, time_indices, train_chunk
+from tests.training.conftest import CONFIG
+from tests.training.test_loop import SignalAfter, assert_same_weights
 
-FRAMES = (31, 32, 33, 34, 36, 38, 40)
-MODEL = egno_jax.EGNOConfig(
-    num_layers=1,
-    hidden_dim=4,
-    num_modes=2,
-    time_embed_dim=4,
-    temporal_grid="context",
-    context_times=(2.0, 4.0, 6.0),
-)
-CONFIG = TrainingConfig(
-    num_steps=6, batch_size=3, eval_every=3, random_times="subsets", num_times=(2, 4)
-)
+FRAMES = (2, 3, 4, 6, 8, 10, 11)
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory):
-    cache = tmp_path_factory.mktemp("cache")
-    found = nbody.load_trajectories("train", num_simulations=8, cache_dir=cache)
-    return nbody.samples(found, start=30, target_frames=FRAMES)
-
-
-@pytest.fixture(scope="module")
-def params(samples):
-    batch = take(samples, jnp.arange(1))
-    return egno_jax.init(jax.random.key(0), MODEL, batch.graph, batch.times)
+def samples():
+    found = nbody.canonical("train", num_simulations=8)
+    return nbody.samples(found, start=1, target_frames=FRAMES)
 
 
 @pytest.mark.parametrize("kind", ["subsets", "grids"])
@@ -82,42 +65,33 @@ def test_padding_graphs_have_the_times_of_their_sample(samples):
     np.testing.assert_array_equal(found.times, [[times[0], times[0], times[2], times[2]]])
 
 
-def test_the_loss_is_that_at_the_drawn_times(samples, params):
-    config = dataclasses.replace(CONFIG, num_times=(3,))
-    state = init_state(params, config)
-    _, metrics = train_chunk(init_state(params, config), samples, config, 2)
-    key = jax.random.fold_in(jax.random.fold_in(state.sampler_key, 0x7FFFFFFF), 0)
-    drawn = time_indices(jax.random.split(key)[1], len(FRAMES), 3, 3, kind="subsets")
-    chosen = training.batch_indices(state.sampler_key, 0, 8, 3)
-    expected = training.loss_fn(params, at_times(take(samples, chosen), drawn))
+RANDOM = dataclasses.replace(
+    CONFIG, batch_size=4, num_steps=6, random_times="subsets", num_times=(1, 2), steps_per_chunk=3
+)
+
+
+def test_the_loss_is_that_at_the_drawn_times(task):
+    params, train, _ = task
+    key = init_state(params, RANDOM).sampler_key
+    _, metrics = train_chunk(init_state(params, RANDOM), train, RANDOM, 3)
+    choice_key, times_key = jax.random.split(
+        jax.random.fold_in(jax.random.fold_in(key, 0x7FFFFFFF), 0)
+    )
+    number = RANDOM.num_times[jax.random.randint(choice_key, (), 0, 2)]
+    drawn = time_indices(times_key, 2, number, 4, kind="subsets")
+    batch = take(train, training.batch_indices(key, 0, 16, 4))
+    expected = training.mse_loss(egno_jax.apply, params, at_times(batch, drawn), 0.1)
     np.testing.assert_allclose(metrics.loss[0], expected, rtol=1e-5)
 
 
-def test_a_resumed_run_draws_the_same_times(samples, params, tmp_path):
-    whole = training.fit(tmp_path / "whole", params, samples, samples, CONFIG)
-
-    class Interrupt(training.Callback):
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def on_chunk(self, record):
-            if record["step"] == 2:
-                signal.raise_signal(signal.SIGTERM)
-
-        def on_evaluation(self, record):
-            pass
-
-    first = training.fit(
-        tmp_path / "cut", params, samples, samples, CONFIG, make_callbacks=lambda _: [Interrupt()]
-    )
-    assert first.interrupted and first.step == 2
-    second = training.fit(tmp_path / "cut", params, samples, samples, CONFIG, resume=True)
+def test_a_resumed_run_draws_the_same_times(task, tmp_path):
+    whole = training.fit(tmp_path / "whole", *task, RANDOM)
+    callbacks = {"make_callbacks": lambda _: [SignalAfter(3, signal.SIGTERM)]}
+    first = training.fit(tmp_path / "cut", *task, RANDOM, **callbacks)
+    assert first.interrupted and first.step == 3
+    second = training.fit(tmp_path / "cut", *task, RANDOM, resume=True)
     assert second.step == 6
-    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(second.params), strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert_same_weights(second.params, whole.params)
 
 
 @pytest.mark.parametrize(
@@ -132,11 +106,11 @@ def test_a_resumed_run_draws_the_same_times(samples, params, tmp_path):
 )
 def test_settings_that_make_no_sense(changes, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(CONFIG, **changes)
+        dataclasses.replace(RANDOM, **changes)
 
 
-def test_more_times_than_there_are_targets(samples, params, tmp_path):
-    config = dataclasses.replace(CONFIG, num_times=(3, 8))
-    with pytest.raises(ValueError, match=r"num_times: got \(3, 8\), expected at most 7"):
-        training.fit(tmp_path / "run", params, samples, samples, config)
+def test_more_times_than_there_are_targets(task, tmp_path):
+    config = dataclasses.replace(RANDOM, num_times=(2, 8))
+    with pytest.raises(ValueError, match=r"num_times: got \(2, 8\), expected at most 2"):
+        training.fit(tmp_path / "run", *task, config)
     assert not (tmp_path / "run").exists()

@@ -10,12 +10,4 @@ from egno_jax.datasets.acclaim.kinematics import joint_positions
 from egno_jax.datasets.acclaim.motion import Motion, read_motion
 from egno_jax.datasets.acclaim.skeleton import Bone, Root, Skeleton, read_skeleton
 
-__all__ = [
-    "Bone",
-    "Motion",
-    "Root",
-    "Skeleton",
-    "joint_positions",
-    "read_motion",
-    "read_skeleton",
-]
+__all__ = ["Bone", "Motion", "Root", "Skeleton", "joint_positions", "read_motion", "read_skeleton"]

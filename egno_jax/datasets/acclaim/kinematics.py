@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from egno_jax.datasets.acclaim.lines import ROOT
+from egno_jax.datasets.acclaim.motion import Motion
+from egno_jax.datasets.acclaim.skeleton import Skeleton
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from egno_jax.datasets.acclaim.motion import Motion
-    from egno_jax.datasets.acclaim.skeleton import Skeleton
-
 
 def joint_positions(skeleton: Skeleton, motion: Motion) -> Float[np.ndarray, "T N 3"]:
-    """Computes the positions of the joints in every frame.
+    """Computes the positions of the joints in every frame, `[T, N, 3]` in float64.
 
     With C the bone's axes at rest, R its rotation in a frame, d its direction and l its length,
 
@@ -25,29 +24,20 @@ def joint_positions(skeleton: Skeleton, motion: Motion) -> Float[np.ndarray, "T 
         G = G_parent C R C^T,      x = x_parent + l G d.
 
     Rotations are about fixed axes, one after the other in the file's order: angles a, b, c of
-    `rx ry rz` give R = R_z(c) R_y(b) R_x(a).
-
-    Args:
-      skeleton: the skeleton.
-      motion: T frames of it.
-
-    Returns:
-      `[T, N, 3]` in float64, joints as in `skeleton.joint_names`, lengths as in the file.
-
-    Raises:
-      ValueError: the motion does not belong to this skeleton.
+    `rx ry rz` give R = R_z(c) R_y(b) R_x(a). Joints are as in `skeleton.joint_names`, lengths as in
+    the file. Raises `ValueError` if the motion does not belong to this skeleton.
     """
     _check_fits(skeleton, motion)
     root = skeleton.root
     channels = [name for name in root.order if name.startswith("r")]
     orientation = _rotation(root.axis_order, _by_order(root.orientation, root.axis_order))
-    frames = [_rotation(_letters(channels), motion.rotations[ROOT]) @ orientation]
+    frames = [_rotation(channels, motion.rotations[ROOT]) @ orientation]
     positions = [np.asarray(root.position) + motion.translations]
     for bone in skeleton.bones:
         frame = frames[bone.parent]
         if bone.dofs:
             axes = _rotation(bone.axis_order, _by_order(bone.axis, bone.axis_order))
-            rotation = _rotation(_letters(bone.dofs), motion.rotations[bone.name])
+            rotation = _rotation(bone.dofs, motion.rotations[bone.name])
             frame = frame @ (axes @ rotation @ axes.T)
         frames.append(frame)
         offset = bone.length * np.asarray(bone.direction)
@@ -70,13 +60,13 @@ def _check_fits(skeleton: Skeleton, motion: Motion) -> None:
 
 
 def _rotation(
-    order: str, angles: Float[np.ndarray, "*T k"] | Sequence[float]
+    order: Sequence[str], angles: Float[np.ndarray, "*T k"] | Sequence[float]
 ) -> Float[np.ndarray, "*T 3 3"]:
-    """Returns the product of rotations about the axes of `order`, the first on the right."""
+    """Returns the product of rotations about axes such as "x" or "rx", the first on the right."""
     angles = np.asarray(angles, np.float64)
     product = np.eye(3)
-    for column, letter in enumerate(order):
-        product = _axis_rotation(letter, angles[..., column]) @ product
+    for column, name in enumerate(order):
+        product = _axis_rotation(name[-1], angles[..., column]) @ product
     return product
 
 
@@ -89,10 +79,6 @@ def _axis_rotation(letter: str, angle: Float[np.ndarray, "*T"]) -> Float[np.ndar
     matrix[..., second, first] = np.sin(angle)
     matrix[..., first, second] = -matrix[..., second, first]
     return matrix
-
-
-def _letters(dofs: Sequence[str]) -> str:
-    return "".join(dof[1] for dof in dofs)
 
 
 def _by_order(angles: Sequence[float], order: str) -> list[float]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import codecs
 import math
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
-from egno_jax.datasets.npz import shorten
+from egno_jax.datasets.npz import PathLike, shorten
 
 T = TypeVar("T")
 ROOT = "root"
@@ -33,12 +32,8 @@ class Problem(Exception):
         super().__init__(f"line {line}: got {shorten(got)}, expected {expected}")
 
 
-def parse_file(path: str | os.PathLike[str], parse: Callable[[str], T]) -> T:
-    """Returns what `parse` makes of the text of a file.
-
-    Raises:
-      ValueError: the file cannot be read, is empty, not UTF-8, or `parse` finds a `Problem`.
-    """
+def parse_file(path: PathLike, parse: Callable[[str], T]) -> T:
+    """Returns what `parse` makes of the text of a file; a `Problem` becomes a `ValueError`."""
     try:
         data = pathlib.Path(path).read_bytes()
     except OSError as error:
@@ -93,8 +88,3 @@ def check_new(seen: dict[str, int], key: str, line: int, what: str = "") -> None
     if key in seen:
         raise Problem(line, f"{what}{key!r} again, after line {seen[key]}", "it once")
     seen[key] = line
-
-
-def choices(names: Sequence[str], prefix: str = "") -> str:
-    """Returns names as a list in words."""
-    return ", ".join(prefix + name for name in names)

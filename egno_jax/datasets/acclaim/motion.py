@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,17 +16,16 @@ from egno_jax.datasets.acclaim.lines import (
     Line,
     Problem,
     check_new,
-    choices,
     end_of,
     lines_of,
     parse_file,
     to_number,
 )
+from egno_jax.datasets.acclaim.skeleton import Skeleton
+from egno_jax.datasets.npz import PathLike
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-    from egno_jax.datasets.acclaim.skeleton import Skeleton
 
 _LONGEST_NUMBER = 18  # digits of a frame number; int() refuses thousands of them
 _FULLY_SPECIFIED = ":FULLY-SPECIFIED"
@@ -49,12 +47,11 @@ class Motion(NamedTuple):
     rotations: Mapping[str, Float[np.ndarray, "T k"]]
 
 
-def read_motion(path: str | os.PathLike[str], skeleton: Skeleton) -> Motion:
+def read_motion(path: PathLike, skeleton: Skeleton) -> Motion:
     """Reads the motion of a skeleton from an AMC file.
 
     Raises:
-      ValueError: the file cannot be read, is incomplete, or does not match the skeleton; names the
-        file and the line.
+      ValueError: the file cannot be read, or does not match the skeleton; names file and line.
     """
     return parse_file(path, lambda text: _motion(text, skeleton))
 
@@ -90,7 +87,7 @@ def _header(lines: list[Line], end: int) -> tuple[float, int]:
     for number, words in itertools.takewhile(lambda line: line.words[0][0] == ":", lines):
         flag = " ".join(words).upper()
         if flag not in known:
-            raise Problem(number, f"the flag {' '.join(words)!r}", f"one of {choices(known)}")
+            raise Problem(number, f"the flag {' '.join(words)!r}", f"one of {', '.join(known)}")
         check_new(flags, flag, number)
     next_line = lines[len(flags)].number if len(lines) > len(flags) else end
     if _FULLY_SPECIFIED not in flags:
@@ -152,5 +149,5 @@ def _check_complete(values: Mapping[str, list], count: int, line: int) -> None:
     missing = [name for name, rows in values.items() if len(rows) != count]
     if missing:
         more = f" ({len(missing)} of {len(values)} are missing)" if len(missing) > 3 else ""
-        got = f"the end of a frame without {choices(missing[:3])}{more}"
+        got = f"the end of a frame without {', '.join(missing[:3])}{more}"
         raise Problem(line, got, "all bones that have dof")

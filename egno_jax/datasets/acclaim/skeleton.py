@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,13 +17,13 @@ from egno_jax.datasets.acclaim.lines import (
     Line,
     Problem,
     check_new,
-    choices,
     end_of,
     lines_of,
     parse_file,
     to_number,
     to_numbers,
 )
+from egno_jax.datasets.npz import PathLike
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -42,8 +41,8 @@ class Root(NamedTuple):
     """The root joint.
 
     Attributes:
-      order: the six values of the root in a motion, "tx", "ty", "tz", "rx", "ry" and "rz" in the
-        file's order, which is also the order of the rotations, about fixed axes.
+      order: "tx", "ty", "tz", "rx", "ry" and "rz" in the file's order, which is that of the root's
+        values in a motion and of the rotations, about fixed axes.
       axis_order: order of the rotations of `orientation`, such as "xyz".
       position: the position before any motion.
       orientation: the orientation before any motion, angles about x, y and z in radians.
@@ -65,8 +64,7 @@ class Bone(NamedTuple):
       length: as written in the file.
       axis: orientation of the bone's local axes at rest, angles about x, y and z in radians.
       axis_order: order of the rotations of `axis`, such as "xyz".
-      dofs: the bone's degrees of freedom, some of "rx", "ry" and "rz" in the file's order, which is
-        also the order of the rotations.
+      dofs: some of "rx", "ry" and "rz", in the file's order, which is that of the rotations.
       limits: least and largest angle of each degree of freedom in radians; empty if not given.
     """
 
@@ -105,12 +103,11 @@ class Skeleton(NamedTuple):
         return np.asarray(pairs, np.int32).reshape(-1, 2)
 
 
-def read_skeleton(path: str | os.PathLike[str]) -> Skeleton:
+def read_skeleton(path: PathLike) -> Skeleton:
     """Reads a skeleton from an ASF file, bones in depth-first order of the hierarchy.
 
     Raises:
-      ValueError: the file cannot be read, is incomplete, or is not an ASF file of version 1.10;
-        names the file and the line.
+      ValueError: the file cannot be read, or is not ASF 1.10; names the file and the line.
     """
     return parse_file(path, _skeleton)
 
@@ -140,14 +137,12 @@ def _skeleton(text: str) -> Skeleton:
 
 def _sections(text: str) -> dict[str, _Section]:
     """Splits a file at its keywords."""
-    found: dict[str, _Section] = {}
-    seen: dict[str, int] = {}
-    end = end_of(text)
+    found, seen, end = {}, {}, end_of(text)
     for number, words in lines_of(text):
         word, name = words[0], words[0][1:].lower()
         if word.startswith(":"):
             if name not in _SECTIONS:
-                raise Problem(number, f"section {word!r}", f"one of {choices(_SECTIONS, ':')}")
+                raise Problem(number, f"section {word!r}", f"one of :{', :'.join(_SECTIONS)}")
             check_new(seen, f":{name}", number, "section ")
             if found:
                 last = next(reversed(found))
@@ -167,12 +162,11 @@ def _fields(
     section: _Section, required: Sequence[str], optional: Sequence[str] = ()
 ) -> dict[str, Line]:
     """Returns the lines of a section by their first word, which is removed."""
-    fields: dict[str, Line] = {}
-    seen: dict[str, int] = {}
+    known, fields, seen = (*required, *optional), {}, {}
     for number, (name, *words) in section.lines:
         name = name.lower()
-        if name not in (*required, *optional):
-            raise Problem(number, f"{name!r}", f"one of {choices((*required, *optional))}")
+        if name not in known:
+            raise Problem(number, f"{name!r}", f"one of {', '.join(known)}")
         check_new(seen, name, number)
         fields[name] = Line(number, words)
     for name in required:
@@ -222,9 +216,7 @@ def _axis_order(words: Sequence[str], line: int) -> str:
 
 def _bones(section: _Section, radians: float) -> dict[str, tuple[int, Bone]]:
     """Reads the blocks `begin ... end`; returns their first lines and bones by name."""
-    bones: dict[str, tuple[int, Bone]] = {}
-    ids: dict[str, int] = {}
-    names: dict[str, int] = {}
+    bones, ids, names = {}, {}, {}
     lines = iter(section.lines)
     for number, words in lines:
         if words != ["begin"]:
@@ -340,8 +332,7 @@ def _hierarchy(section: _Section, bones: set[str]) -> dict[str, list[tuple[str, 
     if lines[end + 1 :]:
         extra = lines[end + 1]
         raise Problem(extra.number, f"{' '.join(extra.words)!r}", "nothing after 'end'")
-    children: dict[str, list[tuple[str, int]]] = {}
-    seen: dict[str, int] = {}
+    children, seen = {}, {}
     for number, (parent, *names) in lines[1:end]:
         for name in (parent, *names):
             if name != ROOT and name not in bones:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from egno_jax.datasets import cache
 from egno_jax.datasets.argument_checks import check_choice, check_frames, check_integer
+from egno_jax.datasets.base import Samples
 from egno_jax.datasets.collisions.events import Motion, simulate
 from egno_jax.datasets.cutting import samples_from_frames
+from egno_jax.datasets.npz import PathLike
 from egno_jax.graph import Edges
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Sequence
-
     from jaxtyping import Float
-
-    from egno_jax.datasets.base import Samples
 
 NUM_SPHERES = 5
 RADIUS = 0.25
@@ -40,31 +38,22 @@ def load(
     start: int = 0,
     target_frames: Sequence[int] = tuple(range(4, NUM_FRAMES, 4)),
     dtype: np.typing.DTypeLike = np.float32,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: PathLike | None = None,
 ) -> Samples:
     """Loads samples of five spheres in a box; see `samples` for what they hold.
 
     Frames are 1/32 of a time unit apart, and there are 65: two time units, in which a sphere hits
     a wall or another sphere about four times.
 
-    `split` is "train", "valid" or "test"; `cache_dir` is the cache; `$EGNO_CACHE_DIR`, else
-    `~/.cache/egno_jax`, if None. Other arguments are those of `samples`.
-
-    Raises:
-      ValueError: an argument is out of range.
+    `split` is "train", "valid" or "test"; `cache_dir` is the cache, else `$EGNO_CACHE_DIR`, else
+    `~/.cache/egno_jax`. Other arguments, and errors, are those of `samples`.
     """
     motion = load_motion(split, num_boxes=num_samples, cache_dir=cache_dir)
     return samples(motion, box=BOX, start=start, target_frames=target_frames, dtype=dtype)
 
 
-def load_motion(
-    split: str, *, num_boxes: int, cache_dir: str | os.PathLike[str] | None = None
-) -> Motion:
-    """Loads 65 frames of the first boxes of a split from the cache; arguments as for `load`.
-
-    Raises:
-      ValueError: the split is unknown or the number is out of range.
-    """
+def load_motion(split: str, *, num_boxes: int, cache_dir: PathLike | None = None) -> Motion:
+    """Loads 65 frames of the first boxes of a split from the cache; arguments as for `load`."""
     check_choice("split", split, SPLIT_SEEDS)
     check_integer("number of boxes", num_boxes)
     shape = {"radius": RADIUS, "box": BOX}
@@ -93,15 +82,10 @@ def draw_states(
     box: float = BOX,
     speed: float = SPEED,
 ) -> tuple[Float[np.ndarray, "S N 3"], Float[np.ndarray, "S N 3"]]:
-    """Draws initial states: positions uniform without overlap, velocities of uniform direction.
+    """Draws positions and velocities `[S, N, 3]`: uniform without overlap, of uniform direction.
 
-    Box s does not depend on the number of boxes. All velocities have the length `speed`.
-
-    Returns:
-      Positions and velocities, `[S, N, 3]` both.
-
-    Raises:
-      ValueError: no placement without overlap was found.
+    Box s does not depend on the number of boxes. All velocities have the length `speed`. Raises
+    `ValueError` if no placement without overlap was found.
     """
     drawn = [
         _draw(np.random.default_rng([seed, index]), num_spheres, radius, box)
@@ -144,7 +128,7 @@ def samples(
     rotates and moves with its contents, and the model stays equivariant. `node_mask` leaves them
     out of every error. Node features are `[|v_i|, is a wall]`. Each sphere receives from all other
     spheres and from all walls; edge features are `[sender is a wall, |x_i - x_j|^2]` in the initial
-    state.
+    state. There are N + 6 nodes, and times are `target_frames - start`, in frames.
 
     Args:
       motion: S boxes.
@@ -152,9 +136,6 @@ def samples(
       start: the initial frame.
       target_frames: `[P]`, the frames to predict, increasing and after `start`.
       dtype: the dtype of all real numbers.
-
-    Returns:
-      Samples of NumPy arrays, N + 6 nodes each; times are `target_frames - start`, in frames.
 
     Raises:
       ValueError: frames do not exist or do not increase.

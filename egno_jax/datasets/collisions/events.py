@@ -20,8 +20,7 @@ class Motion(NamedTuple):
     """Motion in frames: S boxes, T frames, N spheres.
 
     Attributes:
-      positions: `[S, T, N, 3]`, relative to the box's centre.
-      velocities: `[S, T, N, 3]`.
+      positions, velocities: `[S, T, N, 3]`, positions relative to the box's centre.
       num_collisions: `[S, T]`, collisions since frame 0, with spheres and walls.
     """
 
@@ -46,7 +45,8 @@ def simulate(
 
         v_i <- v_i - (v_ij . n) n,   v_j <- v_j + (v_ij . n) n,   n = x_ij / |x_ij|.
 
-    A wall reverses one velocity component at |x| = L / 2 - r. Energy is conserved to rounding.
+    A wall reverses one velocity component at |x| = L / 2 - r. Energy is conserved to rounding. The
+    T frames are the same to the bit whichever boxes are simulated together.
 
     Args:
       positions: `[S, N, 3]` at frame 0, relative to the box's centre.
@@ -56,12 +56,8 @@ def simulate(
       num_frames: T, frame 0 included.
       frame_spacing: time from frame to frame.
 
-    Returns:
-      T frames. They are the same to the bit whichever boxes are simulated together.
-
     Raises:
-      ValueError: shapes do not match, a number is not finite or out of range, spheres overlap or
-        are outside their box, or they collide without end.
+      ValueError: an argument is out of range, spheres overlap, are outside or collide without end.
     """
     x, v = _check(positions, velocities, radius, box)
     check_integer("num_frames", num_frames)

@@ -1,7 +1,6 @@
 """Molecules in motion: MD17, trajectories like it, and a generator of more.
 
-A sample is one frame of a molecular dynamics trajectory at 500 K, and the task is to predict the
-next 1.5 ps of it, at eight times:
+A sample is one frame of molecular dynamics at 500 K, and the task is to predict the next 1.5 ps:
 
     trajectory = md17.heavy_atoms(md17.read("aspirin.npz"))
     starts = md17.block_starts(len(trajectory.positions))
@@ -10,16 +9,12 @@ next 1.5 ps of it, at eight times:
 or `md17.load("aspirin", "train")` for files at `path_of`. The command line,
 `python -m egno_jax.datasets.md17`, downloads the original and makes trajectories of any molecule.
 
-Sources: Chmiela et al., "Machine learning of accurate energy-conserving molecular force fields",
-Science Advances 3 (2017), for MD17; Huang et al., "Equivariant Graph Mechanics Networks with
-Constraints" (ICLR 2022) for the graph; Xu et al., "Equivariant Graph Neural Operator for Modeling
-3D Dynamics" (ICML 2024) for the task.
+Sources: Chmiela et al., Science Advances 3 (2017), for MD17; Huang et al., "Equivariant Graph
+Mechanics Networks with Constraints" (ICLR 2022), for the graph; Xu et al., ICML 2024, for the task.
 """
 
-from egno_jax.datasets.blocks import Starts
-from egno_jax.datasets.cutting import target_offsets
+from egno_jax.datasets.cutting import Starts, target_offsets
 from egno_jax.datasets.md17.archives import BASE_URL, data_directory, download, path_of
-from egno_jax.datasets.md17.dataset import PUBLISHED_SIZES, load, load_trajectory
 from egno_jax.datasets.md17.generator import Settings, generate, start_atoms, xtb
 from egno_jax.datasets.md17.graphs import (
     BOND_CUTOFF,
@@ -29,21 +24,22 @@ from egno_jax.datasets.md17.graphs import (
     default_sticks,
 )
 from egno_jax.datasets.md17.molecule_samples import (
-    NUM_TARGETS,
-    RADIUS,
-    paths,
-    radius_samples,
-    reverse_time,
-    samples,
-)
-from egno_jax.datasets.md17.molecule_starts import (
     BLOCK_FRACTIONS,
     MARGIN,
+    NUM_TARGETS,
+    PUBLISHED_SIZES,
+    RADIUS,
     SEED,
     SIZES,
     WINDOW,
     block_starts,
+    load,
+    load_trajectory,
+    paths,
+    radius_samples,
     random_starts,
+    reverse_time,
+    samples,
 )
 from egno_jax.datasets.md17.molecule_trajectory import (
     ORIGINAL,

@@ -3,8 +3,6 @@
 python -m egno_jax.datasets.md17 generate --molecule aspirin
 python -m egno_jax.datasets.md17 generate --smiles "CCOC" --out ether.npz --seed 1
 python -m egno_jax.datasets.md17 download --molecule aspirin
-
-An interrupted generation resumes when the command is run again.
 """
 
 from __future__ import annotations
@@ -13,38 +11,21 @@ import argparse
 import dataclasses
 import os
 import pathlib
+import re
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from egno_jax.datasets.md17 import archives, generator
 from egno_jax.datasets.md17.molecules import MOLECULES, find
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 _PROGRAM = "python -m egno_jax.datasets.md17"
 
-_HELP = {
-    "num_steps": "frames to store, one each time step",
-    "time_step": "in femtoseconds",
-    "temperature": "of the vibrations, in kelvin",
-    "relaxation_time": "of the Nose-Hoover chain, in femtoseconds",
-    "equilibration_steps": "steps of Langevin dynamics before the first frame",
-    "friction": "of the Langevin dynamics, in 1 / fs",
-    "seed": "of the start geometry, the first momenta and the Langevin dynamics",
-    "chunk_steps": "steps between two saved states",
-}
+# The help of each setting is its line in the docstring of `Settings`.
+_HELP = dict(re.findall(r"^ +(\w+): (.+)\.$", generator.Settings.__doc__ or "", re.MULTILINE))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line.
-
-    Args:
-      arguments: the words after the program's name; those of the process if None.
-
-    Returns:
-      The exit code: 0, 2 after an error message, or 130 after an interruption.
-    """
+    """Runs the command line; returns 0, 2 after an error message, or 130 after an interruption."""
     # One thread is fastest for small molecules, and reproducible to the bit.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     options = _parser().parse_args(arguments)
@@ -80,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     for field in dataclasses.fields(generator.Settings):
         flag = f"--{field.name.replace('_', '-')}"
         kind = int if isinstance(field.default, int) else float
-        make.add_argument(flag, type=kind, default=field.default, help=_HELP[field.name])
+        make.add_argument(flag, type=kind, default=field.default, help=_HELP.get(field.name))
     make.set_defaults(run=_generate)
 
     get = commands.add_parser(

@@ -6,45 +6,37 @@ import hashlib
 import pathlib
 import re
 import zipfile
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from egno_jax.datasets import cache, npz
 from egno_jax.datasets.argument_checks import check_choice
 from egno_jax.datasets.md17.molecule_trajectory import (
     ORIGINAL,
     ORIGINAL_FIELDS,
+    Trajectory,
     original_molecule,
     read,
 )
 from egno_jax.datasets.md17.molecules import find
+from egno_jax.datasets.npz import PathLike
 from egno_jax.extras import require
-
-if TYPE_CHECKING:
-    import os
-    from typing import Literal
-
-    from egno_jax.datasets.md17.molecule_trajectory import Trajectory
 
 BASE_URL = "http://www.quantum-machine.org/gdml/data/npz/"
 
 
-def data_directory(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
+def data_directory(data_dir: PathLike | None = None) -> pathlib.Path:
     """Returns the data folder: `data_dir`, else `$EGNO_DATA_DIR`, else the cache."""
     return npz.data_directory(data_dir) or cache.default_directory()
 
 
 def path_of(
-    molecule: str,
-    *,
-    archive: Literal["md", "md17"] = "md",
-    data_dir: str | os.PathLike[str] | None = None,
+    molecule: str, *, archive: Literal["md", "md17"] = "md", data_dir: PathLike | None = None
 ) -> pathlib.Path:
     """Returns the path of a trajectory.
 
     Args:
       molecule: its name; for "md17" one of `MOLECULES`, for "md" any.
-      archive: "md": `md/<molecule>.npz`, your own trajectories; "md17": `md17/<archive>`, the
-        original.
+      archive: "md": `md/<molecule>.npz`, your own; "md17": `md17/<archive>`, the original.
       data_dir: the folder of both, see `data_directory`.
 
     Raises:
@@ -63,7 +55,7 @@ def path_of(
 def download(
     molecule: str,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
     base_url: str = BASE_URL,
     known_hash: str | None = None,
     progress: bool = False,
@@ -72,7 +64,7 @@ def download(
 
     The publisher gives no checksums. The first download is checked for the fields, atoms and number
     of frames of the archive, and its SHA-256 is written next to it, to `<archive>.sha256`; from
-    then on the file must have this checksum. Delete both to start again.
+    then on the file must have this checksum. Delete both to start again. Needs the extra `data`.
 
     Args:
       molecule: one of `MOLECULES`.
@@ -81,13 +73,9 @@ def download(
       known_hash: the SHA-256 in hexadecimal, if you know it.
       progress: whether to draw a progress bar (needs tqdm).
 
-    Returns:
-      The file.
-
     Raises:
       ValueError: the file is not the archive, or has another checksum than the first download.
       OSError: the publisher cannot be reached or has no such file.
-      ImportError: pooch, of the extra `data`, is not installed.
     """
     pooch = require("pooch", "data")
     path = path_of(molecule, archive="md17", data_dir=data_dir)

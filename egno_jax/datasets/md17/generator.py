@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import os
 import pathlib
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,10 @@ import numpy as np
 from egno_jax.datasets import cache
 from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.md17 import molecule_trajectory, thermostat
+from egno_jax.datasets.npz import PathLike
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     import ase
     from ase.calculators.calculator import Calculator
 
@@ -45,11 +44,7 @@ class Settings:
       equilibration_steps: steps of Langevin dynamics before the first frame.
       friction: of the Langevin dynamics, in 1 / fs.
       seed: of the start geometry, the first momenta and the Langevin dynamics.
-      chunk_steps: steps between two saved states. Each chunk has a new calculator, so that an
-        interrupted run resumes to the bit.
-
-    Raises:
-      ValueError: a field is out of range; names it.
+      chunk_steps: steps between two saved states, with a new calculator each; a run resumes there.
     """
 
     num_steps: int = 60_000
@@ -73,17 +68,11 @@ class Settings:
 def start_atoms(smiles: str, *, seed: int = 0) -> ase.Atoms:
     """Returns a molecule's geometry in the force field MMFF94 (or UFF), heavy atoms first.
 
-    Args:
-      smiles: its structure.
-      seed: of the embedding in space, 0 to 2^31 - 1.
-
-    Returns:
-      ASE Atoms, in the order of the SMILES; `info["charge"]` is the total charge.
+    Atoms are in the order of the SMILES; `info["charge"]` is the total charge, and `seed`, 0 to
+    2^31 - 1, that of the embedding in space. Needs RDKit and ASE, of the extra `generate`.
 
     Raises:
-      ValueError: the SMILES is not that of one molecule without radicals, or the seed is out of
-        range.
-      ImportError: RDKit or ASE, of the extra `generate`, is not installed.
+      ValueError: the SMILES is not that of one molecule without radicals, or a wrong seed.
     """
     chem = require("rdkit.Chem", "generate")
     embedding = require("rdkit.Chem.AllChem", "generate")
@@ -113,15 +102,14 @@ def start_atoms(smiles: str, *, seed: int = 0) -> ase.Atoms:
 def xtb(atoms: ase.Atoms) -> Calculator:
     """Returns a new GFN2-xTB calculator for a molecule of the charge in `atoms.info`.
 
-    Raises:
-      ImportError: tblite, of the extra `generate`, is not installed.
+    Needs tblite, of the extra `generate`.
     """
     calculator = require("tblite.ase", "generate").TBLite
     return calculator(method=METHOD, charge=atoms.info.get("charge", 0), verbosity=0)
 
 
 def generate(
-    path: str | os.PathLike[str],
+    path: PathLike,
     atoms: ase.Atoms,
     settings: Settings,
     *,
@@ -135,7 +123,7 @@ def generate(
     Langevin dynamics first; then momentum and angular momentum are removed, and a Nose-Hoover chain
     keeps the vibrations at the temperature. Every step is stored, in float32. The same arguments
     and versions give the same bits. Until it is done, its parts are in `<path>.parts/`; called
-    again with the same arguments, it resumes from them.
+    again with the same arguments, it resumes from them. Needs ASE, of the extra `generate`.
 
     Args:
       path: the `.npz` file to write; it must not exist.
@@ -151,7 +139,6 @@ def generate(
       OSError: the file cannot be written; raised before anything is computed.
       ValueError: the parts have other settings or another start geometry, or are damaged.
       RuntimeError: the calculator failed or the molecule came apart; names the step.
-      ImportError: ASE, of the extra `generate`, is not installed.
     """
     path = pathlib.Path(path)
     _check_writable(path)
@@ -182,9 +169,8 @@ def _run(
         began = time.perf_counter()
         count = min(settings.chunk_steps, settings.num_steps - done)
         frames, state, temperature = simulation.run(state, count, done)
-        parts.save_frames(done, frames)
         done += count
-        parts.save(state, done)
+        parts.save(state, done, frames)
         per_step = (time.perf_counter() - began) / count
         report(
             f"step {done} of {settings.num_steps}, {1000 * per_step:.1f} ms each, "
@@ -263,10 +249,7 @@ class _Simulation:
         return frames, thermostat.state_of(dynamics), temperature
 
     def _check_intact(self, frames: np.ndarray, begin: str) -> None:
-        """Raises a RuntimeError if heavy atoms come apart or an atom is alone.
-
-        A hydrogen may move to another atom, as in acids.
-        """
+        """Raises if heavy atoms come apart or an atom is alone; hydrogen may move, as in acids."""
         distances = np.linalg.norm(frames[:, :, None] - frames[:, None], axis=-1)
         is_intact = (distances < _BROKEN * self._lengths)[:, self._heavy_bonds].all(axis=1)
         nearest, at_start = (
@@ -285,8 +268,7 @@ class _Parts:
     """The folder of an unfinished run: the state, and the frames chunk by chunk."""
 
     def __init__(self, folder: pathlib.Path, made_with: dict[str, Any]) -> None:
-        self.folder = folder
-        self._made_with = dict(made_with)
+        self.folder, self._made_with = folder, dict(made_with)
 
     def last_state(self) -> tuple[thermostat.State | None, int]:
         """Returns the state to resume from, None without one, and the number of finished steps."""
@@ -296,11 +278,11 @@ class _Parts:
         done = int(arrays.pop("done"))
         return thermostat.State(**arrays), done
 
-    def save(self, state: thermostat.State, done: int) -> None:
+    def save(self, state: thermostat.State, done: int, frames: np.ndarray | None = None) -> None:
+        """Saves the frames of one chunk, if any, that end before step `done`, then the state."""
+        if frames is not None:
+            self._write(f"frames_{done - len(frames):09d}", {"frames": frames})
         self._write("state", {**state._asdict(), "done": np.array(done)})
-
-    def save_frames(self, first: int, frames: np.ndarray) -> None:
-        self._write(f"frames_{first:09d}", {"frames": frames})
 
     def frames(self, firsts: range) -> np.ndarray:
         """Returns the frames of all chunks."""

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from egno_jax import graph
+from egno_jax.datasets.md17.molecule_trajectory import Trajectory
 from egno_jax.datasets.md17.molecules import MOLECULES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from jaxtyping import Int
-
-    from egno_jax.datasets.md17.molecule_trajectory import Trajectory
 
 BOND_CUTOFF = 1.6
 
 
 def bonds(trajectory: Trajectory, *, cutoff: float = BOND_CUTOFF) -> Int[np.ndarray, "B 2"]:
-    """Guesses the bonds of a molecule: pairs closer than a cutoff in frame 0.
+    """Guesses the bonds of a molecule, `[B, 2]`: pairs closer than a cutoff in frame 0.
 
     Two hydrogen atoms are never bonded: at 500 K those of one carbon come closer than 1.6 Angstrom.
 
@@ -29,12 +27,8 @@ def bonds(trajectory: Trajectory, *, cutoff: float = BOND_CUTOFF) -> Int[np.ndar
       trajectory: the atoms that are nodes.
       cutoff: in Angstrom; 1.6 suits H, C, N, O and F, heavier atoms need more.
 
-    Returns:
-      `[B, 2]` int32, the smaller index first.
-
     Raises:
       ValueError: an atom has no bond; names it.
-      ImportError: vesin, of the extra `data`, is not installed.
     """
     pairs = close_pairs(trajectory, cutoff=cutoff)
     alone = np.setdiff1d(np.arange(len(trajectory.numbers)), pairs)
@@ -61,24 +55,18 @@ def bond_graph(
 ) -> graph.Edges:
     """Builds the original's graph: bonds of frame 0, and pairs two bonds apart.
 
-    Features of the edge from j to i are [Z_i, Z_j, 1 or 2 bonds, stick], where `stick` is 1 on
-    chosen pairs and 0 on all others; `samples` appends |x_i - x_j|^2 in each initial state.
+    Features `[E, 4]` of the edge from j to i are [Z_i, Z_j, 1 or 2 bonds, stick], where `stick` is
+    1 on chosen pairs (Huang et al., ICLR 2022) and 0 on all others; `samples` appends |x_i - x_j|^2
+    in each initial state. Edges are sorted by receiver, then sender. Needs vesin, of the extra
+    `data`.
 
     Args:
       trajectory: the atoms that are nodes.
       cutoff: the length in Angstrom below which two atoms are bonded.
       sticks: `[K, 2]` pairs to flag; by default those of `default_sticks`.
 
-    Returns:
-      Edges sorted by receiver, then sender, with features `[E, 4]`.
-
     Raises:
       ValueError: an atom has no bond, or a stick is not a pair of atoms.
-      ImportError: vesin, of the extra `data`, is not installed.
-
-    Source:
-      The public code of Xu et al., ICML 2024; the sticks are those of Huang et al., "Equivariant
-      Graph Mechanics Networks with Constraints", ICLR 2022.
     """
     num_nodes, numbers = len(trajectory.numbers), trajectory.numbers
     found = bonds(trajectory, cutoff=cutoff)
@@ -96,17 +84,10 @@ def bond_graph(
 
 
 def default_sticks(trajectory: Trajectory, bonds: Int[np.ndarray, "B 2"]) -> list[tuple[int, int]]:
-    """Chooses bonds that share no atom, as in the original's hand-made lists.
+    """Chooses bonds of `[B, 2]` that share no atom, as in the original's hand-made lists.
 
     Those lists number atoms as in the original archives, so they are used for these alone. For any
     other trajectory, bonds are chosen in order if their atoms are still free.
-
-    Args:
-      trajectory: the atoms that are nodes.
-      bonds: `[B, 2]`, their bonds.
-
-    Returns:
-      The pairs to flag.
     """
     name = (trajectory.provenance or {}).get("molecule")
     if trajectory.source == "MD17" and isinstance(name, str) and name in MOLECULES:

@@ -7,23 +7,21 @@ import json
 import pathlib
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from egno_jax.checks import check_array
 from egno_jax.datasets import npz
 from egno_jax.datasets.md17.molecules import MOLECULES
-from egno_jax.datasets.xyz import xyz_frames
+from egno_jax.datasets.npz import PathLike, xyz_frames
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterable, Iterator, Mapping
-
     import ase
     from jaxtyping import Float, Int
-    from numpy.typing import ArrayLike
 
 FORMAT_VERSION = 1
 ORIGINAL = "MD17"
@@ -40,8 +38,7 @@ class Trajectory(NamedTuple):
     Attributes:
       positions: `[T, N, 3]` in Angstrom.
       numbers: `[N]`, atomic numbers.
-      source: "MD17" for an original archive, the method if the file records it (as those of
-        `generate` do), otherwise "unknown".
+      source: "MD17" for an original archive, else the method that the file records, or "unknown".
       provenance: what else the file records of its origin.
     """
 
@@ -51,8 +48,8 @@ class Trajectory(NamedTuple):
     provenance: Mapping[str, Any] | None = None
 
 
-def read(path: str | os.PathLike[str]) -> Trajectory:
-    """Reads a trajectory, by its suffix.
+def read(path: PathLike) -> Trajectory:
+    """Reads a trajectory, by its suffix, and checks it (see `check`).
 
     - `.npz`: the original MD17 archives, and files with the same fields `R` and `z`;
     - `.xyz`, `.extxyz`: (extended) XYZ; the last line must end with a line break, or a number may
@@ -62,16 +59,9 @@ def read(path: str | os.PathLike[str]) -> Trajectory:
     The last two need the extra `data`. Velocities, forces and energies are not used. No pickle is
     ever loaded.
 
-    Returns:
-      The checked trajectory: at least two frames, finite, the same atoms in every frame, no two of
-      them in one place.
-
     Raises:
-      FileNotFoundError: there is no such file.
-      OSError: the file cannot be opened.
-      ValueError: the file is empty, damaged, of another kind or version, or does not hold a
-        trajectory of one molecule; names the file and the place in it.
-      ImportError: ASE is needed and not installed.
+      OSError: the file cannot be opened; `FileNotFoundError` if there is none.
+      ValueError: the file is damaged or holds no trajectory of one molecule; names the place.
     """
     path = pathlib.Path(path)
     if path.suffix not in _SUFFIXES:
@@ -83,19 +73,14 @@ def read(path: str | os.PathLike[str]) -> Trajectory:
     return _read_npz(path) if path.suffix == ".npz" else _read_frames(path)
 
 
-def write(path: str | os.PathLike[str], trajectory: Trajectory) -> None:
+def write(path: PathLike, trajectory: Trajectory) -> None:
     """Writes an `.npz` file for `read` and other readers of MD17, completely or not at all.
 
-    Fields: `R` `[T, N, 3]`, `z` `[N]`, and `provenance`, JSON with the format version, the source
-    and the provenance.
-
-    Args:
-      path: the file, replaced if it exists; its folder is made if missing.
-      trajectory: the trajectory; positions keep their dtype.
+    Fields: `R` `[T, N, 3]` in its dtype, `z` `[N]`, and `provenance`, JSON with the format version,
+    the source and the provenance. A file of this name is replaced; its folder is made if missing.
 
     Raises:
-      ValueError: the suffix is not `.npz`, the trajectory is not valid, or `read` would refuse its
-        provenance.
+      ValueError: the suffix is not `.npz`, or `read` would refuse the trajectory or its provenance.
       OSError: the file cannot be written.
     """
     path = pathlib.Path(path)
@@ -117,11 +102,7 @@ def write(path: str | os.PathLike[str], trajectory: Trajectory) -> None:
 
 
 def check(trajectory: Trajectory, names: tuple[str, str] = ("positions", "numbers")) -> Trajectory:
-    """Returns a valid trajectory as arrays.
-
-    Args:
-      trajectory: the trajectory.
-      names: names of its positions and numbers in error messages.
+    """Returns a valid trajectory as arrays; `names` are those of its fields in error messages.
 
     Raises:
       ValueError: wrong shapes or dtypes, fewer than two frames, numbers that are not atomic
@@ -166,15 +147,7 @@ def _coincidence(positions: np.ndarray) -> tuple[int, int, int] | None:
 
 
 def select(trajectory: Trajectory, atoms: ArrayLike) -> Trajectory:
-    """Returns some atoms of a trajectory.
-
-    Args:
-      trajectory: T frames of N atoms.
-      atoms: a mask, indices or a slice of `[N]`.
-
-    Raises:
-      ValueError: no atom is left.
-    """
+    """Returns some atoms of a trajectory, by a mask, indices or a slice of `[N]`."""
     numbers = trajectory.numbers[atoms]
     if not numbers.size:
         raise ValueError(f"atoms: got none of {len(trajectory.numbers)}, expected at least one")

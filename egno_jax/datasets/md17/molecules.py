@@ -15,8 +15,7 @@ class Molecule(NamedTuple):
       counts: the number of atoms of each element, by atomic number.
       archive: the publisher's file name.
       num_frames: T, the frames of the archive.
-      sticks: `[K, 2]`, pairs of heavy atoms that the original code flags, in the archive's order
-        of atoms: bonds that share no atom.
+      sticks: `[K, 2]`, bonds between heavy atoms that the original code flags, sharing no atom.
     """
 
     smiles: str

@@ -20,14 +20,7 @@ NAME = "ase.md.nose_hoover_chain"
 
 
 class State(NamedTuple):
-    """Everything that the future of the dynamics depends on.
-
-    Attributes:
-      positions: `[N, 3]`.
-      momenta: `[N, 3]`.
-      chain_positions: `[3]`, eta of the chain.
-      chain_momenta: `[3]`, p_eta of the chain.
-    """
+    """Everything that the future of the dynamics depends on; of the chain, eta and p_eta."""
 
     positions: Float[np.ndarray, "N 3"]
     momenta: Float[np.ndarray, "N 3"]
@@ -39,9 +32,8 @@ def degrees_of_freedom(num_atoms: int) -> int:
     """Returns the degrees of freedom with kinetic energy in a molecule at rest as a whole.
 
     3 N - 6 for N >= 3, and 1 for two atoms: `stop` removes three components of the momentum and
-    three of the angular momentum. This holds for linear molecules too, which have 3 N - 5
-    vibrations about their equilibrium: out of equilibrium they are bent, so all three components of
-    the angular momentum can be removed.
+    three of the angular momentum. This holds for linear molecules too, which are bent out of
+    equilibrium, so that all three components of the angular momentum can be removed.
     """
     return 3 * num_atoms - 6 if num_atoms > 2 else num_atoms - 1
 
@@ -68,14 +60,7 @@ def nose_hoover_chain(
 
     ASE counts 3 N degrees of freedom. In a molecule that neither moves nor rotates this would heat
     the vibrations by 3 N / (3 N - 6), those of ethanol to 643 K instead of 500 K, so the chain is
-    made for `degrees_of_freedom` instead.
-
-    Args:
-      atoms: with a calculator; moved to the state, and by the dynamics.
-      state: the initial state.
-      time_step: in ASE's unit of time.
-      temperature_K: in kelvin.
-      relaxation_time: of the chain, in ASE's unit of time.
+    made for `degrees_of_freedom` instead. Times are in ASE's unit.
     """
     chains = require(NAME, "generate")
     atoms.set_positions(state.positions)

@@ -1,11 +1,6 @@
 """Motion capture: running and walking, from the CMU Graphics Lab Motion Capture Database.
 
     samples = mocap.load("run", "train", data_dir="data")    # frame 0 -> 26, 27, 28, 29, 30
-    batch = datasets.take(samples, jnp.arange(12))
-
-and any other motion in Acclaim's file formats (see `egno_jax.datasets.acclaim`):
-
-    skeleton = mocap.read_skeleton("35.asf")
     positions = mocap.joint_positions(skeleton, mocap.read_motion("35_01.amc", skeleton))
 
 Nothing is downloaded: the files are free for research at mocap.cs.cmu.edu. `convert_run`, or
@@ -14,8 +9,7 @@ files: 1 is 5.64 cm for these subjects (an inch divided by the header's 0.45); 1
 y up.
 
 Sources: Kipf et al., "Neural Relational Inference for Interacting Systems" (ICML 2018) for the
-walking task; Huang et al., "Equivariant Graph Mechanics Networks with Constraints" (ICLR 2022) for
-the splits; Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics" (ICML 2024).
+walking task; Huang et al. (ICLR 2022) for the splits; Xu et al. (ICML 2024) for the experiments.
 """
 
 from egno_jax.datasets.acclaim import (

@@ -8,23 +8,13 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from egno_jax.datasets.mocap import convert_run
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line.
-
-    Args:
-      arguments: the words after the program's name; those of the process if None.
-
-    Returns:
-      The exit code: 0, or 2 after a message.
-    """
+    """Runs the command line; returns the exit code: 0, or 2 after a message."""
     options = _parser().parse_args(arguments)
     try:
         convert_run(options.folder, options.out, split=options.split, seed=options.seed)

@@ -7,7 +7,6 @@ It holds `edges` `[N - 1, 2]`, `trial_<k>` `[T, N, 3]`, and for each part, `trai
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,9 +17,9 @@ from egno_jax.datasets import npz
 from egno_jax.datasets.acclaim import joint_positions, read_motion, read_skeleton
 from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.mocap.trial_windows import NUM_FRAMES
+from egno_jax.datasets.npz import PathLike
 
-# Initial frames of windows, by the name of the trial, by the name of the split.
-Split = Mapping[str, Mapping[str, Sequence[int]]]
+Arrays = Mapping[str, np.ndarray]
 
 RUN_KEYS = {"train": "train", "valid": "val", "test": "test"}
 # Present in files whose windows are not the published ones.
@@ -33,13 +32,13 @@ _SIZES = {"train": 5, "valid": 3, "test": 3}
 
 
 class Trials(NamedTuple):
-    """The trials of one split.
+    """The trials of one split, by their numbers.
 
     Attributes:
-      positions: `[T, N, 3]` by the number of the trial.
-      starts: `[K]` by the number of the trial, the first frames of its windows in order of use.
+      positions: `[T, N, 3]` of each trial.
+      starts: `[K]` of each trial, the first frames of its windows in order of use.
       bonds: `[B, 2]`.
-      places: the file, and the place in it, by the number of the trial, for errors.
+      places: the file of each trial, and the place in it, for errors.
     """
 
     positions: dict[int, np.ndarray]
@@ -60,7 +59,7 @@ def read_run_file(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def run_trials(path: pathlib.Path, arrays: Mapping[str, np.ndarray], split: str) -> Trials:
+def run_trials(path: pathlib.Path, arrays: Arrays, split: str) -> Trials:
     """Returns the checked trials of one split; errors begin with the path."""
     key, bonds = RUN_KEYS[split], _get(path, arrays, "edges", np.integer, (None, 2))
     _check_tree(path, bonds)
@@ -93,7 +92,7 @@ def _check_tree(path: pathlib.Path, bonds: np.ndarray) -> None:
         part[part == part[one]] = part[other]
 
 
-def _trials_of(path: pathlib.Path, arrays: Mapping[str, np.ndarray], name: str) -> list[int]:
+def _trials_of(path: pathlib.Path, arrays: Arrays, name: str) -> list[int]:
     trials = _get(path, arrays, name, np.integer, (None,)).tolist()
     if not trials or len(set(trials)) != len(trials):
         _fail(path, name, f"{trials}", "at least one trial, each once")
@@ -113,11 +112,7 @@ def _check_starts(place: str, starts: Sequence[int], num_frames: int) -> None:
 
 
 def _get(
-    path: pathlib.Path,
-    arrays: Mapping[str, np.ndarray],
-    key: str,
-    kind: type,
-    shape: tuple[int | None, ...],
+    path: pathlib.Path, arrays: Arrays, key: str, kind: type, shape: tuple[int | None, ...]
 ) -> np.ndarray:
     """Returns an array of the file after checking its dtype, shape and values."""
     wanted = f"{kind.__name__} [{', '.join('any' if n is None else str(n) for n in shape)}]"
@@ -140,11 +135,7 @@ def _fail(path: pathlib.Path, place: str, got: str, expected: str) -> Any:
 
 
 def convert_run(
-    folder: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    split: str | os.PathLike[str] | None = None,
-    seed: int = 0,
+    folder: PathLike, out: PathLike, *, split: PathLike | None = None, seed: int = 0
 ) -> None:
     """Writes `cmu/subject09_run.npz` from the recordings of subject 9, for `load("run", ...)`.
 
@@ -154,16 +145,14 @@ def convert_run(
     file warns of this.
 
     Args:
-      folder: holds `09.asf` and the trials `09_01.amc` to `09_11.amc` of mocap.cs.cmu.edu, or those
-        that the split names.
+      folder: holds `09.asf` and the trials of mocap.cs.cmu.edu, `09_01.amc` to `09_11.amc`.
       out: the file to write; it must not exist.
       split: a JSON file, `{"train": {"09_02": [0, 17], ...}, "valid": {...}, "test": {...}}`: the
         frames, counted from 0, at which windows of a trial start, in order of use.
       seed: of the draw, without a split.
 
     Raises:
-      ValueError: a file is missing, damaged or exists already, or a window is not in its trial;
-        names the file and the place.
+      ValueError: a file is missing, damaged or exists already, or a window is not in its trial.
       OSError: the file cannot be written.
     """
     folder, out = pathlib.Path(folder), pathlib.Path(out)

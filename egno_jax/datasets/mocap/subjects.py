@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+import pathlib
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
 from egno_jax.datasets import npz
 from egno_jax.datasets.acclaim import joint_positions, read_motion, read_skeleton
 from egno_jax.datasets.argument_checks import check_choice
+from egno_jax.datasets.base import Samples
 from egno_jax.datasets.mocap.run_file import DRAWN_WITH_SEED, Trials, read_run_file, run_trials
 from egno_jax.datasets.mocap.trial_windows import NUM_FRAMES, PROTOCOLS, Windows, cut, samples
-
-if TYPE_CHECKING:
-    import os
-    import pathlib
-    from collections.abc import Sequence
-
-    from egno_jax.datasets.base import Samples
+from egno_jax.datasets.npz import PathLike
 
 PUBLISHED_SIZES = {
     "run": {"train": 200, "valid": 240, "test": 240},
@@ -59,7 +55,7 @@ def load(
     target_frames: Sequence[int] = PROTOCOLS["last"],
     height: bool = False,
     dtype: np.typing.DTypeLike = np.float32,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
 ) -> Samples:
     """Loads motion capture as in the experiments of EGNO; arguments as for its two parts.
 
@@ -71,11 +67,7 @@ def load(
 
 
 def load_windows(
-    motion: str,
-    split: str,
-    *,
-    num_samples: int | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
+    motion: str, split: str, *, num_samples: int | None = None, data_dir: PathLike | None = None
 ) -> Windows:
     """Loads windows of one split, trial by trial, the same number from each.
 
@@ -90,8 +82,7 @@ def load_windows(
       data_dir: the folder that holds `cmu/`; `$EGNO_DATA_DIR` if None.
 
     Raises:
-      ValueError: an argument is out of range, or files are missing or damaged; names the file and
-        the place, and how to get a missing file.
+      ValueError: an argument is out of range, or files are missing or damaged; says what to do.
     """
     check_choice("motion", motion, PUBLISHED_SIZES)
     check_choice("split", split, WALK_SPLIT)
@@ -127,7 +118,7 @@ def _per_trial(num_samples: int, trials: Trials, split: str) -> int:
     return int(num_samples) // count
 
 
-def _needed_file(data_dir: str | os.PathLike[str] | None, motion: str) -> pathlib.Path:
+def _needed_file(data_dir: PathLike | None, motion: str) -> pathlib.Path:
     """Returns the file that the motion needs first."""
     folder, needed = npz.data_directory(data_dir), _NEEDED[motion]
     if not folder:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from egno_jax.datasets.argument_checks import check_frames
+from egno_jax.datasets.base import Samples
 from egno_jax.datasets.cutting import samples_from_frames, window_frames
 from egno_jax.graph import bond_edges
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from jaxtyping import Float, Int
-    from numpy.typing import ArrayLike, DTypeLike
-
-    from egno_jax.datasets.base import Samples
 
 HORIZON = 30
 """Frames from the initial state to the last target; 0.25 s at 120 frames a second."""
@@ -34,7 +32,7 @@ class Windows(NamedTuple):
     """S windows of trials, all of one length.
 
     Attributes:
-      positions: `[S, 32, N, 3]`, frames 0 (the initial state) to 30, and one more for the last
+      positions: `[S, 32, N, 3]`, frames 0 (the initial state) to 30, one more for the last
         velocity.
       bonds: `[B, 2]`, pairs of joints.
       trials: `[S]`, the number of the trial.
@@ -50,11 +48,7 @@ class Windows(NamedTuple):
 def cut(
     positions: Float[np.ndarray, "T N 3"], starts: Int[ArrayLike, "S"]
 ) -> Float[np.ndarray, "S W N 3"]:
-    """Cuts windows of 32 frames out of one trial.
-
-    Args:
-      positions: `[T, N, 3]`, the trial.
-      starts: `[S]`, the first frame of each window, from 0 to T - 32.
+    """Cuts windows of 32 frames, from each of the frames `starts` `[S]`, out of one trial.
 
     Raises:
       ValueError: shapes are wrong, or a window is not in the trial.
@@ -86,12 +80,9 @@ def samples(
 
     Args:
       windows: S windows.
-      target_frames: `[P]`, the frames to predict, increasing, from 1 to 30.
+      target_frames: `[P]`, the frames to predict, increasing, from 1 to 30; they become `times`.
       height: whether heights are a feature.
       dtype: the dtype of all real numbers.
-
-    Returns:
-      Samples of NumPy arrays with `times = target_frames`.
 
     Raises:
       ValueError: frames do not exist or do not increase, or shapes do not match.

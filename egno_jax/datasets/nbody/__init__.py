@@ -4,11 +4,9 @@ The data set is "charged5_initvel1small", on which EGNN, SEGNN, PONITA, CGENN an
 simulated here, from the same random numbers as the original, and needs no download:
 
     samples = nbody.load("train")              # 3000 samples, frame 30 -> 32, 34, 36, 38, 40
-    batch = datasets.take(samples, jnp.arange(100))
 
 Sources: Kipf et al., "Neural Relational Inference for Interacting Systems" (ICML 2018) for the
-simulations; Satorras et al., "E(n) Equivariant Graph Neural Networks" (ICML 2021) for the 3D set;
-Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics" (ICML 2024) for the task.
+simulations; Satorras et al., "E(n) Equivariant Graph Neural Networks" (ICML 2021) for the 3D set.
 """
 
 from egno_jax.datasets.nbody.body_samples import START, TARGET_FRAMES, reversed_samples, samples

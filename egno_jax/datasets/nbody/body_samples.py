@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
 from egno_jax.datasets.argument_checks import check_frames
+from egno_jax.datasets.base import Samples
 from egno_jax.datasets.cutting import samples_from_frames
 from egno_jax.datasets.nbody.simulation import (
     COULOMB,
@@ -18,11 +19,6 @@ from egno_jax.datasets.nbody.simulation import (
     reverse_time,
 )
 from egno_jax.graph import fully_connected_edges
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from egno_jax.datasets.base import Samples
 
 START = 30
 TARGET_FRAMES = (32, 34, 36, 38, 40)
@@ -38,17 +34,14 @@ def samples(
     """Cuts one sample out of each trajectory.
 
     Node features are |v_i|, edge features [c_ij, |x_i - x_j|^2] at frame `start`; edges connect all
-    pairs, E = N (N - 1).
+    pairs, E = N (N - 1). `times = target_frames - start` are in frames: 2, 4, 6, 8, 10 for the
+    default frames, so use `time_scale=2`.
 
     Args:
       trajectories: S simulations.
       start: the initial frame.
       target_frames: `[P]`, the frames to predict, increasing and after `start`.
       dtype: the dtype of all real numbers.
-
-    Returns:
-      Samples of NumPy arrays with `times = target_frames - start` in frames: 2, 4, 6, 8, 10 for the
-      default frames, so use `time_scale=2`.
 
     Raises:
       ValueError: frames do not exist or do not increase, or shapes do not match.
@@ -76,17 +69,12 @@ def reversed_samples(
     """Cuts the samples of `samples` out of the same frames, run backwards.
 
     Frame 40 with reversed velocities leads to 38, 36, 34, 32, 30. These are new samples of the same
-    task that use no frame outside the window; join them with `datasets.concatenate`.
+    task that use no frame outside the window; join them with `datasets.concatenate`. Their times
+    are those of `samples` if the frames are evenly spaced.
 
-    Arguments are those of `samples`, and `interaction`, `dt` and `max_force` the settings that the
-    trajectories were made with. `start` becomes the last target, and the last of `target_frames`
-    the initial frame.
-
-    Returns:
-      Samples as from `samples`. Their times are the same if the frames are evenly spaced.
-
-    Raises:
-      ValueError: as `samples`.
+    Arguments and errors are those of `samples`, and `interaction`, `dt` and `max_force` the
+    settings that the trajectories were made with. `start` becomes the last target, and the last of
+    `target_frames` the initial frame.
     """
     positions, velocities, couplings = check_trajectories(trajectories)
     frames = check_frames(start, target_frames, positions.shape[1])

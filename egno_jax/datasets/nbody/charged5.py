@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from egno_jax.datasets import cache
 from egno_jax.datasets.argument_checks import check_choice, check_integer
+from egno_jax.datasets.base import Samples
 from egno_jax.datasets.nbody.body_samples import START, TARGET_FRAMES, samples
 from egno_jax.datasets.nbody.simulation import (
     COULOMB,
@@ -19,14 +21,10 @@ from egno_jax.datasets.nbody.simulation import (
     charge_products,
     simulate,
 )
+from egno_jax.datasets.npz import PathLike
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Sequence
-
     from jaxtyping import Float
-
-    from egno_jax.datasets.base import Samples
 
 SEED = 43
 NUM_PARTICLES = 5
@@ -46,13 +44,7 @@ _SIMULATOR_VERSION = 1
 
 
 class States(NamedTuple):
-    """The initial states of S simulations of charged particles.
-
-    Attributes:
-      positions: `[S, N, 3]`.
-      velocities: `[S, N, 3]`.
-      charges: `[S, N]`.
-    """
+    """The initial states of S simulations of N charged particles: charges are `[S, N]`."""
 
     positions: Float[np.ndarray, "S N 3"]
     velocities: Float[np.ndarray, "S N 3"]
@@ -66,7 +58,7 @@ def load(
     start: int = START,
     target_frames: Sequence[int] = TARGET_FRAMES,
     dtype: np.typing.DTypeLike = np.float32,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: PathLike | None = None,
 ) -> Samples:
     """Loads the 5-body data set of EGNO's experiments; see `samples` for its contents.
 
@@ -74,28 +66,16 @@ def load(
 
     `num_samples` are the first simulations of the split; by default 3000 of the 10000 train, 2000
     valid and 2000 test simulations, as published. `cache_dir` is the cache; `$EGNO_CACHE_DIR`, else
-    `~/.cache/egno_jax`, if None. Other arguments are those of `samples`.
-
-    Raises:
-      ValueError: an argument is out of range.
+    `~/.cache/egno_jax`, if None. Other arguments, and errors, are those of `samples`.
     """
     trajectories = load_trajectories(split, num_simulations=num_samples, cache_dir=cache_dir)
     return samples(trajectories, start=start, target_frames=target_frames, dtype=dtype)
 
 
 def load_trajectories(
-    split: str,
-    *,
-    num_simulations: int | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    split: str, *, num_simulations: int | None = None, cache_dir: PathLike | None = None
 ) -> Trajectories:
-    """Loads all 49 frames of simulations, equal to those of `canonical`, from the cache.
-
-    Arguments are those of `load`.
-
-    Raises:
-      ValueError: an argument is out of range.
-    """
+    """Loads all 49 frames of simulations of `canonical` from the cache; arguments as for `load`."""
     num_simulations = _check_split(split, num_simulations)
     settings = {
         **{"split": split, "num_simulations": num_simulations},
@@ -115,16 +95,14 @@ def load_trajectories(
 def canonical(split: str, *, num_simulations: int | None = None) -> Trajectories:
     """Simulates one split of the canonical 5-body data set "charged5_initvel1small".
 
-    Simulation s does not depend on the number of simulations, to the bit.
+    There are 49 frames, 0.1 time units apart, in float64. Simulation s does not depend on the
+    number of simulations, to the bit. Frames agree with those of the original code to rounding,
+    which close encounters of opposite charges amplify: to 1e-8 in most simulations, to 1e-4 in a
+    few.
 
     Args:
       split: "train", "valid" or "test".
       num_simulations: at most 10000, 2000 and 2000; by default 3000, 2000 and 2000, as published.
-
-    Returns:
-      49 frames, 0.1 time units apart, in float64. Frames agree with those of the original code to
-      rounding, which close encounters of opposite charges amplify: to 1e-8 in most simulations,
-      to 1e-4 in a few.
 
     Raises:
       ValueError: the split is unknown or has fewer simulations.
@@ -137,14 +115,10 @@ def canonical(split: str, *, num_simulations: int | None = None) -> Trajectories
 
 
 def canonical_states(split: str, *, num_simulations: int | None = None) -> States:
-    """Draws the initial states of the canonical simulations of one split, in float64.
+    """Draws the initial states of `canonical`, whose arguments and errors these are, in float64.
 
     All splits come from one stream of NumPy's legacy generator with seed 43: charges -1 or +1,
-    normal positions, velocities of length 0.5 in normal directions. Arguments are those of
-    `canonical`.
-
-    Raises:
-      ValueError: the split is unknown or has fewer simulations.
+    normal positions, velocities of length 0.5 in normal directions.
     """
     num_simulations = _check_split(split, num_simulations)
     rng = np.random.RandomState()

@@ -24,13 +24,11 @@ _CHUNK = 1024
 
 
 class Interaction(NamedTuple):
-    """A central force between two particles, and its potential, as functions of r^2.
-
-    The force on i is `strength(r^2, c_ij) (x_i - x_j)`, with `strength = -2 dpotential/d(r^2)`.
+    """A central force between two particles, and its potential, elementwise in r^2 and c_ij.
 
     Attributes:
-      strength: elementwise function of r^2 and the coupling c_ij, returns force / distance.
-      potential: likewise, returns the energy of the pair.
+      strength: force / distance; the force on i is `strength(r^2, c_ij) (x_i - x_j)`.
+      potential: the energy of the pair, with `strength = -2 dpotential/d(r^2)`.
     """
 
     strength: Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -80,7 +78,8 @@ def simulate(
 
     One step is v <- v + dt F(x), then x <- x + dt v (symplectic Euler), with
     F_i = sum_j strength(r_ij^2, c_ij) (x_i - x_j). Frame t is the state after
-    `(t + 1) frame_spacing` steps; the initial state is not a frame.
+    `(t + 1) frame_spacing` steps; the initial state is not a frame. The frames are the same to the
+    bit whichever systems are simulated together.
 
     Args:
       positions: `[S, N, 3]`, initial.
@@ -93,12 +92,8 @@ def simulate(
       max_force: each component of a particle's total force is clipped to this size, as in the
         canonical data set; `math.inf` does not clip. A clipped force is not equivariant.
 
-    Returns:
-      T frames. They are the same to the bit whichever systems are simulated together.
-
     Raises:
-      ValueError: shapes do not match, couplings are not symmetric, a number is not finite or out of
-        range, or the simulation overflows.
+      ValueError: an argument is out of range, couplings are not symmetric, or the result overflows.
     """
     x0, v0, couplings = _check_systems(positions, velocities, couplings)
     check_integer("num_frames", num_frames)
@@ -192,10 +187,7 @@ def forces(
 ) -> Float[np.ndarray, "S N 3"]:
     """Returns the total force on each particle, F_i = sum_j strength(r_ij^2, c_ij) (x_i - x_j).
 
-    Arguments are those of `simulate`, and so are the forces, to the bit.
-
-    Raises:
-      ValueError: shapes do not match, couplings are not symmetric or a number is not finite.
+    Arguments and errors are those of `simulate`, and so are the forces, to the bit.
     """
     systems = _check_systems(positions, np.zeros_like(positions, np.float64), couplings)
     x, out, c = _to_blocks(*systems)
@@ -238,9 +230,6 @@ def reverse_time(
     Frames are in opposite order, with velocities -(v + dt F(x)): `simulate` stores the velocity
     that led to a position, so the velocity that leads to it from the other side is the next one,
     negated. `simulate` reproduces the result from its first frame.
-
-    Raises:
-      ValueError: shapes do not match or a number is not finite.
     """
     positions, velocities, couplings = check_trajectories(trajectories)
     kicks = [

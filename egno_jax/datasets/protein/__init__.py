@@ -11,9 +11,7 @@ Sources: Han et al., "Equivariant Graph Hierarchy-Based Neural Networks" (NeurIP
 task; Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics" (ICML 2024).
 """
 
-from egno_jax.datasets.blocks import FRACTIONS, Starts
-from egno_jax.datasets.cutting import target_offsets
-from egno_jax.datasets.protein.adk import load_equilibrium, load_transition
+from egno_jax.datasets.cutting import FRACTIONS, Starts, target_offsets
 from egno_jax.datasets.protein.protein_samples import (
     CUTOFF,
     NUM_TARGETS,
@@ -24,7 +22,13 @@ from egno_jax.datasets.protein.protein_samples import (
     paths,
     samples,
 )
-from egno_jax.datasets.protein.protein_trajectory import SELECTION, Trajectory, read
+from egno_jax.datasets.protein.protein_trajectory import (
+    SELECTION,
+    Trajectory,
+    load_equilibrium,
+    load_transition,
+    read,
+)
 from egno_jax.datasets.protein.simulation_files import load_universe
 
 __all__ = [

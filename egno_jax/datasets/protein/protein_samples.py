@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from egno_jax import graph as graph_lib
 from egno_jax.datasets.argument_checks import check_integer
-from egno_jax.datasets.blocks import FRACTIONS, Starts, time_blocks
+from egno_jax.datasets.base import Samples
 from egno_jax.datasets.cutting import (
+    FRACTIONS,
+    Starts,
     cut_windows,
     samples_with_own_edges,
     target_offsets,
+    time_blocks,
     window_frames,
 )
+from egno_jax.datasets.protein.protein_trajectory import Trajectory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from jaxtyping import Float, Int
-
-    from egno_jax.datasets.base import Samples
-    from egno_jax.datasets.protein.protein_trajectory import Trajectory
 
 WINDOW = 15
 NUM_TARGETS = 4
@@ -46,9 +46,6 @@ def block_starts(
       stride: frames from one sample to the next; 1 uses all windows.
       fractions: the shares of the blocks, without the two gaps.
 
-    Returns:
-      All initial frames whose samples are in one block, in order.
-
     Raises:
       ValueError: a block is too short for one window; says how long it is and what is needed.
     """
@@ -68,18 +65,13 @@ def block_starts(
 def contacts(trajectory: Trajectory, frame: int, *, cutoff: float = CUTOFF) -> graph_lib.Edges:
     """Connects atoms that are closer than a cutoff in one frame, in both directions.
 
-    Args:
-      trajectory: the atoms that are nodes.
-      frame: the frame.
-      cutoff: in Angstrom; 10 in the paper, 8 in its public code.
+    `cutoff` is in Angstrom; 10 in the paper, 8 in its public code. Needs the extra `data`.
 
     Returns:
-      Edges sorted by receiver, then sender, with the distance |x_i - x_j| and the squared distance
-      as features `[E, 2]`.
+      Edges sorted by receiver, then sender, with features `[E, 2]`: |x_i - x_j| and |x_i - x_j|^2.
 
     Raises:
       ValueError: no two atoms are that close, or the cutoff is not above 0.
-      ImportError: vesin, of the extra `data`, is not installed.
     """
     positions = trajectory.positions[frame].astype(np.float64)
     edges = graph_lib.radius_edges(positions, cutoff)
@@ -119,8 +111,8 @@ def samples(
     Velocities are v[t] = x[t + 1] - x[t], in Angstrom per frame. Node features are |v_i| and
     q_i / max_j |q_j|, edge features |x_i - x_j| and |x_i - x_j|^2 in the initial state. Edges are
     padded to one number, and each sample has one more node, of zeros, that `node_mask` leaves out.
-
-    A sample of 855 atoms takes about 0.6 MB with a cutoff of 8 Angstrom, 1 MB with 10.
+    Times are in frames: set the model's `time_scale` to `window / num_targets`. A sample of 855
+    atoms takes about 0.6 MB with a cutoff of 8 Angstrom, 1 MB with 10. Needs the extra `data`.
 
     Args:
       trajectory: T frames of the atoms that are nodes.
@@ -131,13 +123,8 @@ def samples(
       num_targets: P targets, at the frames `window * p // P` for p = 1..P.
       dtype: the dtype of all real numbers.
 
-    Returns:
-      Samples of NumPy arrays, with N + 1 nodes and times in frames: set the model's `time_scale` to
-      `window / num_targets`.
-
     Raises:
-      ValueError: a window is not in the trajectory, a graph has no edges, or more than `num_edges`.
-      ImportError: vesin, of the extra `data`, is not installed.
+      ValueError: a window is not in the trajectory, a graph has no or too many edges.
     """
     times = target_offsets(window, num_targets)
     positions, velocities = cut_windows(trajectory.positions, starts, times)
@@ -155,11 +142,7 @@ def paths(
 ) -> Float[np.ndarray, "S T N 3"]:
     """Returns all frames from initial states to the last target, for pictures.
 
-    Returns:
-      `[S, window + 1, N, 3]`, the initial state first.
-
-    Raises:
-      ValueError: a window is not in the trajectory.
+    The shape is `[S, window + 1, N, 3]`; raises `ValueError` if a window is not in the trajectory.
     """
     offsets = np.arange(1, window + 1)
     return trajectory.positions[window_frames(len(trajectory.positions), starts, offsets)]

@@ -1,20 +1,21 @@
-"""Trajectories of selected atoms, read from a universe and unwrapped."""
+"""Trajectories of selected atoms, read from a universe and unwrapped; those of adenylate kinase."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from egno_jax.datasets.npz import PathLike, data_directory
+from egno_jax.datasets.protein.simulation_files import load_universe
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import MDAnalysis
     from jaxtyping import Float, Int
-    from numpy.typing import ArrayLike
 
 SELECTION = "backbone"
 """MDAnalysis' keyword for the atoms N, CA, C and O of amino acids."""
@@ -26,8 +27,7 @@ class Trajectory(NamedTuple):
     Attributes:
       positions: `[T, N, 3]` in Angstrom, float32 as MDAnalysis reads them.
       charges: `[N]`, partial charges in units of the elementary charge.
-      bonds: `[B, 2]` between selected atoms, the smaller index first, for pictures; empty if the
-        topology has none.
+      bonds: `[B, 2]` between selected atoms, smaller index first; empty if the topology has none.
     """
 
     positions: Float[np.ndarray, "T N 3"]
@@ -36,19 +36,15 @@ class Trajectory(NamedTuple):
 
 
 def read(
-    universe: MDAnalysis.Universe,
-    selection: str = SELECTION,
-    *,
-    charges: ArrayLike | None = None,
+    universe: MDAnalysis.Universe, selection: str = SELECTION, *, charges: ArrayLike | None = None
 ) -> Trajectory:
     """Reads all frames of selected atoms, and unwraps them from a periodic box.
 
     If frames have a box, molecules are made whole in the first frame (`AtomGroup.unwrap`, which
     needs bonds; atoms without bonds stay in place, with a warning), and from frame to frame each
     atom goes to its nearest image (`transformations.NoJump`). No atom may move farther than half a
-    box between two frames. Molecules stay in their images of the first frame.
-
-    The universe is left unchanged, at its first frame.
+    box between two frames. Molecules stay in their images of the first frame, at which the universe
+    is left, unchanged. Needs MDAnalysis, of the extra `data`.
 
     Args:
       universe: see `load_universe`, or any other.
@@ -58,7 +54,6 @@ def read(
     Raises:
       ValueError: the selection is not valid or selects no atom, there are no charges or fewer than
         two frames, or a frame cannot be read, is not finite, or has lost its box.
-      ImportError: MDAnalysis, of the extra `data`, is not installed.
     """
     group = _select(universe, selection)
     charges = _charges(group, charges)
@@ -145,7 +140,7 @@ def _has_box(step: MDAnalysis.coordinates.timestep.Timestep) -> bool:
 def _whole(group: MDAnalysis.AtomGroup) -> np.ndarray:
     """Returns the positions of a group in the current frame, its molecules made whole."""
     _warn_of_loose(group)
-    if not len(getattr(group.universe, "bonds", ())):
+    if not len(_all_bonds(group.universe)):
         return group.positions
     molecules = sum(group.fragments[1:], group.fragments[0])
     places = {atom: place for place, atom in enumerate(molecules.ix)}
@@ -156,8 +151,7 @@ def _whole(group: MDAnalysis.AtomGroup) -> np.ndarray:
 def _warn_of_loose(group: MDAnalysis.AtomGroup) -> None:
     """Warns of atoms without bonds, whose molecules may be split by the box."""
     is_bound = np.zeros(len(group.universe.atoms), bool)
-    if len(getattr(group.universe, "bonds", ())):
-        is_bound[group.universe.bonds.indices] = True
+    is_bound[_all_bonds(group.universe)] = True
     loose = group.ix[~is_bound[group.ix]]
     if len(loose):
         warnings.warn(
@@ -171,9 +165,50 @@ def _warn_of_loose(group: MDAnalysis.AtomGroup) -> None:
 
 def _bonds(group: MDAnalysis.AtomGroup) -> np.ndarray:
     """Returns the bonds inside a group, as indices in it."""
-    if not len(getattr(group.universe, "bonds", ())):
-        return np.zeros((0, 2), np.int32)
     places = np.full(len(group.universe.atoms), -1)
     places[group.ix] = np.arange(len(group))
-    bonds = places[group.universe.bonds.indices]
+    bonds = places[_all_bonds(group.universe)]
     return np.unique(np.sort(bonds[(bonds >= 0).all(axis=1)]), axis=0).astype(np.int32)
+
+
+def _all_bonds(universe: MDAnalysis.Universe) -> np.ndarray:
+    """Returns the bonds of the topology `[B, 2]`, none if it does not say."""
+    bonds = getattr(universe, "bonds", ())
+    return bonds.indices if len(bonds) else np.zeros((0, 2), int)
+
+
+def load_transition(selection: str = SELECTION) -> Trajectory:
+    """Loads a transition of adenylate kinase from closed to open, 98 frames, 855 backbone atoms.
+
+    A biased simulation (Beckstein et al., Journal of Molecular Biology 394, 2009) from
+    MDAnalysisTests in the extra `protein`: nothing is downloaded. `selection` are the atoms that
+    are nodes. The task differs from that of the equilibrium trajectory and has no published
+    figures.
+    """
+    files = require("MDAnalysisTests.datafiles", "protein")
+    return read(load_universe(files.PSF, files.DCD), selection)
+
+
+def load_equilibrium(selection: str = SELECTION, *, data_dir: PathLike | None = None) -> Trajectory:
+    """Loads adenylate kinase in equilibrium, the original's data: 4187 frames, 240 ps apart.
+
+    MDAnalysisData, of the extra `protein`, downloads it once, 170 MB from figshare.com, and checks
+    its SHA-256 (Seyler and Beckstein, doi:10.6084/m9.figshare.5108170.v1, 2017).
+
+    Args:
+      selection: the atoms that are nodes.
+      data_dir: the folder of `adk_equilibrium/`; else `$EGNO_DATA_DIR`, else MDAnalysisData's own.
+
+    Raises:
+      ValueError: it cannot be downloaded, or is damaged.
+    """
+    fetch = require("MDAnalysisData.adk_equilibrium", "protein").fetch_adk_equilibrium
+    folder = data_directory(data_dir)
+    try:
+        files = fetch(data_home=None if folder is None else str(folder))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"adk_equilibrium: could not be downloaded ({error}); put its two files into this "
+            "folder of data_dir or EGNO_DATA_DIR"
+        ) from error
+    return read(load_universe(files.topology, files.trajectory), selection)

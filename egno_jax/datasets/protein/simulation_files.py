@@ -7,15 +7,13 @@ import pathlib
 import re
 import struct
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO
 
-from egno_jax.datasets.npz import shorten
-from egno_jax.datasets.xyz import xyz_frames
+from egno_jax.datasets.npz import PathLike, shorten, xyz_frames
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import MDAnalysis
 
 _BROKEN = "the file is damaged or cut short"
@@ -23,10 +21,8 @@ _PICKLES = (".npz", ".npy", ".pkl", ".pickle", ".joblib")
 _MAGIC = {b"\x80": "a pickle", b"PK\x03\x04": "a zip or NumPy archive", b"\x93NUMPY": "NumPy's"}
 
 
-def load_universe(
-    topology: str | os.PathLike[str], *coordinates: str | os.PathLike[str]
-) -> MDAnalysis.Universe:
-    """Opens a simulation in any of MDAnalysis' formats, strictly.
+def load_universe(topology: PathLike, *coordinates: PathLike) -> MDAnalysis.Universe:
+    """Opens a simulation in any of MDAnalysis' formats, strictly; needs the extra `data`.
 
     MDAnalysis drops an incomplete last frame of a trajectory, and the bonds of a PSF file that was
     cut short. Here both are errors, for DCD, XTC, TRR, XYZ, PDB and PSF; a trajectory cut between
@@ -36,16 +32,11 @@ def load_universe(
 
     Args:
       topology: atoms, and preferably bonds and charges: PSF, PRMTOP, TPR, PDB, GRO and others.
-      *coordinates: trajectories of these atoms, in order: DCD, XTC, TRR and others; none if the
-        topology holds coordinates.
-
-    Returns:
-      The universe, at its first frame.
+      *coordinates: trajectories of these atoms, in order; none if the topology holds coordinates.
 
     Raises:
-      ValueError: a file is missing, empty, a folder, a pickle, damaged, cut short or of the wrong
-        kind, or atoms do not match; names the file.
-      ImportError: MDAnalysis, of the extra `data`, is not installed.
+      ValueError: a file is missing, empty, a pickle, damaged, cut short or of the wrong kind, or
+        atoms do not match; names the file.
     """
     mda = require("MDAnalysis", "data")
     paths = [pathlib.Path(path) for path in (topology, *coordinates)]
@@ -199,7 +190,7 @@ def _check_xyz(path: pathlib.Path) -> None:
 def _check_pdb(path: pathlib.Path) -> None:
     lines = path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
     last = lines[-1] if lines else ""
-    if not last.startswith("END"):
+    if last.split()[:1] not in (["END"], ["ENDMDL"]):
         got = f"{path}: got {shorten(repr(last))} as its last line, expected END"
         raise ValueError(f"{got}; {_BROKEN}, or not a PDB file")
 

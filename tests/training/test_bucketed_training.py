@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +11,17 @@ import numpy as np
 import pytest
 
 import egno_jax
-from egno_jax import EGNOConfig, datasets, metrics, training
+from egno_jax import datasets, metrics, training
 from egno_jax.datasets import bucketed
-from egno_jax.training import JSONLines, evaluate, fit, loss_fn, mixed, read_json_lines
+from egno_jax.training import JSONLines, evaluate, fit, mse_loss, read_json_lines
+from egno_jax.training.step import Trainer
 from tests.datasets.test_buckets import swarm
-from tests.training.conftest import CONFIG
+from tests.training.conftest import CONFIG, MODEL
 from tests.training.test_loop import SignalAfter, assert_same_weights, without_times
 
 SIZES = (3, 4, 6)
-MIXED = dataclasses.replace(CONFIG, batch_size=2, num_steps=12, steps_per_call=3)
+loss_of = functools.partial(mse_loss, egno_jax.apply, velocity_weight=0.1)
+MIXED = dataclasses.replace(CONFIG, batch_size=2, num_steps=12, steps_per_chunk=3)
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +31,8 @@ def parts():
 
 @pytest.fixture(scope="module")
 def params(parts):
-    config = EGNOConfig(num_layers=1, hidden_dim=8, velocity_weight=0.1)
     batch = datasets.take(parts[0], jnp.arange(1))
-    return egno_jax.init(jax.random.key(0), config, batch.graph, batch.times)
+    return egno_jax.init(jax.random.key(0), MODEL, batch.graph, batch.times)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def measure():
     def loss_and_errors(params, batch):
         predicted = egno_jax.apply(params, batch.graph, batch.times).positions
         errors = metrics.squared_errors(predicted, batch.positions, batch.node_mask).finalize()
-        return loss_fn(params, batch), errors
+        return loss_of(params, batch), errors
 
     gradient = jax.jit(jax.value_and_grad(loss_and_errors, has_aux=True))
 
@@ -74,7 +76,7 @@ def test_a_padded_batch_has_the_gradient_of_its_graphs(params, parts, each):
     """The mean over the real nodes of a batch is that of its graphs, each weighted by its nodes."""
     (bucket,) = bucketed(parts, 1).samples
     batch = datasets.take(bucket, jnp.arange(12))
-    loss, found = jax.jit(jax.value_and_grad(loss_fn))(params, batch)
+    loss, found = jax.jit(jax.value_and_grad(loss_of))(params, batch)
     weights = np.array(SIZES) / sum(SIZES)
     assert float(loss) == pytest.approx(np.dot(weights, [one[0] for one in each]), rel=1e-5)
     expected = jax.tree.map(
@@ -89,11 +91,13 @@ def test_a_padded_batch_has_the_gradient_of_its_graphs(params, parts, each):
 
 def test_an_epoch_weighs_every_node_the_same(params, parts, each):
     """The mean of the steps' losses, at the same weights, is the mean over all real nodes."""
-    advance, batch_of = mixed.mixed_steps(bucketed(parts, 2), MIXED, None)
-    seen = [batch_of(training.init_state(params, MIXED), step) for step in range(6)]
+    buckets = bucketed(parts, 2)
+    trainer = Trainer(buckets, buckets, MIXED)
+    seen = [trainer.batch_of(step) for step in range(6)]
     assert sorted(np.concatenate(seen)) == list(range(12))
     losses = [
-        advance(training.init_state(params, MIXED), step, 1)[1].loss.item() for step in range(6)
+        trainer.advance(training.init_state(params, MIXED), step, 1)[1].loss.item()
+        for step in range(6)
     ]
     assert np.mean(losses) == pytest.approx(
         np.average([one[0] for one in each], weights=SIZES), rel=1e-5
@@ -135,22 +139,6 @@ def test_a_mixed_run_resumes_to_the_same_bits(params, parts, whole_run, tmp_path
         without_times(read_json_lines(path / "metrics.jsonl")) for path in (tmp_path, directory)
     )
     assert found == expected
-
-
-def test_batches_depend_on_key_and_step_alone():
-    draw, again = (training.BucketSampler(jax.random.key(3), (6, 9, 4), 2) for _ in range(2))
-    assert draw.steps_per_epoch == 3 + 4 + 2
-    steps = [draw(step) for step in range(18)]
-    for step in (17, 4, 9):
-        bucket, indices = again(step)
-        assert bucket == steps[step][0]
-        np.testing.assert_array_equal(indices, steps[step][1])
-    for epoch in (steps[:9], steps[9:]):
-        assert sorted(bucket for bucket, _ in epoch) == [0] * 3 + [1] * 4 + [2] * 2
-        for bucket in range(3):
-            seen = np.concatenate([indices for which, indices in epoch if which == bucket])
-            assert len(set(seen.tolist())) == len(seen)
-    assert [bucket for bucket, _ in steps[:9]] != [bucket for bucket, _ in steps[9:]]
 
 
 def test_a_bucket_smaller_than_a_batch_is_named(params, parts, tmp_path):
