@@ -70,7 +70,7 @@ def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool =
     directory.parent.mkdir(parents=True, exist_ok=True)
     with _sibling(directory) as staging:
         with _checkpointer() as checkpointer:
-            # Arrays of several processes are not addressable by this one alone.
+            # orbax would wait for the other processes that share these arrays.
             is_alone = jax.process_count() == 1
             weights = params.weights if is_alone else jax.device_get(params.weights)
             checkpointer.save(staging / _WEIGHTS, weights)

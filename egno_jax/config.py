@@ -6,12 +6,13 @@ import dataclasses
 import itertools
 import json
 import math
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+
+from egno_jax.checks import as_count
 
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
@@ -140,14 +141,7 @@ def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 
 def _count(name: str, value: Any, least: int) -> int:
-    """Returns an integer of any library as a Python integer."""
-    expected = f"an integer >= {least}"
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = least - 1
-    _check(name, value, count >= least and not isinstance(value, bool), expected)
-    return count
+    return as_count(f"EGNOConfig.{name}", value, least)
 
 
 def _number(name: str, value: Any, expected: str) -> float:

@@ -1,4 +1,4 @@
-"""EGNO: maps one state to the whole trajectory, at any times, in one parallel pass."""
+"""EGNO: maps one state to a trajectory, at any times, in one parallel pass."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def _shapes(config: EGNOConfig, num_node_features: int, num_edge_features: int) 
 def _weight_shapes(
     config: EGNOConfig, num_node_features: int, num_edge_features: int, made_by: Any
 ) -> Shapes:
-    """Traces the module on two nodes; `made_by` only tells new layers of an old name apart."""
+    """Traces the module on two nodes; `made_by` only distinguishes layers of the same name."""
     edges = graph_lib.fully_connected_edges(2)
     nodes = {"positions": 3, "velocities": 3, "features": num_node_features}
     edge_features = {"features": np.zeros((2, num_edge_features), np.float32)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from egno_jax import deprecation, ops
 from egno_jax import graph as graph_lib
-from egno_jax.checks import shape_text, type_name
+from egno_jax.checks import as_count, shape_text, type_name
 from egno_jax.model import Params, apply, check_params
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def rollout(
       ValueError: an input is invalid; or there is neither a supervised velocity nor a `next_graph`.
     """
     check_params(params)
-    num_windows, times = _count(num_windows), _checked_times(times)
+    num_windows, times = as_count("num_windows", num_windows, 1), _checked_times(times)
     if supervised_velocities is None:
         supervised_velocities = params.config.velocity_weight > 0
     next_graph = _checked_next_graph(next_graph, graph, supervised_velocities)
@@ -188,8 +187,8 @@ def with_state(
       positions: `[N, 3]`.
       velocities: `[N, 3]`.
       speed_column: the node feature that holds |v_i|; None if there is none.
-      squared_distance_column: the edge feature that holds |x_i - x_j|^2; None if there is none.
-      distance_column: the edge feature that holds |x_i - x_j|; None if there is none.
+      squared_distance_column: likewise, the edge feature that holds |x_i - x_j|^2.
+      distance_column: likewise, the edge feature that holds |x_i - x_j|.
 
     Raises:
       ValueError: the graph has no such column, or (outside `jit`) it holds something else.
@@ -228,7 +227,7 @@ def radius_graph(
       squared_distance_column: as in `with_state`; not used if there are `edge_features`.
       distance_column: as in `with_state`; not used if there are `edge_features`.
       edge_features: called with the graph, senders, receivers and |x_i - x_j|^2 `[E, 1]`; returns
-        `[E, D]`. None if the edge features are distances, squared or not, and nothing else.
+        `[E, D]`. None if the edge features are only distances, squared or not.
 
     Raises:
       ValueError: the radius is not above 0, or `node_mask` is not a mask with a padding node.
@@ -403,17 +402,6 @@ def _velocities(
         graph_ids = graph_lib.graph_ids(graph.n_node, state.positions.shape[0])
         spacing = jnp.take(spacing, graph_ids, mode="clip")[:, None]
     return (state.path[-1] - state.path[-2]) / spacing
-
-
-def _count(num_windows: Any) -> int:
-    """Returns a Python integer for an integer of any library."""
-    try:
-        count = operator.index(num_windows)
-    except TypeError:
-        count = 0
-    if count < 1 or isinstance(num_windows, bool):
-        raise ValueError(f"num_windows: got {num_windows!r}, expected an integer >= 1")
-    return count
 
 
 def _checked_times(times: Any) -> Any:

@@ -330,7 +330,7 @@ def _moved(tree: Any, matrix: np.ndarray | None = None, shift: Any = 0.0) -> Any
 
 
 def _on_grid(tree: Any) -> Any:
-    """Rounds positions to a grid on which translations by whole numbers are exact."""
+    """Rounds positions to a grid on which translations by integers are exact."""
     if tree is None:
         return None
     step = 2.0**-12

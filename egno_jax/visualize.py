@@ -66,9 +66,9 @@ def plot_trajectories(
     columns: int = 2,
 ) -> Figure:
     """Draws true and predicted paths in 3D, one system a panel, on axes of one scale."""
-    true, predicted = _check_paths(true, predicted, titles)
-    figure, panels = _panels(true, predicted, titles, unit, "xyz", columns)
-    for axes, path, guess in zip(panels, true, predicted, strict=True):
+    lines = _Lines(*_check_paths(true, predicted, titles), "xyz")
+    figure, panels = _panels(lines, titles, unit, columns)
+    for axes, path, guess in panels:
         for node in range(path.shape[1]):
             (truth,) = axes.plot(*path[:, node].T, color=TRUTH_COLOUR, linewidth=2.6)
             (prediction,) = axes.plot(
@@ -99,8 +99,8 @@ def plot_skeletons(
 ) -> Figure:
     """Draws the bonds of each system at the initial state and at the last time."""
     lines = _bond_lines(*_check_paths(true, predicted, titles), bonds, up)
-    figure, panels = _panels(lines.true, lines.predicted, titles, unit, lines.axes, columns)
-    for axes, path, guess in zip(panels, lines.true, lines.predicted, strict=True):
+    figure, panels = _panels(lines, titles, unit, columns)
+    for axes, path, guess in panels:
         artists = _draw_bonds(axes, path[0], path[-1], guess[-1])
     _legend(figure, artists)
     return figure
@@ -126,20 +126,15 @@ def animate_skeletons(
     """
     lines = _bond_lines(*_check_paths(true, predicted, titles), bonds, up)
     targets = _check_targets(target_frames, lines)
-    figure, panels = _panels(lines.true, lines.predicted, titles, unit, lines.axes, columns)
-    artists = [
-        _draw_bonds(axes, path[0], path[0], guess[0])
-        for axes, path, guess in zip(panels, lines.true, lines.predicted, strict=True)
-    ]
+    figure, panels = _panels(lines, titles, unit, columns)
+    artists = [_draw_bonds(axes, path[0], path[0], guess[0]) for axes, path, guess in panels]
     _legend(figure, artists[0])
     clock = figure.text(0.02, 0.97, "", ha="left", va="top", fontsize=11, color=INK)
 
     def draw(frame: int) -> list[Any]:
         latest = np.searchsorted(targets, frame, side="right") - 1
         clock.set_text(f"frame {frame}")
-        for (_, truth, prediction), path, guess in zip(
-            artists, lines.true, lines.predicted, strict=True
-        ):
+        for (_, truth, prediction), (_, path, guess) in zip(artists, panels, strict=True):
             truth.set_data_3d(*path[frame].T)
             prediction.set_data_3d(*guess[max(latest, 0)].T)
             prediction.set_visible(latest >= 0)
@@ -288,10 +283,10 @@ def interactive_skeletons(
 
 
 class _Lines(NamedTuple):
-    """The bonds of all systems as lines with gaps, along the axes in the order of `axes`."""
+    """Points of all systems, along axes in the order of `axes`; of bonds, lines with gaps."""
 
-    true: Float[np.ndarray, "S T 3*B 3"]
-    predicted: Float[np.ndarray, "S P 3*B 3"]
+    true: Float[np.ndarray, "S T K 3"]
+    predicted: Float[np.ndarray, "S P K 3"]
     axes: str
 
 
@@ -344,27 +339,22 @@ def _axes(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 
 def _panels(
-    true: np.ndarray,
-    predicted: np.ndarray,
-    titles: Sequence[str],
-    unit: str,
-    names: str,
-    columns: int,
-) -> tuple[Figure, list[Axes]]:
-    """Returns a figure with an empty 3D panel for each system; axes have one scale."""
-    columns = min(columns, len(true))
-    rows = math.ceil(len(true) / columns)
+    lines: _Lines, titles: Sequence[str], unit: str, columns: int
+) -> tuple[Figure, list[tuple[Axes, np.ndarray, np.ndarray]]]:
+    """Returns a figure, and for each system an empty 3D panel, its truth and its prediction."""
+    columns = min(columns, len(lines.true))
+    rows = math.ceil(len(lines.true) / columns)
     height = 4.4 * rows + 0.6
     figure = _figure(4.8 * columns, height, layout=None)
     # Layout engines do not see the labels of 3D axes.
     figure.subplots_adjust(0.01, 0.05, 0.95, 1 - 0.85 / height, 0.08, 0.12)
     panels = []
-    for index, (path, guess) in enumerate(zip(true, predicted, strict=True)):
+    for index, (path, guess) in enumerate(zip(lines.true, lines.predicted, strict=True)):
         axes = figure.add_subplot(rows, columns, index + 1, projection="3d", computed_zorder=False)
-        _style_3d(axes, _limits(path, guess), unit, names)
+        _style_3d(axes, _limits(path, guess), unit, lines.axes)
         if titles:
             axes.set_title(titles[index], fontsize=11, color=INK)
-        panels.append(axes)
+        panels.append((axes, path, guess))
     return figure, panels
 
 

@@ -4,7 +4,7 @@ All but `LinearMotion` compute with positions relative to the mean of each graph
 those of E(n)-equivariant layers take any registered spatial layer (`config.layer`).
 
 Source: Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics", ICML 2024, section
-5.1 names the methods; where ours differs from theirs, its docstring says so.
+5.1 names the methods; docstrings describe the differences.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def _states_of_layers(
 
 
 class EGNNRoll(nn.Module):
-    """EGNN-R: one network takes the step from each time to the next, and is rolled out P times.
+    """EGNN-R: one network predicts each time from the previous one; it is rolled out P times.
 
     EGNO's time embedding gives it the length of its step, so steps may be unequal. Node and edge
     features stay those of the initial state. It is trained through the full rollout, which is

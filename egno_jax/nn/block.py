@@ -89,7 +89,7 @@ def register_layer(name: str, layer: LayerFactory | None = None) -> Any:
     if getattr(known, "__qualname__", None) != getattr(layer, "__qualname__", None):
         raise ValueError(f"name: got {name!r}, expected one that is not taken by {known}")
     if known is not layer:
-        # Compiled programs are found by their config, which names the layer alone.
+        # Compiled programs are cached by config, which has only the name of the layer.
         jax.clear_caches()
     _LAYERS[name] = layer
     return layer

@@ -200,7 +200,7 @@ class _Accelerated:
         paths = [path for path, w in jax.tree_util.tree_leaves_with_path(wanted) if w]
         if is_filled is None:
             return [by_path[path] for path in paths]
-        # Another platform may have computed the function, in a program of its own: NaN, not a
+        # Another platform may have computed the function, in a separate program: NaN, not a
         # wrong gradient. Within one program XLA removes the choice.
         return [jnp.where(is_filled, by_path[path], jnp.nan) for path in paths]
 
@@ -279,7 +279,7 @@ def _varying(x: Array, axes: frozenset[str]) -> Array:
 
 
 def _varying_together(values: Sequence[Array]) -> list[Array]:
-    """Makes all values vary over the same axes of `shard_map`, as JAX's own operations do.
+    """Makes all values vary over the same axes of `shard_map`, as JAX's operations do.
 
     The transpose of this sums, over devices, the gradient of a value that all devices share.
     """

@@ -3,8 +3,8 @@
 The library is compiled by `$CXX`, or else `c++`, `g++` or `clang++`, against jaxlib's headers and
 for the instruction set of this processor. It is kept in `$EGNO_CACHE_DIR/kernels` or
 `~/.cache/egno_jax/kernels`, with its checksum; its name is a hash of everything that determines its
-content. If that folder cannot be written, each process compiles its own. Without a compiler
-everything runs on JAX's own operations, slower.
+content. If that folder is not writable, each process compiles a library. Without a compiler
+everything runs on JAX's operations, slower.
 
 The environment variable `EGNO_JAX_KERNELS` is `auto` (the default), `off`, or `require`: an error
 instead of a warning if there are no kernels.
