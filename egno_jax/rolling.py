@@ -20,7 +20,7 @@ from egno_jax.model import Params, apply, check_params
 if TYPE_CHECKING:
     from jaxtyping import Array, ArrayLike, Bool, Float
 
-    Columns = tuple[int | None, ...]  # in the order of `_QUANTITIES`
+    _Columns = tuple[int | None, ...]  # in the order of `_QUANTITIES`
 
 OVERFLOW = "overflow"
 # The features that depend on the state, by the keyword that names their column.
@@ -298,7 +298,7 @@ def _quantities(graph: jraph.GraphsTuple) -> dict[str, Array]:
     return {name: value[:, 0] for name, value in zip(_QUANTITIES, values, strict=True)}
 
 
-def _checked_columns(graph: jraph.GraphsTuple, columns: Columns) -> list[tuple[str, str, int]]:
+def _checked_columns(graph: jraph.GraphsTuple, columns: _Columns) -> list[tuple[str, str, int]]:
     """Returns the name, the field of the graph and the column of each named feature."""
     found: list[tuple[str, str, int]] = []
     for name, column in zip(_QUANTITIES, columns, strict=True):
@@ -320,7 +320,7 @@ def _checked_columns(graph: jraph.GraphsTuple, columns: Columns) -> list[tuple[s
     return found
 
 
-def _with_columns(graph: jraph.GraphsTuple, columns: Columns) -> jraph.GraphsTuple:
+def _with_columns(graph: jraph.GraphsTuple, columns: _Columns) -> jraph.GraphsTuple:
     """Returns a graph with the named features computed from its state."""
     values = _quantities(graph)
     for name, field, column in _checked_columns(graph, columns):
@@ -332,7 +332,7 @@ def _with_columns(graph: jraph.GraphsTuple, columns: Columns) -> jraph.GraphsTup
 
 
 def _refreshed(
-    graph: jraph.GraphsTuple, state: State, *, velocity_unit: float | None, columns: Columns
+    graph: jraph.GraphsTuple, state: State, *, velocity_unit: float | None, columns: _Columns
 ) -> jraph.GraphsTuple:
     """The `next_graph` of `refresh`."""
     velocities = _velocities(graph, state, velocity_unit)
@@ -344,7 +344,7 @@ def _reconnected(
     state: State,
     *,
     velocity_unit: float | None,
-    columns: Columns,
+    columns: _Columns,
     radius: float,
     is_real: Bool[np.ndarray, "N"],
     edge_features: Callable | None,
