@@ -353,7 +353,9 @@ def _reconnected(
     positions, capacity = state.positions, graph.senders.shape[0]
     num_nodes = positions.shape[0]
     if num_nodes != is_real.size:
-        raise ValueError(f"node_mask: got {is_real.size} nodes, expected the graph's {num_nodes}")
+        raise ValueError(
+            f"node_mask: got {is_real.size} nodes, expected {num_nodes}, as the graph has"
+        )
     velocities = _velocities(graph, state, velocity_unit)
     graph_ids = graph_lib.graph_ids(graph.n_node, num_nodes)
     is_near = jnp.sum((positions[:, None] - positions) ** 2, axis=-1) < radius**2
