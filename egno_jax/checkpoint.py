@@ -1,4 +1,4 @@
-"""Saving and loading a model: its weights through orbax, its configuration beside them.
+"""Saving and loading a model: its weights through orbax, and its configuration.
 
 A checkpoint is a directory:
 
@@ -6,7 +6,7 @@ A checkpoint is a directory:
                      every weight file
     weights/         the tree of arrays, as orbax writes it
 
-It is written beside its final place and moved there whole, so a checkpoint either is or is not.
+It is written to a temporary directory next to its final place and moved there when complete.
 """
 
 from __future__ import annotations
@@ -29,13 +29,7 @@ import orbax.checkpoint as ocp
 
 from egno_jax.config import EGNOConfig
 from egno_jax.families import class_name, config_class
-from egno_jax.params import (
-    Params,
-    check_config,
-    check_params,
-    check_weights,
-    feature_sizes,
-)
+from egno_jax.params import Params, check_config, check_params, check_weights, feature_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,31 +38,31 @@ FORMAT_VERSION = 1
 
 _MANIFEST = "egno_jax.json"
 _WEIGHTS = "weights"
-# A checkpoint that is being replaced; one that a kill left behind is whole.
+# A checkpoint that is being replaced; if the process is killed meanwhile, it remains complete.
 _REPLACED = ".{}-replaced-"
-# F and D, which the weights were made for.
+# F and D of the weights.
 _SIZES = ("nodes", "edges")
 _LIBRARIES = ("egno_jax", "jax", "flax", "orbax-checkpoint")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be written where it should be, or what is there cannot be read."""
+    """A checkpoint cannot be written or read."""
 
 
 def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool = False) -> None:
-    """Writes a model to a directory, whole or not at all.
+    """Writes a model to a directory, atomically.
 
-    Of several processes the one that calls writes; the others need not call.
+    With several processes, each one that calls this function writes; the others need not call it.
 
     Args:
-      directory: where; made if it is not there.
+      directory: the directory; created if it does not exist.
       params: the model.
-      overwrite: whether a checkpoint that is already there may be replaced.
+      overwrite: whether to replace an existing checkpoint.
 
     Raises:
-      CheckpointError: the directory is there and `overwrite` is False, or it holds something other
-        than a checkpoint; nothing is touched then.
-      ValueError: these are no parameters, or the weights are not those of their config.
+      CheckpointError: the directory exists and `overwrite` is False, or it holds something other
+        than a checkpoint; nothing is changed then.
+      ValueError: these are not valid parameters, or the weights are not those of their config.
     """
     directory = Path(directory).absolute()
     check_params(params)
@@ -76,7 +70,10 @@ def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool =
     directory.parent.mkdir(parents=True, exist_ok=True)
     with _sibling(directory) as staging:
         with _checkpointer() as checkpointer:
-            checkpointer.save(staging / _WEIGHTS, _of_this_process(params.weights))
+            # orbax would wait for the other processes that share these arrays.
+            is_alone = jax.process_count() == 1
+            weights = params.weights if is_alone else jax.device_get(params.weights)
+            checkpointer.save(staging / _WEIGHTS, weights)
         manifest = {
             "format_version": FORMAT_VERSION,
             "config": dataclasses.asdict(params.config),
@@ -90,13 +87,7 @@ def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool =
 
 
 def load(directory: str | os.PathLike[str]) -> Params:
-    """Reads a model that `save` wrote; needs neither a graph nor a config.
-
-    Args:
-      directory: what was given to `save`.
-
-    Returns:
-      The parameters, bit for bit those that were saved, on the default device.
+    """Reads the model that `save` wrote to a directory, bit for bit, onto the default device.
 
     Raises:
       CheckpointError: there is no checkpoint, it is of another format version, a file is missing,
@@ -107,31 +98,31 @@ def load(directory: str | os.PathLike[str]) -> Params:
     manifest = _read_manifest(directory)
     config = _read_config(directory, manifest)
     _check_files(directory, manifest["sha256"])
-    weights = _restore(directory / _WEIGHTS)
-    params = Params(weights=weights, config=config)
-    _check_weights(directory, params, manifest.get("feature_sizes"))
+    params = Params(weights=_restore(directory / _WEIGHTS), config=config)
+    sizes = manifest.get("feature_sizes")  # not in checkpoints of 0.1
+    try:
+        check_config(config)
+        check_weights(params, sizes and tuple(sizes.get(name) for name in _SIZES))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{directory / _WEIGHTS}: not the weights of the config in {_MANIFEST}: {error}"
+        ) from error
     return params
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
-    """Returns a checkpointer that waits for no other process."""
+    """Returns a checkpointer that does not wait for other processes."""
     if jax.process_count() == 1:
         return ocp.StandardCheckpointer()
     index = jax.process_index()
-    return ocp.StandardCheckpointer(
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-            primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"alone{index}"
-        )
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"alone{index}"
     )
-
-
-def _of_this_process(weights: Any) -> Any:
-    """Returns arrays that belong to no other process."""
-    return weights if jax.process_count() == 1 else jax.device_get(weights)
+    return ocp.StandardCheckpointer(multiprocessing_options=options)
 
 
 def library_versions() -> dict[str, str]:
-    """Returns the versions of this library and of those that decide what a checkpoint means."""
+    """Returns the versions of the libraries that read and write checkpoints."""
     versions = {}
     for name in _LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -149,14 +140,14 @@ def _check_writable(directory: Path, overwrite: bool) -> None:
         )
     if not (directory / _MANIFEST).is_file():
         raise CheckpointError(
-            f"directory: {directory} holds no {_MANIFEST} and so is not a checkpoint; it is not "
-            "overwritten, choose another"
+            f"directory: {directory} holds no {_MANIFEST} and so is not a checkpoint; choose "
+            "another"
         )
 
 
 @contextlib.contextmanager
 def _sibling(directory: Path) -> Iterator[Path]:
-    """Makes a temporary directory beside `directory` and removes what is left of it."""
+    """Makes a temporary directory next to `directory`, and removes it afterwards."""
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         yield staging
@@ -165,7 +156,7 @@ def _sibling(directory: Path) -> Iterator[Path]:
 
 
 def _move_into_place(staging: Path, directory: Path) -> None:
-    """Moves a finished checkpoint to its place; one that is there stays until the new one is in."""
+    """Moves a finished checkpoint to its place; an existing one is removed after that."""
     umask = os.umask(0)
     os.umask(umask)
     staging.chmod(0o777 & ~umask)
@@ -190,16 +181,13 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         left_behind = sorted(directory.parent.glob(f"{_REPLACED.format(directory.name)}*"))
         hint = f"; a save was killed, the one before it is {left_behind[-1]}" if left_behind else ""
-        # Where `egno_jax.training.fit` leaves the model of a run.
-        if (directory / "best" / _MANIFEST).is_file():
+        if (directory / "best" / _MANIFEST).is_file():  # written by `egno_jax.training.fit`
             hint = f"; it is a run of training, whose model is {directory / 'best'}"
         raise CheckpointError(
             f"directory: {directory} is no checkpoint, it has no {_MANIFEST}{hint}"
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{path}: not readable as JSON ({error}); the file is damaged"
-        ) from error
+        raise CheckpointError(f"{path}: not valid JSON ({error}); the file is damaged") from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(
@@ -227,7 +215,7 @@ def _read_config(directory: Path, manifest: dict[str, Any]) -> EGNOConfig:
         raise _unknown_model(path, wrong, str(name).partition(":")[0], manifest)
     unknown = sorted(manifest["config"].keys() - {each.name for each in dataclasses.fields(found)})
     if unknown:
-        wrong = f"unknown field(s) {unknown} in the config, which {class_name(found)} has not"
+        wrong = f"unknown field(s) {unknown} in the config of class {class_name(found)}"
         raise _unknown_model(path, wrong, "the module that registers it", manifest)
     try:
         return found.from_json(json.dumps(manifest["config"]))
@@ -238,10 +226,10 @@ def _read_config(directory: Path, manifest: dict[str, Any]) -> EGNOConfig:
 def _unknown_model(
     path: Path, wrong: str, module: str, manifest: dict[str, Any]
 ) -> CheckpointError:
-    """Returns the error about a model that this process does not know, with what to do."""
+    """Returns the error for a config that this process cannot read."""
     return CheckpointError(
-        f"{path}: {wrong}; if it is that of your own model, import {module} first, where "
-        "egno_jax.model.register is called; otherwise a newer version of egno_jax wrote it "
+        f"{path}: {wrong}; if it is a custom model, import {module} first, which calls "
+        "egno_jax.model.register; otherwise a newer version of egno_jax wrote it "
         f"({manifest.get('versions')})"
     )
 
@@ -275,39 +263,14 @@ def _restore(path: Path) -> dict[str, Any]:
     sharding = jnp.zeros(()).sharding
     with _checkpointer() as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree
-        _check_dtypes(path, tree)
+        dtypes = {leaf.dtype for leaf in jax.tree.leaves(tree)}
+        too_wide = [str(x) for x in dtypes if jax.dtypes.canonicalize_dtype(x) != x]
+        if too_wide:
+            raise CheckpointError(
+                f"{path}: the weights are {', '.join(sorted(too_wide))}, which JAX would round to "
+                '32 bits; call jax.config.update("jax_enable_x64", True) before loading'
+            )
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
         )
         return checkpointer.restore(path, target)
-
-
-def _check_dtypes(path: Path, tree: Any) -> None:
-    """Raises if JAX would narrow the weights."""
-    too_wide = {
-        str(leaf.dtype)
-        for leaf in jax.tree.leaves(tree)
-        if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype
-    }
-    if too_wide:
-        raise CheckpointError(
-            f"{path}: the weights are {', '.join(sorted(too_wide))}, which JAX would round to 32 "
-            'bits; call jax.config.update("jax_enable_x64", True) before loading'
-        )
-
-
-def _check_weights(directory: Path, params: Params, sizes: dict[str, int | None] | None) -> None:
-    """Raises if the tree of weights is not the one that the config describes.
-
-    Args:
-      directory: the checkpoint.
-      params: what it holds.
-      sizes: F and D as the manifest records them; None in checkpoints of 0.1.
-    """
-    try:
-        check_config(params.config)
-        check_weights(params, sizes and tuple(sizes.get(name) for name in _SIZES))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{directory / _WEIGHTS}: not the weights of the config in {_MANIFEST}: {error}"
-        ) from error

@@ -1,7 +1,8 @@
-"""Checks of one array: its dtype, rank and axes, and that its values are finite."""
+"""Checks of one array (dtype, rank, axes, finite values) and of one integer."""
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import jax
@@ -71,6 +72,17 @@ def as_floating(array: Any, name: str = "array") -> np.ndarray:
     if array.dtype == bool or np.issubdtype(array.dtype, np.integer):
         array = array.astype(np.float64)
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+
+
+def as_count(name: str, value: Any, least: int) -> int:
+    """Returns an integer of any library, `least` or more, as a Python integer."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = least - 1
+    if count < least or isinstance(value, bool):
+        raise ValueError(f"{name}: got {value!r}, expected an integer >= {least}")
+    return count
 
 
 def type_name(value: Any) -> str:

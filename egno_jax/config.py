@@ -6,20 +6,20 @@ import dataclasses
 import itertools
 import json
 import math
-import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-_TEMPORAL_GRIDS = ("index", "context")
-_PRECISIONS = ("default", "high", "highest")
+from egno_jax.checks import as_count
+
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EGNOConfig:
-    """Hyper-parameters of EGNO; node and edge feature sizes are read from the graph at `init`.
+    """Hyper-parameters of EGNO; `init` reads the feature sizes from the graph.
 
     Attributes:
       layer: name of the spatial layer in every block: `"egnn"`, or a name registered
@@ -79,31 +79,28 @@ class EGNOConfig:
     matmul_precision: str = "highest"
 
     def __post_init__(self) -> None:
-        _check("layer", self.layer, isinstance(self.layer, str), "the name of a spatial layer")
-        for name in ("num_layers", "hidden_dim", "num_modes", "time_embed_dim"):
-            self._set(name, _count(name, getattr(self, name), 2 if name == "time_embed_dim" else 1))
-        for name in ("time_scale", "velocity_scale"):
-            number = _number(name, getattr(self, name), "a finite number above 0")
-            self._set(name, number)
-            _check(name, getattr(self, name), number > 0, "a finite number above 0")
-        self._set("mean_field", _flag("mean_field", self.mean_field))
-        channels = _count("mean_field_channels", self.mean_field_channels, 0)
-        self._set("mean_field_channels", channels)
-        expected = "0 without mean_field"
-        _check("mean_field_channels", channels, self.mean_field or not channels, expected)
-        for name in ("vector_init", "velocity_weight"):
-            self._set(name, _number(name, getattr(self, name), "0 or more"))
-            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
-        _check_choice("temporal_grid", self.temporal_grid, _TEMPORAL_GRIDS)
-        self._set("context_times", _context(self.temporal_grid, self.context_times))
-        if self.dtype is not None:
-            self._set("dtype", _dtype("dtype", self.dtype))
-        self._set("param_dtype", _dtype("param_dtype", self.param_dtype))
-        _check_choice("matmul_precision", self.matmul_precision, _PRECISIONS)
+        """Checks every field, and stores one form of each, so that equal configs have one hash."""
 
-    def _set(self, name: str, value: Any) -> None:
-        """Stores a normalised value, so that equal configs have equal hashes and JSON."""
-        object.__setattr__(self, name, value)
+        def convert(function: Callable[..., Any], *names: str, **options: Any) -> None:
+            for name in names:
+                value = function(name, getattr(self, name), **options)
+                object.__setattr__(self, name, value)
+
+        _check("layer", self.layer, isinstance(self.layer, str), "the name of a spatial layer")
+        convert(_count, "num_layers", "hidden_dim", "num_modes", least=1)
+        convert(_count, "time_embed_dim", least=2)
+        convert(_positive, "time_scale", "velocity_scale")
+        convert(_flag, "mean_field")
+        convert(_count, "mean_field_channels", least=0)
+        channels, expected = self.mean_field_channels, "0 without mean_field"
+        _check("mean_field_channels", channels, self.mean_field or not channels, expected)
+        convert(_non_negative, "vector_init", "velocity_weight")
+        convert(_choice, "temporal_grid", choices=("index", "context"))
+        convert(_context, "context_times", temporal_grid=self.temporal_grid)
+        if self.dtype is not None:
+            convert(_dtype, "dtype")
+        convert(_dtype, "param_dtype")
+        convert(_choice, "matmul_precision", choices=("default", "high", "highest"))
 
     def to_json(self) -> str:
         """Returns the configuration as a JSON object with one key for each field."""
@@ -111,13 +108,7 @@ class EGNOConfig:
 
     @classmethod
     def from_json(cls, text: str) -> EGNOConfig:
-        """Reads the output of `to_json`; missing fields have their default values.
-
-        Args:
-          text: a JSON object whose keys are field names.
-
-        Returns:
-          The configuration.
+        """Reads the text of `to_json`; missing fields have their defaults.
 
         Raises:
           ValueError: the text is not a JSON object, or a key or a value is not valid.
@@ -128,12 +119,10 @@ class EGNOConfig:
             raise ValueError(f"EGNOConfig.from_json: the text is not JSON: {error}") from error
         if not isinstance(fields, dict):
             raise ValueError(
-                f"EGNOConfig.from_json: got a JSON {type(fields).__name__}, expected an object "
-                "with one key a field"
+                f"EGNOConfig.from_json: got a JSON {type(fields).__name__}, expected an object"
             )
         known = [field.name for field in dataclasses.fields(cls)]
-        unknown = sorted(set(fields) - set(known))
-        if unknown:
+        if unknown := sorted(set(fields) - set(known)):
             raise ValueError(
                 f"EGNOConfig.from_json: unknown field(s) {unknown}, expected some of {known}; was "
                 "the text written by a newer version of egno_jax?"
@@ -146,19 +135,13 @@ def _check(name: str, value: Any, is_valid: bool, expected: str) -> None:
         raise ValueError(f"EGNOConfig.{name}: got {value!r}, expected {expected}")
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     _check(name, value, isinstance(value, str) and value in choices, f"one of {list(choices)}")
+    return value
 
 
 def _count(name: str, value: Any, least: int) -> int:
-    """Returns an integer of any library as a Python integer."""
-    expected = f"an integer >= {least}"
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = least - 1
-    _check(name, value, count >= least and not isinstance(value, bool), expected)
-    return count
+    return as_count(f"EGNOConfig.{name}", value, least)
 
 
 def _number(name: str, value: Any, expected: str) -> float:
@@ -172,6 +155,18 @@ def _number(name: str, value: Any, expected: str) -> float:
     return number
 
 
+def _positive(name: str, value: Any) -> float:
+    number = _number(name, value, "a finite number above 0")
+    _check(name, number, number > 0, "a finite number above 0")
+    return number
+
+
+def _non_negative(name: str, value: Any) -> float:
+    number = _number(name, value, "0 or more")
+    _check(name, number, number >= 0, "0 or more")
+    return number
+
+
 def _flag(name: str, value: Any) -> bool:
     """Returns a bool of any library as a Python bool."""
     _check(name, value, isinstance(value, bool | np.bool_), "True or False")
@@ -179,7 +174,7 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _dtype(name: str, value: Any) -> str:
-    """Returns the name of a floating dtype; accepts names and dtypes of JAX or NumPy."""
+    """Returns the name of a floating dtype, which may be a name or a dtype of JAX or NumPy."""
     try:
         dtype = None if value is None else jnp.dtype(value).name
     except TypeError:
@@ -188,18 +183,17 @@ def _dtype(name: str, value: Any) -> str:
     return dtype
 
 
-def _context(temporal_grid: str, context_times: Any) -> tuple[float, ...]:
+def _context(name: str, value: Any, temporal_grid: str) -> tuple[float, ...]:
     """Returns the context times as Python floats."""
-    is_sequence = isinstance(context_times, tuple | list)
-    _check("context_times", context_times, is_sequence, "a tuple of times")
+    _check(name, value, isinstance(value, tuple | list), "a tuple of times")
     if temporal_grid == "index":
         expected = 'none with temporal_grid="index"; set temporal_grid="context" to use them'
-        _check("context_times", context_times, not context_times, expected)
+        _check(name, value, not value, expected)
         return ()
     expected = "at least two equally spaced, increasing times"
-    times = tuple(_number("context_times", time, expected) for time in context_times)
+    times = tuple(_number(name, time, expected) for time in value)
     spacings = [b - a for a, b in itertools.pairwise(times)]
     is_grid = bool(spacings) and spacings[0] > 0
     is_grid = is_grid and max(spacings) - min(spacings) <= 1e-6 * spacings[0]
-    _check("context_times", context_times, is_grid, expected)
+    _check(name, value, is_grid, expected)
     return times

@@ -1,4 +1,4 @@
-"""Weights of the original PyTorch code, to and from this library's tree."""
+"""Conversion of weights from and to the original PyTorch code."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from egno_jax.config import EGNOConfig
 from egno_jax.params import Params, check_config, check_weights, feature_sizes, weight_shapes
@@ -28,23 +29,20 @@ _CONVS = {"temporal_conv": "time_conv_modules", "vector_temporal_conv": "time_co
 def from_torch_state_dict(state: Mapping[str, ArrayLike], config: EGNOConfig) -> Params:
     """Converts a checkpoint of the original EGNO code.
 
-    Such a model numbers its times from 0, and 0 is the first *target*: ask it for
+    Such a model numbers its times from 0, and 0 is the first *target*: request
     `times = 0..P-1` in units of `config.time_scale`.
 
     Args:
       state: the original's names and arrays: `{k: v.numpy() for k, v in
         torch_model.state_dict().items()}`.
-      config: the sizes of that model; `param_dtype` is the dtype of the result. The weights tell
-        whether a size is wrong, but for `time_embed_dim`: of it and the number of node features
-        they hold the sum alone, so that `apply` finds it when it sees a graph.
-
-    Returns:
-      The parameters, ready for `egno_jax.apply`.
+      config: the sizes of that model; `param_dtype` is the dtype of the result. Sizes are checked
+        against the weights, except `time_embed_dim`: the weights determine only its sum with the
+        number of node features, which `apply` checks.
 
     Raises:
-      ValueError: an array is missing, unknown, of another shape than the config says, or not
-        finite; names it. Or the config asks for a mean field or another `velocity_scale` than 1,
-        which the original does not have.
+      ValueError: an array is missing, unknown, not of the config's shape, or not finite; names it.
+        Or the config has a mean field or a `velocity_scale` other than 1, which the original does
+        not have.
 
     Source of the names: github.com/MinkaiXu/EGNO, `model/egno.py`.
     """
@@ -57,15 +55,11 @@ def from_torch_state_dict(state: Mapping[str, ArrayLike], config: EGNOConfig) ->
         )
     names = _torch_names(config)
     _check_names(set(state), set(names), config)
-    weights: dict[str, Any] = {}
+    weights: dict[tuple[str, ...], Any] = {}
     for name, path in names.items():
         array = _from_torch_layout(_as_finite(state[name], name, config.param_dtype), name)
-        *parents, leaf = path
-        subtree = weights
-        for parent in parents:
-            subtree = subtree.setdefault(parent, {})
-        subtree[leaf] = jnp.asarray(array)
-    params = Params(weights=weights, config=config)
+        weights[path] = jnp.asarray(array)
+    params = Params(weights=traverse_util.unflatten_dict(weights), config=config)
     _check_shapes(params)
     return params
 
@@ -73,19 +67,14 @@ def from_torch_state_dict(state: Mapping[str, ArrayLike], config: EGNOConfig) ->
 def to_torch_state_dict(params: Params) -> dict[str, np.ndarray]:
     """Converts parameters to the names and layouts of the original EGNO code.
 
-    The weights are all that is converted. The original embeds the numbers 0..P-1 of the times that
-    are asked, so that it gives this model's numbers where `times / config.time_scale` are these,
-    and with `temporal_grid="context"` only where the times are the context times.
-
-    Args:
-      params: a model.
-
-    Returns:
-      Names and NumPy arrays for `torch_model.load_state_dict` (after `torch.from_numpy`).
+    The result is for `torch_model.load_state_dict` (after `torch.from_numpy`). Only weights are
+    converted. The original embeds the indices 0..P-1 of the requested times, so that both models
+    agree where `times / config.time_scale` are these indices, and with `temporal_grid="context"`
+    only at the context times.
 
     Raises:
-      ValueError: these are no parameters; or it is a baseline, or has a mean field or another
-        `velocity_scale` than 1, for which the original has no names.
+      ValueError: these are not valid parameters, are of a baseline, or have a mean field or a
+        `velocity_scale` other than 1, for which the original has no names.
     """
     check_weights(params)
     if type(params.config) is not EGNOConfig:
@@ -93,26 +82,20 @@ def to_torch_state_dict(params: Params) -> dict[str, np.ndarray]:
             f"params.config: got a {type(params.config).__name__}, expected an EGNOConfig"
         )
     _check_is_original(params.config)
+    weights = traverse_util.flatten_dict(params.weights)
     return {
-        name: _to_torch_layout(np.asarray(_leaf(params.weights, path)))
+        name: _to_torch_layout(np.asarray(weights[path]))
         for name, path in _torch_names(params.config).items()
     }
 
 
 def _check_is_original(config: EGNOConfig) -> None:
-    if config.layer != "egnn":
-        raise ValueError(
-            f"config.layer: got {config.layer!r}, expected 'egnn', the layer of the original EGNO"
-        )
-    if config.mean_field:
-        raise ValueError(
-            "config.mean_field: got True, expected False: the original EGNO has no mean field"
-        )
-    if config.velocity_scale != 1:
-        raise ValueError(
-            f"config.velocity_scale: got {config.velocity_scale}, expected 1: the original EGNO "
-            "computes with velocities as they are given"
-        )
+    for name, expected in (("layer", "egnn"), ("mean_field", False), ("velocity_scale", 1)):
+        if getattr(config, name) != expected:
+            raise ValueError(
+                f"config.{name}: got {getattr(config, name)!r}, expected {expected!r}, as in the "
+                "original EGNO"
+            )
 
 
 def _torch_names(config: EGNOConfig) -> dict[str, tuple[str, ...]]:
@@ -138,7 +121,7 @@ def _torch_names(config: EGNOConfig) -> dict[str, tuple[str, ...]]:
 def _as_finite(array: ArrayLike, name: str, dtype: str) -> np.ndarray:
     """Returns the weights in `dtype`, in which they must be finite."""
     try:
-        with np.errstate(over="ignore"):  # what overflows is infinite, and named below
+        with np.errstate(over="ignore"):  # overflow gives infinity, which is reported below
             array = np.asarray(array).astype(jnp.dtype(dtype))
     except (TypeError, ValueError) as error:
         raise ValueError(f"state[{name!r}]: not an array of numbers ({error})") from error
@@ -173,22 +156,17 @@ def _check_names(found: set[str], expected: set[str], config: EGNOConfig) -> Non
 
 
 def _check_shapes(params: Params) -> None:
-    """Raises if a weight's shape is not the one that the config and the inputs' sizes imply."""
+    """Raises a ValueError, with the original's name, for a weight of another shape."""
     try:
         expected = weight_shapes(params.config, *feature_sizes(params))
     except ValueError as error:
         raise ValueError(f"state: {error}") from error
+    weights = traverse_util.flatten_dict(params.weights)
     for name, path in _torch_names(params.config).items():
-        found, wanted = _leaf(params.weights, path).shape, expected["/".join(path)]
+        found, wanted = weights[path].shape, expected["/".join(path)]
         if found != wanted:
             raise ValueError(
                 f"state[{name!r}]: got an array that becomes {list(found)}, expected "
                 f"{list(wanted)} with hidden_dim={params.config.hidden_dim} and "
                 f"num_modes={params.config.num_modes}"
             )
-
-
-def _leaf(tree: dict[str, Any], path: tuple[str, ...]) -> Any:
-    for key in path:
-        tree = tree[key]
-    return tree

@@ -19,12 +19,7 @@ def warn(old: str, new: str, stacklevel: int = 3) -> None:
 
 
 def module_getattr(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
-    """Returns a module's `__getattr__` that serves old names.
-
-    Args:
-      module: `__name__` of the module that had the old names.
-      renamed: old name -> `"package.module:new_name"`.
-    """
+    """Returns the `__getattr__` of a module, for old names -> `"package.module:new_name"`."""
 
     def getattr_(name: str) -> Any:
         if name not in renamed:
@@ -37,12 +32,9 @@ def module_getattr(module: str, renamed: Mapping[str, str]) -> Callable[[str], A
 
 
 def renamed_fields(**renamed: str) -> Callable[[type], type]:
-    """Returns a decorator for a dataclass some of whose fields had other names.
+    """Returns a decorator for a dataclass whose fields were renamed: old name = new name.
 
     The old names are accepted as keywords and can be read as attributes.
-
-    Args:
-      **renamed: old name = new name.
     """
 
     def decorate(cls: type) -> type:

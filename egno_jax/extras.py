@@ -11,7 +11,7 @@ def require(module: str, extra: str) -> ModuleType:
     """Imports `module`, which the extra `extra` of egno_jax installs.
 
     Raises:
-      ImportError: it is not installed, or it cannot be imported; says what to install.
+      ImportError: it is not installed, or it cannot be imported; names the extra to install.
     """
     try:
         return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Model families: what `init`, `apply`, `save`, `load` and training know of a class of configs."""
+"""Model families: how `init`, `apply`, `save`, `load` and training handle a class of configs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from egno_jax.config import EGNOConfig
 
 
 class ModelFamily(NamedTuple):
-    """The models of one class of configs, and what they can do.
+    """The models of one class of configs, and their properties.
 
     Attributes:
       module: returns the Linen module of a config.
-      num_times: returns how many times a model of a config predicts if that is fixed, such as 1;
-        None: any number.
-      has_independent_times: returns whether the requested times of a config's model can be computed
-        in parallel, so that a mesh may shard them (they may meet in temporal convolutions).
+      num_times: returns the number of times that a config's model predicts if it is fixed, such as
+        1; None: any number.
+      has_independent_times: returns whether the requested times can be computed in parallel, apart
+        from temporal convolutions, so that a mesh may shard them.
     """
 
     module: Callable[[Any], nn.Module]
@@ -37,29 +37,21 @@ def register(config_class: type[EGNOConfig], family: ModelFamily) -> None:
 
 
 def family_of(config: EGNOConfig) -> ModelFamily:
-    """Returns the family that a config belongs to.
-
-    Raises:
-      ValueError: its class is not registered.
-    """
+    """Returns the family of a config; a ValueError if its class is not registered."""
     if type(config) not in _FAMILIES:
         known = ", ".join(each.__name__ for each in _FAMILIES)
         raise ValueError(
-            f"config: got {type(config).__name__}, expected one of {known}; register a class of "
-            "your own with egno_jax.model.register"
+            f"config: got {type(config).__name__}, expected one of {known}; register a custom "
+            "class with egno_jax.model.register"
         )
     return _FAMILIES[type(config)]
 
 
 def config_class(names: Collection[str], recorded: str | None = None) -> type[EGNOConfig] | None:
-    """Returns the registered class of the config in a record; None if it is not registered.
+    """Returns the registered class with the recorded `class_name`; None if it is not registered.
 
     Without a recorded name, or with one of a script (`__main__:...`, whose classes have another
-    name wherever else they are imported), it is the smallest class that has all the fields.
-
-    Args:
-      names: the names of the fields in the record.
-      recorded: what `class_name` returned when the record was written; None where there is none.
+    name when imported), it is the smallest class that has all the fields `names`.
     """
     named = next((each for each in _FAMILIES if class_name(each) == recorded), None)
     if named is not None or not (recorded is None or str(recorded).startswith("__main__:")):
@@ -75,6 +67,6 @@ def class_name(config_class: type) -> str:
 
 
 def Kind(module: Any, weight_shapes: Any = None, feature_sizes: Any = None) -> ModelFamily:
-    """Deprecated: `ModelFamily(module)`; weight shapes and feature sizes are found by tracing."""
+    """Deprecated: `ModelFamily(module)`; weight shapes are found by tracing."""
     deprecation.warn("egno_jax.model.Kind", "egno_jax.model.ModelFamily")
     return ModelFamily(module)

@@ -5,7 +5,7 @@ error at time p is the mean of |e_pn|^2 / 3 over real nodes n, in the unit of po
 Padding affects neither values nor gradients, whatever it holds; without real nodes, errors are 0.
 
 A *summable* is a pytree of sums that add leaf by leaf over batches, with `finalize()` for the
-result: `ErrorSums` here, and `Mean` for metrics of your own.
+result: `ErrorSums` here, and `Mean` for custom metrics.
 """
 
 from __future__ import annotations
@@ -93,11 +93,7 @@ class ErrorSums(NamedTuple):
         return self.merge(squared_errors(predicted, target, node_mask))
 
     def merge(self, other: ErrorSums) -> ErrorSums:
-        """Returns the sums over the nodes of both.
-
-        Raises:
-          ValueError: if the two have different numbers of times.
-        """
+        """Returns the sums over the nodes of both, which must have the same number of times."""
         if self.squares.shape != other.squares.shape:
             raise ValueError(
                 f"other: got P = {other.squares.shape[0]} times, expected P = "
@@ -122,12 +118,6 @@ def squared_errors(
       predicted: `[P, N, 3]`, positions or velocities.
       target: `[P, N, 3]`, in the same unit.
       node_mask: `[N]`, False on padding nodes; None if all nodes are real.
-
-    Returns:
-      The sums at each time, and the number of real nodes.
-
-    Raises:
-      ValueError: if shapes do not match or the mask is not boolean.
     """
     predicted, target = jnp.asarray(predicted), jnp.asarray(target)
     dtype = jnp.result_type(predicted.dtype, target.dtype, jnp.float32)
@@ -170,10 +160,7 @@ def f_mse(
     target: Float[Array, "P N 3"],
     node_mask: Bool[Array, "N"] | None = None,
 ) -> Float[Array, ""]:
-    """Returns the mean squared error at the last time, sum_n |e_Pn|^2 / (3 N).
-
-    The F-MSE of arXiv:2401.11037. Arguments and errors as `squared_errors`.
-    """
+    """Returns the error at the last time, sum_n |e_Pn|^2 / (3 N): F-MSE of arXiv:2401.11037."""
     return mse_per_time(predicted, target, node_mask)[-1]
 
 
@@ -182,8 +169,5 @@ def a_mse(
     target: Float[Array, "P N 3"],
     node_mask: Bool[Array, "N"] | None = None,
 ) -> Float[Array, ""]:
-    """Returns the mean squared error over all times, sum_pn |e_pn|^2 / (3 N P).
-
-    The A-MSE of arXiv:2401.11037. Arguments and errors as `squared_errors`.
-    """
+    """Returns the error over all times, sum_pn |e_pn|^2 / (3 N P): A-MSE of arXiv:2401.11037."""
     return jnp.mean(mse_per_time(predicted, target, node_mask))

@@ -1,4 +1,4 @@
-"""EGNO: maps one state to the whole trajectory, at any times, in one parallel pass."""
+"""EGNO: maps one state to a trajectory, at any times, in one parallel pass."""
 
 from __future__ import annotations
 
@@ -14,14 +14,7 @@ import jraph
 from egno_jax import graph as graph_lib
 from egno_jax import ops
 from egno_jax.config import EGNOConfig
-from egno_jax.families import (
-    Kind,
-    ModelFamily,
-    class_name,
-    config_class,
-    family_of,
-    register,
-)
+from egno_jax.families import Kind, ModelFamily, class_name, config_class, family_of, register
 from egno_jax.nn import Block, State, TimeEmbedding
 from egno_jax.nn.block import LayerFactory, initial_extra, layer_factory, layer_options
 from egno_jax.params import (
@@ -37,25 +30,10 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
 __all__ = [
-    "EGNO",
-    "Frame",
-    "Kind",
-    "ModelFamily",
-    "Params",
-    "Trajectory",
-    "apply",
-    "centred_state",
-    "checked_inputs",
-    "class_name",
-    "config_class",
-    "family_of",
-    "feature_sizes",
-    "init",
-    "initial_state",
-    "register",
-    "scaled_times",
-    "weight_shapes",
-]
+    "EGNO", "Frame", "Kind", "ModelFamily", "Params", "Trajectory", "apply", "centred_state",
+    "checked_inputs", "class_name", "config_class", "family_of", "feature_sizes", "init",
+    "initial_state", "register", "scaled_times", "weight_shapes",
+]  # fmt: skip
 
 
 @jax.tree_util.register_dataclass
@@ -96,9 +74,7 @@ class EGNO(nn.Module):
     layer: LayerFactory | None = None
 
     @nn.compact
-    def __call__(
-        self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
-    ) -> Trajectory:
+    def __call__(self, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]) -> Trajectory:
         """Decodes the trajectory; see `egno_jax.apply`."""
         graph, times = checked_inputs(graph, times)
         config = self.config
@@ -106,9 +82,7 @@ class EGNO(nn.Module):
         times = jnp.asarray(times, time_dtype(times, state.positions))
         times, context, requested = _time_grid(times, config, frame.graph_ids)
         tau = times / config.time_scale
-        features = TimeEmbedding(
-            config.hidden_dim, config.time_embed_dim, name="embedding", **layer_options(config)
-        )(graph.nodes["features"], tau, frame.graph_ids)
+        features = time_embedding(config)(graph.nodes["features"], tau, frame.graph_ids)
         state = state.at_times(tau.shape[0])._replace(features=features)
         state = jax.tree.map(ops.shard_times, state)
         for index in range(config.num_layers):
@@ -119,22 +93,20 @@ class EGNO(nn.Module):
         return frame.trajectory(state)
 
 
+def time_embedding(config: EGNOConfig) -> TimeEmbedding:
+    """Returns the layer that embeds nodes and times; for a module's `__call__`."""
+    return TimeEmbedding(
+        config.hidden_dim, config.time_embed_dim, name="embedding", **layer_options(config)
+    )
+
+
 def init(
-    key: Array,
-    config: EGNOConfig,
-    graph: jraph.GraphsTuple,
-    times: Float[Array, "P"] | Float[Array, "P G"],
+    key: Array, config: EGNOConfig, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]
 ) -> Params:
     """Returns initial weights of a model for graphs with the feature sizes of `graph`.
 
-    Args:
-      key: a random key.
-      config: the hyper-parameters.
-      graph: an example; only the sizes of its node and edge features are used.
-      times: an example, `[P]` or `[P, G]`.
-
-    Returns:
-      The parameters; the same key gives the same bits.
+    The same key gives the same bits. Only the feature sizes of `graph` matter, not its values; any
+    `times`, `[P]` or `[P, G]`, will do.
 
     Raises:
       ValueError: a field of the graph or of the times has a wrong shape, dtype or key.
@@ -149,16 +121,12 @@ def _init_weights(key: Array, config: EGNOConfig, graph: jraph.GraphsTuple, time
     return family_of(config).module(config).init(key, graph, times)["params"]
 
 
-def apply(
-    params: Params,
-    graph: jraph.GraphsTuple,
-    times: Float[Array, "P"] | Float[Array, "P G"],
-) -> Trajectory:
+def apply(params: Params, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]) -> Trajectory:
     """Decodes the trajectory of a state at the requested times, all of them in one pass.
 
     Pure: `jit`, `vmap`, `grad`, `remat` and sharding work on it. Equivariant: rotating, reflecting
-    or translating the input does the same to the result. Values are not checked;
-    `egno_jax.graph.validate` checks them.
+    or translating the graph's positions (and rotating its velocities too) does the same to the
+    result. Values are not checked; use `egno_jax.graph.validate`.
 
     Args:
       params: the model, from `init`, `load` or `from_torch_state_dict`.
@@ -166,9 +134,6 @@ def apply(
         `features` `[N, F]`, edges `features` `[E, D]` or None.
       times: `[P]`, or `[P, G]` if graphs have different times, an array or a list; strictly
         increasing along P, in the unit of `config.time_scale`.
-
-    Returns:
-      The trajectory, P times of N nodes.
 
     Raises:
       ValueError: a field of the graph or of the times has a wrong shape, dtype or key, or the
@@ -199,7 +164,7 @@ def checked_inputs(graph: Any, times: Any) -> tuple[jraph.GraphsTuple, Array]:
 
 
 class Frame(NamedTuple):
-    """Origin and units of a state, to convert it back to those of the input.
+    """The frame and units that the model computes in, and the conversion back.
 
     Attributes:
       graph_ids: `[N]`, the graph of each node.
@@ -226,18 +191,14 @@ class Frame(NamedTuple):
 def initial_state(
     graph: jraph.GraphsTuple, config: EGNOConfig, layer: LayerFactory | None = None
 ) -> tuple[State, Frame]:
-    """Returns the initial state `[1, N, ...]`, with the graph's node features, and its frame.
+    """Returns the state at one time, `[1, N, ...]`, with the features of the graph, and its frame.
 
-    Args:
-      graph: checked inputs of a model.
-      config: the hyper-parameters.
-      layer: the spatial layer, whose `extra` starts as zeros; None: the registered one.
+    `layer` is the spatial layer, whose `extra` starts as zeros; None: the registered one.
     """
     graph_ids = graph_lib.graph_ids(graph.n_node, graph.nodes["positions"].shape[0])
     positions, velocities, centre, residual = centred_state(graph, graph_ids)
-    extra = initial_extra(
-        layer or layer_factory(config), config, (1, positions.shape[0]), positions.dtype
-    )
+    shape = (1, positions.shape[0])
+    extra = initial_extra(layer or layer_factory(config), config, shape, positions.dtype)
     velocities = velocities * config.velocity_scale
     state = State(positions[None], velocities[None], graph.nodes["features"][None], extra)
     return state, Frame(graph_ids, centre, residual, config.velocity_scale)
@@ -266,7 +227,7 @@ def centred_state(
 
 
 def time_dtype(times: Array, positions: Array) -> Any:
-    """Returns the dtype of computations with times: at least as wide as that of the positions."""
+    """Returns the dtype of times in the model: that of positions, or the wider floating one."""
     if jnp.issubdtype(times.dtype, jnp.floating):
         return jnp.result_type(times.dtype, positions.dtype)
     return positions.dtype
@@ -274,15 +235,15 @@ def time_dtype(times: Array, positions: Array) -> Any:
 
 def scaled_times(
     graph: jraph.GraphsTuple, times: Array, config: EGNOConfig
-) -> Float[Array, "P"] | Float[Array, "P G"]:
-    """Returns tau = times / config.time_scale in the dtype of `time_dtype`."""
+) -> Float[Array, "P *G"]:
+    """Returns tau = times / config.time_scale, in the dtype of `time_dtype`."""
     return jnp.asarray(times, time_dtype(times, graph.nodes["positions"])) / config.time_scale
 
 
 def _time_grid(
-    times: Float[Array, "P"] | Float[Array, "P G"], config: EGNOConfig, graph_ids: Int[Array, "N"]
-) -> tuple[Float[Array, "R"] | Float[Array, "R G"], ops.Context | None, slice]:
-    """Returns the times to compute, the context, and the slice of the requested times."""
+    times: Float[Array, "P *G"], config: EGNOConfig, graph_ids: Int[Array, "N"]
+) -> tuple[Float[Array, "R *G"], ops.Context | None, slice]:
+    """Returns the times to compute, their context, and the slice of the requested ones."""
     context, first = None, 0
     if config.temporal_grid == "context":
         times, context = _with_context(times, config, graph_ids)
@@ -292,11 +253,9 @@ def _time_grid(
 
 
 def _with_context(
-    times: Float[Array, "P"] | Float[Array, "P G"],
-    config: EGNOConfig,
-    graph_ids: Int[Array, "N"],
-) -> tuple[Float[Array, "R"] | Float[Array, "R G"], ops.Context]:
-    """Puts the context times before the requested ones; returns all times and their phases."""
+    times: Float[Array, "P *G"], config: EGNOConfig, graph_ids: Int[Array, "N"]
+) -> tuple[Float[Array, "R *G"], ops.Context]:
+    """Puts the context times before the requested ones; returns the phases of all of them."""
     first, last = config.context_times[0], config.context_times[-1]
     num_context = len(config.context_times)
     period = (last - first) * num_context / (num_context - 1)
@@ -311,9 +270,9 @@ def _with_context(
 
 
 def _equal_shares(
-    times: Float[Array, "R"] | Float[Array, "R G"], context: ops.Context | None
-) -> tuple[Float[Array, "R"] | Float[Array, "R G"], ops.Context | None]:
-    """Adds times until their number is divisible by the time axis of the mesh.
+    times: Float[Array, "R *G"], context: ops.Context | None
+) -> tuple[Float[Array, "R *G"], ops.Context | None]:
+    """Adds times until every device of a mesh that shards them has equally many.
 
     The added times contribute nothing to the Fourier coefficients and are removed at the end.
     """

@@ -1,4 +1,4 @@
-"""Parameters of a model, and the checks that weights, config and graph belong together."""
+"""Parameters of a model, and checks that weights, config and graph fit together."""
 
 from __future__ import annotations
 
@@ -35,13 +35,7 @@ class Params:
 
 
 def weight_shapes(config: EGNOConfig, num_node_features: int, num_edge_features: int) -> Shapes:
-    """Returns the shape of every weight that `init` makes, by path such as `a/b/kernel`.
-
-    Args:
-      config: the hyper-parameters.
-      num_node_features: F.
-      num_edge_features: D, 0 without edge features.
-    """
+    """Returns the shape of every weight that `init` makes, by path such as `a/b/kernel`."""
     return dict(_shapes(config, num_node_features, num_edge_features))
 
 
@@ -56,14 +50,13 @@ def _shapes(config: EGNOConfig, num_node_features: int, num_edge_features: int) 
 def _weight_shapes(
     config: EGNOConfig, num_node_features: int, num_edge_features: int, made_by: Any
 ) -> Shapes:
-    """Traces the module on two nodes; `made_by` only tells new layers of an old name apart."""
+    """Traces the module on two nodes; `made_by` only distinguishes layers of the same name."""
     edges = graph_lib.fully_connected_edges(2)
     nodes = {"positions": 3, "velocities": 3, "features": num_node_features}
+    edge_features = {"features": np.zeros((2, num_edge_features), np.float32)}
     graph = jraph.GraphsTuple(
         nodes={name: np.zeros((2, size), np.float32) for name, size in nodes.items()},
-        edges={"features": np.zeros((2, num_edge_features), np.float32)}
-        if num_edge_features
-        else None,
+        edges=edge_features if num_edge_features else None,
         senders=edges.senders,
         receivers=edges.receivers,
         globals=None,
@@ -85,7 +78,7 @@ def _shapes_of(weights: Any) -> Shapes:
 def feature_sizes(params: Params) -> tuple[int | None, int | None]:
     """Returns F and D, the numbers of node and edge features that the weights were made for.
 
-    They are read off the weights whose shapes grow with F or D. None where no shape does, so that
+    They are inferred from the weights whose shapes grow with F or D. None if no shape does; then
     any number is accepted.
 
     Raises:
@@ -137,18 +130,14 @@ def _excess(
 
 
 def _sizes_text(config: EGNOConfig) -> str:
-    """Returns the fields of a config that decide about shapes, for a message."""
+    """Returns the fields of a config that determine shapes, for a message."""
     names = ("layer", "num_layers", "hidden_dim", "num_modes", "time_embed_dim")
     fields = ", ".join(f"{name}={getattr(config, name)!r}" for name in names)
     return f"config({fields})"
 
 
 def check_params(params: Params) -> None:
-    """Checks that these are parameters that JAX can compute with; see `check_weights`.
-
-    Raises:
-      ValueError: they are not; or a dtype is float64 and JAX's x64 mode is off.
-    """
+    """Applies `check_config` and `check_weights`."""
     if isinstance(params, Params):
         check_config(params.config)
     check_weights(params)
@@ -157,12 +146,8 @@ def check_params(params: Params) -> None:
 def check_weights(params: Params, sizes: tuple[int | None, int | None] | None = None) -> None:
     """Checks that the weights, of any dtype, are the tree that their config describes.
 
-    Args:
-      params: anything.
-      sizes: F and D where they are known; None: read off the weights.
-
-    Raises:
-      ValueError: they are not; names the weight, its shape and the one expected.
+    `sizes` are F and D if they are known; None: `feature_sizes`. The ValueError names the weight,
+    its shape and the one expected.
     """
     if not isinstance(params, Params):
         raise ValueError(
@@ -183,11 +168,10 @@ def check_weights(params: Params, sizes: tuple[int | None, int | None] | None = 
 
 
 def check_config(config: EGNOConfig) -> None:
-    """Checks that this is a configuration of a registered family, in dtypes that JAX computes in.
+    """Checks that the family and the layer are registered, and that JAX can use the dtypes.
 
     Raises:
-      ValueError: it is not; its layer is not registered; or a dtype is float64 and JAX's x64 mode
-        is off.
+      ValueError: they are not; or a dtype is float64 and JAX's x64 mode is off.
     """
     family_of(config)
     layer_factory(config)
@@ -201,15 +185,7 @@ def check_config(config: EGNOConfig) -> None:
 
 
 def check_feature_sizes(params: Params, graph: jraph.GraphsTuple) -> None:
-    """Checks that a graph has the numbers of features that the weights were made for.
-
-    Args:
-      params: the model.
-      graph: one state, a batch, or a stack of them.
-
-    Raises:
-      ValueError: it has not; names the feature and both numbers.
-    """
+    """Checks that a graph, or a stack of them, has the numbers of features of the weights."""
     found = graph_feature_sizes(graph)
     for key, size, expected in zip(("nodes", "edges"), found, feature_sizes(params), strict=True):
         if expected is None or size == expected:
@@ -219,10 +195,9 @@ def check_feature_sizes(params: Params, graph: jraph.GraphsTuple) -> None:
             "build the graph with the features that the model was trained on"
         )
         if key == "nodes" and type(params.config) is EGNOConfig:
-            # The only size that the weights of a converted checkpoint do not determine.
             embed_dim = params.config.time_embed_dim
             message += (
-                f" (of a converted checkpoint check config.time_embed_dim={embed_dim} too: the "
+                f" (for a converted checkpoint check config.time_embed_dim={embed_dim} too: the "
                 f"weights determine only the sum, {expected + embed_dim})"
             )
         raise ValueError(message)

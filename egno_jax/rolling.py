@@ -1,10 +1,9 @@
-"""Rollouts: long trajectories of many windows, each starting from the end of the one before."""
+"""Rollouts: long trajectories of many windows, each starting from the end of the previous one."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,11 +14,13 @@ import numpy as np
 
 from egno_jax import deprecation, ops
 from egno_jax import graph as graph_lib
-from egno_jax.checks import shape_text, type_name
+from egno_jax.checks import as_count, shape_text, type_name
 from egno_jax.model import Params, apply, check_params
 
 if TYPE_CHECKING:
     from jaxtyping import Array, ArrayLike, Bool, Float
+
+    _Columns = tuple[int | None, ...]  # in the order of `_QUANTITIES`
 
 OVERFLOW = "overflow"
 # The features that depend on the state, by the keyword that names their column.
@@ -43,7 +44,7 @@ class State(NamedTuple):
     positions: Float[Array, "N 3"]
     velocities: Float[Array, "N 3"] | None
     path: Float[Array, "T N 3"]
-    times: Float[Array, "T"] | Float[Array, "T G"]
+    times: Float[Array, "T *G"]
 
 
 NextGraph = Callable[[jraph.GraphsTuple, State], jraph.GraphsTuple]
@@ -58,29 +59,29 @@ class Rollout:
       positions: `[W P, N, 3]`.
       velocities: `[W P, N, 3]`, the model's; see `Trajectory.velocities`.
       times: `[W P]` or `[W P, G]`, since the initial state.
-      overflow: `[]`, whether some window needed more edges than the graph has room for; the
-        trajectory is wrong from that window on.
+      overflow: `[]`, whether a window needed more edges than the graph has room for; from that
+        window on the trajectory is wrong.
     """
 
     positions: Float[Array, "WP N 3"]
     velocities: Float[Array, "WP N 3"]
-    times: Float[Array, "WP"] | Float[Array, "WP G"]
+    times: Float[Array, "WP *G"]
     overflow: Bool[Array, ""]
 
 
 def rollout(
     params: Params,
     graph: jraph.GraphsTuple,
-    times: Float[Array, "P"] | Float[Array, "P G"],
+    times: Float[Array, "P *G"],
     num_windows: int,
     *,
     next_graph: NextGraph | None = None,
     supervised_velocities: bool | None = None,
 ) -> Rollout:
-    """Decodes `num_windows` windows in a row, each from the last state of the one before.
+    """Decodes `num_windows` windows in a row, each from the last state of the previous one.
 
-    Pure; compiles one window whatever their number (`lax.scan`). Memory is that of one window plus
-    the trajectory; the gradient stores one graph a window and decodes each window once more.
+    Pure; compiles one window for any number of them (`lax.scan`). Memory is that of one window plus
+    the trajectory; the gradient stores one graph per window and decodes each window once more.
 
     Args:
       params: the model.
@@ -94,11 +95,10 @@ def rollout(
         from those it predicts; by default, whether `params.config.velocity_weight` is above 0.
 
     Raises:
-      ValueError: an input is invalid; or velocities are not supervised, and no `next_graph`
-        supplies others.
+      ValueError: an input is invalid; or there is neither a supervised velocity nor a `next_graph`.
     """
     check_params(params)
-    num_windows, times = _count(num_windows), _checked_times(times)
+    num_windows, times = as_count("num_windows", num_windows, 1), _checked_times(times)
     if supervised_velocities is None:
         supervised_velocities = params.config.velocity_weight > 0
     next_graph = _checked_next_graph(next_graph, graph, supervised_velocities)
@@ -119,7 +119,7 @@ def rollout(
         following = _as(graph, _with_flag(next_graph(graph, state)))
         return following, (found.positions, found.velocities, graph.globals[OVERFLOW])
 
-    # The graph after the last window starts none, so its overflow does not count.
+    # No window starts from the last graph, so its overflow does not count.
     _, found = jax.lax.scan(jax.checkpoint(window), graph, length=num_windows)
     starts = jnp.arange(num_windows).reshape(-1, *[1] * times.ndim) * times[-1]
     positions, velocities, all_times = (
@@ -162,9 +162,9 @@ def refresh(
         times count frames of 0.1 s and velocities are per second; velocities are then taken from
         the path, (x(t_P) - x(t_{P-1})) / (u (t_P - t_{P-1})). None: those that the model predicts,
         which must have been supervised.
-      speed_column: as in `with_state`, and so are the other columns.
-      squared_distance_column: the edge feature that holds |x_i - x_j|^2, or None.
-      distance_column: the edge feature that holds |x_i - x_j|, or None.
+      speed_column: as in `with_state`.
+      squared_distance_column: as in `with_state`.
+      distance_column: as in `with_state`.
     """
     columns = (speed_column, squared_distance_column, distance_column)
     return functools.partial(_refreshed, velocity_unit=velocity_unit, columns=columns)
@@ -180,15 +180,15 @@ def with_state(
     squared_distance_column: int | None = -1,
     distance_column: int | None = None,
 ) -> jraph.GraphsTuple:
-    """Returns a graph in another state, with the features recomputed that depend on it.
+    """Returns a graph in another state, with the features that depend on it recomputed.
 
     Args:
       graph: the graph; its edges stay.
       positions: `[N, 3]`.
       velocities: `[N, 3]`.
       speed_column: the node feature that holds |v_i|; None if there is none.
-      squared_distance_column: the edge feature that holds |x_i - x_j|^2; None if there is none.
-      distance_column: the edge feature that holds |x_i - x_j|; None if there is none.
+      squared_distance_column: likewise, the edge feature that holds |x_i - x_j|^2.
+      distance_column: likewise, the edge feature that holds |x_i - x_j|.
 
     Raises:
       ValueError: the graph has no such column, or (outside `jit`) it holds something else.
@@ -209,7 +209,7 @@ def radius_graph(
     distance_column: int | None = None,
     edge_features: Callable[[jraph.GraphsTuple, Array, Array, Array], Array] | None = None,
 ) -> NextGraph:
-    """Returns a `next_graph` that connects real nodes closer than a radius, anew in each window.
+    """Returns a `next_graph` that connects the real nodes closer than a radius in each window.
 
         graph, node_mask = egno_jax.graph.pad(graph, num_edges=capacity)
         next_graph = egno_jax.rolling.radius_graph(radius, node_mask)
@@ -223,11 +223,11 @@ def radius_graph(
       radius: the cutoff, in the unit of the positions.
       node_mask: `[N]`, False on padding nodes, as `egno_jax.graph.pad` returns it; on the host.
       velocity_unit: as in `refresh`.
-      speed_column: as in `refresh`.
-      squared_distance_column: as in `refresh`; unused if there are `edge_features`.
-      distance_column: as in `refresh`; unused if there are `edge_features`.
+      speed_column: as in `with_state`.
+      squared_distance_column: as in `with_state`; not used if there are `edge_features`.
+      distance_column: as in `with_state`; not used if there are `edge_features`.
       edge_features: called with the graph, senders, receivers and |x_i - x_j|^2 `[E, 1]`; returns
-        `[E, D]`. None if the edge features are distances, squared or not, and nothing else.
+        `[E, D]`. None if the edge features are only distances, squared or not.
 
     Raises:
       ValueError: the radius is not above 0, or `node_mask` is not a mask with a padding node.
@@ -240,13 +240,13 @@ def radius_graph(
             f"node_mask: got {mask.dtype} {shape_text(mask)} with {np.sum(mask == 0)} padding "
             "nodes, expected bool [N] with at least one, for unused edges; use egno_jax.graph.pad"
         )
-    columns = (speed_column, squared_distance_column, distance_column)
-    if edge_features is not None:
-        columns = (speed_column, None, None)
+    edge_columns = (
+        (squared_distance_column, distance_column) if edge_features is None else (None,) * 2
+    )
     return functools.partial(
         _reconnected,
         velocity_unit=velocity_unit,
-        columns=columns,
+        columns=(speed_column, *edge_columns),
         radius=radius,
         is_real=mask,
         edge_features=edge_features,
@@ -259,7 +259,7 @@ def check_columns(
     squared_distance_column: int | None = -1,
     distance_column: int | None = None,
 ) -> None:
-    """Checks that each named feature exists and, outside `jit`, that it holds what it should.
+    """Checks that each named feature exists and, outside `jit`, that it has the right values.
 
     Raises:
       ValueError: a column does not exist, is named twice, or holds something else.
@@ -298,10 +298,8 @@ def _quantities(graph: jraph.GraphsTuple) -> dict[str, Array]:
     return {name: value[:, 0] for name, value in zip(_QUANTITIES, values, strict=True)}
 
 
-def _checked_columns(
-    graph: jraph.GraphsTuple, columns: tuple[int | None, ...]
-) -> list[tuple[str, str, int]]:
-    """Returns the name, the field of the graph and the column of each feature that there is."""
+def _checked_columns(graph: jraph.GraphsTuple, columns: _Columns) -> list[tuple[str, str, int]]:
+    """Returns the name, the field of the graph and the column of each named feature."""
     found: list[tuple[str, str, int]] = []
     for name, column in zip(_QUANTITIES, columns, strict=True):
         field = "nodes" if name == "speed_column" else "edges"
@@ -311,7 +309,7 @@ def _checked_columns(
         if not -size <= column < size:
             raise ValueError(
                 f"{name}: got {column}, expected -F <= column < F with F = {size}, the number of "
-                "features that there are, or None"
+                "features, or None"
             )
         if (field, column % size) in [(other, taken % size) for _, other, taken in found]:
             raise ValueError(
@@ -322,7 +320,7 @@ def _checked_columns(
     return found
 
 
-def _with_columns(graph: jraph.GraphsTuple, columns: tuple[int | None, ...]) -> jraph.GraphsTuple:
+def _with_columns(graph: jraph.GraphsTuple, columns: _Columns) -> jraph.GraphsTuple:
     """Returns a graph with the named features computed from its state."""
     values = _quantities(graph)
     for name, field, column in _checked_columns(graph, columns):
@@ -334,11 +332,7 @@ def _with_columns(graph: jraph.GraphsTuple, columns: tuple[int | None, ...]) -> 
 
 
 def _refreshed(
-    graph: jraph.GraphsTuple,
-    state: State,
-    *,
-    velocity_unit: float | None,
-    columns: tuple[int | None, ...],
+    graph: jraph.GraphsTuple, state: State, *, velocity_unit: float | None, columns: _Columns
 ) -> jraph.GraphsTuple:
     """The `next_graph` of `refresh`."""
     velocities = _velocities(graph, state, velocity_unit)
@@ -350,7 +344,7 @@ def _reconnected(
     state: State,
     *,
     velocity_unit: float | None,
-    columns: tuple[int | None, ...],
+    columns: _Columns,
     radius: float,
     is_real: Bool[np.ndarray, "N"],
     edge_features: Callable | None,
@@ -412,26 +406,12 @@ def _velocities(
     return (state.path[-1] - state.path[-2]) / spacing
 
 
-def _count(num_windows: Any) -> int:
-    """Returns a Python integer for an integer of any library."""
-    try:
-        count = operator.index(num_windows)
-    except TypeError:
-        count = 0
-    if count < 1 or isinstance(num_windows, bool):
-        raise ValueError(f"num_windows: got {num_windows!r}, expected an integer >= 1")
-    return count
-
-
 def _checked_times(times: Any) -> Any:
     times = graph_lib.as_times(times)
     if times is None or jnp.ndim(times) not in (1, 2):
         raise ValueError(f"times: got {type_name(times)}, expected an array [P] or [P, G]")
     if not isinstance(times, jax.core.Tracer) and np.min(np.asarray(times)) <= 0:
-        raise ValueError(
-            f"times: got {np.min(np.asarray(times))}, expected times above 0, after the initial "
-            "state of a window"
-        )
+        raise ValueError(f"times: got {np.min(np.asarray(times))}, expected times above 0")
     return times
 
 
@@ -456,7 +436,7 @@ def _with_flag(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
 
 
 def _as(before: jraph.GraphsTuple, after: jraph.GraphsTuple) -> jraph.GraphsTuple:
-    """Returns the next graph in the dtypes of the one before, after checking its shapes."""
+    """Returns the next graph in the dtypes of the previous one, after checking its shapes."""
     found, expected = (
         {jax.tree_util.keystr(path): list(leaf.shape) for path, leaf in leaves}
         for leaves in map(jax.tree_util.tree_leaves_with_path, (after, before))
@@ -465,6 +445,6 @@ def _as(before: jraph.GraphsTuple, after: jraph.GraphsTuple) -> jraph.GraphsTupl
         if found.get(name) != expected.get(name):
             raise ValueError(
                 f"next_graph: got graph{name} of shape {found.get(name)}, expected "
-                f"{expected.get(name)}, that of the window before"
+                f"{expected.get(name)}, that of the previous window"
             )
     return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, before)

@@ -2,14 +2,20 @@
 
     egno_jax.testing.check_equivariance(params)          # a model
     egno_jax.testing.check_equivariance("egnn")          # a registered spatial layer
-    egno_jax.testing.check_all(MyLayer, config)          # a class of your own, every check
+    egno_jax.testing.check_all(MyLayer, config)          # a custom class, every check
 
 A check draws random graphs and, unless `Params` are given, random weights. It returns the largest
-relative error, max|a - b| / max|b| over a whole array, and raises an `AssertionError` where that is
-above the tolerance, or NaN. The default tolerance is 1e-5 in float32 and 1e-10 in float64, which
-graphs and weights are in if `config.param_dtype` is "float64" (JAX's x64 mode must be on).
+relative error, max|a - b| / max|b| over an array, and raises an `AssertionError`, which names the
+output, if that is above the tolerance or NaN. The default tolerance is 1e-5 in float32, and 1e-10
+in float64, the dtype if `config.param_dtype` is "float64" (JAX's x64 mode must be on).
 
-A layer is checked alone on a random state, `egno_jax.nn.State`; a model on `(graph, times)`.
+All checks have the same arguments:
+
+- `subject`: `Params`; an `EGNOConfig`, whose weights are then random; or a spatial layer: the name
+  of a registered one, its class, or a function that makes the module.
+- `config`: the hyper-parameters of a layer's module; small ones by default.
+- `graph`, a batch of graphs, and `times`, `[P]`, of a model; `seed` of everything random;
+  `tolerance`. A layer is checked on a random `egno_jax.nn.State`.
 """
 
 from __future__ import annotations
@@ -30,14 +36,9 @@ from egno_jax.model import Params, Trajectory, apply, family_of, init
 from egno_jax.nn.block import LayerFactory, State, initial_extra, layer_factory
 
 __all__ = [
-    "check_all",
-    "check_batch_independence",
-    "check_equivariance",
-    "check_padding",
-    "check_permutation",
-    "check_translation",
-    "random_graph",
-]
+    "check_all", "check_batch_independence", "check_equivariance", "check_padding",
+    "check_permutation", "check_translation", "random_graph",
+]  # fmt: skip
 
 _CONFIG = EGNOConfig(num_layers=2, hidden_dim=16, num_modes=2, time_embed_dim=8)
 _NUM_TIMES = 3
@@ -48,14 +49,9 @@ _apply = jax.jit(apply)
 
 
 class _Subject(NamedTuple):
-    """What is checked, as a function of its inputs.
+    """A model or layer as a function from `(graph, state)` to a `State` or a `Trajectory`.
 
-    Attributes:
-      call: returns a `State` or a `Trajectory` from `(graph, state)`.
-      graph: a batch of graphs.
-      state: the state that a layer is called with; None of models.
-      tolerance: the largest relative error that is allowed.
-      seed: of the transformations.
+    `state` is None for models; `tolerance` is the largest relative error that is allowed.
     """
 
     call: Callable[[jraph.GraphsTuple, State | None], Any]
@@ -100,13 +96,7 @@ def random_graph(
 
 
 def check_all(subject: Any, config: EGNOConfig | None = None, **options: Any) -> dict[str, float]:
-    """Runs every check; returns the largest relative error of each by name.
-
-    Args:
-      subject: see `check_equivariance`.
-      config: see `check_equivariance`.
-      **options: `graph`, `times`, `seed`, `tolerance`.
-    """
+    """Runs every check; returns the largest relative error of each by name."""
     checked = _subject(subject, config, **options)
     checks = (
         check_equivariance,
@@ -121,22 +111,7 @@ def check_all(subject: Any, config: EGNOConfig | None = None, **options: Any) ->
 def check_equivariance(
     subject: Any, config: EGNOConfig | None = None, *, reflections: bool = True, **options: Any
 ) -> float:
-    """Checks that rotating (and reflecting) the input does the same to the output.
-
-    Args:
-      subject: `Params`; an `EGNOConfig`, of which random weights are drawn; or a spatial layer: the
-        name of a registered one, its class, or a function that makes the module.
-      config: the hyper-parameters of a layer's module; small ones by default.
-      reflections: whether to check a reflection too.
-      **options: `graph`, a batch of graphs, and `times`, `[P]`, for a model; `seed` of everything
-        random; `tolerance`.
-
-    Returns:
-      The largest relative error.
-
-    Raises:
-      AssertionError: it is above the tolerance; names the output.
-    """
+    """Checks that rotating (or, with `reflections`, reflecting) the input does so to the output."""
     checked = _subject(subject, config, **options)
     rng = checked.rng()
     rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
@@ -157,37 +132,34 @@ def check_equivariance(
 def check_translation(subject: Any, config: EGNOConfig | None = None, **options: Any) -> float:
     """Checks that translating the input translates the positions and changes nothing else.
 
-    A layer that uses positions relative to the centre of the state fails alone and passes as part
-    of a model, which centres them. Arguments and errors as `check_equivariance`.
+    A layer that uses absolute positions fails alone and passes as part of a model, which centres
+    them.
     """
     checked = _subject(subject, config, **options)
     rng = checked.rng()
-    # Whole numbers on a grid add exactly, so that rounding of the input is no error of the model.
+    # Integer shifts on a grid are exact, so that the input is not rounded.
     graph, state = (_on_grid(tree) for tree in (checked.graph, checked.state))
     shift = np.rint(_SHIFT * rng.normal(size=3))
     plain = checked.call(graph, state)
     found = checked.call(_moved(graph, shift=shift), _moved(state, shift=shift))
-    # float32 holds positions at a distance of `_SHIFT` to that much less.
+    # Positions at a distance of `_SHIFT` have that much less precision in float32.
     loose = checked._replace(tolerance=10 * checked.tolerance)
     return _compare(loose, found, _moved(plain, shift=shift), "translated")
 
 
 def check_permutation(subject: Any, config: EGNOConfig | None = None, **options: Any) -> float:
-    """Checks that the order of the nodes within a graph, and of its edges, does not matter.
-
-    Arguments and errors as `check_equivariance`.
-    """
+    """Checks that the order of the nodes within a graph, and of its edges, does not matter."""
     checked = _subject(subject, config, **options)
     rng = checked.rng()
     graph = checked.graph
-    ends = np.cumsum(graph.n_node)
-    order = np.concatenate(
-        [rng.permutation(np.arange(e - n, e)) for e, n in zip(ends, graph.n_node, strict=True)]
-    )
-    edge_ends = np.cumsum(graph.n_edge)
-    edges = np.concatenate(
-        [rng.permutation(np.arange(e - n, e)) for e, n in zip(edge_ends, graph.n_edge, strict=True)]
-    )
+
+    def permutation(counts: np.ndarray) -> np.ndarray:
+        """Returns a random order of rows that permutes them within each graph."""
+        ends = np.cumsum(counts)
+        ranges = (np.arange(end - n, end) for end, n in zip(ends, counts, strict=True))
+        return np.concatenate([rng.permutation(indices) for indices in ranges])
+
+    order, edges = permutation(graph.n_node), permutation(graph.n_edge)
     place = np.argsort(order)
     permuted = graph._replace(
         nodes=jax.tree.map(lambda x: x[order], graph.nodes),
@@ -203,10 +175,7 @@ def check_permutation(subject: Any, config: EGNOConfig | None = None, **options:
 def check_batch_independence(
     subject: Any, config: EGNOConfig | None = None, **options: Any
 ) -> float:
-    """Checks that a graph of a batch is predicted as it is alone.
-
-    Arguments and errors as `check_equivariance`.
-    """
+    """Checks that a graph in a batch has the same prediction as alone."""
     checked = _subject(subject, config, **options)
     together, errors, first = checked.call(checked.graph, checked.state), [], 0
     for index, graph in enumerate(graph_lib.unbatch(checked.graph)):
@@ -219,10 +188,7 @@ def check_batch_independence(
 
 
 def check_padding(subject: Any, config: EGNOConfig | None = None, **options: Any) -> float:
-    """Checks that padding changes no real node, and that padded nodes and gradients are finite.
-
-    Arguments and errors as `check_equivariance`.
-    """
+    """Checks that padding changes no real node, and that padded nodes and gradients are finite."""
     checked = _subject(subject, config, **options)
     num_nodes = checked.graph.nodes["positions"].shape[0]
     padded, _ = graph_lib.pad(
@@ -257,7 +223,7 @@ def _subject(
     seed: int = 0,
     tolerance: float | None = None,
 ) -> _Subject:
-    """Makes a function of what is to be checked, with random inputs and weights."""
+    """Returns the subject with random inputs and weights."""
     if isinstance(subject, _Subject):
         return subject
     rng = np.random.default_rng(seed)
@@ -293,7 +259,7 @@ def _model(
 
 
 class _Alone(nn.Module):
-    """A spatial layer as a module of its own."""
+    """A spatial layer as a separate module."""
 
     config: EGNOConfig
     layer: LayerFactory
@@ -304,11 +270,7 @@ class _Alone(nn.Module):
 
 
 def _layer(
-    subject: Any,
-    config: EGNOConfig,
-    graph: jraph.GraphsTuple,
-    rng: np.random.Generator,
-    dtype: str,
+    subject: Any, config: EGNOConfig, graph: jraph.GraphsTuple, rng: np.random.Generator, dtype: str
 ) -> tuple[Callable[..., State], State]:
     if isinstance(subject, str):
         layer = layer_factory(dataclasses.replace(config, layer=subject))
@@ -327,8 +289,7 @@ def _layer(
     extra = jax.tree.map(lambda x: normal(*x.shape[2:]), initial_extra(layer, config, shape, dtype))
     state = State(normal(3), normal(3), normal(config.hidden_dim), extra)
     module = _Alone(config, layer)
-    variables = jax.jit(module.init)(_key(rng), state, graph)
-    variables = _perturbed(variables, rng)
+    variables = _perturbed(jax.jit(module.init)(_key(rng), state, graph), rng)
     applied = jax.jit(module.apply)
     return lambda graph, state: applied(variables, state, graph), state
 
@@ -338,7 +299,7 @@ def _key(rng: np.random.Generator) -> jax.Array:
 
 
 def _perturbed(weights: Any, rng: np.random.Generator) -> Any:
-    """Moves every weight off its start, so that parts that start at zero take part."""
+    """Changes every weight, so that parts that start at zero have an effect."""
     return jax.tree.map(lambda x: x + (0.05 * rng.normal(size=x.shape)).astype(x.dtype), weights)
 
 
@@ -369,7 +330,7 @@ def _moved(tree: Any, matrix: np.ndarray | None = None, shift: Any = 0.0) -> Any
 
 
 def _on_grid(tree: Any) -> Any:
-    """Rounds positions to a grid on which translations by whole numbers are exact."""
+    """Rounds positions to a grid on which translations by integers are exact."""
     if tree is None:
         return None
     step = 2.0**-12

@@ -40,14 +40,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "animate_skeletons",
-    "interactive_skeletons",
-    "interactive_trajectories",
-    "plot_error_over_time",
-    "plot_learning_curves",
-    "plot_skeletons",
-    "plot_trajectories",
-]
+    "animate_skeletons", "interactive_skeletons", "interactive_trajectories",
+    "plot_error_over_time", "plot_learning_curves", "plot_skeletons", "plot_trajectories",
+]  # fmt: skip
 
 TRUTH_COLOUR = "#0072B2"
 PREDICTION_COLOUR = "#D55E00"
@@ -71,9 +66,9 @@ def plot_trajectories(
     columns: int = 2,
 ) -> Figure:
     """Draws true and predicted paths in 3D, one system a panel, on axes of one scale."""
-    true, predicted = _check_paths(true, predicted, titles)
-    figure, panels = _panels(true, predicted, titles, unit, "xyz", columns)
-    for axes, path, guess in zip(panels, true, predicted, strict=True):
+    lines = _Lines(*_check_paths(true, predicted, titles), "xyz")
+    figure, panels = _panels(lines, titles, unit, columns)
+    for axes, path, guess in panels:
         for node in range(path.shape[1]):
             (truth,) = axes.plot(*path[:, node].T, color=TRUTH_COLOUR, linewidth=2.6)
             (prediction,) = axes.plot(
@@ -104,8 +99,8 @@ def plot_skeletons(
 ) -> Figure:
     """Draws the bonds of each system at the initial state and at the last time."""
     lines = _bond_lines(*_check_paths(true, predicted, titles), bonds, up)
-    figure, panels = _panels(lines.true, lines.predicted, titles, unit, lines.axes, columns)
-    for axes, path, guess in zip(panels, lines.true, lines.predicted, strict=True):
+    figure, panels = _panels(lines, titles, unit, columns)
+    for axes, path, guess in panels:
         artists = _draw_bonds(axes, path[0], path[-1], guess[-1])
     _legend(figure, artists)
     return figure
@@ -122,29 +117,24 @@ def animate_skeletons(
     up: str = "z",
     columns: int = 2,
 ) -> FuncAnimation:
-    """Draws the bonds of each system as an animation; keep it while it is saved.
+    """Draws the bonds of each system as an animation; keep a reference to it while it is saved.
 
         animate_skeletons(...).save("motion.gif", writer="pillow", fps=10)
 
-    The truth moves through all its frames. The prediction is shown at the last predicted time, pale
-    between two of them; the animation slows down at predicted times and stops at the end.
+    The truth moves through all its frames. The prediction is that of the last predicted time, pale
+    between predicted times. The animation slows down at predicted times and stops at the end.
     """
     lines = _bond_lines(*_check_paths(true, predicted, titles), bonds, up)
     targets = _check_targets(target_frames, lines)
-    figure, panels = _panels(lines.true, lines.predicted, titles, unit, lines.axes, columns)
-    artists = [
-        _draw_bonds(axes, path[0], path[0], guess[0])
-        for axes, path, guess in zip(panels, lines.true, lines.predicted, strict=True)
-    ]
+    figure, panels = _panels(lines, titles, unit, columns)
+    artists = [_draw_bonds(axes, path[0], path[0], guess[0]) for axes, path, guess in panels]
     _legend(figure, artists[0])
     clock = figure.text(0.02, 0.97, "", ha="left", va="top", fontsize=11, color=INK)
 
     def draw(frame: int) -> list[Any]:
         latest = np.searchsorted(targets, frame, side="right") - 1
         clock.set_text(f"frame {frame}")
-        for (_, truth, prediction), path, guess in zip(
-            artists, lines.true, lines.predicted, strict=True
-        ):
+        for (_, truth, prediction), (_, path, guess) in zip(artists, panels, strict=True):
             truth.set_data_3d(*path[frame].T)
             prediction.set_data_3d(*guess[max(latest, 0)].T)
             prediction.set_visible(latest >= 0)
@@ -166,14 +156,7 @@ def plot_error_over_time(
 ) -> Figure:
     """Draws the mean squared error at each time on a logarithmic axis, one line for each method.
 
-    Args:
-      times: `[P]`.
-      errors: `[P]` errors by the name of the method.
-      time_unit: the unit of the times, for the label.
-      length_unit: the unit of the positions; errors have its square.
-
-    Raises:
-      ValueError: `times` or an error is not `[P]`.
+    `errors` are by the name of the method. The units are those of times and of positions.
     """
     times = np.asarray(times)
     figure, axes = _axes(
@@ -181,11 +164,11 @@ def plot_error_over_time(
         _with_unit("mean squared error", length_unit and f"{length_unit}²"),
     )
     for (name, values), style in zip(errors.items(), itertools.cycle(_STYLES)):
-        values = np.asarray(values)
-        if values.shape != times.shape or times.ndim != 1:
+        shape = np.shape(values)
+        if shape != times.shape or times.ndim != 1:
             raise ValueError(
-                f"errors[{name!r}]: got {list(values.shape)} and times {list(times.shape)}, "
-                "expected [P] for both"
+                f"errors[{name!r}]: got {list(shape)} and times {list(times.shape)}, expected [P] "
+                "for both"
             )
         axes.plot(times, values, linewidth=2, label=name, **style)
     axes.set_xticks(times)
@@ -201,20 +184,15 @@ def plot_learning_curves(
 ) -> Figure:
     """Draws values against steps on a logarithmic axis, one line for each curve.
 
-    Args:
-      curves: steps and values, of one length, by the name of the curve.
-      best_step: the step of the model that was kept, marked by a line.
-      ylabel: the name of the values.
-
-    Raises:
-      ValueError: steps and values of a curve differ in length.
+    `curves` has steps and values by the name of the curve; `best_step`, the step of the model that
+    was kept, is marked by a line.
     """
     figure, axes = _axes("optimizer step", ylabel)
     for (name, (steps, values)), style in zip(curves.items(), itertools.cycle(_STYLES)):
         if len(steps) != len(values):
             raise ValueError(
-                f"curves[{name!r}]: got {len(steps)} steps and {len(values)} values, expected as "
-                "many of each"
+                f"curves[{name!r}]: got {len(steps)} steps and {len(values)} values, expected the "
+                "same number of each"
             )
         size = 4 if len(steps) <= 40 else 0
         axes.plot(steps, values, linewidth=1.8, markersize=size, label=name, **style)
@@ -264,8 +242,8 @@ def interactive_skeletons(
 ) -> plotly.graph_objects.Figure:
     """Draws the bonds of each system to rotate and zoom, with a slider for the time.
 
-    Each system is moved sideways, so that its initial state is in the middle. A menu selects the
-    system; `to_html(auto_play=False)` shows the last time first.
+    The initial state of each system is centred horizontally. A menu selects the system;
+    `to_html(auto_play=False)` shows the last time first.
     """
     true, predicted = _check_paths(true, predicted, titles)
     middle = true[:, :1].mean(axis=2, keepdims=True) * [name != up for name in "xyz"]
@@ -305,10 +283,10 @@ def interactive_skeletons(
 
 
 class _Lines(NamedTuple):
-    """The bonds of all systems as lines with gaps, along the axes in the order of `axes`."""
+    """Points of all systems, along axes in the order of `axes`; of bonds, lines with gaps."""
 
-    true: Float[np.ndarray, "S T 3*B 3"]
-    predicted: Float[np.ndarray, "S P 3*B 3"]
+    true: Float[np.ndarray, "S T K 3"]
+    predicted: Float[np.ndarray, "S P K 3"]
     axes: str
 
 
@@ -361,36 +339,31 @@ def _axes(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 
 def _panels(
-    true: np.ndarray,
-    predicted: np.ndarray,
-    titles: Sequence[str],
-    unit: str,
-    axis_names: str,
-    columns: int,
-) -> tuple[Figure, list[Axes]]:
-    """Returns a figure with an empty 3D panel for each system, on axes of one scale."""
-    columns = min(columns, len(true))
-    rows = math.ceil(len(true) / columns)
+    lines: _Lines, titles: Sequence[str], unit: str, columns: int
+) -> tuple[Figure, list[tuple[Axes, np.ndarray, np.ndarray]]]:
+    """Returns a figure, and for each system an empty 3D panel, its truth and its prediction."""
+    columns = min(columns, len(lines.true))
+    rows = math.ceil(len(lines.true) / columns)
     height = 4.4 * rows + 0.6
     figure = _figure(4.8 * columns, height, layout=None)
     # Layout engines do not see the labels of 3D axes.
     figure.subplots_adjust(0.01, 0.05, 0.95, 1 - 0.85 / height, 0.08, 0.12)
     panels = []
-    for index, (path, guess) in enumerate(zip(true, predicted, strict=True)):
+    for index, (path, guess) in enumerate(zip(lines.true, lines.predicted, strict=True)):
         axes = figure.add_subplot(rows, columns, index + 1, projection="3d", computed_zorder=False)
-        _style_3d(axes, np.concatenate([path, guess]).reshape(-1, 3), unit, axis_names)
+        _style_3d(axes, _limits(path, guess), unit, lines.axes)
         if titles:
             axes.set_title(titles[index], fontsize=11, color=INK)
-        panels.append(axes)
+        panels.append((axes, path, guess))
     return figure, panels
 
 
-def _style_3d(axes: Axes, points: np.ndarray, unit: str, axis_names: str) -> None:
-    """Gives the axes one scale around the points, light panes and few ticks."""
-    low, high = np.nanmin(points, axis=0), np.nanmax(points, axis=0)
+def _style_3d(axes: Axes, limits: tuple[np.ndarray, np.ndarray], unit: str, names: str) -> None:
+    """Gives the axes one scale within the limits, light panes and few ticks."""
+    low, high = limits
     sizes = np.maximum(high - low, max(0.7 * (high - low).max(), 1e-9)) * 1.08
     low, high = (low + high - sizes) / 2, (low + high + sizes) / 2
-    for index, (place, name) in enumerate(zip("xyz", axis_names, strict=True)):
+    for index, (place, name) in enumerate(zip("xyz", names, strict=True)):
         getattr(axes, f"set_{place}lim")(low[index], high[index])
         getattr(axes, f"set_{place}label")(_with_unit(name, unit), fontsize=9, labelpad=0)
         axis = getattr(axes, f"{place}axis")
@@ -467,8 +440,7 @@ def _bond_trace(line: np.ndarray, kind: int, opacity: float) -> dict[str, Any]:
 
 def _fixed_box(lines: _Lines) -> dict[str, Any]:
     """Returns the part of the scene that keeps all systems and times in one box of one scale."""
-    points = np.concatenate([part.reshape(-1, 3) for part in (lines.true, lines.predicted)])
-    low, high = np.nanmin(points, axis=0), np.nanmax(points, axis=0)
+    low, high = _limits(lines.true, lines.predicted)
     margin = 0.02 * (high - low).max()
     low, high = low - margin, high + margin
     ratio = 1.3 * (high - low) / (high - low).max()
@@ -488,7 +460,13 @@ def _slider(last: int) -> dict[str, Any]:
     return {"steps": steps, "active": last, "currentvalue": label, "pad": {"t": 10}, "len": 0.95}
 
 
-# Labels and checks
+# Labels, limits and checks
+
+
+def _limits(*points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the least and the largest coordinates, `[3]` each."""
+    together = np.concatenate([each.reshape(-1, 3) for each in points])
+    return np.nanmin(together, axis=0), np.nanmax(together, axis=0)
 
 
 def _with_unit(name: str, unit: str) -> str:

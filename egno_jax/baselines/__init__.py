@@ -1,7 +1,7 @@
 """The models that EGNO is compared with, under the same contract.
 
-`egno_jax.init`, `apply`, `save`, `load` and the whole of `egno_jax.training` take a
-`BaselineConfig` where they take an `EGNOConfig`:
+`egno_jax.init`, `apply`, `save`, `load` and all of `egno_jax.training` accept a `BaselineConfig`
+where they accept an `EGNOConfig`:
 
     config = egno_jax.baselines.BaselineConfig(method="egnn-s", num_layers=5)
     params = egno_jax.init(key, config, graph, times)
@@ -19,14 +19,6 @@ from egno_jax.baselines.models import (
 )
 
 __all__ = [
-    "EGNN",
-    "METHODS",
-    "MPNN",
-    "BaselineConfig",
-    "EGNNRoll",
-    "EGNNSequential",
-    "EGNOWithoutConvolutions",
-    "LinearMotion",
-    "num_times",
-    "title",
-]
+    "EGNN", "METHODS", "MPNN", "BaselineConfig", "EGNNRoll", "EGNNSequential",
+    "EGNOWithoutConvolutions", "LinearMotion", "num_times", "title",
+]  # fmt: skip

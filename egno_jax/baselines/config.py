@@ -6,7 +6,7 @@ import dataclasses
 
 from egno_jax.config import EGNOConfig
 
-# What people call them.
+# Name of each method in tables and figures.
 METHODS = {
     "linear": "Linear",
     "mpnn": "MPNN",
@@ -15,7 +15,7 @@ METHODS = {
     "egnn-s": "EGNN-S",
     "egno-no-conv": "EGNO without temporal convolutions",
 }
-# These have no E(n)-equivariant layers that a mean field could stand before.
+# These have no E(n)-equivariant layers for global message passing to precede.
 _WITHOUT_MEAN_FIELD = ("linear", "mpnn")
 # These predict one later state.
 _STATE_TO_STATE = ("mpnn", "egnn")
@@ -25,18 +25,18 @@ _PARALLEL_IN_TIME = ("linear", "egno-no-conv")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaselineConfig(EGNOConfig):
-    """Hyper-parameters of a baseline: EGNO's, and which method takes its place.
+    """Hyper-parameters of a baseline: EGNO's, and the method.
 
-    No method has temporal convolutions, so `num_modes` and `vector_init` are read by none and
-    `temporal_grid` must be `"index"`. `velocity_scale` means nothing to `linear`, which learns one
-    of its own. `time_embed_dim` is read by `egnn-r` and `egno-no-conv` alone. `mean_field`, which
-    is no part of the methods as published, can be added to those of E(n)-equivariant layers.
+    No method has temporal convolutions: `num_modes` and `vector_init` are not used, and
+    `temporal_grid` must be `"index"`. `linear` ignores `velocity_scale` and learns a scale. Only
+    `egnn-r` and `egno-no-conv` use `time_embed_dim`. `mean_field`, which the published methods do
+    not have, can be added to those with E(n)-equivariant layers.
 
     Attributes:
-      method: `linear`: x + v t / s, s learned. `mpnn`: message passing that knows no symmetry, to
-        one later state. `egnn`: E(n)-equivariant layers, to one later state. `egnn-r`: one EGNN
-        that takes the step from each time to the next. `egnn-s`: an EGNN whose successive layers
-        are the successive times. `egno-no-conv`: EGNO whose times do not see each other.
+      method: `linear`: x + v t / s, s learned. `mpnn`: message passing without symmetry, to one
+        later state. `egnn`: E(n)-equivariant layers, to one later state. `egnn-r`: one EGNN that
+        steps from each time to the next. `egnn-s`: an EGNN whose successive layers predict the
+        successive times. `egno-no-conv`: EGNO with independent times.
 
     Raises:
       ValueError: a field is of the wrong type or out of range; names the field.
@@ -57,16 +57,15 @@ class BaselineConfig(EGNOConfig):
             )
         if self.temporal_grid != "index":
             raise ValueError(
-                f"BaselineConfig.temporal_grid: got {self.temporal_grid!r}, expected 'index': "
-                "baselines have no temporal convolutions that could read another grid"
+                f"BaselineConfig.temporal_grid: got {self.temporal_grid!r}, expected 'index'; "
+                "baselines have no temporal convolutions"
             )
 
 
 def num_times(config: EGNOConfig) -> int | None:
-    """Returns how many times a model predicts if their number is fixed: 1 for one later state.
+    """Returns 1 for a model that predicts one later state, and None for any number of times.
 
-    None where it is not: any number, and of `egnn-s`, which predicts a time a layer, at most
-    `num_layers`.
+    `egnn-s` predicts at most `num_layers` times.
     """
     is_baseline = isinstance(config, BaselineConfig)
     return 1 if is_baseline and config.method in _STATE_TO_STATE else None
@@ -78,7 +77,7 @@ def has_independent_times(config: BaselineConfig) -> bool:
 
 
 def title(config: EGNOConfig) -> str:
-    """Returns what people call the model that a config describes."""
+    """Returns the name of a config's model in tables and figures."""
     if not isinstance(config, BaselineConfig):
         return "EGNO"
     name = METHODS[config.method]

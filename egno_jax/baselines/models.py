@@ -4,7 +4,7 @@ All but `LinearMotion` compute with positions relative to the mean of each graph
 those of E(n)-equivariant layers take any registered spatial layer (`config.layer`).
 
 Source: Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics", ICML 2024, section
-5.1 names the methods; where ours differs from theirs, its docstring says so.
+5.1 names the methods; docstrings describe the differences.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import jraph
 from egno_jax import model, ops
 from egno_jax.baselines.config import BaselineConfig, has_independent_times, num_times
 from egno_jax.model import Frame, Trajectory
-from egno_jax.nn import MLP, Linear, State, TimeEmbedding
+from egno_jax.nn import MLP, Linear, State
 from egno_jax.nn.block import layer_factory, layer_options, move_along_mean
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def _layer(config: BaselineConfig, index: int, state: State, graph: jraph.GraphsTuple) -> State:
-    """Applies a spatial layer, after a mean field if there is one; for a module's `__call__`."""
+    """Applies global message passing if configured, then a spatial layer; in a `__call__`."""
     if config.mean_field:
         state = move_along_mean(config, state, graph, name=f"mean_field_{index}")
     return layer_factory(config)(config, name=f"layer_{index}")(state, graph)
@@ -44,27 +44,21 @@ def _check_one_time(times: Array, method: str) -> None:
 class LinearMotion(nn.Module):
     """Uniform motion, x + v t / s with one learned number s, the unit of time.
 
-    Equivariant; returns the given features. s starts as `time_scale`.
-
-    Attributes:
-      config: the hyper-parameters.
+    Equivariant; returns the initial features. s starts as `time_scale`.
     """
 
     config: BaselineConfig
 
     @nn.compact
-    def __call__(
-        self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
-    ) -> Trajectory:
+    def __call__(self, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]) -> Trajectory:
         """Decodes the trajectory; see `egno_jax.apply`."""
         graph, times = model.checked_inputs(graph, times)
         log_speed = self.param("log_speed", nn.initializers.zeros, (), self.config.param_dtype)
         nodes = graph.nodes
         times = model.scaled_times(graph, times, self.config)
         if times.ndim == 2:
-            times = jnp.repeat(
-                times, graph.n_node, axis=1, total_repeat_length=nodes["positions"].shape[0]
-            )
+            num_nodes = nodes["positions"].shape[0]
+            times = jnp.repeat(times, graph.n_node, axis=1, total_repeat_length=num_nodes)
         else:
             times = times[:, None]
         velocities = jnp.exp(log_speed) * nodes["velocities"]
@@ -83,18 +77,13 @@ class MPNN(nn.Module):
 
     It commutes with translations. Predicts one later state.
 
-    Attributes:
-      config: the hyper-parameters.
-
     Source: Gilmer et al., "Neural Message Passing for Quantum Chemistry", 2017.
     """
 
     config: BaselineConfig
 
     @nn.compact
-    def __call__(
-        self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
-    ) -> Trajectory:
+    def __call__(self, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]) -> Trajectory:
         """Predicts the state at the one requested time; see `egno_jax.apply`."""
         graph, times = model.checked_inputs(graph, times)
         _check_one_time(times, "MPNN")
@@ -103,10 +92,8 @@ class MPNN(nn.Module):
         inputs = [state.features, state.positions, state.velocities]
         features = Linear(width, name="embedding", **options)(jnp.concatenate(inputs, axis=-1)[0])
         for index in range(self.config.num_layers):
-            ends = [
-                jnp.take(features, ids, axis=0, mode="clip")
-                for ids in (graph.receivers, graph.senders)
-            ]
+            indices = (graph.receivers, graph.senders)
+            ends = [jnp.take(features, ids, axis=0, mode="clip") for ids in indices]
             if graph.edges is not None:
                 ends.append(graph.edges["features"].astype(features.dtype))
             message_mlp = MLP(width, width, name=f"message_mlp_{index}", **options)
@@ -126,18 +113,13 @@ class MPNN(nn.Module):
 class EGNN(nn.Module):
     """E(n)-equivariant message passing from the initial state to one later state.
 
-    Attributes:
-      config: the hyper-parameters.
-
     Source: Satorras et al., "E(n) Equivariant Graph Neural Networks", 2021.
     """
 
     config: BaselineConfig
 
     @nn.compact
-    def __call__(
-        self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
-    ) -> Trajectory:
+    def __call__(self, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]) -> Trajectory:
         """Predicts the state at the one requested time; see `egno_jax.apply`."""
         graph, times = model.checked_inputs(graph, times)
         _check_one_time(times, "EGNN")
@@ -149,17 +131,12 @@ class EGNNSequential(nn.Module):
     """EGNN-S: successive layers predict the successive times, equally many layers for each.
 
     Time p = 1 ... P is the state after layer ceil(p L / P).
-
-    Attributes:
-      config: the hyper-parameters.
     """
 
     config: BaselineConfig
 
     @nn.compact
-    def __call__(
-        self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
-    ) -> Trajectory:
+    def __call__(self, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]) -> Trajectory:
         """Reads the trajectory off the layers; see `egno_jax.apply`."""
         graph, times = model.checked_inputs(graph, times)
         num_requested, num_layers = times.shape[0], self.config.num_layers
@@ -169,9 +146,8 @@ class EGNNSequential(nn.Module):
                 "time a layer; set config.num_layers to their number or more"
             )
         states, frame = _states_of_layers(self.config, graph)
-        read = [
-            states[-(-p * num_layers // num_requested) - 1] for p in range(1, num_requested + 1)
-        ]
+        last = [-(-p * num_layers // num_requested) - 1 for p in range(1, num_requested + 1)]
+        read = [states[index] for index in last]
         return frame.trajectory(jax.tree.map(lambda *slices: jnp.concatenate(slices), *read))
 
 
@@ -189,22 +165,17 @@ def _states_of_layers(
 
 
 class EGNNRoll(nn.Module):
-    """EGNN-R: one network takes the step from each time to the next, and is rolled out P times.
+    """EGNN-R: one network predicts each time from the previous one; it is rolled out P times.
 
     EGNO's time embedding gives it the length of its step, so steps may be unequal. Node and edge
-    features stay those of the initial state. Trained through the whole rollout, which is easier for
-    it than the paper's training on single steps.
-
-    Attributes:
-      config: the hyper-parameters.
+    features stay those of the initial state. It is trained through the full rollout, which is
+    easier for it than the paper's training on single steps.
     """
 
     config: BaselineConfig
 
     @nn.compact
-    def __call__(
-        self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
-    ) -> Trajectory:
+    def __call__(self, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]) -> Trajectory:
         """Rolls the step out; see `egno_jax.apply`."""
         graph, times = model.checked_inputs(graph, times)
         state, frame = model.initial_state(graph, self.config)
@@ -231,18 +202,12 @@ class _EGNNStep(nn.Module):
     def __call__(
         self,
         carry: tuple[Array, Array],
-        step: Float[Array, ""] | Float[Array, "G"],
+        step: Float[Array, "*G"],
         graph: jraph.GraphsTuple,
         graph_ids: Array,
     ) -> tuple[tuple[Array, Array], tuple[Array, Array, Array]]:
         state, _ = model.initial_state(graph, self.config)
-        embedding = TimeEmbedding(
-            self.config.hidden_dim,
-            self.config.time_embed_dim,
-            name="embedding",
-            **layer_options(self.config),
-        )
-        features = embedding(graph.nodes["features"], step[None], graph_ids)
+        features = model.time_embedding(self.config)(graph.nodes["features"], step[None], graph_ids)
         state = State(*carry, features, state.extra)
         for index in range(self.config.num_layers):
             state = _layer(self.config, index, state, graph)
@@ -250,26 +215,18 @@ class _EGNNStep(nn.Module):
 
 
 class EGNOWithoutConvolutions(nn.Module):
-    """EGNO without its temporal convolutions: every time is decoded alone.
-
-    Attributes:
-      config: the hyper-parameters.
-    """
+    """EGNO without its temporal convolutions: every time is decoded independently."""
 
     config: BaselineConfig
 
     @nn.compact
-    def __call__(
-        self, graph: jraph.GraphsTuple, times: Float[Array, "P"] | Float[Array, "P G"]
-    ) -> Trajectory:
+    def __call__(self, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]) -> Trajectory:
         """Decodes the trajectory; see `egno_jax.apply`."""
         graph, times = model.checked_inputs(graph, times)
         config = self.config
         state, frame = model.initial_state(graph, config)
         tau = model.scaled_times(graph, times, config)
-        features = TimeEmbedding(
-            config.hidden_dim, config.time_embed_dim, name="embedding", **layer_options(config)
-        )(graph.nodes["features"], tau, frame.graph_ids)
+        features = model.time_embedding(config)(graph.nodes["features"], tau, frame.graph_ids)
         state = state.at_times(tau.shape[0])._replace(features=features)
         for index in range(config.num_layers):
             state = _layer(config, index, state, graph)

@@ -20,13 +20,7 @@ if TYPE_CHECKING:
 
 
 def batch(graphs: Sequence[jraph.GraphsTuple]) -> jraph.GraphsTuple:
-    """Joins graphs, in their order, into one `GraphsTuple`.
-
-    Args:
-      graphs: at least one; each may itself be a batch.
-
-    Returns:
-      A `GraphsTuple` of NumPy arrays whose N, E and G are the sums of those of `graphs`.
+    """Joins graphs or batches, at least one, in their order into one `GraphsTuple` of NumPy arrays.
 
     Raises:
       ValueError: as `check_alike`.
@@ -39,11 +33,8 @@ def batch(graphs: Sequence[jraph.GraphsTuple]) -> jraph.GraphsTuple:
 def unbatch(graph: jraph.GraphsTuple) -> list[jraph.GraphsTuple]:
     """Splits a batch into its G graphs, padding graphs included; the inverse of `batch`.
 
-    Args:
-      graph: a batch whose edges are in the order of its graphs, as `batch` returns them.
-
-    Returns:
-      G graphs of NumPy arrays, each with indices that count from 0.
+    Edges must be in the order of the graphs, as `batch` returns them. The results have NumPy
+    arrays, and indices that count from 0.
 
     Raises:
       ValueError: if the batch is malformed, or its counts and indices disagree.
@@ -61,14 +52,9 @@ def with_int32_indices(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
 
 
 def graph_ids(n_node: Int[Array, "G"], num_nodes: int) -> Int[Array, "N"]:
-    """Returns the index of the graph that each node belongs to; works inside `jit`.
+    """Returns the index of the graph that each node belongs to, int32; works inside `jit`.
 
-    Args:
-      n_node: `[G]`, the number of nodes of each graph.
-      num_nodes: N, their sum, a Python integer.
-
-    Returns:
-      `[N]` int32, in increasing order.
+    `num_nodes` is N, the sum of `n_node`, as a Python integer.
     """
     n_node = jnp.asarray(n_node, jnp.int32)
     ids = jnp.arange(n_node.shape[0], dtype=jnp.int32)
@@ -144,12 +130,6 @@ def pad_nodes(array: ArrayLike, num_nodes: int, *, axis: int = -2) -> np.ndarray
       array: any array with a node axis.
       num_nodes: N after padding.
       axis: the node axis; by default the last but one, as in `[N, 3]` and `[P, N, 3]`.
-
-    Returns:
-      The padded NumPy array, of the same dtype.
-
-    Raises:
-      ValueError: if the axis does not exist or is longer than `num_nodes`.
     """
     array = np.asarray(array)
     if not -array.ndim <= axis < array.ndim:
@@ -165,15 +145,7 @@ def pad_nodes(array: ArrayLike, num_nodes: int, *, axis: int = -2) -> np.ndarray
 def pad_times(times: ArrayLike, num_graphs: int) -> np.ndarray:
     """Repeats the last column of times `[P, G]`, so that the times of padding graphs are valid.
 
-    Args:
-      times: `[P, G]`; times `[P]` fit any number of graphs and need no padding.
-      num_graphs: G after padding.
-
-    Returns:
-      `[P, num_graphs]`.
-
-    Raises:
-      ValueError: if times are not `[P, G]`, or `num_graphs` is smaller than G.
+    Times `[P]` fit any number of graphs and need no padding. `num_graphs` is G after padding.
     """
     times = np.asarray(times)
     if times.ndim != 2 or not times.shape[1]:

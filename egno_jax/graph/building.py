@@ -35,10 +35,7 @@ def build(
       positions: `[N, 3]`; in a periodic system, unwrapped.
       velocities: `[N, 3]`, in any unit that is the same for all graphs.
       features: `[N, F]`, invariant under rotation, for example the speed.
-      edges: of this graph, from a function of this module or `Edges` of your own arrays.
-
-    Returns:
-      A `GraphsTuple` of NumPy arrays with G = 1.
+      edges: of this graph, from a function of this module or `Edges` of custom arrays.
 
     Raises:
       ValueError: if an argument is not an array of numbers, or `validate` rejects the graph.
@@ -75,11 +72,11 @@ def from_atoms(
         `atoms.pbc = False`.
       edges: of these atoms, from a function of this module.
       features: `[N, F]`; by default [|v_i|, Z_i / max_j Z_j], with v in Angstrom per femtosecond.
-        The second depends on the heaviest element: pass your own features if molecules differ.
+        The second depends on the heaviest element: pass custom features if molecules differ.
 
     Returns:
       A `GraphsTuple` with positions in Angstrom and velocities in Angstrom per femtosecond (ASE's
-      own unit of time is 10.18 fs).
+      unit of time is 10.18 fs).
 
     Raises:
       ValueError: if `atoms` are not ASE Atoms, are periodic or have no momenta, or if `validate`

@@ -31,14 +31,7 @@ class Edges(NamedTuple):
 def fully_connected_edges(num_nodes: int) -> Edges:
     """Connects every node with every other: N (N - 1) edges, no self-loops.
 
-    Args:
-      num_nodes: N, at least 1.
-
-    Returns:
-      Edges sorted by receiver, then sender, without features.
-
-    Raises:
-      ValueError: if `num_nodes` is smaller than 1.
+    Edges are sorted by receiver, then sender, and have no features.
     """
     if num_nodes < 1:
         raise ValueError(f"num_nodes: got {num_nodes}, expected at least 1")
@@ -50,18 +43,12 @@ def bond_edges(bonds: ArrayLike, num_nodes: int) -> Edges:
     """Connects bonded nodes, and nodes two bonds apart, in both directions.
 
     Nodes i and k are two bonds apart if they share a neighbour and are not bonded themselves. With
-    A the adjacency matrix: the pairs (A^2)_ik > 0, A_ik = 0, i != k.
-
-    Args:
-      bonds: `[B, 2]` node indices, each bond in one direction or both.
-      num_nodes: N.
+    A the adjacency matrix: the pairs (A^2)_ik > 0, A_ik = 0, i != k. `bonds` has each bond in one
+    direction or both.
 
     Returns:
       Edges sorted by receiver, then sender, with features `[E, 1]`: the number of bonds, 1.0 or
       2.0.
-
-    Raises:
-      ValueError: if bonds are not integer `[B, 2]`, out of range, or bind a node to itself.
     """
     bonds = np.asarray(bonds)
     check_array("bonds", bonds, "integer", ("B", 2), {})
@@ -107,7 +94,6 @@ def radius_edges(positions: ArrayLike, cutoff: float) -> Edges:
       Edges sorted by receiver, then sender, without features.
 
     Raises:
-      ValueError: if positions are not finite `[N, 3]` or the cutoff is not finite and above 0.
       ImportError: if vesin, of the extra `data`, is not installed.
     """
     positions = as_floating(positions, "positions").astype(np.float64)
@@ -126,15 +112,7 @@ def radius_edges(positions: ArrayLike, cutoff: float) -> Edges:
 def bonds_within(positions: ArrayLike, cutoff: float) -> Int[np.ndarray, "B 2"]:
     """Guesses bonds: all pairs closer than a cutoff, each once; use with `bond_edges`.
 
-    Args:
-      positions: `[N, 3]`, unwrapped.
-      cutoff: in the unit of positions; 1.6 Angstrom bonds C, N and O.
-
-    Returns:
-      `[B, 2]` int32, the smaller index first.
-
-    Raises:
-      ValueError, ImportError: as `radius_edges`.
+    The smaller index is first. A cutoff of 1.6 Angstrom bonds C, N and O. Errors as `radius_edges`.
     """
     edges = radius_edges(positions, cutoff)
     bonds = np.stack([edges.receivers, edges.senders], axis=1)
@@ -156,15 +134,7 @@ def with_features(edges: Edges, *columns: ArrayLike) -> Edges:
         charge_products = charges[edges.senders] * charges[edges.receivers]
         edges = with_features(edges, charge_products, squared_distances(positions, edges))
 
-    Args:
-      edges: with or without features.
-      *columns: each `[E]` or `[E, k]`, invariant under rotation.
-
-    Returns:
-      The edges with features `[E, D]`, the existing columns first.
-
-    Raises:
-      ValueError: if a column does not have E rows.
+    Each column is `[E]` or `[E, k]`, invariant under rotation; existing features remain first.
     """
     num_edges = len(edges.senders)
     parts = [] if edges.features is None else [as_floating(edges.features, "edges.features")]

@@ -21,11 +21,7 @@ _NODE_KEYS = ("positions", "velocities", "features")
 
 
 def as_times(times: Any) -> Array | None:
-    """Converts times in a list or tuple to an array; returns anything else unchanged.
-
-    Raises:
-      ValueError: if the list does not hold numbers, or its rows differ in length.
-    """
+    """Converts times in a list or tuple to an array; returns anything else unchanged."""
     if not isinstance(times, list | tuple):
         return times
     try:
@@ -40,9 +36,7 @@ def as_times(times: Any) -> Array | None:
 def check_structure(graph: jraph.GraphsTuple, times: Array | None = None) -> None:
     """Checks a graph's types, keys, shapes and dtypes; also inside `jit`, as it reads no values.
 
-    Args:
-      graph: one graph or a batch.
-      times: `[P]`, or `[P, G]`, an array or a list; None if there is nothing to check.
+    `times` are `[P]` or `[P, G]`, an array or a list; None: only the graph is checked.
 
     Raises:
       ValueError: if a field is not as the module `egno_jax.graph` describes it.
@@ -63,9 +57,6 @@ def check_stacked_structure(graph: jraph.GraphsTuple) -> None:
 
 def check_alike(graphs: Sequence[jraph.GraphsTuple]) -> None:
     """Checks graphs of one batch: the structure of each, and that all have the same arrays.
-
-    Args:
-      graphs: at least one, of any sizes.
 
     Raises:
       ValueError: if there is no graph, if one is malformed, or if its keys or feature sizes differ
@@ -120,7 +111,7 @@ def _check_keys(name: str, mapping: Any, keys: Sequence[str], otherwise: str = "
 
 
 def _check_lengths(field: str, tree: Any, letters: tuple[str, ...], sizes: dict[str, int]) -> None:
-    """Checks the leading axes of every leaf, including those that the model does not read."""
+    """Checks the leading axes of every leaf, including those that the model does not use."""
     expected = tuple(sizes[letter] for letter in letters)
     known = ", ".join(f"{letter} = {sizes[letter]}" for letter in letters)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -155,14 +146,10 @@ def _trailing_shapes(graph: jraph.GraphsTuple) -> dict[str, list[int]]:
 def validate(graph: jraph.GraphsTuple, times: Array | None = None) -> None:
     """Checks a graph in full, values included; reads them on the host, so not inside `jit`.
 
-    Args:
-      graph: one graph or a batch, padded or not.
-      times: `[P]`, or `[P, G]`, strictly increasing along P; None if there is nothing to check.
-
     Raises:
       ValueError: as `check_structure`, and for NaN or infinite values, indices out of range or
-        crossing between graphs, counts that do not add up, and times that do not increase; names
-        the field and the first bad place.
+        crossing between graphs, counts that do not add up, and times that do not increase strictly;
+        names the field and the first bad place.
     """
     times = as_times(times)
     check_structure(graph, times)

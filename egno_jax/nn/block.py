@@ -43,11 +43,11 @@ class State(NamedTuple):
 
 
 class SpatialLayer(Protocol):
-    """Protocol of a spatial layer: a Linen module with the field `config`.
+    """The interface of a spatial layer: a Linen module with the field `config`.
 
-    It updates the state at each time separately; only the block's temporal convolutions mix times.
-    Use differences of positions, so that the layer commutes with translations, and return vectors
-    and `extra` that rotate with the input.
+    It updates the state at each time separately; the block does the temporal convolutions. Use
+    differences of positions, so that the layer commutes with translations, and return vectors and
+    `extra` that rotate with the input.
 
     `carries(config)`, a static method, is optional. It returns the irreps of the features that the
     layer carries from block to block, such as `{"vectors": "16x1o + 16x1e"}`. They start as zeros,
@@ -57,13 +57,7 @@ class SpatialLayer(Protocol):
     config: EGNOConfig
 
     def __call__(self, state: State, graph: jraph.GraphsTuple) -> State:
-        """Returns the state after one round of messages.
-
-        Args:
-          state: the state at P times.
-          graph: the input graph of the model: senders, receivers, edge features, and the nodes of
-            the initial state.
-        """
+        """Returns the state after one round of messages along the edges of the model's graph."""
 
 
 # Creates the module of a spatial layer: called as `factory(config, name=...)`.
@@ -75,7 +69,7 @@ _LAYERS: dict[str, LayerFactory] = {}
 def register_layer(name: str, layer: LayerFactory | None = None) -> Any:
     """Makes a spatial layer available as `EGNOConfig(layer=name)`.
 
-    `apply`, `save`, `load`, training, meshes and experiments then work with it. A checkpoint holds
+    `apply`, `save`, `load`, training, meshes and experiments then support it. A checkpoint holds
     only the name: import the module that registers the layer before `load`.
 
     Args:
@@ -90,12 +84,12 @@ def register_layer(name: str, layer: LayerFactory | None = None) -> Any:
         return lambda cls: register_layer(name, cls)
     if not name.isidentifier():
         raise ValueError(f"name: got {name!r}, expected an identifier; choose such as my_layer")
-    # The same class is registered again if its module is reloaded or run as a script.
+    # The same class is registered again when its module is reloaded, or run as a script.
     known = _LAYERS.get(name, layer)
     if getattr(known, "__qualname__", None) != getattr(layer, "__qualname__", None):
         raise ValueError(f"name: got {name!r}, expected one that is not taken by {known}")
     if known is not layer:
-        # Compiled programs are found by their config, which names the layer alone.
+        # Compiled programs are cached by config, which has only the name of the layer.
         jax.clear_caches()
     _LAYERS[name] = layer
     return layer
@@ -107,15 +101,11 @@ def layer_names() -> list[str]:
 
 
 def layer_factory(config: EGNOConfig) -> LayerFactory:
-    """Returns the class or function that creates the spatial layer of a config.
-
-    Raises:
-      ValueError: no layer of that name is registered.
-    """
+    """Returns the factory of a config's spatial layers; a ValueError if it is not registered."""
     if config.layer not in _LAYERS:
         raise ValueError(
-            f"config.layer: got {config.layer!r}, expected one of {layer_names()}; if it is your "
-            "own, import the module that calls egno_jax.nn.register_layer first"
+            f"config.layer: got {config.layer!r}, expected one of {layer_names()}; for a custom "
+            "layer, import the module that calls egno_jax.nn.register_layer first"
         )
     return _LAYERS[config.layer]
 
@@ -154,10 +144,8 @@ class Block(nn.Module):
     ) -> State:
         """Returns the state after the block.
 
-        Args:
-          state: the state at P times.
-          graph: the input graph of the model.
-          context: the times that determine the Fourier coefficients; None: all, equally spaced.
+        `context` describes the times that carry the Fourier coefficients; None: all, equally
+        spaced.
         """
         config = self.config
         state = self._convolve_over_time(state, context)
@@ -171,33 +159,27 @@ class Block(nn.Module):
 
     def _convolve_over_time(self, state: State, context: ops.Context | None) -> State:
         config = self.config
-        features = TemporalConv(config.num_modes, name="temporal_conv", **layer_options(config))
-        vectors = VectorTemporalConv(
-            config.num_modes,
-            param_dtype=config.param_dtype,
-            init_bound=config.vector_init,
-            name="vector_temporal_conv",
-        )(jnp.stack([state.positions, state.velocities], axis=-1), context)
+        modes, dtype, precision = config.num_modes, config.param_dtype, config.matmul_precision
+        scalar_conv = TemporalConv(modes, name="temporal_conv", **layer_options(config))
+        vector_conv = VectorTemporalConv(
+            modes, dtype, config.vector_init, name="vector_temporal_conv"
+        )
+        vectors = jnp.stack([state.positions, state.velocities], axis=-1)
+        vectors = vector_conv(vectors, context)
         extra = {
-            name: IrrepsTemporalConv(
-                config.num_modes,
-                param_dtype=config.param_dtype,
-                precision=config.matmul_precision,
-                name=f"temporal_conv_{name}",
-            )(x, context)
+            name: IrrepsTemporalConv(modes, dtype, precision, name=f"temporal_conv_{name}")(
+                x, context
+            )
             for name, x in state.extra.items()
         }
-        features = features(state.features, context)
+        features = scalar_conv(state.features, context)
         return State(vectors[..., 0], vectors[..., 1], features, extra)
 
 
 def layer_options(config: EGNOConfig) -> dict[str, Any]:
-    """Returns the dtypes and the precision of a config as keyword arguments of layers."""
-    return {
-        "dtype": config.dtype,
-        "param_dtype": config.param_dtype,
-        "precision": config.matmul_precision,
-    }
+    """Returns the dtypes and the precision of a config as keywords of this package's layers."""
+    precision = config.matmul_precision
+    return {"dtype": config.dtype, "param_dtype": config.param_dtype, "precision": precision}
 
 
 def move_along_mean(config: EGNOConfig, state: State, graph: jraph.GraphsTuple, name: str) -> State:
@@ -211,7 +193,7 @@ def move_along_mean(config: EGNOConfig, state: State, graph: jraph.GraphsTuple, 
 
 
 def _check_update(name: str, before: State, after: Any, width: int) -> None:
-    """Raises a ValueError if a spatial layer returned anything but a state of the same shapes."""
+    """Raises a ValueError if a spatial layer did not return a state of the same shapes."""
     if not isinstance(after, State):
         raise ValueError(
             f"{name}: got {type(after).__name__}, expected egno_jax.nn.State; return "
@@ -226,5 +208,5 @@ def _check_update(name: str, before: State, after: Any, width: int) -> None:
         if found.get(field) != expected.get(field):
             raise ValueError(
                 f"{name}: got {field} of shape {found.get(field)}, expected {expected.get(field)}"
-                "; return every part of the state in the shape in which it came"
+                "; keep the shape of every part of the state"
             )

@@ -20,12 +20,11 @@ if TYPE_CHECKING:
 class EGNNLayer(nn.Module):
     """Passes messages between nodes at each time separately; see `egno_jax.ops.egnn_layer`.
 
+    Positions and velocities stay in float32 or wider, whatever the dtype.
+
     Attributes:
       features: width C of every MLP and of the output.
-      dtype: dtype of messages and features; None follows inputs and weights. Positions and
-        velocities stay in float32 or wider.
-      param_dtype: dtype of the weights.
-      precision: precision of products over channels.
+      dtype, param_dtype, precision: as in `egno_jax.nn.Linear`.
 
     Source: Satorras et al., "E(n) Equivariant Graph Neural Networks", 2021.
     """
@@ -45,16 +44,7 @@ class EGNNLayer(nn.Module):
         senders: Int[Array, "E"],
         receivers: Int[Array, "E"],
     ) -> tuple[Float[Array, "P N 3"], Float[Array, "P N 3"], Float[Array, "P N C"]]:
-        """Returns positions, velocities and features after one round of messages.
-
-        Args:
-          positions: `[P, N, 3]`.
-          velocities: `[P, N, 3]`.
-          features: `[P, N, A]`.
-          edge_features: `[E, D]` or None.
-          senders: `[E]`.
-          receivers: `[E]`.
-        """
+        """Returns positions, velocities and features after one round of messages."""
         in_features = features.shape[-1]
         edge_dim = 0 if edge_features is None else edge_features.shape[-1]
         weights = {
@@ -83,16 +73,12 @@ class EGNNLayer(nn.Module):
 
 @register_layer("egnn")
 class EGNNSpatialLayer(nn.Module):
-    """`EGNNLayer` as the spatial layer of EGNO, `EGNOConfig(layer="egnn")`: the default.
-
-    Attributes:
-      config: the hyper-parameters.
-    """
+    """`EGNNLayer` as the spatial layer of EGNO, `EGNOConfig(layer="egnn")`: the default."""
 
     config: EGNOConfig
 
     def setup(self) -> None:
-        """Creates the layer; it shares the parameter scope of this module."""
+        """Makes the layer; it shares this module's scope of weights."""
         self.layer = EGNNLayer(self.config.hidden_dim, **layer_options(self.config))
         nn.share_scope(self, self.layer)
 
@@ -108,15 +94,8 @@ class EGNNSpatialLayer(nn.Module):
 class EGNOBlock(nn.Module):
     """Deprecated: use `Block(config)(state, graph)`, with the same weights and results.
 
-    Attributes:
-      features: width C.
-      num_modes: number M of modes of the convolutions.
-      mean_field: as in `EGNOConfig`, like all following fields.
-      mean_field_channels: number K of virtual-node channels.
-      vector_init: upper bound of the initial vector kernels.
-      dtype: dtype of messages and features.
-      param_dtype: dtype of the weights.
-      precision: precision of products over channels.
+    `features` is `EGNOConfig.hidden_dim`, `precision` its `matmul_precision`; the other fields have
+    the same names there.
     """
 
     features: int
@@ -129,7 +108,7 @@ class EGNOBlock(nn.Module):
     precision: str = "highest"
 
     def setup(self) -> None:
-        """Creates the block; it shares the parameter scope of this module."""
+        """Makes the block; it shares this module's scope of weights."""
         deprecation.warn("egno_jax.nn.EGNOBlock", "egno_jax.nn.Block", stacklevel=2)
         config = EGNOConfig(
             hidden_dim=self.features,

@@ -19,11 +19,8 @@ class TimeEmbedding(nn.Module):
 
     Attributes:
       features: size C of the output.
-      dim: size T of the time embedding.
-      dtype: dtype of the output; None follows inputs and weights. Sines are computed in float32 or
-        wider.
-      param_dtype: dtype of the weights.
-      precision: precision of the product.
+      dim: size T of the time embedding; sines are computed in float32 or wider.
+      dtype, param_dtype, precision: as in `egno_jax.nn.Linear`.
 
     Source: Xu et al., "Equivariant Graph Neural Operator", 2024, section 4.2.
     """
@@ -38,21 +35,15 @@ class TimeEmbedding(nn.Module):
     def __call__(
         self,
         node_features: Float[Array, "N F"],
-        times: Float[Array, "P"] | Float[Array, "P G"],
+        times: Float[Array, "P *G"],
         graph_ids: Int[Array, "N"] | None = None,
     ) -> Float[Array, "P N C"]:
         """Embeds the nodes at every time.
 
         Args:
           node_features: `[N, F]`.
-          times: `[P]`, or `[P, G]` if graphs have different times; divided by the time scale.
-          graph_ids: `[N]`, the graph of each node; needed only if times are `[P, G]`.
-
-        Returns:
-          `[P, N, C]`.
-
-        Raises:
-          ValueError: times are `[P, G]` and `graph_ids` is None.
+          times: `[P]`, or `[P, G]` if graphs have different times; in the unit of the time scale.
+          graph_ids: `[N]`, the graph of each node; required with times `[P, G]`.
         """
         if times.ndim == 2 and graph_ids is None:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Linear layers and perceptrons with the initialisation of PyTorch."""
+"""Linear layers and perceptrons, initialised as in PyTorch."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Linear(nn.Module):
       features: size B of the output.
       dtype: dtype of the computation; None follows input and weights.
       param_dtype: dtype of the weights.
-      precision: precision of the product.
-      starts_at_zero: whether both are initially 0 instead.
+      precision: `jax.lax` precision of products over channels.
+      starts_at_zero: whether both are 0 at the start instead.
 
     Source of the initialisation: `torch.nn.Linear`.
     """
@@ -75,10 +75,8 @@ class MLP(nn.Module):
     Attributes:
       hidden: width of the inner layer.
       features: size B of the output.
-      dtype: dtype of the computation; None follows input and weights.
-      param_dtype: dtype of the weights.
-      precision: precision of the products.
-      starts_at_zero: whether the last layer, and so the output, is initially 0.
+      dtype, param_dtype, precision: as in `Linear`.
+      starts_at_zero: whether the output is 0 at the start.
     """
 
     hidden: int
@@ -91,13 +89,9 @@ class MLP(nn.Module):
     @nn.compact
     def weights(self, in_features: int) -> dict[str, Weights]:
         """Returns the weights of `linear_0` and `linear_1` for inputs of size A."""
-        first = Linear(self.hidden, param_dtype=self.param_dtype, name="linear_0")
-        second = Linear(
-            self.features,
-            param_dtype=self.param_dtype,
-            starts_at_zero=self.starts_at_zero,
-            name="linear_1",
-        )
+        dtype, is_zero = self.param_dtype, self.starts_at_zero
+        first = Linear(self.hidden, param_dtype=dtype, name="linear_0")
+        second = Linear(self.features, param_dtype=dtype, starts_at_zero=is_zero, name="linear_1")
         return {"linear_0": first.weights(in_features), "linear_1": second.weights(self.hidden)}
 
     def __call__(self, x: Float[Array, "... A"]) -> Float[Array, "... B"]:

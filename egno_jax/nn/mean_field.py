@@ -1,4 +1,4 @@
-"""Global message passing: every node receives means over its graph."""
+"""Global message passing: every node follows means over its graph."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ if TYPE_CHECKING:
 
 
 class MeanField(nn.Module):
-    """Gives every node global context in O(N) time; see `egno_jax.ops.mean_field`.
+    """Moves every node by global message passing; see `egno_jax.ops.mean_field`.
 
-    Its factors are initially 0, so it changes nothing before training.
+    Its factors are 0 at the start, so a model with it starts equal to one without. Positions and
+    velocities stay in float32 or wider, whatever the dtype.
 
     Attributes:
       features: width of the perceptrons.
-      channels: number K of virtual-node channels, means weighted by the senders.
-      dtype: dtype of the perceptrons; None follows features and weights. Positions and velocities
-        stay in float32 or wider.
-      param_dtype: dtype of the weights.
-      precision: precision of products over channels.
+      channels: number K of virtual-node channels, in addition to the plain mean.
+      dtype, param_dtype, precision: as in `egno_jax.nn.Linear`.
     """
 
     features: int
@@ -43,15 +41,7 @@ class MeanField(nn.Module):
         graph_ids: Int[Array, "N"] | None = None,
         num_graphs: int = 1,
     ) -> Float[Array, "P N 3"]:
-        """Returns the positions after the step.
-
-        Args:
-          positions: `[P, N, 3]`.
-          velocities: `[P, N, 3]`.
-          features: `[P, N, A]`.
-          graph_ids: `[N]`, the graph of each node; None: all belong to one graph.
-          num_graphs: G.
-        """
+        """Returns the positions after the step; `graph_ids` None means one graph."""
         if graph_ids is None:
             graph_ids = jnp.zeros(positions.shape[1], jnp.int32)
         options = {"param_dtype": self.param_dtype}
@@ -68,6 +58,6 @@ class MeanField(nn.Module):
             features.astype(dtype),
             graph_ids,
             num_graphs,
-            sender_weights=None if sender_weights is None else cast(sender_weights, dtype),
+            sender_weights=cast(sender_weights, dtype),
             precision=self.precision,
         )

@@ -1,7 +1,12 @@
 """Temporal convolutions in Fourier space: on scalars, on vectors, and on any irreps of O(3).
 
-Each acts on every node separately and mixes only channels, never the components of a vector or
-tensor, so it commutes with rotations and reflections.
+Each acts on every node independently and mixes channels, never the components of a vector or
+tensor, so it commutes with rotations and reflections. The layers are called with
+
+- the signal, time first: P equally spaced times, or those of the context;
+- `context`: the times that carry the Fourier coefficients, see `egno_jax.ops.spectral_conv_at`.
+
+They raise a ValueError if the signal does not have their form or the channels of their kernel.
 """
 
 from __future__ import annotations
@@ -26,8 +31,7 @@ class TemporalConv(nn.Module):
       num_modes: number M of modes kept.
       dtype: dtype of the output; None follows input and weights. Fourier transform and product over
         channels are computed in float32 or wider.
-      param_dtype: dtype of the kernel.
-      precision: precision of the product over channels.
+      param_dtype, precision: as in `egno_jax.nn.Linear`.
 
     The parameter `kernel` is `[2, M, C, C]`, real and imaginary parts, initially uniform in
     `[0, 1) / C^2`.
@@ -44,15 +48,7 @@ class TemporalConv(nn.Module):
     def __call__(
         self, features: Float[Array, "P *rest C"], context: ops.Context | None = None
     ) -> Float[Array, "P *rest C"]:
-        """Convolves over the first axis: P equally spaced times, or the times of `context`.
-
-        Args:
-          features: `[P, ..., C]`.
-          context: the times that determine the coefficients; see `egno_jax.ops.spectral_conv_at`.
-
-        Raises:
-          ValueError: features have no time axis, or another number of channels than the kernel.
-        """
+        """Convolves over the first axis."""
         _check_signal(self, "features", features, "[P, ..., C]", features.ndim >= 2)
         width = features.shape[-1]
         init = nn.initializers.uniform(1.0 / max(width, 1) ** 2)
@@ -75,8 +71,8 @@ class VectorTemporalConv(nn.Module):
     Attributes:
       num_modes: number M of modes kept.
       param_dtype: dtype of the kernel.
-      init_bound: upper bound of the initial kernel; None: 0.2 / C, which is the original's 0.1 for
-        two channels. With 0 the layer is initially the identity.
+      init_bound: upper bound of the initial kernel; None: 0.2 / C, the original's 0.1 for its two
+        channels. With 0 the layer starts as the identity.
 
     The parameter `kernel` is `[2, M, C, C]`, real and imaginary parts, initially uniform in
     `[0, init_bound)`.
@@ -92,15 +88,7 @@ class VectorTemporalConv(nn.Module):
     def __call__(
         self, vectors: Float[Array, "P *rest 3 C"], context: ops.Context | None = None
     ) -> Float[Array, "P *rest 3 C"]:
-        """Convolves over the first axis: P equally spaced times, or the times of `context`.
-
-        Args:
-          vectors: `[P, ..., 3, C]`.
-          context: the times that determine the coefficients; see `egno_jax.ops.spectral_conv_at`.
-
-        Raises:
-          ValueError: the shape is not `[P, ..., 3, C]`, or C is not that of the kernel.
-        """
+        """Convolves over the first axis."""
         is_vector = vectors.ndim >= 3 and vectors.shape[-2] == 3
         _check_signal(self, "vectors", vectors, "[P, ..., 3, C]", is_vector)
         width = vectors.shape[-1]
@@ -116,7 +104,7 @@ class IrrepsTemporalConv(nn.Module):
     """Convolves any equivariant features over time, with one complex kernel for each irrep type.
 
     For each type l with parity p, of multiplicity C: `x <- x + sigma(irfft(R_k rfft(x)_k))`, where
-    R_k mixes the C copies but not the `2 l + 1` components. `sigma` is LeakyReLU on even
+    R_k mixes the C copies, not the `2 l + 1` components. `sigma` is LeakyReLU on even
     scalars, 0e, and the identity on everything else: an odd scalar changes sign under reflections
     and LeakyReLU is not odd. On `Cx0e` this is `TemporalConv`, on `Cx1o` `VectorTemporalConv`.
 
@@ -138,19 +126,10 @@ class IrrepsTemporalConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: e3nn.IrrepsArray, context: ops.Context | None = None) -> e3nn.IrrepsArray:
-        """Convolves over the first axis: P equally spaced times, or the times of `context`.
+        """Convolves `[P, ..., irreps]` over the first axis.
 
-        Args:
-          x: an `IrrepsArray` `[P, ..., irreps]`; several entries of one type, such as
-            `2x0e + 1x1o + 3x0e`, are mixed together.
-          context: the times that determine the coefficients; see `egno_jax.ops.spectral_conv_at`.
-
-        Returns:
-          An `IrrepsArray` of the same shape with regrouped irreps (`5x0e + 1x1o`).
-
-        Raises:
-          ValueError: `x` is not an `IrrepsArray` or has no time axis, or a type has another
-            multiplicity than its kernel.
+        Several entries of one type, such as `2x0e + 1x1o + 3x0e`, are mixed together; the result
+        has them regrouped, `5x0e + 1x1o`.
         """
         if not isinstance(x, e3nn.IrrepsArray) or x.ndim < 2:
             raise ValueError(
@@ -196,7 +175,7 @@ class IrrepsTemporalConv(nn.Module):
 
 
 def _check_signal(module: nn.Module, name: str, signal: Array, form: str, is_form: bool) -> None:
-    """Raises if a signal has the wrong form, or other channels than an existing kernel."""
+    """Raises if a signal does not have its form, or the channels of an existing kernel."""
     came = f"{name}: got shape {list(signal.shape)}, expected {form}"
     if not is_form:
         raise ValueError(f"{came}: times first, channels last")

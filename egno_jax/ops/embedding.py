@@ -24,19 +24,11 @@ def sinusoidal_embedding(times: Float[Array, "*P"], dim: int) -> Float[Array, "*
       times: `[...]`, times in units of the model's time scale.
       dim: size of the embedding, at least 2.
 
-    Returns:
-      `[..., dim]`, the embedding of each time.
-
-    Raises:
-      ValueError: `dim` is below 2.
-
     Source: Vaswani et al., "Attention Is All You Need", 2017, section 3.5, in the form of the EGNO
     code (sines first, `half - 1` in the exponent).
     """
     if dim < 2:
-        raise ValueError(
-            f"dim: got {dim}, expected at least 2; use one sine and one cosine or more"
-        )
+        raise ValueError(f"dim: got {dim}, expected at least 2; use at least a sine and a cosine")
     half = dim // 2
     frequencies = 10000.0 ** (-np.arange(half) / max(half - 1, 1))
     angles = times[..., None] * jnp.asarray(frequencies, times.dtype)
@@ -63,9 +55,6 @@ def embed_times(
       embedding: `[P, 1, T]` for times shared by all graphs, or `[P, G, T]`.
       graph_ids: `[N]`, the graph of each node.
       precision: precision of the products.
-
-    Returns:
-      `[P, N, C]`, the initial hidden features.
 
     Source: Xu et al., "Equivariant Graph Neural Operator", 2024, section 4.2.
     """

@@ -30,10 +30,8 @@ def real_basis(num_times: int, num_modes: int) -> tuple[np.ndarray, np.ndarray, 
     """Returns the transforms between P times and the B real coefficients of M modes.
 
     The coefficients are the real part of each mode, followed by the imaginary part of a mode that
-    is not its own mirror.
-
-    Returns:
-      `[B, P]` to the coefficients, `[P, B]` back, and `[B]`, the mode of each coefficient.
+    is not its own mirror. Returns `[B, P]`, to the coefficients; `[P, B]`, back; and `[B]`, the
+    mode of each coefficient.
     """
     cosines, sines = basis(num_times, num_modes)
     rows = [

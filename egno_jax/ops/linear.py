@@ -36,13 +36,7 @@ def mlp(
 ) -> Float[Array, "... B"]:
     """Applies the model's two-layer perceptron: `linear_1(SiLU(linear_0(x)))`.
 
-    Args:
-      weights: `linear_0` and `linear_1`, each with `kernel` and `bias`.
-      x: `[..., A]`.
-      precision: a `jax.lax.Precision` name.
-
-    Returns:
-      `[..., B]`.
+    `weights` has `linear_0` and `linear_1`, each with `kernel` and `bias`.
     """
     hidden = jax.nn.silu(linear(weights["linear_0"], x, precision))
     return linear(weights["linear_1"], hidden, precision)

@@ -54,9 +54,6 @@ def mean_field(
       sender_weights: phi_w, from C to 2 K; None: K = 0.
       precision: precision of products over channels; means of coordinates are always exact.
 
-    Returns:
-      The new positions, `[P, N, 3]`.
-
     Source: the weighted means correspond to the virtual nodes of Zhang et al., "Improving
     Equivariant Graph Neural Networks on Large Geometric Graphs via Virtual Nodes Learning", ICML
     2024. Here a virtual node carries vectors, not a position, and needs no initial position.

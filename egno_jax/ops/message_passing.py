@@ -43,15 +43,12 @@ def egnn_layer(
       weights: `message_mlp`, `position_mlp`, `velocity_mlp` and `feature_mlp` for phi_m, phi_x,
         phi_v and phi_h, each the weights of `egno_jax.ops.mlp`.
       positions: `[P, N, 3]`.
-      velocities: `[P, N, 3]`.
+      velocities: `[P, N, 3]`, returned unchanged.
       features: `[P, N, C]`, invariant.
       edge_features: `[E, D]`, invariant, the same at all times; or None.
       senders: `[E]`, node j of each message.
       receivers: `[E]`, node i of each message.
       precision: precision of products over channels; sums of coordinates are always exact.
-
-    Returns:
-      The new positions `[P, N, 3]`, the unchanged velocities, the new features `[P, N, C_out]`.
 
     Source: Satorras et al., "E(n) Equivariant Graph Neural Networks", 2021, equations 3 to 7, in
     the variant of the EGNO code: mean over neighbours, limited step, no residual of features.
@@ -86,27 +83,15 @@ def message_sums(
     *,
     precision: str = "highest",
 ) -> tuple[Float[Array, "P N C"], Float[Array, "P N 3"]]:
-    """Sums the messages and the steps of each node's incoming edges.
+    """Sums the messages and the steps of each node's incoming edges; 0 without incoming edges.
 
         m_ij = SiLU(phi_m([|r_ij|^2, h_i, h_j, e_ij])),    r_ij = x_i - x_j
         M_i = sum_j m_ij,    S_i = sum_j r_ij phi_x(m_ij)
 
     This is most of a layer's work. On a CPU, in float32 and for widths that are multiples of 16, it
     is one kernel (`egno_jax.ops.kernels`), which keeps the values of edges in the cache and
-    recomputes them for the gradient; elsewhere it is `message_sums_reference`.
-
-    Args:
-      message_mlp: phi_m, weights of `egno_jax.ops.mlp`; its first kernel has `1 + 2 A + D` rows.
-      position_mlp: phi_x.
-      positions: `[P, N, 3]`.
-      features: `[P, N, A]`.
-      edge_features: `[E, D]` or None.
-      senders: `[E]`.
-      receivers: `[E]`.
-      precision: precision of products over channels; sums of coordinates are always exact.
-
-    Returns:
-      M `[P, N, C]` and S `[P, N, 3]`; zero for nodes without incoming edges.
+    recomputes them for the gradient; elsewhere it is `message_sums_reference`. Arguments as in
+    `egnn_layer`; the first kernel of `message_mlp`, phi_m, has `1 + 2 A + D` rows.
     """
     if edge_features is None:
         edge_features = jnp.zeros((senders.shape[0], 0), features.dtype)
@@ -152,31 +137,6 @@ def message_sums_reference(
     )
 
 
-def feature_update(
-    feature_mlp: Mapping[str, Mapping[str, Array]],
-    features: Float[Array, "P N A"],
-    messages: Float[Array, "P N B"],
-    *,
-    precision: str = "highest",
-) -> Float[Array, "P N C"]:
-    """Computes each node's new features, `h_i <- phi_h([h_i, M_i])`.
-
-    One kernel under the conditions of `message_sums`; elsewhere `feature_update_reference`.
-
-    Args:
-      feature_mlp: phi_h, weights of `egno_jax.ops.mlp`.
-      features: `[P, N, A]`.
-      messages: `[P, N, B]`, M.
-      precision: precision of products over channels.
-
-    Returns:
-      `[P, N, C]`.
-    """
-    return _feature_update(
-        feature_mlp=feature_mlp, features=features, messages=messages, precision=precision
-    )
-
-
 def feature_update_reference(
     feature_mlp: Mapping[str, Mapping[str, Array]],
     features: Float[Array, "P N A"],
@@ -184,29 +144,12 @@ def feature_update_reference(
     *,
     precision: str = "highest",
 ) -> Float[Array, "P N C"]:
-    """Computes `feature_update` in JAX: its specification, with the same arguments and result."""
-    return mlp(feature_mlp, jnp.concatenate([features, messages], axis=-1), precision)
+    """Computes each node's new features from its messages M, `h_i <- phi_h([h_i, M_i])`.
 
-
-def velocity_factor(
-    velocity_mlp: Mapping[str, Mapping[str, Array]],
-    features: Float[Array, "P N A"],
-    *,
-    precision: str = "highest",
-) -> Float[Array, "P N 1"]:
-    """Computes the factor of each node's velocity, `f_i = phi_v(h_i)`.
-
-    One kernel under the conditions of `message_sums`; elsewhere `velocity_factor_reference`.
-
-    Args:
-      velocity_mlp: phi_v, weights of `egno_jax.ops.mlp`.
-      features: `[P, N, A]`, before their update.
-      precision: precision of products over channels.
-
-    Returns:
-      `[P, N, 1]`.
+    `feature_update` is one kernel under the conditions of `message_sums`; elsewhere it is
+    `feature_update_reference`, its specification in JAX.
     """
-    return _velocity_factor(velocity_mlp=velocity_mlp, features=features, precision=precision)
+    return mlp(feature_mlp, jnp.concatenate([features, messages], axis=-1), precision)
 
 
 def velocity_factor_reference(
@@ -215,25 +158,24 @@ def velocity_factor_reference(
     *,
     precision: str = "highest",
 ) -> Float[Array, "P N 1"]:
-    """Computes `velocity_factor` in JAX: its specification, with the same arguments and result."""
+    """Computes the factor of each node's velocity, `f_i = phi_v(h_i)`.
+
+    `velocity_factor` is one kernel under the conditions of `message_sums`; elsewhere it is
+    `velocity_factor_reference`, its specification in JAX.
+    """
     return mlp(velocity_mlp, features, precision)
 
 
 # For a kernel of another platform, add an entry here.
+_STATIC = ["precision"]
 _message_sums = kernels.accelerate(
-    "message_sums", message_sums_reference, {"cpu": kernels.MESSAGE_SUMS}, static=["precision"]
+    "message_sums", message_sums_reference, {"cpu": kernels.MESSAGE_SUMS}, _STATIC
 )
-_feature_update = kernels.accelerate(
-    "feature_update",
-    feature_update_reference,
-    {"cpu": kernels.FEATURE_UPDATE},
-    static=["precision"],
+feature_update = kernels.accelerate(
+    "feature_update", feature_update_reference, {"cpu": kernels.FEATURE_UPDATE}, _STATIC
 )
-_velocity_factor = kernels.accelerate(
-    "velocity_factor",
-    velocity_factor_reference,
-    {"cpu": kernels.VELOCITY_FACTOR},
-    static=["precision"],
+velocity_factor = kernels.accelerate(
+    "velocity_factor", velocity_factor_reference, {"cpu": kernels.VELOCITY_FACTOR}, _STATIC
 )
 
 
@@ -250,19 +192,8 @@ def edge_messages(
     """Computes the invariant message of every edge: `SiLU(phi_m([|r|^2, h_i, h_j, e_ij]))`.
 
     The first linear layer is split by its inputs: h_i and h_j are multiplied per node before they
-    are gathered, e_ij once for all times.
-
-    Args:
-      weights: the weights of phi_m; its first kernel has `1 + 2 C + D` rows in the order above.
-      squared_distances: `[P, E, 1]`.
-      features: `[P, N, C]`.
-      edge_features: `[E, D]` or None.
-      senders: `[E]`.
-      receivers: `[E]`.
-      precision: precision of products over channels.
-
-    Returns:
-      `[P, E, C_out]`.
+    are gathered, e_ij once for all times. `weights` are those of phi_m, whose first kernel has
+    `1 + 2 A + D` rows in the order above; other arguments as in `egnn_layer`.
     """
     kernel, width = weights["linear_0"]["kernel"], features.shape[-1]
     of_receiver, of_sender = kernel[1 : 1 + width], kernel[1 + width : 1 + 2 * width]

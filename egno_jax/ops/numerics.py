@@ -26,14 +26,8 @@ def safe_norm(vectors: Float[Array, "... 3"]) -> Float[Array, "... 1"]:
 def limit_norm(vectors: Float[Array, "... 3"], max_norm: float) -> Float[Array, "... 3"]:
     """Scales vectors that are longer than `max_norm` to that length: `v min(1, max_norm / |v|)`.
 
-    Unlike a clip of each component it commutes with rotations.
-
-    Args:
-      vectors: `[..., 3]`.
-      max_norm: the greatest length, above 0.
-
-    Returns:
-      `[..., 3]`; zero where the squared length overflows.
+    Unlike a clip of each component it commutes with rotations. The result is zero where the squared
+    length overflows.
     """
     wide = vectors.astype(jnp.result_type(vectors.dtype, jnp.float32))
     squared = squared_norm(wide / max_norm)

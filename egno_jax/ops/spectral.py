@@ -63,9 +63,6 @@ def spectral_conv(
       kernel: `[2, M, C_in, C_out]`, real and imaginary parts for each mode. Modes that the grid
         does not have (`k > P // 2`) are not used.
       precision: precision of the product over channels; that over times is always exact.
-
-    Returns:
-      `[P, ..., C_out]`.
     """
     is_split = sharding.axis_size(sharding.TIME_AXIS) > 1
     if is_split or num_live_modes(x.shape[0], kernel.shape[1]) <= fourier.MAX_DFT_MODES:
@@ -122,9 +119,6 @@ def spectral_conv_at(
       kernel: `[2, M, C_in, C_out]`; modes that the context does not have are not used.
       context: how many samples the context has, and the times of all R.
       precision: precision of the product over channels; that over times is always exact.
-
-    Returns:
-      `[R, N, ..., C_out]`.
     """
     modes = num_live_modes(context.num_times, kernel.shape[1])
     coefficients = sharding.replicate(_dft_of_context(x, context.num_times, modes))
@@ -132,9 +126,8 @@ def spectral_conv_at(
     mode = jnp.arange(modes).reshape(-1, *[1] * context.phases.ndim)
     phases = mode * context.phases
     angles = (2 * np.pi * (phases - jnp.floor(phases))).astype(mixed.dtype)
-    amplitude = jnp.asarray(fourier.amplitudes(context.num_times, modes), mixed.dtype).reshape(
-        mode.shape
-    )
+    amplitude = jnp.asarray(fourier.amplitudes(context.num_times, modes), mixed.dtype)
+    amplitude = amplitude.reshape(mode.shape)
     basis = jnp.stack([amplitude * jnp.cos(angles), -amplitude * jnp.sin(angles)])
     product = "zmr,zm...->r..." if context.phases.ndim == 1 else "zmrn,zmn...->rn..."
     response = jnp.einsum(product, basis, mixed, precision="highest").astype(x.dtype)
@@ -149,36 +142,22 @@ def nonlinearity(response: Float[Array, "..."]) -> Float[Array, "..."]:
     return jax.nn.leaky_relu(response, NEGATIVE_SLOPE)
 
 
-def temporal_conv(
-    features: Float[Array, "P N C"], kernel: Float[Array, "2 M C C"], precision: str = "highest"
-) -> Float[Array, "P N C"]:
-    """Convolves scalar features over time: `h <- h + LeakyReLU_0.01(spectral_conv(h, R))`.
-
-    On a CPU, in float32, for widths that are multiples of 16 and at most 32 modes, it is one kernel
-    (`egno_jax.ops.kernels`); elsewhere it is `temporal_conv_reference`.
-
-    Args:
-      features: `[P, N, C]`, at P equally spaced times.
-      kernel: `[2, M, C, C]`, real and imaginary parts for each mode.
-      precision: precision of the product over channels.
-
-    Returns:
-      `[P, N, C]`.
-
-    Source: Xu et al., "Equivariant Graph Neural Operator", 2024, equation 7.
-    """
-    return _temporal_conv(features=features, kernel=kernel, precision=precision)
-
-
 def temporal_conv_reference(
     features: Float[Array, "P *rest C"], kernel: Float[Array, "2 M C C"], precision: str = "highest"
 ) -> Float[Array, "P *rest C"]:
-    """Computes `temporal_conv` in JAX: its specification, with the same arguments and result."""
+    """Convolves scalar features over time: `h <- h + LeakyReLU_0.01(spectral_conv(h, R))`.
+
+    On a CPU, in float32, for `[P, N, C]` with widths that are multiples of 16 and at most 32 modes,
+    `temporal_conv` is one kernel (`egno_jax.ops.kernels`); elsewhere it is
+    `temporal_conv_reference`, its specification in JAX. Arguments as in `spectral_conv`.
+
+    Source: Xu et al., "Equivariant Graph Neural Operator", 2024, equation 7.
+    """
     response = spectral_conv(features, kernel, precision)
     return features + nonlinearity(response)
 
 
-_temporal_conv = kernels.accelerate(
+temporal_conv = kernels.accelerate(
     "temporal_conv", temporal_conv_reference, {"cpu": kernels.TEMPORAL_CONV}, static=["precision"]
 )
 

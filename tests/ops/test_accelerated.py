@@ -336,6 +336,7 @@ def test_traced_once_for_each_shape():
     """A model has many layers of one shape; each must not trace the specification again."""
     traces = []
 
+    @functools.wraps(nested_specification)
     def counted(**args):
         traces.append(1)
         return nested_specification(**args)

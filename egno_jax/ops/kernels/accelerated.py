@@ -13,6 +13,7 @@ choice is made when a program is lowered for a platform. The specification compu
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,8 +44,8 @@ class Kernel(NamedTuple):
         for each argument (whether its gradient is wanted); returns the gradients by the names of
         the arguments. Entries that are not wanted are ignored and may be left out.
       residuals: returns name and `jax.ShapeDtypeStruct` of what `function` keeps for `vjp`.
-      is_available: returns whether the kernel can be used in this process; called when a program
-        is lowered for the platform, and its answer must not change.
+      is_available: returns whether the kernel can be used in this process, always the same; called
+        when a program is lowered for the platform.
     """
 
     fits: Callable[[Arguments], bool]
@@ -69,23 +70,29 @@ def accelerate(
     Floating arguments are differentiable, others are not.
 
     Args:
-      name: the function's name in compiled programs.
-      specification: a function of keyword arguments (arrays, and nested mappings of arrays) that
-        returns a pytree of arrays.
+      name: the function's name, also in compiled programs.
+      specification: a function of arrays and nested mappings of arrays, by name; returns a pytree
+        of arrays.
       kernels: by platform, such as `"cpu"`.
-      static: names of arguments that are not arrays, such as a precision. Each call passes them.
-
-    Returns:
-      A function of the same keyword arguments and results.
+      static: names of arguments that are not arrays, such as a precision.
     """
     function = _Accelerated(name, specification, kernels, tuple(static))
+    signature = inspect.signature(specification)
 
-    def accelerated(**args: Any) -> Any:
+    def compiled(**args: Any) -> Any:
         return (specification if sharding.is_partitioned() else function)(**args)
 
-    accelerated.__name__ = name
-    compiled = jax.jit(accelerated, static_argnames=tuple(static))
-    return lambda **args: compiled(**_plain(args))
+    compiled.__name__ = name
+    compiled = jax.jit(compiled, static_argnames=tuple(static))
+
+    @functools.wraps(specification)
+    def accelerated(*args: Any, **named: Any) -> Any:
+        bound = signature.bind(*args, **named)
+        bound.apply_defaults()
+        return compiled(**_plain(bound.arguments))
+
+    accelerated.__name__ = accelerated.__qualname__ = name
+    return accelerated
 
 
 class _Call(NamedTuple):
@@ -193,7 +200,7 @@ class _Accelerated:
         paths = [path for path, w in jax.tree_util.tree_leaves_with_path(wanted) if w]
         if is_filled is None:
             return [by_path[path] for path in paths]
-        # Another platform may have computed the function, in a program of its own: NaN, not a
+        # Another platform may have computed the function, in a separate program: NaN, not a
         # wrong gradient. Within one program XLA removes the choice.
         return [jnp.where(is_filled, by_path[path], jnp.nan) for path in paths]
 
@@ -272,7 +279,7 @@ def _varying(x: Array, axes: frozenset[str]) -> Array:
 
 
 def _varying_together(values: Sequence[Array]) -> list[Array]:
-    """Makes all values vary over the same axes of `shard_map`, as JAX's own operations do.
+    """Makes all values vary over the same axes of `shard_map`, as JAX's operations do.
 
     The transpose of this sums, over devices, the gradient of a value that all devices share.
     """

@@ -36,7 +36,7 @@ def _floats(*shape: int) -> jax.ShapeDtypeStruct:
 
 
 def _fits(args: Arguments, shapes: dict[str, Any], widths: Sequence[int]) -> bool:
-    """Returns whether arguments are float32 of these shapes, not empty, of whole vectors."""
+    """Returns whether arguments are float32 of these shapes, not empty, of full vectors."""
     arrays = {name: args[name] for name in shapes}
     return (
         jax.tree.map(jnp.shape, arrays) == shapes
@@ -57,10 +57,6 @@ def _call(name: str, results: Any, *operands: Any) -> Any:
     """Calls a kernel with the leaves of the operands; returns results of the given types."""
     types, structure = jax.tree.flatten(results)
     return structure.unflatten(jax.ffi.ffi_call(name, types)(*jax.tree.leaves(operands)))
-
-
-def _is_available() -> bool:
-    return library.load().is_loaded
 
 
 class _MessageSums:
@@ -132,11 +128,8 @@ class _MessageSums:
 class _TwoLayers:
     """The kernels of `egno_jax.ops.feature_update` and `velocity_factor`: two layers at each node.
 
-    Both have one signature in C++, where a velocity factor has messages of no width.
-
-    Attributes:
-      name: of the function.
-      mlp: name of the argument that holds the weights.
+    Both have one signature in C++, where a velocity factor has messages of width 0. `mlp` is the
+    name of the argument that holds the weights.
     """
 
     def __init__(self, name: str, mlp: str):
@@ -148,15 +141,13 @@ class _TwoLayers:
         if any(args[name].ndim != 3 for name in names) or any(x.ndim != 2 for x in layers):
             return False
         width, out_width = (x.shape[1] for x in layers)
-        depths = [args[name].shape[2] for name in names]
-        shapes = {
-            name: (*args["features"].shape[:2], depth)
-            for name, depth in zip(names, depths, strict=True)
-        }
-        shapes[self.mlp] = _mlp_shapes(sum(depths), width, out_width)
+        depths = {name: args[name].shape[2] for name in names}
+        rows = args["features"].shape[:2]
+        shapes: dict[str, Any] = {name: (*rows, depth) for name, depth in depths.items()}
+        shapes[self.mlp] = _mlp_shapes(sum(depths.values()), width, out_width)
         if "messages" not in args:  # one number for each node
-            return out_width == 1 and _fits(args, shapes, [*depths, width])
-        return _fits(args, shapes, [*depths, width, out_width])
+            return out_width == 1 and _fits(args, shapes, [*depths.values(), width])
+        return _fits(args, shapes, [*depths.values(), width, out_width])
 
     def residuals(self, args: Arguments) -> Types:
         width = args[self.mlp]["linear_0"]["kernel"].shape[1]
@@ -180,12 +171,9 @@ class _TwoLayers:
         gradients = _call(f"egno_{self.name}_vjp", gradients, operands, residuals, cotangent)
         return gradients | {self.mlp: gradients["mlp"]}
 
-    def kernel(self) -> Kernel:
-        return Kernel(self.fits, self.function, self.vjp, self.residuals, _is_available)
-
 
 class _TemporalConv:
-    """The kernel of `egno_jax.ops.temporal_conv`; it keeps nothing for its derivative."""
+    """The kernel of `egno_jax.ops.temporal_conv`; it has no residuals."""
 
     @staticmethod
     def fits(args: Arguments) -> bool:
@@ -196,6 +184,10 @@ class _TemporalConv:
         shapes = {"features": features.shape, "kernel": (2, modes, width, width)}
         num_live = fourier.num_live_modes(features.shape[0], modes)
         return 0 < num_live <= fourier.MAX_DFT_MODES and _fits(args, shapes, [width])
+
+    @staticmethod
+    def residuals(args: Arguments) -> Types:
+        return {}
 
     @staticmethod
     def operands(args: Arguments) -> Arguments:
@@ -221,15 +213,12 @@ class _TemporalConv:
         return _call("egno_temporal_conv_vjp", gradients, cls.operands(args), cotangent)
 
 
-MESSAGE_SUMS = Kernel(
-    *(_MessageSums.fits, _MessageSums.function, _MessageSums.vjp, _MessageSums.residuals),
-    is_available=_is_available,
-)
-FEATURE_UPDATE = _TwoLayers("feature_update", "feature_mlp").kernel()
-VELOCITY_FACTOR = _TwoLayers("velocity_factor", "velocity_mlp").kernel()
-TEMPORAL_CONV = Kernel(
-    _TemporalConv.fits,
-    _TemporalConv.function,
-    _TemporalConv.vjp,
-    is_available=_is_available,
-)
+def _kernel(source: Any) -> Kernel:
+    functions = (source.fits, source.function, source.vjp, source.residuals)
+    return Kernel(*functions, is_available=lambda: library.load().is_loaded)
+
+
+MESSAGE_SUMS = _kernel(_MessageSums)
+FEATURE_UPDATE = _kernel(_TwoLayers("feature_update", "feature_mlp"))
+VELOCITY_FACTOR = _kernel(_TwoLayers("velocity_factor", "velocity_mlp"))
+TEMPORAL_CONV = _kernel(_TemporalConv)

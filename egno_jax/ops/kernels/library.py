@@ -3,8 +3,8 @@
 The library is compiled by `$CXX`, or else `c++`, `g++` or `clang++`, against jaxlib's headers and
 for the instruction set of this processor. It is kept in `$EGNO_CACHE_DIR/kernels` or
 `~/.cache/egno_jax/kernels`, with its checksum; its name is a hash of everything that determines its
-content. If that folder cannot be written, each process compiles its own. Without a compiler
-everything runs on JAX's own operations, slower.
+content. If that folder is not writable, each process compiles a library. Without a compiler
+everything runs on JAX's operations, slower.
 
 The environment variable `EGNO_JAX_KERNELS` is `auto` (the default), `off`, or `require`: an error
 instead of a warning if there are no kernels.
@@ -26,7 +26,7 @@ import tempfile
 import threading
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -44,12 +44,7 @@ _lock = threading.Lock()
 
 
 class Status(NamedTuple):
-    """Whether the CPU kernels are in use.
-
-    Attributes:
-      is_loaded: whether they are.
-      reason: the library's path, or why there is none.
-    """
+    """Whether the CPU kernels are in use; `reason` is the library's path, or why they are not."""
 
     is_loaded: bool
     reason: str
@@ -62,11 +57,10 @@ class KernelError(RuntimeError):
 def load() -> Status:
     """Loads the kernels into this process and registers them with XLA; compiles them if needed.
 
-    Returns:
-      Whether they can be used, and why not; the same for the lifetime of the process.
+    The result is the same for the lifetime of the process.
 
     Raises:
-      KernelError: they cannot, and `EGNO_JAX_KERNELS` is `require`.
+      KernelError: they cannot be used, and `EGNO_JAX_KERNELS` is `require`.
       ValueError: `EGNO_JAX_KERNELS` is not a valid value.
     """
     with _lock:
@@ -123,14 +117,8 @@ def _build(command: list[str], path: Path) -> None:
     """Compiles the library to `path`, with its checksum; other processes may do the same."""
     with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as folder:
         built, checksum = Path(folder, "kernels.so"), Path(folder, "checksum")
-        result = subprocess.run(
-            [*command, "-o", str(built), str(_SOURCES[-1])],
-            capture_output=True,
-            timeout=_TIMEOUT,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | {"LC_ALL": "C"},
-        )
+        arguments = ["-o", str(built), str(_SOURCES[-1])]
+        result = _run([*command, *arguments], check=False, env=os.environ | {"LC_ALL": "C"})
         if result.returncode or not built.is_file():
             lines = result.stderr.decode(errors="replace").splitlines()
             errors = [line for line in lines if "error" in line] or lines[-1:]
@@ -138,6 +126,12 @@ def _build(command: list[str], path: Path) -> None:
         checksum.write_text(_checksum(built))
         os.replace(built, path)
         os.replace(checksum, path.with_suffix(".sha256"))
+
+
+def _run(command: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        command, capture_output=True, timeout=_TIMEOUT, stdin=subprocess.DEVNULL, **options
+    )
 
 
 def _is_intact(path: Path) -> bool:
@@ -186,13 +180,7 @@ def _flags() -> list[str]:
 
 def _fingerprint(compiler: list[str], command: list[str]) -> str:
     """Returns a hash of everything that determines the compiled library."""
-    version = subprocess.run(
-        [*compiler, "--version"],
-        capture_output=True,
-        timeout=_TIMEOUT,
-        check=True,
-        stdin=subprocess.DEVNULL,
-    )
+    version = _run([*compiler, "--version"], check=True)
     parts = (
         *(source.read_bytes() for source in _SOURCES),
         metadata.version("jaxlib").encode(),
