@@ -30,10 +30,25 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
 __all__ = [
-    "EGNO", "Frame", "Kind", "ModelFamily", "Params", "Trajectory", "apply", "centred_state",
-    "checked_inputs", "class_name", "config_class", "family_of", "feature_sizes", "init",
-    "initial_state", "register", "scaled_times", "weight_shapes",
-]  # fmt: skip
+    "EGNO",
+    "Frame",
+    "Kind",
+    "ModelFamily",
+    "Params",
+    "Trajectory",
+    "apply",
+    "centred_state",
+    "checked_inputs",
+    "class_name",
+    "config_class",
+    "family_of",
+    "feature_sizes",
+    "init",
+    "initial_state",
+    "register",
+    "scaled_times",
+    "weight_shapes",
+]
 
 
 @jax.tree_util.register_dataclass

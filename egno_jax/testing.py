@@ -36,9 +36,14 @@ from egno_jax.model import Params, Trajectory, apply, family_of, init
 from egno_jax.nn.block import LayerFactory, State, initial_extra, layer_factory
 
 __all__ = [
-    "check_all", "check_batch_independence", "check_equivariance", "check_padding",
-    "check_permutation", "check_translation", "random_graph",
-]  # fmt: skip
+    "check_all",
+    "check_batch_independence",
+    "check_equivariance",
+    "check_padding",
+    "check_permutation",
+    "check_translation",
+    "random_graph",
+]
 
 _CONFIG = EGNOConfig(num_layers=2, hidden_dim=16, num_modes=2, time_embed_dim=8)
 _NUM_TIMES = 3

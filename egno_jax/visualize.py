@@ -40,9 +40,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "animate_skeletons", "interactive_skeletons", "interactive_trajectories",
-    "plot_error_over_time", "plot_learning_curves", "plot_skeletons", "plot_trajectories",
-]  # fmt: skip
+    "animate_skeletons",
+    "interactive_skeletons",
+    "interactive_trajectories",
+    "plot_error_over_time",
+    "plot_learning_curves",
+    "plot_skeletons",
+    "plot_trajectories",
+]
 
 TRUTH_COLOUR = "#0072B2"
 PREDICTION_COLOUR = "#D55E00"

@@ -60,6 +60,7 @@ for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(result.params), strict=
     run("\n".join([first, check, second, check_second]), tmp_path, cache)
 
 
+@pytest.mark.slow
 def test_the_page_on_training_is_a_program(tmp_path, cache):
     """Its blocks run one after the other; fewer steps on fewer samples here."""
     pytest.importorskip("rich")

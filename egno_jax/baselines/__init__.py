@@ -19,6 +19,14 @@ from egno_jax.baselines.models import (
 )
 
 __all__ = [
-    "EGNN", "METHODS", "MPNN", "BaselineConfig", "EGNNRoll", "EGNNSequential",
-    "EGNOWithoutConvolutions", "LinearMotion", "num_times", "title",
-]  # fmt: skip
+    "EGNN",
+    "METHODS",
+    "MPNN",
+    "BaselineConfig",
+    "EGNNRoll",
+    "EGNNSequential",
+    "EGNOWithoutConvolutions",
+    "LinearMotion",
+    "num_times",
+    "title",
+]

@@ -38,8 +38,25 @@ from egno_jax.graph.validation import (
 )
 
 __all__ = [
-    "Edges", "as_times", "batch", "bond_edges", "bonds_within", "build", "check_alike",
-    "check_stacked_structure", "check_structure", "from_atoms", "fully_connected_edges",
-    "graph_ids", "ladder_size", "pad", "pad_nodes", "pad_times", "radius_edges",
-    "squared_distances", "unbatch", "validate", "with_features",
-]  # fmt: skip
+    "Edges",
+    "as_times",
+    "batch",
+    "bond_edges",
+    "bonds_within",
+    "build",
+    "check_alike",
+    "check_stacked_structure",
+    "check_structure",
+    "from_atoms",
+    "fully_connected_edges",
+    "graph_ids",
+    "ladder_size",
+    "pad",
+    "pad_nodes",
+    "pad_times",
+    "radius_edges",
+    "squared_distances",
+    "unbatch",
+    "validate",
+    "with_features",
+]

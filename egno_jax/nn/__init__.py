@@ -11,7 +11,19 @@ from egno_jax.nn.mean_field import MeanField
 from egno_jax.nn.temporal_conv import IrrepsTemporalConv, TemporalConv, VectorTemporalConv
 
 __all__ = [
-    "MLP", "Block", "EGNNLayer", "EGNNSpatialLayer", "EGNOBlock", "IrrepsTemporalConv",
-    "Linear", "MeanField", "SpatialLayer", "State", "TemporalConv", "TimeEmbedding",
-    "VectorTemporalConv", "layer_names", "register_layer",
-]  # fmt: skip
+    "MLP",
+    "Block",
+    "EGNNLayer",
+    "EGNNSpatialLayer",
+    "EGNOBlock",
+    "IrrepsTemporalConv",
+    "Linear",
+    "MeanField",
+    "SpatialLayer",
+    "State",
+    "TemporalConv",
+    "TimeEmbedding",
+    "VectorTemporalConv",
+    "layer_names",
+    "register_layer",
+]

@@ -253,6 +253,8 @@ def main() -> None:
         coordinator, number, index, *names = arguments
         training.start_processes(coordinator, int(number), int(index))
         found = mixed(names)
+    elif command == "losses":
+        found = {"losses": losses(["none", *arguments])}
     elif command == "meshes":
         found = {
             "losses": losses(["none", *arguments]),

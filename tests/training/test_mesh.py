@@ -23,7 +23,7 @@ from tests.datasets.test_buckets import swarm
 from tests.training.mesh_runs import CHUNK, NUM_STEPS
 
 ROOT = Path(__file__).parents[2]
-MESHES = ("data=8", "data=4,time=2", "time=8")
+MESH, OTHER_MESHES = "data=4,time=2", ("data=8", "time=8")
 
 
 def start(*arguments, num_devices):
@@ -60,7 +60,13 @@ def free_port():
 @pytest.fixture(scope="module")
 def runs():
     """Returns runs on one device and on meshes of 8; P = 5, and 6 samples a step."""
-    return result_of(start("meshes", *MESHES, num_devices=8))
+    return result_of(start("meshes", MESH, num_devices=8))
+
+
+@pytest.fixture(scope="module")
+def other_runs():
+    """Returns runs on one device and on the other meshes of 8."""
+    return result_of(start("losses", *OTHER_MESHES, num_devices=8))
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +88,22 @@ def assert_same_run(found, expected):
         assert found[name] == pytest.approx(expected[name], rel=1e-5)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_a_mesh_takes_the_steps_of_one_device(runs, mesh):
+def assert_steps_are_those_of_one_device(runs, mesh):
     """Shares that are uneven or all padding, and times that are added, show nowhere."""
     runs = runs["losses"]
     assert runs[mesh]["num_devices"] == 8 and runs["none"]["num_devices"] == 1
     assert len(runs["none"]["loss"]) == NUM_STEPS and np.ptp(runs["none"]["loss"]) > 0.01
     assert_same_run(runs[mesh], runs["none"])
+
+
+def test_a_mesh_takes_the_steps_of_one_device(runs):
+    assert_steps_are_those_of_one_device(runs, MESH)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", OTHER_MESHES)
+def test_other_meshes_take_the_steps_of_one_device(other_runs, mesh):
+    assert_steps_are_those_of_one_device(other_runs, mesh)
 
 
 def test_two_processes_take_the_steps_of_one_device(runs, runs_of_processes):

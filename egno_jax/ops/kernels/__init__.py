@@ -9,6 +9,13 @@ from egno_jax.ops.kernels.cpu import FEATURE_UPDATE, MESSAGE_SUMS, TEMPORAL_CONV
 from egno_jax.ops.kernels.library import KernelError, Status, load
 
 __all__ = [
-    "FEATURE_UPDATE", "MESSAGE_SUMS", "TEMPORAL_CONV", "VELOCITY_FACTOR", "Kernel",
-    "KernelError", "Status", "accelerate", "load",
-]  # fmt: skip
+    "FEATURE_UPDATE",
+    "MESSAGE_SUMS",
+    "TEMPORAL_CONV",
+    "VELOCITY_FACTOR",
+    "Kernel",
+    "KernelError",
+    "Status",
+    "accelerate",
+    "load",
+]
