@@ -99,7 +99,7 @@ def whole(request, tmp_path_factory):
     if num_processes > 1:
         pytest.importorskip("grain")
     run = Run(tmp_path_factory.mktemp("whole") / "run", num_processes, num_steps)
-    assert run.end() == [0] * num_processes, run.output
+    assert run.end() == [0] * num_processes, "".join(run.output)
     return request.param, run.result
 
 
@@ -133,9 +133,9 @@ def test_killed_runs_end_with_the_same_bits(whole, tmp_path):
             codes = run.end()
             # A run that ended by itself just before it would have been killed counts as well.
             if run.result is None and codes != [0] * num_processes:
-                assert set(codes) <= {0, -signal.SIGKILL}, (codes, run.output)
+                assert set(codes) <= {0, -signal.SIGKILL}, (codes, "".join(run.output))
                 continue
-            assert run.result == expected, run.output
+            assert run.result == expected, "".join(run.output)
             break
     print(f"{kills} kills, {in_checkpoint} in a checkpoint, {runs} runs, {num_processes} processes")
     assert in_checkpoint >= num_kills // 5 and kills >= num_kills
@@ -158,7 +158,7 @@ def test_terminated_runs_end_with_the_same_bits(whole, tmp_path):
             if codes == [INTERRUPTED] * num_processes:
                 terms += 1
                 continue
-            assert codes == [0] * num_processes, run.output
+            assert codes == [0] * num_processes, "".join(run.output)
             assert run.result == expected
             break
     print(f"{terms} terminations, {runs} runs, {num_processes} processes")
