@@ -68,7 +68,8 @@ def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool =
     with tempfile.TemporaryDirectory(
         prefix=f".{directory.name}-", dir=directory.parent, ignore_cleanup_errors=True
     ) as made:
-        staging = Path(made)
+        staging = Path(made, directory.name)
+        staging.mkdir()  # in the usual mode, which that of a temporary directory is not
         with _checkpointer() as checkpointer:
             # orbax would wait for the other processes that share these arrays.
             is_alone = jax.process_count() == 1
@@ -147,9 +148,6 @@ def _check_writable(directory: Path, overwrite: bool) -> None:
 
 def _move_into_place(staging: Path, directory: Path) -> None:
     """Moves a finished checkpoint to its place; an existing one is removed after that."""
-    umask = os.umask(0)
-    os.umask(umask)
-    staging.chmod(0o777 & ~umask)
     if not directory.exists():
         staging.rename(directory)
         return
