@@ -57,9 +57,7 @@ GRID = "#D9D9D9"
 _LABELS = ("initial state", "true", "predicted")
 _BOND_COLOURS = ("#999999", TRUTH_COLOUR, PREDICTION_COLOUR)
 _COLOURS = (PREDICTION_COLOUR, TRUTH_COLOUR, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_STYLES = tuple(
-    {"color": colour, "marker": marker} for colour, marker in zip(_COLOURS, "os^Dvp", strict=True)
-)
+_STYLES = [{"color": c, "marker": m} for c, m in zip(_COLOURS, "os^Dvp", strict=True)]
 
 
 def plot_trajectories(
@@ -311,14 +309,10 @@ def _bond_lines(true: np.ndarray, predicted: np.ndarray, bonds: Any, up: str) ->
 
 def _draw_bonds(axes: Axes, *lines: np.ndarray) -> list[Any]:
     """Draws initial state, truth and prediction; returns an artist for each of `_LABELS`."""
-    styles = (
-        {"linewidth": 1.4},
-        {"linewidth": 3.0},
-        {"linewidth": 1.6, "marker": "o", "markersize": 2.5},
-    )
+    styles = zip(_BOND_COLOURS, (1.4, 3.0, 1.6), ("none", "none", "o"), strict=True)
     return [
-        axes.plot(*line.T, color=colour, **style)[0]
-        for line, colour, style in zip(lines, _BOND_COLOURS, styles, strict=True)
+        axes.plot(*line.T, color=colour, linewidth=width, marker=marker, markersize=2.5)[0]
+        for line, (colour, width, marker) in zip(lines, styles, strict=True)
     ]
 
 
