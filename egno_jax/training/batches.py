@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from egno_jax import ops
 from egno_jax.datasets.base import Batch, Samples, num_samples, take
@@ -26,7 +26,6 @@ from egno_jax.training.config import COLUMNS, NoiseConfig, TrainingConfig
 from egno_jax.training.devices import constrain, global_array, map_shares, shape_of, time_axis
 
 if TYPE_CHECKING:
-    from jax.sharding import Mesh
     from jaxtyping import Array, Int
 
 # Folded into the sampler's key; far from the numbers of epochs, which are folded into it too.
@@ -239,10 +238,7 @@ def share_places(batch_size: int, num_shares: int) -> tuple[np.ndarray, np.ndarr
 
 
 def take_shares(samples: Samples, indices: Int[Array, "B"]) -> Batch:
-    """Gathers the samples of a step in D shares for the current mesh; works inside `jit`.
-
-    Every leaf has a leading axis D; repetitions of the last sample are included.
-    """
+    """Gathers the samples of a step, with repetitions, in shares `[D, ...]`; works inside `jit`."""
     places, _ = share_places(indices.shape[0], ops.axis_size(ops.DATA_AXIS))
     return map_shares(functools.partial(take, samples), jnp.asarray(indices)[places])
 
@@ -269,10 +265,7 @@ def without_repetitions(shares: Batch, batch_size: int) -> tuple[Batch, Int[Arra
 
 
 def by_kind(data: Any, function: Callable[..., Any], *axes: Any) -> Any:
-    """Maps a `Batch` or `Samples`: `function(leaf)`, but `function(leaf, *axes)` of the targets.
-
-    Only targets have an axis of times.
-    """
+    """Maps `function(leaf, *axes)` over the targets of data, and `function(leaf)` over the rest."""
     mapped = jax.tree.map(function, data._replace(positions=None, velocities=None))
     targets = {"positions": data.positions, "velocities": data.velocities}
     return mapped._replace(**jax.tree.map(lambda leaf: function(leaf, *axes), targets))

@@ -11,22 +11,18 @@ import math
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from egno_jax import ops
 from egno_jax.config import EGNOConfig
 from egno_jax.families import family_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from jax.sharding import Mesh
 
 AXES = (ops.DATA_AXIS, ops.TIME_AXIS)
 # Process 0 may evaluate and draw alone for so many seconds while the others wait.

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from egno_jax import model
 from egno_jax.datasets.base import Batch, Samples, at_times, num_samples
@@ -40,7 +41,6 @@ from egno_jax.training.devices import MeshShape, constrain, make_mesh, map_share
 from egno_jax.training.objective import LossFn, Metrics, measure, mse_loss, velocity_weight
 
 if TYPE_CHECKING:
-    from jax.sharding import Mesh
     from jaxtyping import Array, Bool, Float, Int
 
 
