@@ -7,14 +7,16 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from egno_jax.checkpoint import CheckpointError, load, save
 from egno_jax.datasets.base import Samples, validate
@@ -34,11 +36,6 @@ from egno_jax.training.objective import (
     velocity_weight,
 )
 from egno_jax.training.step import StepMetrics, Trainer, TrainState, averaged, init_state
-
-if TYPE_CHECKING:
-    import os
-
-    from jax.sharding import Mesh
 
 _CHECKPOINTS = "checkpoints"
 _BEST = "best"
@@ -414,13 +411,8 @@ def _evaluate(run: _Run, state: TrainState, progress: _Progress) -> dict[str, An
     started = time.perf_counter()
     errors, found = run.trainer.evaluate(averaged(state, run.config))
     f_mse, a_mse, per_time = (np.asarray(each).tolist() for each in errors)
-    record = {
-        "step": progress.step,
-        "f_mse": f_mse,
-        "a_mse": a_mse,
-        "mse_per_time": per_time,
-        **entries_of(found),
-    }
+    record = {"step": progress.step, "f_mse": f_mse, "a_mse": a_mse, "mse_per_time": per_time}
+    record |= entries_of(found)
     name = run.settings["selection"]["select_by"]
     score = math.nan if record[name] is None else record[name]
     if not math.isfinite(f_mse + a_mse + score):
