@@ -199,10 +199,8 @@ class TrainingConfig:
         positive = ("num_steps", "batch_size", "eval_batch_size", "keep_checkpoints")
         for field in dataclasses.fields(self):
             if isinstance(field.default, int | float):
-                least = 1 if field.name in positive else 0
-                check_field(
-                    self, field.name, getattr(self, field.name) >= least, f"{least} or more"
-                )
+                name, least = field.name, 1 if field.name in positive else 0
+                check_field(self, name, getattr(self, name) >= least, f"{least} or more")
         check_field(self, "ema_decay", self.ema_decay < 1, "from 0 (off) to below 1")
         kinds = get_args(RandomTimes)
         check_field(self, "random_times", self.random_times in kinds, f"one of {kinds}")
@@ -247,6 +245,5 @@ def _check_numbers(config: Any, exclude: Collection[str] = ()) -> None:
             continue
         is_number = isinstance(value, int if kind is int else int | float)
         is_valid = is_number and not isinstance(value, bool) and math.isfinite(value)
-        check_field(
-            config, field.name, is_valid, "an integer" if kind is int else "a finite number"
-        )
+        expected = "an integer" if kind is int else "a finite number"
+        check_field(config, field.name, is_valid, expected)
