@@ -21,7 +21,7 @@ import tempfile
 import uuid
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +30,6 @@ import orbax.checkpoint as ocp
 from egno_jax.config import EGNOConfig
 from egno_jax.families import class_name, config_class
 from egno_jax.params import Params, check_config, check_params, check_weights, feature_sizes
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 FORMAT_VERSION = 1
 
@@ -68,7 +65,11 @@ def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool =
     check_params(params)
     _check_writable(directory, overwrite)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with _sibling(directory) as staging:
+    with tempfile.TemporaryDirectory(
+        prefix=f".{directory.name}-", dir=directory.parent, ignore_cleanup_errors=True
+    ) as made:
+        staging = Path(made, directory.name)
+        staging.mkdir()  # in the usual mode, which that of a temporary directory is not
         with _checkpointer() as checkpointer:
             # orbax would wait for the other processes that share these arrays.
             is_alone = jax.process_count() == 1
@@ -145,21 +146,8 @@ def _check_writable(directory: Path, overwrite: bool) -> None:
         )
 
 
-@contextlib.contextmanager
-def _sibling(directory: Path) -> Iterator[Path]:
-    """Makes a temporary directory next to `directory`, and removes it afterwards."""
-    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
 def _move_into_place(staging: Path, directory: Path) -> None:
     """Moves a finished checkpoint to its place; an existing one is removed after that."""
-    umask = os.umask(0)
-    os.umask(umask)
-    staging.chmod(0o777 & ~umask)
     if not directory.exists():
         staging.rename(directory)
         return
@@ -197,10 +185,9 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     missing = [key for key in ("config", "sha256") if not isinstance(manifest.get(key), dict)]
     if missing:
         raise CheckpointError(f"{path}: the entries {missing} are missing; the file is damaged")
-    sizes = manifest.get("feature_sizes", dict.fromkeys(_SIZES))
-    if not isinstance(sizes, dict) or any(
-        type(sizes.get(name)) not in (int, type(None)) for name in _SIZES
-    ):
+    sizes = manifest.get("feature_sizes", {})
+    numbers = (int, type(None))
+    if not isinstance(sizes, dict) or any(type(sizes.get(x)) not in numbers for x in _SIZES):
         raise CheckpointError(
             f"{path}: feature_sizes is {sizes!r}, expected two numbers; the file is damaged"
         )
@@ -209,37 +196,31 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
 
 def _read_config(directory: Path, manifest: dict[str, Any]) -> EGNOConfig:
     path, name = directory / _MANIFEST, manifest.get("config_class")
-    found = config_class(manifest["config"], name)
+    found, wrong = config_class(manifest["config"], name), None
     if found is None:
         wrong = f"config_class is {name!r}, which is not registered"
-        raise _unknown_model(path, wrong, str(name).partition(":")[0], manifest)
-    unknown = sorted(manifest["config"].keys() - {each.name for each in dataclasses.fields(found)})
-    if unknown:
-        wrong = f"unknown field(s) {unknown} in the config of class {class_name(found)}"
-        raise _unknown_model(path, wrong, "the module that registers it", manifest)
+        module = str(name).partition(":")[0]
+    elif unknown := manifest["config"].keys() - {x.name for x in dataclasses.fields(found)}:
+        wrong = f"unknown field(s) {sorted(unknown)} in the config of class {class_name(found)}"
+        module = "the module that registers it"
+    if wrong:
+        raise CheckpointError(
+            f"{path}: {wrong}; if it is a custom model, import {module} first, which calls "
+            "egno_jax.model.register; otherwise a newer version of egno_jax wrote it "
+            f"({manifest.get('versions')})"
+        )
     try:
         return found.from_json(json.dumps(manifest["config"]))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _unknown_model(
-    path: Path, wrong: str, module: str, manifest: dict[str, Any]
-) -> CheckpointError:
-    """Returns the error for a config that this process cannot read."""
-    return CheckpointError(
-        f"{path}: {wrong}; if it is a custom model, import {module} first, which calls "
-        "egno_jax.model.register; otherwise a newer version of egno_jax wrote it "
-        f"({manifest.get('versions')})"
-    )
-
-
 def _checksums(root: Path) -> dict[str, str]:
     """Returns the SHA-256 of every file below `root`."""
-    files = sorted(path for path in root.rglob("*") if path.is_file())
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
     }
 
 

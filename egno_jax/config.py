@@ -130,6 +130,13 @@ class EGNOConfig:
         return cls(**fields)
 
 
+def check_field(config: Any, name: str, is_valid: bool, expected: str) -> None:
+    """Raises a ValueError that names a field of a config dataclass, unless `is_valid`."""
+    if not is_valid:
+        owner = type(config).__name__
+        raise ValueError(f"{owner}.{name}: got {getattr(config, name)!r}, expected {expected}")
+
+
 def _check(name: str, value: Any, is_valid: bool, expected: str) -> None:
     if not is_valid:
         raise ValueError(f"EGNOConfig.{name}: got {value!r}, expected {expected}")
@@ -144,27 +151,25 @@ def _count(name: str, value: Any, least: int) -> int:
     return as_count(f"EGNOConfig.{name}", value, least)
 
 
-def _number(name: str, value: Any, expected: str) -> float:
+def _number(
+    name: str, value: Any, expected: str, is_valid: Callable[[float], bool] = math.isfinite
+) -> float:
     """Returns a finite number of any library as a Python float."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     is_number = math.isfinite(number) and not isinstance(value, bool | str | bytes)
-    _check(name, value, is_number, expected)
+    _check(name, value, is_number and is_valid(number), expected)
     return number
 
 
 def _positive(name: str, value: Any) -> float:
-    number = _number(name, value, "a finite number above 0")
-    _check(name, number, number > 0, "a finite number above 0")
-    return number
+    return _number(name, value, "a finite number above 0", lambda number: number > 0)
 
 
 def _non_negative(name: str, value: Any) -> float:
-    number = _number(name, value, "0 or more")
-    _check(name, number, number >= 0, "0 or more")
-    return number
+    return _number(name, value, "0 or more", lambda number: number >= 0)
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -192,8 +197,7 @@ def _context(name: str, value: Any, temporal_grid: str) -> tuple[float, ...]:
         return ()
     expected = "at least two equally spaced, increasing times"
     times = tuple(_number(name, time, expected) for time in value)
-    spacings = [b - a for a, b in itertools.pairwise(times)]
-    is_grid = bool(spacings) and spacings[0] > 0
-    is_grid = is_grid and max(spacings) - min(spacings) <= 1e-6 * spacings[0]
+    spacings = [b - a for a, b in itertools.pairwise(times)] or [0.0]
+    is_grid = spacings[0] > 0 and max(spacings) - min(spacings) <= 1e-6 * spacings[0]
     _check(name, value, is_grid, expected)
     return times

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -54,11 +54,15 @@ def from_torch_state_dict(state: Mapping[str, ArrayLike], config: EGNOConfig) ->
             "torch_model.state_dict()"
         )
     names = _torch_names(config)
-    _check_names(set(state), set(names), config)
-    weights: dict[tuple[str, ...], Any] = {}
-    for name, path in names.items():
-        array = _from_torch_layout(_as_finite(state[name], name, config.param_dtype), name)
-        weights[path] = jnp.asarray(array)
+    missing, unknown = sorted(names.keys() - set(state)), sorted(set(state) - names.keys())
+    if missing or unknown:
+        raise ValueError(
+            f"state: {len(missing)} array(s) missing {missing[:3]} and {len(unknown)} unknown "
+            f"{unknown[:3]}, expected the names of an original EGNO of {config.num_layers} layers; "
+            "check config.num_layers, and that the original's `norm` and `flat` options were off"
+        )
+    arrays = {name: _as_finite(state[name], name, config.param_dtype) for name in names}
+    weights = {path: jnp.asarray(_from_torch_layout(arrays[x], x)) for x, path in names.items()}
     params = Params(weights=traverse_util.unflatten_dict(weights), config=config)
     _check_shapes(params)
     return params
@@ -143,16 +147,6 @@ def _from_torch_layout(array: np.ndarray, name: str) -> np.ndarray:
 
 def _to_torch_layout(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T)
-
-
-def _check_names(found: set[str], expected: set[str], config: EGNOConfig) -> None:
-    missing, unknown = sorted(expected - found), sorted(found - expected)
-    if missing or unknown:
-        raise ValueError(
-            f"state: {len(missing)} array(s) missing {missing[:3]} and {len(unknown)} unknown "
-            f"{unknown[:3]}, expected the names of an original EGNO of {config.num_layers} layers; "
-            "check config.num_layers, and that the original's `norm` and `flat` options were off"
-        )
 
 
 def _check_shapes(params: Params) -> None:

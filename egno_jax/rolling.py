@@ -240,13 +240,12 @@ def radius_graph(
             f"node_mask: got {mask.dtype} {shape_text(mask)} with {np.sum(mask == 0)} padding "
             "nodes, expected bool [N] with at least one, for unused edges; use egno_jax.graph.pad"
         )
-    edge_columns = (
-        (squared_distance_column, distance_column) if edge_features is None else (None,) * 2
-    )
+    if edge_features is not None:
+        squared_distance_column = distance_column = None
     return functools.partial(
         _reconnected,
         velocity_unit=velocity_unit,
-        columns=(speed_column, *edge_columns),
+        columns=(speed_column, squared_distance_column, distance_column),
         radius=radius,
         is_real=mask,
         edge_features=edge_features,
@@ -272,11 +271,11 @@ def check_columns(
         found = np.asarray(getattr(graph, field)["features"])[:, column].astype(float)
         held = [key for key, array in values.items() if _is_close(found, array)]
         if name not in held:
-            right = held[0] if held else None
+            remedy = f"{held[0]}={column}" if held else "None if no feature is that"
             raise ValueError(
-                f"{name}: got {column}, which holds {_QUANTITIES.get(right, 'something else')}, "
-                f"expected {_QUANTITIES[name]}; use "
-                + (f"{right}={column}" if right else "None if no feature is that")
+                f"{name}: got {column}, which holds "
+                f"{_QUANTITIES[held[0]] if held else 'something else'}, expected "
+                f"{_QUANTITIES[name]}; use {remedy}"
             )
 
 
@@ -335,7 +334,18 @@ def _refreshed(
     graph: jraph.GraphsTuple, state: State, *, velocity_unit: float | None, columns: _Columns
 ) -> jraph.GraphsTuple:
     """The `next_graph` of `refresh`."""
-    velocities = _velocities(graph, state, velocity_unit)
+    velocities = state.velocities
+    if velocity_unit is not None:
+        spacing = (state.times[-1] - state.times[-2]) * velocity_unit
+        if spacing.ndim:
+            graph_ids = graph_lib.graph_ids(graph.n_node, state.positions.shape[0])
+            spacing = jnp.take(spacing, graph_ids, mode="clip")[:, None]
+        velocities = (state.path[-1] - state.path[-2]) / spacing
+    elif velocities is None:
+        raise ValueError(
+            "velocity_unit: got None, expected a number, as the model's velocities were not "
+            "supervised; pass one to take velocities from the predicted positions"
+        )
     return _with_columns(_moved(graph, state.positions, velocities), columns)
 
 
@@ -356,7 +366,6 @@ def _reconnected(
         raise ValueError(
             f"node_mask: got {is_real.size} nodes, expected {num_nodes}, as the graph has"
         )
-    velocities = _velocities(graph, state, velocity_unit)
     graph_ids = graph_lib.graph_ids(graph.n_node, num_nodes)
     is_near = jnp.sum((positions[:, None] - positions) ** 2, axis=-1) < radius**2
     is_near &= is_real[:, None] & is_real & ~np.eye(num_nodes, dtype=bool)
@@ -364,13 +373,13 @@ def _reconnected(
     spare_node = int(np.flatnonzero(~is_real)[-1])
     receivers, senders = jnp.nonzero(is_near, size=capacity, fill_value=spare_node)
     overflow = jnp.sum(is_near) > capacity
-    graph = _moved(graph, positions, velocities)._replace(
+    graph = graph._replace(
         senders=senders,
         receivers=receivers,
         n_edge=jnp.zeros_like(graph.n_edge).at[graph_ids[receivers]].add(1),
         globals={OVERFLOW: jnp.broadcast_to(overflow, graph.n_node.shape)},
     )
-    graph = _with_columns(graph, columns)
+    graph = _refreshed(graph, state, velocity_unit=velocity_unit, columns=columns)
     if edge_features is not None:
         squares = _quantities(graph)["squared_distance_column"][:, None]
         features = edge_features(graph, senders, receivers, squares)
@@ -389,29 +398,12 @@ def _moved(graph: jraph.GraphsTuple, positions: Array, velocities: Array) -> jra
     return graph._replace(nodes=nodes)
 
 
-def _velocities(
-    graph: jraph.GraphsTuple, state: State, velocity_unit: float | None
-) -> Float[Array, "N 3"]:
-    if velocity_unit is None:
-        if state.velocities is None:
-            raise ValueError(
-                "velocity_unit: got None, expected a number, as the model's velocities were not "
-                "supervised; pass one to take velocities from the predicted positions"
-            )
-        return state.velocities
-    spacing = (state.times[-1] - state.times[-2]) * velocity_unit
-    if spacing.ndim:
-        graph_ids = graph_lib.graph_ids(graph.n_node, state.positions.shape[0])
-        spacing = jnp.take(spacing, graph_ids, mode="clip")[:, None]
-    return (state.path[-1] - state.path[-2]) / spacing
-
-
 def _checked_times(times: Any) -> Any:
     times = graph_lib.as_times(times)
     if times is None or jnp.ndim(times) not in (1, 2):
         raise ValueError(f"times: got {type_name(times)}, expected an array [P] or [P, G]")
-    if not isinstance(times, jax.core.Tracer) and np.min(np.asarray(times)) <= 0:
-        raise ValueError(f"times: got {np.min(np.asarray(times))}, expected times above 0")
+    if not isinstance(times, jax.core.Tracer) and (least := np.min(np.asarray(times))) <= 0:
+        raise ValueError(f"times: got {least}, expected times above 0")
     return times
 
 

@@ -32,7 +32,7 @@ import numpy as np
 
 from egno_jax import graph as graph_lib
 from egno_jax.config import EGNOConfig
-from egno_jax.model import Params, Trajectory, apply, family_of, init
+from egno_jax.model import Params, apply, family_of, init
 from egno_jax.nn.block import LayerFactory, State, initial_extra, layer_factory
 
 __all__ = [
@@ -118,20 +118,14 @@ def check_equivariance(
 ) -> float:
     """Checks that rotating (or, with `reflections`, reflecting) the input does so to the output."""
     checked = _subject(subject, config, **options)
-    rng = checked.rng()
-    rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    rotation, _ = np.linalg.qr(checked.rng().normal(size=(3, 3)))
     rotation *= np.sign(np.linalg.det(rotation))
-    matrices = [rotation, -rotation] if reflections else [rotation]
-    plain = checked.call(checked.graph, checked.state)
-    return max(
-        _compare(
-            checked,
-            checked.call(_moved(checked.graph, matrix), _moved(checked.state, matrix)),
-            _moved(plain, matrix),
-            f"rotated by a matrix of determinant {np.linalg.det(matrix):+.0f}",
-        )
-        for matrix in matrices
-    )
+    plain, errors = checked.call(checked.graph, checked.state), []
+    for matrix in (rotation, -rotation) if reflections else (rotation,):
+        found = checked.call(_moved(checked.graph, matrix), _moved(checked.state, matrix))
+        how = f"rotated by a matrix of determinant {np.linalg.det(matrix):+.0f}"
+        errors.append(_compare(checked, found, _moved(plain, matrix), how))
+    return max(errors)
 
 
 def check_translation(subject: Any, config: EGNOConfig | None = None, **options: Any) -> float:
@@ -141,10 +135,9 @@ def check_translation(subject: Any, config: EGNOConfig | None = None, **options:
     them.
     """
     checked = _subject(subject, config, **options)
-    rng = checked.rng()
     # Integer shifts on a grid are exact, so that the input is not rounded.
     graph, state = (_on_grid(tree) for tree in (checked.graph, checked.state))
-    shift = np.rint(_SHIFT * rng.normal(size=3))
+    shift = np.rint(_SHIFT * checked.rng().normal(size=3))
     plain = checked.call(graph, state)
     found = checked.call(_moved(graph, shift=shift), _moved(state, shift=shift))
     # Positions at a distance of `_SHIFT` have that much less precision in float32.
@@ -155,8 +148,7 @@ def check_translation(subject: Any, config: EGNOConfig | None = None, **options:
 def check_permutation(subject: Any, config: EGNOConfig | None = None, **options: Any) -> float:
     """Checks that the order of the nodes within a graph, and of its edges, does not matter."""
     checked = _subject(subject, config, **options)
-    rng = checked.rng()
-    graph = checked.graph
+    rng, graph = checked.rng(), checked.graph
 
     def permutation(counts: np.ndarray) -> np.ndarray:
         """Returns a random order of rows that permutes them within each graph."""
@@ -239,20 +231,9 @@ def _subject(
     dtype = "float64" if config.param_dtype == "float64" else "float32"
     graph = random_graph(rng, dtype=dtype) if graph is None else graph
     tolerance = {"float32": 1e-5, "float64": 1e-10}[dtype] if tolerance is None else tolerance
-    if is_model:
-        call, state = _model(subject, config, graph, times, rng), None
-    else:
+    if not is_model:
         call, state = _layer(subject, config, graph, rng, dtype)
-    return _Subject(call, graph, state, tolerance, seed)
-
-
-def _model(
-    subject: Params | EGNOConfig,
-    config: EGNOConfig,
-    graph: jraph.GraphsTuple,
-    times: Any,
-    rng: np.random.Generator,
-) -> Callable[..., Trajectory]:
+        return _Subject(call, graph, state, tolerance, seed)
     if times is None:
         num_times = family_of(config).num_times(config) or _NUM_TIMES
         times = config.time_scale * np.arange(1, num_times + 1)
@@ -260,7 +241,7 @@ def _model(
     if isinstance(subject, EGNOConfig):
         params = init(_key(rng), config, graph, times)
         subject = dataclasses.replace(params, weights=_perturbed(params.weights, rng))
-    return lambda graph, state: _apply(subject, graph, times)
+    return _Subject(lambda graph, _: _apply(subject, graph, times), graph, None, tolerance, seed)
 
 
 class _Alone(nn.Module):
@@ -277,15 +258,13 @@ class _Alone(nn.Module):
 def _layer(
     subject: Any, config: EGNOConfig, graph: jraph.GraphsTuple, rng: np.random.Generator, dtype: str
 ) -> tuple[Callable[..., State], State]:
-    if isinstance(subject, str):
-        layer = layer_factory(dataclasses.replace(config, layer=subject))
-    elif callable(subject):
-        layer = subject
-    else:
+    if not (isinstance(subject, str) or callable(subject)):
         raise ValueError(
             f"subject: got {type(subject).__name__}, expected Params, an EGNOConfig, a spatial "
             "layer or the name of one; pass such as egno_jax.testing.check_all('egnn')"
         )
+    is_name = isinstance(subject, str)
+    layer = layer_factory(dataclasses.replace(config, layer=subject)) if is_name else subject
     shape = (_NUM_TIMES, graph.nodes["positions"].shape[0])
 
     def normal(*size: int) -> np.ndarray:
@@ -310,42 +289,42 @@ def _perturbed(weights: Any, rng: np.random.Generator) -> Any:
 
 def _moved(tree: Any, matrix: np.ndarray | None = None, shift: Any = 0.0) -> Any:
     """Rotates and translates a graph, a state or a trajectory."""
-    if tree is None:
-        return None
     matrix = np.eye(3) if matrix is None else matrix
 
     def rotated(x: Any) -> np.ndarray:
         return np.asarray(np.asarray(x, np.float64) @ matrix.T).astype(x.dtype)
 
-    if isinstance(tree, jraph.GraphsTuple):
-        nodes = dict(tree.nodes)
-        positions, velocities = rotated(nodes["positions"]), rotated(nodes["velocities"])
-        nodes |= {"positions": (positions + shift).astype(positions.dtype)}
-        return tree._replace(nodes=nodes | {"velocities": velocities})
-    fields = {
-        "positions": (rotated(tree.positions) + shift).astype(tree.positions.dtype),
-        "velocities": rotated(tree.velocities),
-    }
-    if isinstance(tree, Trajectory):
-        return dataclasses.replace(tree, **fields)
+    def translated(x: Any) -> np.ndarray:
+        return (rotated(x) + shift).astype(x.dtype)
+
+    moved = _mapped(tree, positions=translated, velocities=rotated)
+    if not isinstance(tree, State):
+        return moved
     extra = {
         name: x.transform_by_matrix(jnp.asarray(matrix, x.dtype)) for name, x in tree.extra.items()
     }
-    return tree._replace(**fields, extra=extra)
+    return moved._replace(extra=extra)
 
 
 def _on_grid(tree: Any) -> Any:
     """Rounds positions to a grid on which translations by integers are exact."""
-    if tree is None:
-        return None
     step = 2.0**-12
 
     def rounded(x: Any) -> np.ndarray:
         return (np.round(np.asarray(x, np.float64) / step) * step).astype(x.dtype)
 
+    return _mapped(tree, positions=rounded)
+
+
+def _mapped(tree: Any, **functions: Callable[[Any], np.ndarray]) -> Any:
+    """Applies functions to the arrays of these names in a graph, a state or a trajectory."""
+    if tree is None:
+        return None
     if isinstance(tree, jraph.GraphsTuple):
-        return tree._replace(nodes=tree.nodes | {"positions": rounded(tree.nodes["positions"])})
-    return tree._replace(positions=rounded(tree.positions))
+        new = {name: function(tree.nodes[name]) for name, function in functions.items()}
+        return tree._replace(nodes={**tree.nodes, **new})
+    new = {name: function(getattr(tree, name)) for name, function in functions.items()}
+    return tree._replace(**new) if isinstance(tree, State) else dataclasses.replace(tree, **new)
 
 
 def _compare(checked: _Subject, found: Any, expected: Any, how: str) -> float:

@@ -57,9 +57,7 @@ GRID = "#D9D9D9"
 _LABELS = ("initial state", "true", "predicted")
 _BOND_COLOURS = ("#999999", TRUTH_COLOUR, PREDICTION_COLOUR)
 _COLOURS = (PREDICTION_COLOUR, TRUTH_COLOUR, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_STYLES = tuple(
-    {"color": colour, "marker": marker} for colour, marker in zip(_COLOURS, "os^Dvp", strict=True)
-)
+_STYLES = [{"color": c, "marker": m} for c, m in zip(_COLOURS, "os^Dvp", strict=True)]
 
 
 def plot_trajectories(
@@ -265,20 +263,13 @@ def interactive_skeletons(
         ]
 
     last = lines.true.shape[1] - 1
-    systems = [
-        [_bond_trace(path[0], 0, 0.5), *traces]
-        for path, traces in zip(lines.true, moving(last), strict=True)
-    ]
+    starts = [_bond_trace(path[0], 0, 0.5) for path in lines.true]
+    systems = [[start, *traces] for start, traces in zip(starts, moving(last), strict=True)]
     figure = _interactive(systems, titles, unit, lines.axes)
-    graph_objects = require("plotly.graph_objects", "experiments")
     are_moving = [index for index in range(len(figure.data)) if index % 3]
     figure.frames = [
-        graph_objects.Frame(
-            data=[graph_objects.Scatter3d(trace) for trace in itertools.chain(*moving(frame))],
-            traces=are_moving,
-            name=str(frame),
-        )
-        for frame in range(last + 1)
+        {"data": [*itertools.chain(*moving(f))], "traces": are_moving, "name": str(f)}
+        for f in range(last + 1)
     ]
     scene = _fixed_box(lines)
     return figure.update_layout(sliders=[_slider(last)], margin={"b": 90}, height=660, scene=scene)
@@ -318,14 +309,10 @@ def _bond_lines(true: np.ndarray, predicted: np.ndarray, bonds: Any, up: str) ->
 
 def _draw_bonds(axes: Axes, *lines: np.ndarray) -> list[Any]:
     """Draws initial state, truth and prediction; returns an artist for each of `_LABELS`."""
-    styles = (
-        {"linewidth": 1.4},
-        {"linewidth": 3.0},
-        {"linewidth": 1.6, "marker": "o", "markersize": 2.5},
-    )
+    styles = zip(_BOND_COLOURS, (1.4, 3.0, 1.6), ("none", "none", "o"), strict=True)
     return [
-        axes.plot(*line.T, color=colour, **style)[0]
-        for line, colour, style in zip(lines, _BOND_COLOURS, styles, strict=True)
+        axes.plot(*line.T, color=colour, linewidth=width, marker=marker, markersize=2.5)[0]
+        for line, (colour, width, marker) in zip(lines, styles, strict=True)
     ]
 
 
@@ -356,16 +343,15 @@ def _panels(
     panels = []
     for index, (path, guess) in enumerate(zip(lines.true, lines.predicted, strict=True)):
         axes = figure.add_subplot(rows, columns, index + 1, projection="3d", computed_zorder=False)
-        _style_3d(axes, _limits(path, guess), unit, lines.axes)
+        _style_3d(axes, *_limits(path, guess), unit, lines.axes)
         if titles:
             axes.set_title(titles[index], fontsize=11, color=INK)
         panels.append((axes, path, guess))
     return figure, panels
 
 
-def _style_3d(axes: Axes, limits: tuple[np.ndarray, np.ndarray], unit: str, names: str) -> None:
+def _style_3d(axes: Axes, low: np.ndarray, high: np.ndarray, unit: str, names: str) -> None:
     """Gives the axes one scale within the limits, light panes and few ticks."""
-    low, high = limits
     sizes = np.maximum(high - low, max(0.7 * (high - low).max(), 1e-9)) * 1.08
     low, high = (low + high - sizes) / 2, (low + high + sizes) / 2
     for index, (place, name) in enumerate(zip("xyz", names, strict=True)):
@@ -421,14 +407,11 @@ def _interactive(
         "updatemenus": [{"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.12}],
     }
     traces = zip(owners, itertools.chain(*systems), strict=True)
-    return graph_objects.Figure(
-        [graph_objects.Scatter3d(**trace, visible=owner == 0) for owner, trace in traces], layout
-    )
+    return graph_objects.Figure([{**each, "visible": owner == 0} for owner, each in traces], layout)
 
 
 def _trace(points: np.ndarray, **style: Any) -> dict[str, Any]:
-    x, y, z = points.T
-    return {"x": x, "y": y, "z": z, **style}
+    return {"type": "scatter3d", **dict(zip("xyz", points.T, strict=True)), **style}
 
 
 def _bond_trace(line: np.ndarray, kind: int, opacity: float) -> dict[str, Any]:

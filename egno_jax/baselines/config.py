@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from egno_jax.config import EGNOConfig
+from egno_jax.config import EGNOConfig, check_field
 
 # Name of each method in tables and figures.
 METHODS = {
@@ -46,20 +46,12 @@ class BaselineConfig(EGNOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.method not in METHODS:
-            raise ValueError(
-                f"BaselineConfig.method: got {self.method!r}, expected one of {[*METHODS]}"
-            )
-        if self.mean_field and self.method in _WITHOUT_MEAN_FIELD:
-            raise ValueError(
-                f"BaselineConfig.mean_field: got True, expected False with method={self.method!r}, "
-                "which has no equivariant layers"
-            )
-        if self.temporal_grid != "index":
-            raise ValueError(
-                f"BaselineConfig.temporal_grid: got {self.temporal_grid!r}, expected 'index'; "
-                "baselines have no temporal convolutions"
-            )
+        check_field(self, "method", self.method in METHODS, f"one of {[*METHODS]}")
+        is_allowed = not self.mean_field or self.method not in _WITHOUT_MEAN_FIELD
+        expected = f"False with method={self.method!r}, which has no equivariant layers"
+        check_field(self, "mean_field", is_allowed, expected)
+        expected = "'index'; baselines have no temporal convolutions"
+        check_field(self, "temporal_grid", self.temporal_grid == "index", expected)
 
 
 def num_times(config: EGNOConfig) -> int | None:

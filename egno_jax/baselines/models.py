@@ -26,11 +26,18 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
-def _layer(config: BaselineConfig, index: int, state: State, graph: jraph.GraphsTuple) -> State:
-    """Applies global message passing if configured, then a spatial layer; in a `__call__`."""
-    if config.mean_field:
-        state = move_along_mean(config, state, graph, name=f"mean_field_{index}")
-    return layer_factory(config)(config, name=f"layer_{index}")(state, graph)
+def _after_layers(config: BaselineConfig, state: State, graph: jraph.GraphsTuple) -> list[State]:
+    """Returns the state after each spatial layer, with global message passing before if configured.
+
+    For a module's `__call__`.
+    """
+    states = []
+    for index in range(config.num_layers):
+        if config.mean_field:
+            state = move_along_mean(config, state, graph, name=f"mean_field_{index}")
+        state = layer_factory(config)(config, name=f"layer_{index}")(state, graph)
+        states.append(state)
+    return states
 
 
 def _check_one_time(times: Array, method: str) -> None:
@@ -157,11 +164,7 @@ def _states_of_layers(
     """Returns the state after each of the layers, `[1, N, ...]`; for a module's `__call__`."""
     state, frame = model.initial_state(graph, config)
     embedding = Linear(config.hidden_dim, name="embedding", **layer_options(config))
-    state, states = state._replace(features=embedding(state.features)), []
-    for index in range(config.num_layers):
-        state = _layer(config, index, state, graph)
-        states.append(state)
-    return states, frame
+    return _after_layers(config, state._replace(features=embedding(state.features)), graph), frame
 
 
 class EGNNRoll(nn.Module):
@@ -209,8 +212,7 @@ class _EGNNStep(nn.Module):
         state, _ = model.initial_state(graph, self.config)
         features = model.time_embedding(self.config)(graph.nodes["features"], step[None], graph_ids)
         state = State(*carry, features, state.extra)
-        for index in range(self.config.num_layers):
-            state = _layer(self.config, index, state, graph)
+        state = _after_layers(self.config, state, graph)[-1]
         return state[:2], state[:3]
 
 
@@ -228,9 +230,7 @@ class EGNOWithoutConvolutions(nn.Module):
         tau = model.scaled_times(graph, times, config)
         features = model.time_embedding(config)(graph.nodes["features"], tau, frame.graph_ids)
         state = state.at_times(tau.shape[0])._replace(features=features)
-        for index in range(config.num_layers):
-            state = _layer(config, index, state, graph)
-        return frame.trajectory(state)
+        return frame.trajectory(_after_layers(config, state, graph)[-1])
 
 
 _MODULES = {
@@ -243,8 +243,7 @@ _MODULES = {
 }
 
 
-def _module(config: BaselineConfig) -> nn.Module:
-    return _MODULES[config.method](config)
-
-
-model.register(BaselineConfig, model.ModelFamily(_module, num_times, has_independent_times))
+model.register(
+    BaselineConfig,
+    model.ModelFamily(lambda x: _MODULES[x.method](x), num_times, has_independent_times),
+)

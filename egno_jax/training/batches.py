@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from egno_jax import ops
 from egno_jax.datasets.base import Batch, Samples, num_samples, take
@@ -26,7 +26,6 @@ from egno_jax.training.config import COLUMNS, NoiseConfig, TrainingConfig
 from egno_jax.training.devices import constrain, global_array, map_shares, shape_of, time_axis
 
 if TYPE_CHECKING:
-    from jax.sharding import Mesh
     from jaxtyping import Array, Int
 
 # Folded into the sampler's key; far from the numbers of epochs, which are folded into it too.
@@ -112,32 +111,26 @@ class BucketSampler:
 
     def __init__(self, key: Array, counts: int | Sequence[int], batch_size: int) -> None:
         self.num_batches = num_batches = _batches_per_epoch(counts, batch_size)
-        owner = np.repeat(np.arange(len(num_batches)), num_batches)
-        self._batch_size, self.steps_per_epoch = batch_size, len(owner)
+        self.steps_per_epoch = sum(num_batches)
 
         @functools.lru_cache(maxsize=2)
-        def epoch_plan(epoch: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-            if isinstance(counts, int):
-                order = np.asarray(_permutation(key, epoch, counts))
-                return owner, np.arange(len(owner)), [order]
-            buckets = owner[np.asarray(_permutation(key, epoch, len(owner)))]
-            ranks = np.zeros_like(buckets)
-            for bucket, number in enumerate(num_batches):
-                ranks[buckets == bucket] = np.arange(number)
-            orders = [
-                np.asarray(_permutation(jax.random.fold_in(key, 1 + bucket), epoch, count))
-                for bucket, count in enumerate(counts)
+        def epoch_plan(epoch: int) -> list[tuple[int, np.ndarray]]:
+            buckets, sizes, keys = np.repeat(range(len(num_batches)), num_batches), [counts], [key]
+            if not isinstance(counts, int):
+                buckets = buckets[np.asarray(_permutation(key, epoch, len(buckets)))]
+                sizes, keys = counts, [jax.random.fold_in(key, 1 + b) for b in range(len(counts))]
+            batches = [
+                iter(np.asarray(_permutation(k, epoch, size))[: n * batch_size].reshape(n, -1))
+                for k, size, n in zip(keys, sizes, num_batches, strict=True)
             ]
-            return buckets, ranks, orders
+            return [(bucket, next(batches[bucket])) for bucket in buckets.tolist()]
 
         self._epoch_plan = epoch_plan
 
     def __call__(self, step: int) -> tuple[int, Int[np.ndarray, "B"]]:
         """Returns the bucket of a step and the samples of it that make up the batch."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        buckets, ranks, orders = self._epoch_plan(epoch)
-        bucket, start = int(buckets[place]), int(ranks[place]) * self._batch_size
-        return bucket, orders[bucket][start : start + self._batch_size]
+        return self._epoch_plan(epoch)[place]
 
 
 def sampler_of(data: Samples | Buckets, key: Array, batch_size: int) -> BucketSampler:
@@ -191,13 +184,8 @@ def add_noise(batch: Batch, key: Array, places: Int[Array, "B"], config: NoiseCo
         x_i <- x_i + s_x e_i,    v_i <- v_i + s_v e'_i,    e, e' ~ N(0, 1)
 
     Targets stay. Features that `config` names are recomputed. The noise of a sample depends on the
-    key and on its place in the batch of the step, and so not on how a mesh splits the batch.
-
-    Args:
-      batch: B samples of one size, as `egno_jax.datasets.take` returns them.
-      key: the key of the step.
-      places: `[B]`, the place of each sample in the batch of the step.
-      config: the settings.
+    key of the step and on the sample's place in its batch, `places`, and so not on how a mesh
+    splits the batch.
 
     Raises:
       ValueError: the graph has no such column as the config names.
@@ -211,14 +199,13 @@ def add_noise(batch: Batch, key: Array, places: Int[Array, "B"], config: NoiseCo
     nodes = batch.graph.nodes
     shape = (2, nodes["positions"].shape[0] // places.shape[0], 3)
     dtype = jnp.result_type(nodes["positions"].dtype, nodes["velocities"].dtype)
-    drawn = jax.vmap(lambda place: jax.random.normal(jax.random.fold_in(key, place), shape, dtype))(
-        places
-    )
+
+    def draw(place: Array) -> tuple[Array, ...]:
+        return tuple(jax.random.normal(jax.random.fold_in(key, place), shape, dtype))
+
     noisy = [
-        nodes[name] + scale * drawn[:, index].reshape(-1, 3).astype(nodes[name].dtype)
-        for index, (name, scale) in enumerate(
-            (("positions", config.positions), ("velocities", config.velocities))
-        )
+        nodes[name] + getattr(config, name) * drawn.reshape(-1, 3).astype(nodes[name].dtype)
+        for name, drawn in zip(("positions", "velocities"), jax.vmap(draw)(places), strict=True)
     ]
     return batch._replace(graph=with_state(batch.graph, *noisy, **_columns(config)))
 
@@ -241,15 +228,9 @@ def _columns(config: NoiseConfig) -> dict[str, int | None]:
 
 
 def share_places(batch_size: int, num_shares: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the places in a batch of the samples of each share.
+    """Returns the places of each share's samples in a batch, `[D, ceil(B / D)]` in `[0, B)`.
 
-    Args:
-      batch_size: B.
-      num_shares: D.
-
-    Returns:
-      `[D, ceil(B / D)]` places in `[0, B)`, and whether each is a sample's rather than a repetition
-      of the last one, which makes shares equally large.
+    Also returns which are a sample's; the others repeat the last one, so that shares are as large.
     """
     share_size = -(-batch_size // num_shares)
     places = np.arange(num_shares * share_size).reshape(num_shares, share_size)
@@ -257,15 +238,7 @@ def share_places(batch_size: int, num_shares: int) -> tuple[np.ndarray, np.ndarr
 
 
 def take_shares(samples: Samples, indices: Int[Array, "B"]) -> Batch:
-    """Gathers the samples of a step in D shares for the current mesh; works inside `jit`.
-
-    Args:
-      samples: the stacked samples.
-      indices: `[B]`, which samples.
-
-    Returns:
-      A batch whose every leaf has a leading axis D; repetitions of the last sample included.
-    """
+    """Gathers the samples of a step, with repetitions, in shares `[D, ...]`; works inside `jit`."""
     places, _ = share_places(indices.shape[0], ops.axis_size(ops.DATA_AXIS))
     return map_shares(functools.partial(take, samples), jnp.asarray(indices)[places])
 
@@ -273,12 +246,8 @@ def take_shares(samples: Samples, indices: Int[Array, "B"]) -> Batch:
 def split_shares(shares: Batch) -> Batch:
     """Keeps on each device its share of the graphs, and its share of their times."""
     is_even = ops.num_missing_times(shares.positions.shape[1]) == 0
-    over_time = (ops.TIME_AXIS,) if is_even else ()
-    return by_kind(
-        shares,
-        lambda leaf: constrain(leaf, ops.DATA_AXIS),
-        lambda leaf: constrain(leaf, ops.DATA_AXIS, *over_time),
-    )
+    over_time = [ops.TIME_AXIS] if is_even else []
+    return by_kind(shares, lambda leaf, *axes: constrain(leaf, ops.DATA_AXIS, *axes), *over_time)
 
 
 def without_repetitions(shares: Batch, batch_size: int) -> tuple[Batch, Int[Array, "D"]]:
@@ -295,21 +264,21 @@ def without_repetitions(shares: Batch, batch_size: int) -> tuple[Batch, Int[Arra
     return shares._replace(node_mask=mask), jnp.sum(mask, axis=1) * ~is_empty
 
 
-def by_kind(data: Any, others: Callable[[Any], Any], targets: Callable[[Any], Any]) -> Any:
-    """Maps the targets of a `Batch` or `Samples`, which have an axis of times, and the others."""
-    mapped = jax.tree.map(others, data._replace(positions=None, velocities=None))
-    positions, velocities = jax.tree.map(targets, (data.positions, data.velocities))
-    return mapped._replace(positions=positions, velocities=velocities)
+def by_kind(data: Any, function: Callable[..., Any], *axes: Any) -> Any:
+    """Maps `function(leaf, *axes)` over the targets of data, and `function(leaf)` over the rest."""
+    mapped = jax.tree.map(function, data._replace(positions=None, velocities=None))
+    targets = {"positions": data.positions, "velocities": data.velocities}
+    return mapped._replace(**jax.tree.map(lambda leaf: function(leaf, *axes), targets))
 
 
-def place_train(samples: Samples, mesh: Mesh | None) -> Samples:
-    """Places a training set on the mesh: every sample on each device, its times split."""
-    over_time = time_axis(mesh, samples.positions.shape[1])
-    return by_kind(
-        samples,
-        lambda leaf: global_array(leaf, mesh),
-        lambda leaf: global_array(leaf, mesh, None, over_time),
-    )
+def place(samples: Samples, mesh: Mesh | None, *axes: str) -> Samples:
+    """Places samples, whose first axes are split as given, on the mesh; their times are split."""
+    over_time = time_axis(mesh, samples.positions.shape[len(axes) + 1])
+
+    def placed(leaf: Any, *others: str | None) -> jax.Array:
+        return global_array(leaf, mesh, *axes, *others)
+
+    return by_kind(samples, placed, None, over_time)
 
 
 def in_shares(samples: Samples, num_shares: int) -> Samples:
@@ -326,21 +295,11 @@ def in_shares(samples: Samples, num_shares: int) -> Samples:
 
 def place_valid(samples: Samples, mesh: Mesh | None) -> Samples:
     """Places a validation set on the mesh in shares, its times split."""
-    over_time = time_axis(mesh, samples.positions.shape[1])
-    return by_kind(
-        in_shares(samples, shape_of(mesh).data),
-        lambda leaf: global_array(leaf, mesh, ops.DATA_AXIS),
-        lambda leaf: global_array(leaf, mesh, ops.DATA_AXIS, None, over_time),
-    )
+    return place(in_shares(samples, shape_of(mesh).data), mesh, ops.DATA_AXIS)
 
 
 class LocalShare(NamedTuple):
-    """The part of a batch that this process's devices hold.
-
-    Attributes:
-      rows: which of the D shares, increasing.
-      columns: which of the shares of the times, increasing.
-    """
+    """The part of a batch that a process's devices hold: shares of samples and of times."""
 
     rows: tuple[int, ...]
     columns: tuple[int, ...]
@@ -358,13 +317,6 @@ class StepBatches:
 
     Element i is what one process reads for step i: a `Batch` of NumPy arrays whose leaves have a
     leading axis, the shares in `share.rows`, and whose targets have the times in `share.columns`.
-
-    Args:
-      samples: the training set, of one size or in buckets; NumPy arrays or memory maps.
-      key: the sampler's random key.
-      config: the run's settings.
-      mesh: the mesh.
-      share: what is read; by default what this process's devices hold.
     """
 
     def __init__(
@@ -373,9 +325,8 @@ class StepBatches:
         key: Array,
         config: TrainingConfig,
         mesh: Mesh,
-        share: LocalShare | None = None,
+        share: LocalShare,
     ) -> None:
-        share = share or local_share(mesh, jax.process_index())
         self._num_steps = config.num_steps
         self._places = share_places(config.batch_size, mesh.shape[ops.DATA_AXIS])[0][[*share.rows]]
         self._draw = sampler_of(samples, key, config.batch_size)
@@ -383,10 +334,7 @@ class StepBatches:
         if time_axis(mesh, num_times):
             size = num_times // mesh.shape[ops.TIME_AXIS]
             times = slice(size * share.columns[0], size * (share.columns[-1] + 1))
-        self._parts = [
-            by_kind(part, lambda leaf: leaf, lambda leaf: leaf[:, times])
-            for part in by_size(samples)
-        ]
+        self._parts = [by_kind(x, lambda leaf, *t: leaf[:, *t], times) for x in by_size(samples)]
 
     def __len__(self) -> int:
         return self._num_steps
@@ -429,9 +377,8 @@ class Stream:
     ) -> None:
         self._grain = require("grain", "train")
         self._mesh, self._share = mesh, local_share(mesh, jax.process_index())
-        self._source = StepBatches(
-            jax.tree.map(np.asarray, samples), key, config, mesh, self._share
-        )
+        samples = jax.tree.map(np.asarray, samples)
+        self._source = StepBatches(samples, key, config, mesh, self._share)
         self._num_times = by_size(samples)[0].positions.shape[1]
         self._options = self._grain.ReadOptions(num_threads=2, prefetch_buffer_size=num_ahead)
         self.seconds_waited = 0.0
@@ -456,12 +403,8 @@ class Stream:
         batches = [next(self._batches) for _ in range(num_steps)]
         self.seconds_waited = time.perf_counter() - started
         self._next_step += num_steps
-        over_time = time_axis(self._mesh, self._num_times)
-        return by_kind(
-            jax.tree.map(lambda *leaves: np.stack(leaves), *batches),
-            self._global,
-            lambda leaf: self._global(leaf, over_time),
-        )
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+        return by_kind(stacked, self._global, time_axis(self._mesh, self._num_times))
 
     def _global(self, local: np.ndarray, over_time: str | None = None) -> jax.Array:
         """Joins the parts of all processes, `[K, d, ...]` or `[K, d, p, ...]`, to one array."""

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 import jax
@@ -29,14 +28,7 @@ class Callback(Protocol):
     """
 
     def on_chunk(self, record: dict[str, Any]) -> None:
-        """Is told how the steps went after every call of the device.
-
-        Keys: `loss`, `grad_norm` and `skipped_steps` (of the run so far); `steps_per_second`;
-        `seconds` of the run so far; of this call `step_seconds` (a step, without compiling and
-        waiting), `data_seconds` (waiting for batches from the host), `num_compiles` and
-        `compile_seconds`; `memory_bytes`, the most in use so far; `padding`, the share of the nodes
-        of the training set that only pad.
-        """
+        """Receives the record of a jitted chunk of steps; docs/training.md lists its keys."""
 
     def on_evaluation(self, record: dict[str, Any]) -> None:
         """Receives the record of an evaluation: `f_mse`, `a_mse`, `mse_per_time`, metrics."""
@@ -44,12 +36,7 @@ class Callback(Protocol):
     def __enter__(self) -> Callback:
         """Opens; called before the first step."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Closes; called after the last step and on every error."""
 
 
@@ -69,9 +56,8 @@ class JSONLines:
         self._start_step = start_step
 
     def __enter__(self) -> JSONLines:
-        kept = [
-            record for record in read_json_lines(self._path) if record["step"] <= self._start_step
-        ]
+        found = read_json_lines(self._path)
+        kept = [record for record in found if record["step"] <= self._start_step]
         partial = self._path.with_name(f".{self._path.name}.partial")
         partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
         partial.replace(self._path)
@@ -81,27 +67,18 @@ class JSONLines:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def on_chunk(self, record: dict[str, Any]) -> None:
-        """Appends a record of kind `train`."""
-        self._write({"kind": "train", **record})
-
-    def on_evaluation(self, record: dict[str, Any]) -> None:
-        """Appends a record of kind `valid`."""
-        self._write({"kind": "valid", **record})
-
-    def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+    def _write(self, kind: str, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps({"kind": kind, **record}, allow_nan=False) + "\n")
         self._file.flush()
+
+    on_chunk = functools.partialmethod(_write, "train")
+    on_evaluation = functools.partialmethod(_write, "valid")
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Reads the records of a `JSONLines` file; a last line cut off in mid-write is left out.
+    """Reads the records of a `JSONLines` file, in its order; a missing file has none.
 
-    Args:
-      path: the file; a missing one has no records.
-
-    Returns:
-      The records, in the order of the file.
+    A last line cut off in mid-write is left out.
 
     Raises:
       ValueError: a line other than the last is not JSON; names file and line.
@@ -118,10 +95,9 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class TensorBoard:
-    """Writes the numbers of a run as TensorBoard curves; needs the extra `train`.
+    """Writes the numbers of a run as curves `train/...` and `valid/...` for TensorBoard.
 
-    Args:
-      directory: where the event files go.
+    Needs the extra `train`.
 
     Raises:
       ImportError: tensorboardX is not installed.
@@ -138,19 +114,14 @@ class TensorBoard:
     def __exit__(self, *_: object) -> None:
         self._writer.close()
 
-    def on_chunk(self, record: dict[str, Any]) -> None:
-        """Adds points to the curves `train/...`."""
-        self._write("train", record)
-
-    def on_evaluation(self, record: dict[str, Any]) -> None:
-        """Adds points to the curves `valid/...`."""
-        self._write("valid", record)
-
     def _write(self, kind: str, record: dict[str, Any]) -> None:
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float):
                 self._writer.add_scalar(f"{kind}/{name}", value, record["step"])
         self._writer.flush()
+
+    on_chunk = functools.partialmethod(_write, "train")
+    on_evaluation = functools.partialmethod(_write, "valid")
 
 
 class Progress:
@@ -201,13 +172,7 @@ class Progress:
 
 @dataclasses.dataclass
 class Cost:
-    """Cost of a chunk; filled in when it has ended.
-
-    Attributes:
-      seconds: the time it took.
-      num_compiles: programs that XLA compiled meanwhile.
-      compile_seconds: the time that took.
-    """
+    """Cost of a chunk, filled in when it has ended: its time, and XLA's compilations meanwhile."""
 
     seconds: float = 0.0
     num_compiles: int = 0
@@ -218,13 +183,14 @@ class Cost:
 def watch(trace: Path | None = None) -> Iterator[Cost]:
     """Measures the cost of the block; results must be fetched within it.
 
-    Args:
-      trace: a folder for a trace of the block, which TensorBoard and https://ui.perfetto.dev show;
-        None writes none.
+    `trace` is a folder for its trace, which TensorBoard and https://ui.perfetto.dev show.
     """
     compiles, cost = _compiles(), Cost()
     num_before, started = len(compiles), time.perf_counter()
-    with contextlib.nullcontext() if trace is None else _tracing(trace):
+    with contextlib.ExitStack() as stack:
+        if trace is not None:
+            trace.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(jax.profiler.trace(str(trace), create_perfetto_trace=True))
         yield cost
     cost.seconds = time.perf_counter() - started
     cost.num_compiles = len(compiles) - num_before
@@ -259,10 +225,3 @@ def _compiles() -> list[float]:
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     return seconds
-
-
-@contextlib.contextmanager
-def _tracing(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with jax.profiler.trace(str(folder), create_perfetto_trace=True):
-        yield

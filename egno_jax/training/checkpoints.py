@@ -11,15 +11,16 @@ state is restored to the bit or not at all. The record holds its own SHA-256 too
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import tempfile
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +30,6 @@ import orbax.checkpoint as ocp
 from egno_jax.checkpoint import CheckpointError, library_versions
 from egno_jax.training.devices import agree_on_any, is_main_process, wait_for_all
 from egno_jax.training.step import TrainState
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 FORMAT_VERSION = 2
 
@@ -58,25 +56,16 @@ class RunCheckpoints:
 
     def __init__(self, directory: Path, keep: int) -> None:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._directory = Path(directory).absolute()
-        self._manager = ocp.CheckpointManager(
-            self._directory, options=options, item_names=("state", "record")
-        )
+        self._directory, names = Path(directory).absolute(), ("state", "record")
+        self._manager = ocp.CheckpointManager(self._directory, options=options, item_names=names)
 
     def __enter__(self) -> RunCheckpoints:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            self._manager.close()
-        except Exception as close_error:
-            if error is None:
-                raise self._storage_error(close_error) from close_error
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        with contextlib.nullcontext() if error is None else contextlib.suppress(Exception):
+            with _storage_errors():
+                self._manager.close()
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest checkpoint, or None if there is none."""
@@ -102,16 +91,12 @@ class RunCheckpoints:
             "versions": library_versions(),
             "sha256": _sums(state),
         }
-        try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
-                    record=ocp.args.JsonSave({**record, _DIGEST: _digest(record)}),
-                ),
-            )
-        except Exception as error:
-            raise self._storage_error(error) from error
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            record=ocp.args.JsonSave({**record, _DIGEST: _digest(record)}),
+        )
+        with _storage_errors():
+            self._manager.save(step, args=items)
 
     def wait(self) -> None:
         """Returns when the last checkpoint is written.
@@ -119,11 +104,9 @@ class RunCheckpoints:
         Raises:
           StorageError: it could not be written.
         """
-        try:
+        with _storage_errors():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
-        except Exception as error:
-            raise self._storage_error(error) from error
 
     def restore(self, like: TrainState) -> TrainState:
         """Reads the state of the newest checkpoint, bit for bit.
@@ -189,15 +172,14 @@ class RunCheckpoints:
             _with_plain_key(like),
         )
         state = self._read(step, state=ocp.args.StandardRestore(target))["state"]
-        expected = record.get("sha256")
-        if expected is not None:
-            found = _sums(state)
-            wrong = [
-                name for name in {**expected, **found} if found.get(name) != expected.get(name)
-            ]
-            if wrong:
-                raise self._damaged(step, f"{wrong[0]} is not what was saved")
-        return _with_typed_key(state, like)
+        found = _sums(state)
+        expected = record.get("sha256", found)  # the first format has none
+        for name in {**expected, **found}:
+            if found.get(name) != expected.get(name):
+                raise self._damaged(step, f"{name} is not what was saved")
+        implementation = jax.random.key_impl(like.sampler_key)
+        key = jax.random.wrap_key_data(state.sampler_key, impl=implementation)
+        return dataclasses.replace(state, sampler_key=key)
 
     def _read(self, step: int, **items: Any) -> Any:
         try:
@@ -207,19 +189,17 @@ class RunCheckpoints:
 
     def _set_aside(self, problems: dict[int, str]) -> None:
         """Moves damaged checkpoints out of the way of those that will have their steps."""
-        if not problems:
-            return
-        for step, problem in problems.items():
-            if is_main_process():
-                place = self._directory.parent / _DAMAGED / f"{step}-{uuid.uuid4().hex[:8]}"
-                place.parent.mkdir(exist_ok=True)
-                (self._directory / str(step)).rename(place)
-                warnings.warn(
-                    f"{problem}; the checkpoint is moved to {place} and the one before it used",
-                    stacklevel=2,
-                )
-        wait_for_all("damaged checkpoints set aside")
-        self._manager.reload()
+        for step, problem in problems.items() if is_main_process() else ():
+            place = self._directory.parent / _DAMAGED / f"{step}-{uuid.uuid4().hex[:8]}"
+            place.parent.mkdir(exist_ok=True)
+            (self._directory / str(step)).rename(place)
+            warnings.warn(
+                f"{problem}; the checkpoint is moved to {place} and the one before it used",
+                stacklevel=2,
+            )
+        if problems:
+            wait_for_all("damaged checkpoints set aside")
+            self._manager.reload()
 
     def _damaged(self, step: int, reason: str) -> DamagedCheckpointError:
         return DamagedCheckpointError(
@@ -227,12 +207,17 @@ class RunCheckpoints:
             f"settings: {reason}"
         )
 
-    def _storage_error(self, error: Exception) -> StorageError:
-        return StorageError(f"a checkpoint could not be written: {_first_line(error)}")
-
 
 class DamagedCheckpointError(CheckpointError):
     """A checkpoint is not what was written."""
+
+
+@contextlib.contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise StorageError(f"a checkpoint could not be written: {_first_line(error)}") from error
 
 
 def check_writable(directory: Path) -> None:
@@ -255,13 +240,11 @@ def check_writable(directory: Path) -> None:
 
 def _sums(state: Any) -> dict[str, str]:
     """Returns the SHA-256 of every array, with its type and shape, under its path in the tree."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     sums = {}
-    for path, leaf in leaves:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         array = np.asarray(leaf)
-        digest = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-        sums[jax.tree_util.keystr(path)] = digest.hexdigest()
+        content = f"{array.dtype} {array.shape} ".encode() + array.tobytes()
+        sums[jax.tree_util.keystr(path)] = hashlib.sha256(content).hexdigest()
     return sums
 
 
@@ -276,9 +259,3 @@ def _first_line(error: Exception) -> str:
 
 def _with_plain_key(state: TrainState) -> TrainState:
     return dataclasses.replace(state, sampler_key=jax.random.key_data(state.sampler_key))
-
-
-def _with_typed_key(state: TrainState, like: TrainState) -> TrainState:
-    implementation = jax.random.key_impl(like.sampler_key)
-    key = jax.random.wrap_key_data(state.sampler_key, impl=implementation)
-    return dataclasses.replace(state, sampler_key=key)

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import jax
 import optax
 
+from egno_jax.config import check_field
 from egno_jax.deprecation import renamed_fields
 
 Schedule = Literal["constant", "cosine", "halving"]
@@ -55,15 +56,15 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         _check_numbers(self)
-        _check(self, "learning_rate", self.learning_rate > 0, "above 0")
-        _check(self, "final_fraction", self.final_fraction <= 1, "from 0 to 1")
-        _check(self, "halve_every", self.halve_every >= 1, "1 or more")
+        check_field(self, "learning_rate", self.learning_rate > 0, "above 0")
+        check_field(self, "final_fraction", self.final_fraction <= 1, "from 0 to 1")
+        check_field(self, "halve_every", self.halve_every >= 1, "1 or more")
         for name in ("final_fraction", "warmup_steps", "weight_decay", "clip_norm"):
-            _check(self, name, getattr(self, name) >= 0, "0 or more")
+            check_field(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("b1", "b2"):
-            _check(self, name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
+            check_field(self, name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
         for name, choices in (("schedule", get_args(Schedule)), ("decay", get_args(Decay))):
-            _check(self, name, getattr(self, name) in choices, f"one of {choices}")
+            check_field(self, name, getattr(self, name) in choices, f"one of {choices}")
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -127,11 +128,11 @@ class NoiseConfig:
     def __post_init__(self) -> None:
         _check_numbers(self, exclude=COLUMNS)
         for name in ("positions", "velocities"):
-            _check(self, name, getattr(self, name) >= 0, "0 (no noise) or more")
+            check_field(self, name, getattr(self, name) >= 0, "0 (no noise) or more")
         for name in COLUMNS:
             column = getattr(self, name)
             is_column = isinstance(column, int) and not isinstance(column, bool)
-            _check(self, name, column is None or is_column, "the number of a column, or None")
+            check_field(self, name, column is None or is_column, "the number of a column, or None")
 
     @property
     def is_off(self) -> bool:
@@ -194,34 +195,30 @@ class TrainingConfig:
         _check_numbers(self)
         for name, kind in (("optimizer", OptimizerConfig), ("noise", NoiseConfig)):
             is_config = isinstance(getattr(self, name), kind)
-            _check(self, name, is_config, f"an egno_jax.training.{kind.__name__}")
+            check_field(self, name, is_config, f"an egno_jax.training.{kind.__name__}")
         positive = ("num_steps", "batch_size", "eval_batch_size", "keep_checkpoints")
         for field in dataclasses.fields(self):
             if isinstance(field.default, int | float):
-                least = 1 if field.name in positive else 0
-                _check(self, field.name, getattr(self, field.name) >= least, f"{least} or more")
-        _check(self, "ema_decay", self.ema_decay < 1, "from 0 (off) to below 1")
+                name, least = field.name, 1 if field.name in positive else 0
+                check_field(self, name, getattr(self, name) >= least, f"{least} or more")
+        check_field(self, "ema_decay", self.ema_decay < 1, "from 0 (off) to below 1")
         kinds = get_args(RandomTimes)
-        _check(self, "random_times", self.random_times in kinds, f"one of {kinds}")
+        check_field(self, "random_times", self.random_times in kinds, f"one of {kinds}")
         is_drawn = self.random_times != "all"
         is_counts = isinstance(self.num_times, tuple) and all(
             isinstance(number, int) and number >= 1 for number in self.num_times
         )
         expected = "one or more numbers above 0" if is_drawn else 'none with random_times="all"'
-        _check(self, "num_times", is_counts and bool(self.num_times) == is_drawn, expected)
+        check_field(self, "num_times", is_counts and bool(self.num_times) == is_drawn, expected)
 
 
 def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Translates the saved settings of a run, of this or an earlier version, to today's names.
 
-    Args:
-      settings: complete settings as JSON holds them, with the parts `training` and `model`; other
-        parts are copied.
-
-    Returns:
-      A copy. `training.steps_per_call` becomes `steps_per_chunk`; the columns of the noise, in
-      which `distance_column` was |x|^2 and `length_column` |x|, take the names of `NoiseConfig`;
-      the model's `velocity_weight` moves to the training.
+    Returns a copy, with the parts `training` and `model` in JSON's types; other parts stay.
+    `training.steps_per_call` becomes `steps_per_chunk`; the columns of the noise, in which
+    `distance_column` was |x|^2 and `length_column` |x|, take the names of `NoiseConfig`; the
+    model's `velocity_weight` moves to the training.
     """
     settings = copy.deepcopy(dict(settings))
     training, model = settings.get("training"), settings.get("model")
@@ -230,10 +227,10 @@ def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     if "steps_per_call" in training:
         training["steps_per_chunk"] = training.pop("steps_per_call")
     noise = training.get("noise")
-    if isinstance(noise, dict) and "squared_distance_column" not in noise:
-        if "distance_column" in noise:
-            noise["squared_distance_column"] = noise.pop("distance_column")
-            noise["distance_column"] = noise.pop("length_column", None)
+    is_old = isinstance(noise, dict) and "squared_distance_column" not in noise
+    if is_old and "distance_column" in noise:
+        noise["squared_distance_column"] = noise.pop("distance_column")
+        noise["distance_column"] = noise.pop("length_column", None)
     if isinstance(model, dict) and "velocity_weight" in model:
         training["velocity_weight"] = training.get("velocity_weight") or model["velocity_weight"]
         model["velocity_weight"] = 0.0
@@ -248,11 +245,5 @@ def _check_numbers(config: Any, exclude: Collection[str] = ()) -> None:
             continue
         is_number = isinstance(value, int if kind is int else int | float)
         is_valid = is_number and not isinstance(value, bool) and math.isfinite(value)
-        _check(config, field.name, is_valid, "an integer" if kind is int else "a finite number")
-
-
-def _check(config: Any, name: str, is_valid: bool, expected: str) -> None:
-    """Raises a ValueError that names a field of a config dataclass, unless `is_valid`."""
-    if not is_valid:
-        owner = type(config).__name__
-        raise ValueError(f"{owner}.{name}: got {getattr(config, name)!r}, expected {expected}")
+        expected = "an integer" if kind is int else "a finite number"
+        check_field(config, field.name, is_valid, expected)

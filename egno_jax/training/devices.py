@@ -11,22 +11,18 @@ import math
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from egno_jax import ops
 from egno_jax.config import EGNOConfig
 from egno_jax.families import family_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from jax.sharding import Mesh
 
 AXES = (ops.DATA_AXIS, ops.TIME_AXIS)
 # Process 0 may evaluate and draw alone for so many seconds while the others wait.
@@ -58,12 +54,10 @@ def parse_mesh(text: str) -> MeshShape:
     Raises:
       ValueError: the text names another axis, an axis twice, or a size below 1.
     """
-    found = {}
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(data|time)\s*=\s*([1-9][0-9]*)\s*", part)
-        if match is None or match[1] in found:
-            raise ValueError(f"mesh: got {text!r}, expected such as data=4,time=2")
-        found[match[1]] = int(match[2])
+    parts = [re.fullmatch(r"\s*(data|time)\s*=\s*([1-9][0-9]*)\s*", x) for x in text.split(",")]
+    found = {part[1]: int(part[2]) for part in parts if part}
+    if len(found) < len(parts):
+        raise ValueError(f"mesh: got {text!r}, expected such as data=4,time=2")
     return MeshShape(**found)
 
 
@@ -100,9 +94,9 @@ def using(mesh: Mesh | None) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
-def check_model(config: EGNOConfig, mesh: Mesh) -> None:
+def check_model(config: EGNOConfig, mesh: Mesh | None) -> None:
     """Raises a ValueError if the mesh splits the times of a model that cannot be split."""
-    size = mesh.shape[ops.TIME_AXIS]
+    size = shape_of(mesh).time
     if size > 1 and not family_of(config).has_independent_times(config):
         raise ValueError(
             f"mesh: got time={size}, expected time=1 with the method "
@@ -112,13 +106,10 @@ def check_model(config: EGNOConfig, mesh: Mesh) -> None:
 
 
 def global_array(array: Any, mesh: Mesh | None, *axes: str | None) -> jax.Array:
-    """Places an array that every process has in full on the mesh; nothing is sent.
+    """Places an array that every process has in full, or a random key, on the mesh; sends nothing.
 
-    Args:
-      array: any array, random keys too; the same on all processes.
-      mesh: the mesh; None: the default device.
-      *axes: the mesh axis that each of the array's axes is split over; replicated where None or
-        missing.
+    `axes` are those of the mesh that the array's axes are split over; replicated where None or
+    missing. Without a mesh it is placed on the default device.
     """
     if mesh is None:
         return jax.device_put(array)
@@ -183,11 +174,7 @@ def start_processes(
     Raises:
       ValueError: some of the three are given and not all, or they are not valid.
     """
-    given = {
-        "coordinator": coordinator,
-        "num_processes": num_processes,
-        "process_id": process_id,
-    }
+    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == len(given):
         if is_cluster() if from_environment is None else from_environment:
@@ -211,8 +198,7 @@ def start_processes(
 
 def is_cluster() -> bool:
     """Returns whether the environment announces several processes."""
-    counts = (os.environ.get(name, "") for name in _COUNTS)
-    hosts = (os.environ.get(name, "") for name in _HOST_LISTS)
+    counts, hosts = ([os.environ.get(x, "") for x in names] for names in (_COUNTS, _HOST_LISTS))
     is_counted = any(count.isdecimal() and int(count) > 1 for count in counts)
     return is_counted or any("," in names for names in hosts)
 
@@ -228,14 +214,12 @@ def is_one_of_several() -> bool:
 
 
 def fail(message: str, code: int) -> int:
-    """Prints the message to stderr and returns the exit code; one of several processes it ends.
-
-    The others may be waiting for this one within a step, and JAX makes a process that exits
-    normally wait for them: none would ever end. After an abrupt exit JAX's heartbeat ends them.
-    """
+    """Prints the message to stderr and returns the exit code; one of several processes it ends."""
     with contextlib.suppress(OSError):
         print(message, file=sys.stderr, flush=True)
     if is_one_of_several():
+        # The others may be waiting for this one within a step, and JAX makes a process that exits
+        # normally wait for them. After an abrupt exit JAX's heartbeat ends them.
         os._exit(code)
     return code
 

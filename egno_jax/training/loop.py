@@ -7,20 +7,22 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from egno_jax.checkpoint import CheckpointError, load, save
 from egno_jax.datasets.base import Samples, validate
 from egno_jax.datasets.buckets import Buckets, by_size, padding_share
 from egno_jax.model import Params, check_feature_sizes, check_params
-from egno_jax.training.batches import check_noise, sampler_key, sampler_of
+from egno_jax.training.batches import check_noise
 from egno_jax.training.callbacks import Callback, Cost, memory_bytes, watch
 from egno_jax.training.checkpoints import RunCheckpoints, StorageError, check_writable
 from egno_jax.training.config import TrainingConfig, upgrade_settings
@@ -34,11 +36,6 @@ from egno_jax.training.objective import (
     velocity_weight,
 )
 from egno_jax.training.step import StepMetrics, Trainer, TrainState, averaged, init_state
-
-if TYPE_CHECKING:
-    import os
-
-    from jax.sharding import Mesh
 
 _CHECKPOINTS = "checkpoints"
 _BEST = "best"
@@ -128,20 +125,17 @@ def fit(
     _check_objective(params, train, config, loss_fn)
     check_metrics(chosen, params, valid, select_by)
     params = _recording_velocity_weight(params, config)
-    if mesh is not None:
-        check_model(params.config, mesh)
-    plan, settings = _plan(config, train), _settings(params, config, select_by)
+    check_model(params.config, mesh)
     trainer = Trainer(train, valid, config, mesh, loss_fn=loss_fn, metrics=chosen)
-    run = _Run(Path(directory), trainer, config, plan, settings, padding_share(train))
-    return _carry_out(run, params, resume, make_callbacks, _trace_folders(profile))
+    resolved = _resolved(config, trainer.steps_per_epoch)
+    settings = _settings(params, config, select_by)
+    trace = Path(profile) if profile is not None and is_main_process() else None
+    run = _Run(Path(directory), trainer, resolved, settings, padding_share(train), trace)
+    return _carry_out(run, params, resume, make_callbacks)
 
 
 def _carry_out(
-    run: _Run,
-    params: Params,
-    resume: bool,
-    make_callbacks: Callable[[int], Sequence[Callback]],
-    traces: Iterator[Path | None],
+    run: _Run, params: Params, resume: bool, make_callbacks: Callable[[int], Sequence[Callback]]
 ) -> FitResult:
     """Starts or resumes a run, and trains to its last step or to a signal."""
     check_writable(run.directory)
@@ -154,20 +148,15 @@ def _carry_out(
     ):
         run = run._replace(checkpoints=checkpoints)
         state, progress = _start(run, params, resume)
-        callbacks = [
-            stack.enter_context(callback)
-            for callback in (make_callbacks(int(state.step)) if is_main_process() else ())
-        ]
-        stop = stack.enter_context(_stop_on_signal())
-        _train(run, state, progress, callbacks, stop, traces)
+        made = make_callbacks(int(state.step)) if is_main_process() else ()
+        callbacks = [stack.enter_context(callback) for callback in made]
+        _train(run, state, progress, callbacks, stack.enter_context(_stop_on_signal()))
+    outcome = dataclasses.asdict(progress)
+    del outcome["skipped_steps"]
     return FitResult(
         params=load(run.directory / _BEST) if progress.best_step else params,
-        best_step=progress.best_step,
-        best_f_mse=progress.best_f_mse,
-        step=progress.step,
         interrupted=progress.step < run.config.num_steps,
-        seconds=progress.seconds,
-        best_score=progress.best_score,
+        **outcome,
     )
 
 
@@ -183,11 +172,8 @@ def _recording_velocity_weight(params: Params, config: TrainingConfig) -> Params
             f"config.velocity_weight: got {weight}, expected that of the model, {recorded}, which "
             "its config records; set one of them to 0, or both to the same"
         )
-    if recorded or not weight:
-        return params
-    return dataclasses.replace(
-        params, config=dataclasses.replace(params.config, velocity_weight=weight)
-    )
+    config = dataclasses.replace(params.config, velocity_weight=recorded or weight)
+    return dataclasses.replace(params, config=config)
 
 
 def _check_inputs(
@@ -211,7 +197,14 @@ def _check_inputs(
             try:
                 validate(part)
                 check_feature_sizes(params, part.graph)
-                _check_times(np.asarray(part.times), name, by_size(train)[0].times, config)
+                expected = by_size(train)[0].times
+                is_free = name == "valid" and config.random_times != "all"
+                if not is_free and not np.array_equal(part.times, expected):
+                    raise ValueError(
+                        f"times: got {np.asarray(part.times)}, expected those of the training set, "
+                        f"{np.asarray(expected)}: the times that a model is trained on (with "
+                        'random_times="all")'
+                    )
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
     num_targets = by_size(train)[0].positions.shape[1]
@@ -219,16 +212,6 @@ def _check_inputs(
         raise ValueError(
             f"num_times: got {config.num_times}, expected at most {num_targets}, the number of "
             "target times of the training samples"
-        )
-
-
-def _check_times(times: np.ndarray, name: str, expected: Any, config: TrainingConfig) -> None:
-    """Raises a ValueError if times are not those of the training set, and must be."""
-    is_free = name == "valid" and config.random_times != "all"
-    if not is_free and not np.array_equal(times, expected):
-        raise ValueError(
-            f"times: got {times}, expected those of the training set, {np.asarray(expected)}: the "
-            'times that a model is trained on (with random_times="all")'
         )
 
 
@@ -260,46 +243,35 @@ class _Progress:
     best_score: float = math.inf
 
 
-class _Plan(NamedTuple):
-    """The steps between two events, zeros of the config resolved."""
-
-    chunk: int
-    evaluation: int
-    checkpoint: int
-
-
 class _Run(NamedTuple):
-    """What does not change during a run."""
+    """What does not change during a run; zeros of the config are resolved, of `settings` not."""
 
     directory: Path
     trainer: Trainer
     config: TrainingConfig
-    plan: _Plan
     settings: dict[str, Any]
     padding: float
+    trace: Path | None
     checkpoints: RunCheckpoints | None = None
 
 
-def _plan(config: TrainingConfig, train: Samples | Buckets) -> _Plan:
-    epoch = sampler_of(train, sampler_key(config), config.batch_size).steps_per_epoch
-    evaluation = config.eval_every or _EVALUATE_EVERY_EPOCHS * epoch
-    return _Plan(
-        chunk=config.steps_per_chunk or epoch,
-        evaluation=evaluation,
-        checkpoint=config.checkpoint_every or evaluation,
+def _resolved(config: TrainingConfig, epoch: int) -> TrainingConfig:
+    """Returns the settings with the numbers of steps that zeros stand for."""
+    eval_every = config.eval_every or _EVALUATE_EVERY_EPOCHS * epoch
+    return dataclasses.replace(
+        config,
+        steps_per_chunk=config.steps_per_chunk or epoch,
+        eval_every=eval_every,
+        checkpoint_every=config.checkpoint_every or eval_every,
     )
 
 
 def _settings(params: Params, config: TrainingConfig, select_by: str = "f_mse") -> dict[str, Any]:
     """Returns the settings that decide a run's numbers, as JSON holds them."""
-    training = dataclasses.asdict(config)
+    model, training = dataclasses.asdict(params.config), dataclasses.asdict(config)
     for name in _FREE_SETTINGS:
         del training[name]
-    settings = {
-        "model": dataclasses.asdict(params.config),
-        "training": training,
-        "selection": {"select_by": select_by},
-    }
+    settings = {"model": model, "training": training, "selection": {"select_by": select_by}}
     return upgrade_settings(json.loads(json.dumps(settings)))
 
 
@@ -334,30 +306,27 @@ def _check_settings(run: _Run, params: Params, saved: dict[str, Any]) -> None:
     }
     model = dataclasses.replace(params, config=dataclasses.replace(params.config, **usual))
     saved = _merged(_settings(model, TrainingConfig()), upgrade_settings(saved))
+    remedies = dict.fromkeys(saved, "start a new run to change it")
+    remedies["training"] += (
+        "; to continue from this run's model, start one in another directory with "
+        f"params=egno_jax.load({str(run.directory / _BEST)!r})"
+    )
     for part, settings in run.settings.items():
         for name, value in settings.items():
             if value != saved[part].get(name):
-                remedy = "start a new run to change it"
-                if part == "training":
-                    remedy += (
-                        "; to continue from this run's model, start one in another directory with "
-                        f"params=egno_jax.load({str(run.directory / _BEST)!r})"
-                    )
                 raise CheckpointError(
                     f"{part} setting {name}: got {value!r}, but the run in {run.directory} was "
-                    f"made with {saved[part].get(name)!r}; {remedy}"
+                    f"made with {saved[part].get(name)!r}; {remedies[part]}"
                 )
 
 
 def _merged(defaults: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
     """Returns the saved entries, and the defaults of those that are missing, at any depth."""
-    pairs = {name: (defaults.get(name), value) for name, value in saved.items()}
-    return defaults | {
-        name: _merged(default, value)
-        if isinstance(default, dict) and isinstance(value, dict)
-        else value
-        for name, (default, value) in pairs.items()
-    }
+    merged = defaults | saved
+    for name in defaults.keys() & saved.keys():
+        if isinstance(defaults[name], dict) and isinstance(saved[name], dict):
+            merged[name] = _merged(defaults[name], saved[name])
+    return merged
 
 
 def _train(
@@ -366,12 +335,14 @@ def _train(
     progress: _Progress,
     callbacks: Sequence[Callback],
     stop: threading.Event,
-    traces: Iterator[Path | None],
 ) -> None:
     """Trains to the last step or to a signal; updates `progress`."""
-    num_steps = run.config.num_steps
+    num_steps, events = run.config.num_steps, (run.config.eval_every, run.config.checkpoint_every)
+    # The first chunk compiles, so the second one is traced.
+    traces = itertools.chain([None, run.trace], itertools.repeat(None))
     while progress.step < num_steps and not agree_on_any(stop.is_set()):
-        length = _steps_until_next_event(progress.step, num_steps, run.plan)
+        to_events = (every - progress.step % every for every in events)
+        length = min(run.config.steps_per_chunk, num_steps - progress.step, *to_events)
         with watch(next(traces)) as cost:
             state, steps = run.trainer.advance(state, progress.step, length)
         progress.skipped_steps += int(steps.is_skipped.sum())
@@ -379,13 +350,16 @@ def _train(
             raise NonFiniteLossError(_divergence(run, steps, progress))
         progress.step += length
         progress.seconds += cost.seconds
-        _send(callbacks, "on_chunk", _chunk_record(run, progress, steps, cost))
+        record = _chunk_record(run, progress, steps, cost)
+        for callback in callbacks:
+            callback.on_chunk(record)
         is_best = False
-        if progress.step == num_steps or progress.step % run.plan.evaluation == 0:
+        if progress.step == num_steps or progress.step % run.config.eval_every == 0:
             record = _evaluate(run, state, progress)
             is_best = progress.best_step == progress.step
-            _send(callbacks, "on_evaluation", record)
-        if is_best or progress.step % run.plan.checkpoint == 0:
+            for callback in callbacks:
+                callback.on_evaluation(record)
+        if is_best or progress.step % run.config.checkpoint_every == 0:
             _save_checkpoint(run, state, progress)
         if is_best:
             # After its checkpoint, so that no best model is newer than the newest checkpoint.
@@ -404,22 +378,9 @@ def _save_best(run: _Run, state: TrainState) -> None:
     wait_for_all("best")
 
 
-def _steps_until_next_event(step: int, num_steps: int, plan: _Plan) -> int:
-    """Returns the length of the next chunk, which ends at the next event at the latest."""
-    to_events = (every - step % every for every in (plan.evaluation, plan.checkpoint))
-    return min(plan.chunk, num_steps - step, *to_events)
-
-
 def _save_checkpoint(run: _Run, state: TrainState, progress: _Progress) -> None:
     record = {"progress": dataclasses.asdict(progress), "settings": run.settings}
     run.checkpoints.save(state, record)
-
-
-def _trace_folders(profile: str | os.PathLike[str] | None) -> Iterator[Path | None]:
-    """Yields the folder of each chunk's trace: only that of the second chunk is written."""
-    yield None
-    yield Path(profile) if profile is not None and is_main_process() else None
-    yield from itertools.repeat(None)
 
 
 def _chunk_record(run: _Run, progress: _Progress, steps: StepMetrics, cost: Cost) -> dict[str, Any]:
@@ -449,14 +410,9 @@ def _evaluate(run: _Run, state: TrainState, progress: _Progress) -> dict[str, An
     """Evaluates the averaged weights, updates the best score and returns a record."""
     started = time.perf_counter()
     errors, found = run.trainer.evaluate(averaged(state, run.config))
-    f_mse, a_mse = float(errors.f_mse), float(errors.a_mse)
-    record = {
-        "step": progress.step,
-        "f_mse": f_mse,
-        "a_mse": a_mse,
-        "mse_per_time": [float(error) for error in errors.per_time],
-        **entries_of(found),
-    }
+    f_mse, a_mse, per_time = (np.asarray(each).tolist() for each in errors)
+    record = {"step": progress.step, "f_mse": f_mse, "a_mse": a_mse, "mse_per_time": per_time}
+    record |= entries_of(found)
     name = run.settings["selection"]["select_by"]
     score = math.nan if record[name] is None else record[name]
     if not math.isfinite(f_mse + a_mse + score):
@@ -508,11 +464,6 @@ def _naming_the_last_checkpoint(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def _send(callbacks: Sequence[Callback], event: str, record: dict[str, Any]) -> None:
-    for callback in callbacks:
-        getattr(callback, event)(record)
-
-
 @contextlib.contextmanager
 def _stop_on_signal() -> Iterator[threading.Event]:
     """Sets an event on the first SIGTERM or SIGINT; a second SIGINT interrupts at once."""
@@ -520,15 +471,13 @@ def _stop_on_signal() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def handle(number: int, frame: Any) -> None:
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
 
-    for number in previous:
-        signal.signal(number, handle)
+    previous = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:

@@ -33,10 +33,7 @@ _RESERVED = ("kind", "step", "seconds", *_ERRORS)
 
 
 def loss_fn(params: Params, batch: Batch) -> Float[Array, ""]:
-    """Returns the mean squared error over times, real nodes and coordinates, `mse_loss`.
-
-    The velocities' weight is `params.config.velocity_weight`.
-    """
+    """Returns `mse_loss` with the weight `params.config.velocity_weight` of the velocities."""
     return mse_loss(model.apply, params, batch, params.config.velocity_weight)
 
 
@@ -146,8 +143,7 @@ def measure(
     """Does what `evaluate` does, compiled and without checks, on samples in shares of each size."""
     sums = [_sums(params, part, batch_size=batch_size, metrics=metrics) for part in parts]
     errors, *found = jax.tree.map(lambda *leaves: sum(leaves), *jax.device_get(sums))
-    names = (name for name, _ in metrics)
-    results = {name: each.finalize() for name, each in zip(names, found, strict=True)}
+    results = {name: each.finalize() for (name, _), each in zip(metrics, found, strict=True)}
     return jax.jit(metrics_lib.ErrorSums.finalize)(errors), results
 
 
@@ -162,8 +158,7 @@ def _sums(params: Params, shares: Samples, *, batch_size: int, metrics: Metrics)
         # The last batch is filled up with the last sample, which must not count again.
         is_new = jnp.repeat(indices < num_samples(samples), batch.node_mask.shape[0] // batch_size)
         batch = batch._replace(node_mask=batch.node_mask & is_new)
-        predicted = model.apply(params, batch.graph, batch.times)
-        return [metric(predicted, batch) for metric in (_errors, *(each for _, each in metrics))]
+        return _measured((_errors, *(metric for _, metric in metrics)), params, batch)
 
     def sums_of_share(samples: Samples) -> list[Any]:
         def add_batch(sums: list[Any], start: Array) -> tuple[list[Any], None]:
@@ -176,6 +171,11 @@ def _sums(params: Params, shares: Samples, *, batch_size: int, metrics: Metrics)
 
     found = map_shares(sums_of_share, shares)
     return constrain(jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, dtype=leaf.dtype), found))
+
+
+def _measured(metrics: Sequence[Metric], params: Params, batch: Batch) -> list[Any]:
+    predicted = model.apply(params, batch.graph, batch.times)
+    return [metric(predicted, batch) for metric in metrics]
 
 
 def _errors(predicted: Trajectory, batch: Batch) -> metrics_lib.ErrorSums:
@@ -199,10 +199,7 @@ def check_metrics(
             )
         _check_hashable(f"metrics[{name!r}]", metric)
 
-        def sums(params: Params, batch: Batch, metric: Metric = metric) -> Any:
-            return metric(model.apply(params, batch.graph, batch.times), batch)
-
-        found = _shape_of(sums, params, data)
+        found = _shape_of(functools.partial(_measured, (metric,)), params, data)[0]
         is_number = [jnp.issubdtype(leaf.dtype, jnp.number) for leaf in jax.tree.leaves(found)]
         if not (callable(getattr(found, "finalize", None)) and is_number and all(is_number)):
             raise ValueError(
@@ -221,10 +218,9 @@ def entries_of(found: Mapping[str, Any]) -> dict[str, Any]:
 
     A metric with several results has an entry for each, `name.field`.
     """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(dict(found))
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): _plain(np.asarray(leaf).tolist())
-        for path, leaf in leaves
+        for path, leaf in jax.tree_util.tree_leaves_with_path(dict(found))
     }
 
 

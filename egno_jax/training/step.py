@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from egno_jax import model
 from egno_jax.datasets.base import Batch, Samples, at_times, num_samples
@@ -24,7 +25,7 @@ from egno_jax.training.batches import (
     add_noise,
     batch_indices,
     mean_nodes,
-    place_train,
+    place,
     place_valid,
     sampler_key,
     sampler_of,
@@ -40,7 +41,6 @@ from egno_jax.training.devices import MeshShape, constrain, make_mesh, map_share
 from egno_jax.training.objective import LossFn, Metrics, measure, mse_loss, velocity_weight
 
 if TYPE_CHECKING:
-    from jax.sharding import Mesh
     from jaxtyping import Array, Bool, Float, Int
 
 
@@ -81,14 +81,15 @@ class StepMetrics(NamedTuple):
 
 def init_state(params: Params, config: TrainingConfig) -> TrainState:
     """Returns the state before the first step; its arrays are copies, because steps donate them."""
-    optimizer = make_optimizer(config.optimizer, config.num_steps)
+
+    def widened(leaf: Array) -> Array:
+        return jnp.array(leaf, jnp.result_type(leaf.dtype, jnp.float32))
+
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=jax.tree.map(jnp.copy, params),
-        ema=jax.tree.map(
-            lambda leaf: jnp.array(leaf, jnp.result_type(leaf.dtype, jnp.float32)), params
-        ),
-        opt_state=optimizer.init(params),
+        ema=jax.tree.map(widened, params),
+        opt_state=make_optimizer(config.optimizer, config.num_steps).init(params),
         sampler_key=sampler_key(config),
     )
 
@@ -105,13 +106,7 @@ def train_step(
 ) -> tuple[TrainState, StepMetrics]:
     """Takes one step on the batch that the sampler draws for it; pure, works inside `jit`.
 
-    Args:
-      state: the state before the step.
-      samples: the training set, of one size.
-      config: the run's settings.
-
-    Returns:
-      The state after the step and its metrics.
+    The training set has one size. Returns the state after the step and its metrics.
     """
     indices = batch_indices(state.sampler_key, state.step, num_samples(samples), config.batch_size)
     return _step(state, take_shares(samples, indices), config, None, None)
@@ -120,16 +115,10 @@ def train_step(
 def train_chunk(
     state: TrainState, samples: Samples, config: TrainingConfig, num_steps: int
 ) -> tuple[TrainState, StepMetrics]:
-    """Takes `num_steps` steps in one jitted chunk.
+    """Takes K = `num_steps` steps in one jitted chunk, on a training set of one size.
 
-    Args:
-      state: the state before; its buffers are donated and must not be used again.
-      samples: the training set, of one size.
-      config: the run's settings.
-      num_steps: K.
-
-    Returns:
-      The state after, and the metrics of each step, `[K]`.
+    Returns the state after, and the metrics of each step, `[K]`. The buffers of the state before
+    are donated and must not be used again.
     """
     draw = BucketSampler(state.sampler_key, num_samples(samples), config.batch_size)
     step = int(state.step)
@@ -141,8 +130,7 @@ def _of_steps(config: TrainingConfig) -> TrainingConfig:
     """Returns the settings without those that no step depends on, so that less is compiled anew."""
     others = ("steps_per_chunk", "eval_every", "eval_batch_size", "checkpoint_every")
     others += ("keep_checkpoints", "max_skipped_steps", "seed")
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    return dataclasses.replace(config, **{name: defaults[name] for name in others})
+    return dataclasses.replace(config, **{name: getattr(TrainingConfig, name) for name in others})
 
 
 @functools.partial(jax.jit, static_argnames=("config", "loss_fn"), donate_argnames="state")
@@ -156,13 +144,8 @@ def run_chunk(
 ) -> tuple[TrainState, StepMetrics]:
     """Takes K steps; the one program of training, on any mesh.
 
-    Args:
-      state: the state before; its buffers are donated.
-      samples: the samples on the devices; None if the batches come from the host.
-      batches: `[K, B]`, which samples; or batches in shares, whose leaves are `[K, D, ...]`.
-      mean_nodes: see `egno_jax.training.batches.mean_nodes`.
-      config: the settings.
-      loss_fn: the loss; None: the default.
+    `batches` are `[K, B]`, which of the samples on the devices; or without `samples` the batches
+    themselves in shares, from the host, whose leaves are `[K, D, ...]`. The state is donated.
     """
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
@@ -187,16 +170,13 @@ def _step(
     num_shares, num_times = shares.positions.shape[:2]
     places, _ = share_places(config.batch_size, num_shares)
     shares, nodes = without_repetitions(split_shares(shares), config.batch_size)
-    noise = functools.partial(
-        add_noise, key=step_key(state.sampler_key, state.step), config=config.noise
-    )
-    shares = map_shares(lambda batch, places: noise(batch, places=places), shares, places)
+    key = step_key(state.sampler_key, state.step)
+    shares = map_shares(lambda part, at: add_noise(part, key, at, config.noise), shares, places)
     weight = 1.0 if mean_nodes is None else jnp.sum(nodes) / mean_nodes
 
     def loss_at(params: Params, kept: Int[Array, "Q B"] | None) -> Float[Array, ""]:
-        loss = loss_fn or functools.partial(
-            mse_loss, velocity_weight=velocity_weight(params, config)
-        )
+        velocities = velocity_weight(params, config)
+        loss = loss_fn or functools.partial(mse_loss, velocity_weight=velocities)
         part = shares
         if kept is not None:
             part = map_shares(at_times, shares, jnp.moveaxis(kept[:, places], 1, 0))
@@ -218,13 +198,11 @@ def _loss_and_gradient(
     gradient = jax.value_and_grad(loss_at)
     if config.random_times == "all":
         return gradient(state.params, None)
-    key = step_key(state.sampler_key, state.step, TIMES)
-    choice_key, times_key = jax.random.split(key)
+    choice_key, times_key = jax.random.split(step_key(state.sampler_key, state.step, TIMES))
 
     def at(num_kept: int) -> tuple[Float[Array, ""], Params]:
-        kept = time_indices(
-            times_key, num_times, num_kept, config.batch_size, kind=config.random_times
-        )
+        size, kind = config.batch_size, config.random_times
+        kept = time_indices(times_key, num_times, num_kept, size, kind=kind)
         return gradient(state.params, kept)
 
     choice = jax.random.randint(choice_key, (), 0, len(config.num_times))
@@ -242,21 +220,11 @@ def _update(
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    grad_norm = optax.tree.norm(grads)
-    is_finite = (
-        jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates))
-    )
-
-    def kept(new: Any, old: Any) -> Any:
-        return jax.tree.map(functools.partial(jnp.where, is_finite), new, old)
-
-    new_state = TrainState(
-        step=state.step + 1,
-        params=kept(params, state.params),
-        ema=kept(_average(state.ema, params, state.step, config.ema_decay), state.ema),
-        opt_state=kept(opt_state, state.opt_state),
-        sampler_key=state.sampler_key,
-    )
+    grad_norm, update_norm = optax.tree.norm(grads), optax.tree.norm(updates)
+    is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
+    new = (params, _average(state.ema, params, state.step, config.ema_decay), opt_state)
+    kept = optax.tree.where(is_finite, new, (state.params, state.ema, state.opt_state))
+    new_state = TrainState(state.step + 1, *kept, state.sampler_key)
     return new_state, StepMetrics(loss, grad_norm, ~is_finite)
 
 
@@ -266,21 +234,15 @@ def _average(ema: Params, params: Params, step: Int[Array, ""], decay: float) ->
     d rises with the step t, so that the average forgets the initial weights.
     """
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(
-        lambda mean, new: (d * mean + (1 - d) * new).astype(mean.dtype), ema, params
-    )
+    return jax.tree.map(lambda old, new: (d * old + (1 - d) * new).astype(old.dtype), ema, params)
 
 
 class Trainer:
     """Training and evaluation of a run on the devices of a mesh, which hold its data.
 
     Args:
-      train: the training set.
-      valid: the validation set.
-      config: the settings.
-      mesh: the mesh; None: the default device.
-      loss_fn: see `fit`.
-      metrics: see `fit`.
+      train, valid, config, mesh, loss_fn: see `fit`.
+      metrics: as pairs of a name and a function.
       stream: whether batches come from the host (`Stream`) rather than from a training set on every
         device; None: if there are several processes.
 
@@ -305,22 +267,19 @@ class Trainer:
                 f"mesh: got {mesh} with stream={stream} in {jax.process_count()} processes, "
                 "expected a mesh and a stream; make one with make_mesh"
             )
-        self._mesh = mesh
-        self._config, self._loss_fn, self._metrics = config, loss_fn, metrics
-        self._steps_config = _of_steps(config)
+        self._mesh, self._config, self._loss_fn, self._metrics = mesh, config, loss_fn, metrics
         self._draw = sampler_of(train, sampler_key(config), config.batch_size)
-        self._origins = self._mean_nodes = None
+        self.steps_per_epoch, self.seconds_waited = self._draw.steps_per_epoch, 0.0
+        self._origins = self._mean_nodes = self._stream = None
         if isinstance(train, Buckets):
             self._origins = train.origins
             self._mean_nodes = mean_nodes(train, self._draw.num_batches, config.batch_size)
         self._valid = [place_valid(part, mesh) for part in by_size(valid)]
-        self._stream = None
         if is_several if stream is None else stream:
             mesh = make_mesh(MeshShape()) if mesh is None else mesh
             self._stream = Stream(train, sampler_key(config), config, mesh)
         else:
-            self._resident = [place_train(part, mesh) for part in by_size(train)]
-        self.seconds_waited = 0.0
+            self._resident = [place(part, mesh) for part in by_size(train)]
 
     def place(self, state: TrainState) -> TrainState:
         """Places a state on all devices."""
@@ -331,17 +290,17 @@ class Trainer:
     ) -> tuple[TrainState, StepMetrics]:
         """Takes a chunk of steps after the first `step`; `seconds_waited` for data is set.
 
-        Returns:
-          The state after, whose predecessor is donated, and the metrics of each step on the host.
+        Returns the state after (the one before is donated) and each step's metrics on the host.
         """
         found, self.seconds_waited = [], 0.0
+        config = _of_steps(self._config)
         # Sizes of buckets differ, so each of their steps is a call of its own.
         length = num_steps if len(self._draw.num_batches) == 1 else 1
         for start in range(step, step + num_steps, length):
             samples, batches = self._batches(start, length)
             with using(self._mesh):
                 state, metrics = run_chunk(
-                    state, samples, batches, self._mean_nodes, self._steps_config, self._loss_fn
+                    state, samples, batches, self._mean_nodes, config, self._loss_fn
                 )
             found.append(metrics)
         return state, jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(found))
@@ -359,9 +318,9 @@ class Trainer:
 
     def evaluate(self, params: Params) -> tuple[Errors, dict[str, Any]]:
         """Returns the errors and the metrics of a model on the validation set."""
-        size, metrics = self._config.eval_batch_size, self._metrics
+        size = self._config.eval_batch_size
         with using(self._mesh):
-            return measure(params, self._valid, batch_size=size, metrics=metrics)
+            return measure(params, self._valid, batch_size=size, metrics=self._metrics)
 
     def batch_of(self, step: int) -> Int[np.ndarray, "B"]:
         """Returns which of the samples, as they were given, make up the batch after `step`."""
