@@ -16,7 +16,6 @@ Source: Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics",
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -79,11 +78,7 @@ def _training() -> TrainingConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProteinConfig(RunConfig):
-    """All settings of a run.
-
-    Attributes:
-      data: the data set.
-    """
+    """All settings of a run."""
 
     preset: str = "transition"
     training: TrainingConfig = dataclasses.field(default_factory=_training)
@@ -164,4 +159,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(main(EXPERIMENT, sys.argv[1:]))
+    raise SystemExit(main(EXPERIMENT))
