@@ -71,9 +71,8 @@ class DataConfig:
         data_settings.check_targets(self)
 
 
-def _training() -> TrainingConfig:
-    """Returns defaults for long epochs, and for noise that updates the distances in the data."""
-    return TrainingConfig(steps_per_chunk=10, noise=NoiseConfig(distance_column=0))
+# For long epochs, and for noise that updates the distances in the data.
+_TRAINING = TrainingConfig(steps_per_chunk=10, noise=NoiseConfig(distance_column=0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,7 @@ class ProteinConfig(RunConfig):
     """All settings of a run."""
 
     preset: str = "transition"
-    training: TrainingConfig = dataclasses.field(default_factory=_training)
+    training: TrainingConfig = _TRAINING
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
 
 

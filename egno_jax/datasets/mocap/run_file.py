@@ -46,10 +46,6 @@ class Trials(NamedTuple):
     bonds: np.ndarray
     places: dict[int, str]
 
-    def shortest(self) -> int:
-        """Returns the trial with the fewest starts."""
-        return min(self.starts, key=lambda trial: len(self.starts[trial]))
-
 
 def run_trials(path: pathlib.Path, arrays: Arrays, split: str) -> Trials:
     """Returns the checked trials of one split; errors begin with the path."""

@@ -102,7 +102,7 @@ def load_windows(
 
 def _per_trial(num_samples: int, trials: Trials, split: str) -> int:
     """Returns the number of windows of each trial."""
-    shortest = trials.shortest()
+    shortest = min(trials.starts, key=lambda trial: len(trials.starts[trial]))
     count, most = len(trials.starts), len(trials.starts[shortest])
     is_integer = isinstance(num_samples, (int, np.integer)) and not isinstance(num_samples, bool)
     if not is_integer or not 1 <= num_samples <= count * most or num_samples % count:
