@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All settings of a run; the settings of an experiment add `data`.
+    """All settings of a run; the class of an experiment adds `data`.
 
     Attributes:
       preset: the config to start from; other options change it.
       model: the model; `time_scale` is in frames.
       training: the training loop.
+      data: the data set.
     """
 
     preset: str

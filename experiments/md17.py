@@ -15,7 +15,6 @@ Source: Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics",
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -92,11 +91,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MD17Config(RunConfig):
-    """All settings of a run.
-
-    Attributes:
-      data: the data set.
-    """
+    """All settings of a run."""
 
     preset: str = "quick"
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -147,7 +142,11 @@ def load_splits(config: DataConfig) -> Splits:
     )
     if config.atoms == "heavy":
         trajectory = md17.heavy_atoms(trajectory)
-    starts = _starts(config, len(trajectory.positions))
+    draw, margin = md17.block_starts, {}
+    if config.split == "random":
+        draw, margin = md17.random_starts, {"margin": config.margin}
+    sizes = tuple(data_settings.split_sizes(config).values())
+    starts = draw(len(trajectory.positions), sizes, window=config.window, **margin)
     train = _samples(config, trajectory, starts.train)
     if config.time_reversal:
         backwards = md17.reverse_time(trajectory, starts.train, window=config.window)
@@ -158,20 +157,8 @@ def load_splits(config: DataConfig) -> Splits:
     bonds = bonds(trajectory, cutoff=config.bond_cutoff)
     spacing = (paths.shape[1] - 1) // config.num_targets
     drawing = Drawing(bonds=bonds, target_frames=range(spacing, paths.shape[1], spacing))
-    return Splits(
-        train=train,
-        valid=_samples(config, trajectory, starts.valid),
-        test=_samples(config, trajectory, starts.test),
-        test_paths=paths,
-        drawing=drawing if len(bonds) else None,
-    )
-
-
-def _starts(config: DataConfig, num_frames: int) -> md17.Starts:
-    sizes = tuple(data_settings.split_sizes(config).values())
-    if config.split == "blocks":
-        return md17.block_starts(num_frames, sizes, window=config.window)
-    return md17.random_starts(num_frames, sizes, window=config.window, margin=config.margin)
+    valid, test = (_samples(config, trajectory, each) for each in (starts.valid, starts.test))
+    return Splits(train, valid, test, paths, drawing if len(bonds) else None)
 
 
 def _samples(config: DataConfig, trajectory: Trajectory, starts: np.ndarray) -> Samples:
@@ -216,4 +203,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(main(EXPERIMENT, sys.argv[1:]))
+    raise SystemExit(main(EXPERIMENT))

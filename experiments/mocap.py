@@ -14,7 +14,6 @@ Source: Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics",
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -63,9 +62,6 @@ class DataConfig:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MocapConfig(RunConfig):
     """All settings of a run.
-
-    Attributes:
-      data: the data set.
 
     Raises:
       ValueError: heights are features and there is noise on the positions, which would not change
@@ -158,4 +154,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(main(EXPERIMENT, sys.argv[1:]))
+    raise SystemExit(main(EXPERIMENT))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import sys
 from pathlib import Path
 
 from egno_jax import datasets
@@ -66,11 +65,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NBodyConfig(RunConfig):
-    """All settings of a run.
-
-    Attributes:
-      data: the data set.
-    """
+    """All settings of a run."""
 
     preset: str = "quick"
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -93,16 +88,12 @@ def load_splits(config: DataConfig) -> Splits:
         nbody.load_trajectories(split, num_simulations=number, cache_dir=config.cache_dir)
         for split, number in data_settings.split_sizes(config).items()
     )
-    train_samples = nbody.samples(train, **frames)
-    if config.time_reversal:
-        train_samples = datasets.concatenate(train_samples, nbody.reversed_samples(train, **frames))
-    window = slice(config.start, config.target_frames[-1] + 1)
-    return Splits(
-        train=train_samples,
-        valid=nbody.samples(valid, **frames),
-        test=nbody.samples(test, **frames),
-        test_paths=test.positions[:, window],
-    )
+    paths = test.positions[:, config.start : config.target_frames[-1] + 1]
+    splits = Splits(*(nbody.samples(each, **frames) for each in (train, valid, test)), paths)
+    if not config.time_reversal:
+        return splits
+    backwards = nbody.reversed_samples(train, **frames)
+    return splits._replace(train=datasets.concatenate(splits.train, backwards))
 
 
 def task(data: DataConfig) -> str:
@@ -131,4 +122,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(main(EXPERIMENT, sys.argv[1:]))
+    raise SystemExit(main(EXPERIMENT))

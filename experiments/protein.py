@@ -16,7 +16,6 @@ Source: Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics",
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -72,21 +71,16 @@ class DataConfig:
         data_settings.check_targets(self)
 
 
-def _training() -> TrainingConfig:
-    """Returns defaults for long epochs, and for noise that updates the distances in the data."""
-    return TrainingConfig(steps_per_chunk=10, noise=NoiseConfig(distance_column=0))
+# For long epochs, and for noise that updates the distances in the data.
+_TRAINING = TrainingConfig(steps_per_chunk=10, noise=NoiseConfig(distance_column=0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProteinConfig(RunConfig):
-    """All settings of a run.
-
-    Attributes:
-      data: the data set.
-    """
+    """All settings of a run."""
 
     preset: str = "transition"
-    training: TrainingConfig = dataclasses.field(default_factory=_training)
+    training: TrainingConfig = _TRAINING
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
 
 
@@ -164,4 +158,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(main(EXPERIMENT, sys.argv[1:]))
+    raise SystemExit(main(EXPERIMENT))

@@ -94,7 +94,7 @@ def _comparison(experiment: Experiment, config: Any, results: Mapping[str, Any])
     ours = (f"{results['model']}, this run", results["f_mse"], a_mse(results))
     rows = [(*ours, f"seed {results['seed']}")]
     rows.append(("x + v t", straight["f_mse"], a_mse(straight), "this run"))
-    rows += [published[:4] for published in experiment.published if published.task == task]
+    rows += [published[:4] for published in experiment.published_for(task)]
     if len(rows) == 2:
         rows.append(("no published errors for this task", None, None, task or "published data"))
     rows.sort(key=lambda row: float("inf") if row[1] is None else row[1])

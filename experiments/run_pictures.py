@@ -89,17 +89,12 @@ def draw(
     figures = {TRAJECTORIES: picture, ERROR: over_time, CURVES: learning}
     for name, figure in figures.items():
         figure.savefig(pictures / name, dpi=150)
-    if drawing is not None:
-        _write_film(pictures / FILM, experiment, systems, drawing)
+    if drawing is not None:  # a GIF of the median system and of a hard one
+        true, predicted, titles = (field[1:3] for field in systems)
+        words["titles"] = titles
+        film = visualize.animate_skeletons(true, predicted, **drawing._asdict(), **words)
+        film.save(pictures / FILM, writer="pillow", fps=_FRAMES_PER_SECOND, dpi=80)
     options = {"displaylogo": False, "responsive": True}
     return interactive.to_html(
         full_html=False, include_plotlyjs=True, config=options, auto_play=False
     )
-
-
-def _write_film(path: Path, experiment: Experiment, systems: Showcase, drawing: Drawing) -> None:
-    """Writes a GIF of the median system and of a hard one."""
-    true, predicted, titles = (field[1:3] for field in systems)
-    words = {"titles": titles, "unit": experiment.length_label}
-    film = visualize.animate_skeletons(true, predicted, **drawing._asdict(), **words)
-    film.save(path, writer="pillow", fps=_FRAMES_PER_SECOND, dpi=80)

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 SUCCESS, FAILURE, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 75
 
 
-def main(experiment: Experiment, arguments: Sequence[str]) -> int:
-    """Runs an experiment from the words after the program's name.
+def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
+    """Runs an experiment from the words after the program's name, by default of this process.
 
     Returns:
       The exit code: 0; 1 if training diverged or a file cannot be read or written; 2 for wrong
@@ -48,7 +48,7 @@ def main(experiment: Experiment, arguments: Sequence[str]) -> int:
       can be resumed. A message is printed with 1 and 2.
     """
     try:
-        return _main(experiment, arguments)
+        return _main(experiment, sys.argv[1:] if arguments is None else arguments)
     except (training.NonFiniteLossError, OSError) as error:
         return fail(f"error: {error}", FAILURE)
     except (ValueError, ImportError) as error:

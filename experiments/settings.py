@@ -88,7 +88,13 @@ def changed(config: Any, tree: Mapping[str, Any], model_class: str | None = None
         raise ValueError(f"{type(config).__name__}: got {tree!r}, expected its fields and values")
     if isinstance(config, EGNOConfig):
         tree = dict(tree)
-        config = _of_class(config, tree, tree.pop("class", model_class))
+        recorded = tree.pop("class", model_class)
+        # The class that the fields belong to.
+        if (kind := model.config_class([*tree], recorded)) is None:
+            raise ValueError(
+                f"model class: got {recorded!r}, which is not registered; import it first"
+            )
+        config = config if type(config) is kind else kind()
     hints = typing.get_type_hints(type(config))
     fields = {}
     for name, value in tree.items():
@@ -103,14 +109,6 @@ def changed(config: Any, tree: Mapping[str, Any], model_class: str | None = None
         else:
             fields[name] = _of_type(value, hints[name])
     return dataclasses.replace(config, **fields)
-
-
-def _of_class(config: EGNOConfig, tree: Mapping[str, Any], recorded: str | None) -> EGNOConfig:
-    """Returns the config, or the defaults of the class that the fields belong to."""
-    kind = model.config_class([*tree], recorded)
-    if kind is None:
-        raise ValueError(f"model class: got {recorded!r}, which is not registered; import it first")
-    return config if type(config) is kind else kind()
 
 
 def _of_type(value: Any, hint: Any) -> Any:

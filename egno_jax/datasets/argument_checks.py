@@ -29,12 +29,6 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
         raise ValueError(f"{name}: got {value!r}, expected one of {choices}")
 
 
-def check_dtype(dtype: np.typing.DTypeLike) -> None:
-    """Raises `ValueError` unless a dtype is one of real numbers."""
-    if not np.issubdtype(np.dtype(dtype), np.floating):
-        raise ValueError(f"dtype: got {np.dtype(dtype)}, expected a floating dtype such as float32")
-
-
 def check_frames(
     start: int, target_frames: Sequence[int], num_frames: int
 ) -> Int[np.ndarray, "1+P"]:

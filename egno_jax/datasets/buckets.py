@@ -106,7 +106,7 @@ def bucketed(parts: Sequence[Samples], num_buckets: int = 4) -> Buckets:
     for origin in origins:
         members = [parts[index] for index in np.unique(owner[origin])]
         if len(sizes_of := {_size(part) for part in members}) > 1:
-            members = [_padded(part, *size_of_all(sizes_of)) for part in members]
+            members = [padded(part, *size_of_all(sizes_of)) for part in members]
         samples.append(concatenate(*members))
     for bucket in samples[1:]:
         if not np.array_equal(bucket.times, samples[0].times):
@@ -138,7 +138,8 @@ def size_of_all(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
     return max(nodes + (edges < num_edges) for nodes, edges in sizes), num_edges
 
 
-def _padded(samples: Samples, num_nodes: int, num_edges: int) -> Samples:
+def padded(samples: Samples, num_nodes: int, num_edges: int) -> Samples:
+    """Pads each sample to this many nodes and edges, with one graph more."""
     num_graphs = samples.graph.n_node.shape[1] + 1
     graphs = [
         jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], samples.graph)

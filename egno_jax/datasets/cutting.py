@@ -9,7 +9,7 @@ import jraph
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from egno_jax.datasets.argument_checks import check_dtype, check_integer
+from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.base import Samples
 from egno_jax.graph import Edges, pad_nodes
 
@@ -203,7 +203,8 @@ def _samples(
     times: np.ndarray,
 ) -> Samples:
     """Assembles samples; `reals` are positions, velocities, node features and edge features."""
-    check_dtype(times.dtype)
+    if not np.issubdtype(times.dtype, np.floating):
+        raise ValueError(f"dtype: got {times.dtype}, expected a floating dtype such as float32")
     positions, velocities, features, edge_features = (array.astype(times.dtype) for array in reals)
     nodes = {"positions": positions[:, 0], "velocities": velocities[:, 0], "features": features}
     indices = (index.astype(np.int32) for index in (receivers, senders, n_node, n_edge))

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -167,4 +166,4 @@ QUESTION = "How much of motion capture's errors is due to the windows there are 
 STUDY = Study("body_frame", QUESTION, SIZES, measure, draw)
 
 if __name__ == "__main__":
-    sys.exit(main(STUDY, sys.argv[1:]))
+    raise SystemExit(main(STUDY))

@@ -15,7 +15,6 @@ known functions, without training:
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -166,4 +165,4 @@ QUESTION = "How much do Fourier coefficients depend on the requested times?"
 STUDY = Study("leakage", QUESTION, SIZES, measure, draw)
 
 if __name__ == "__main__":
-    sys.exit(main(STUDY, sys.argv[1:]))
+    raise SystemExit(main(STUDY))

@@ -9,8 +9,6 @@ their velocities supervised.
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -111,23 +109,20 @@ def draw(record: Record) -> Figure:
     for axes, (field, label) in zip(all_axes, quantities.items(), strict=True):
         for name, curve in record["curves"].items():
             style = "k--" if name.startswith("rolled") else "-"
-            axes.plot(curve["times"], _numbers(curve[field]), style, label=name)
+            # As a float, None is NaN, which is not drawn.
+            axes.plot(curve["times"], np.array(curve[field], float), style, label=name)
         if field != "median_mse":
             truth = record["truth"]
-            axes.plot(truth["times"], _numbers(truth[field]), ":", label="the simulation")
+            values = np.array(truth[field], float)
+            axes.plot(truth["times"], values, ":", label="the simulation")
         axes.set(xlabel="frames after the initial state", ylabel=label, yscale="log")
     entries = axes.get_legend_handles_labels()
     figure.legend(*entries, fontsize=8, ncols=6, loc="outside upper center")
     return figure
 
 
-def _numbers(values: Sequence[float | None]) -> np.ndarray:
-    """Returns what `_finite` had as numbers: NaN in place of None."""
-    return np.array(values, float)
-
-
 QUESTION = "Is a long window better decoded in one pass, or rolled out from short ones?"
 STUDY = Study("long_windows", QUESTION, SIZES, measure, draw)
 
 if __name__ == "__main__":
-    sys.exit(main(STUDY, sys.argv[1:]))
+    raise SystemExit(main(STUDY))

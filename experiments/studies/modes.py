@@ -8,7 +8,6 @@ A longer window holds more of the motion's oscillations, so that it should need 
 from __future__ import annotations
 
 import dataclasses
-import sys
 
 import numpy as np
 
@@ -49,10 +48,8 @@ def measure(size: Size, workshop: Workshop) -> Record:
         amplitudes[str(window)] = _amplitudes(test.positions, max(size.modes))
         spaced = dataclasses.replace(paths.MODEL, time_scale=window / size.num_times)
         for modes in size.modes:
-            name, model = (
-                f"window {window} modes {modes}",
-                dataclasses.replace(spaced, num_modes=modes),
-            )
+            model = dataclasses.replace(spaced, num_modes=modes)
+            name = f"window {window} modes {modes}"
             params = workshop.train(name, model, settings, train, valid)
             errors = training.evaluate(params, test, batch_size=100)
             for key, by_window in found.items():
@@ -89,4 +86,4 @@ QUESTION = "How many Fourier modes does a window need, and how does that depend 
 STUDY = Study("modes", QUESTION, SIZES, measure, draw)
 
 if __name__ == "__main__":
-    sys.exit(main(STUDY, sys.argv[1:]))
+    raise SystemExit(main(STUDY))

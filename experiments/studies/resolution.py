@@ -11,7 +11,7 @@ so that every integration step is available; motion capture is subject 35's walk
 from __future__ import annotations
 
 import dataclasses
-import sys
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ _NUM_CONTEXT = 5
 # Random times are drawn from so many equally spaced ones.
 _NUM_DRAWN_FROM = 40
 _ANY, _GRID = "any times", "its grid"
+_SETS = ("train", "valid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +75,8 @@ class _Task(NamedTuple):
     cut: Callable[[str, int], Samples]
 
 
-def _uniform(num_times: int) -> np.ndarray:
-    """Returns P equally spaced steps of a 5-body window."""
-    return paths.uniform_steps(num_times, _WINDOW_FRAMES)
+# P equally spaced steps of a 5-body window.
+_uniform = functools.partial(paths.uniform_steps, frames=_WINDOW_FRAMES)
 
 
 def _bodies(size: Size) -> tuple[_Task, paths.Paths]:
@@ -153,16 +153,11 @@ def _sweep(
     found: dict[str, dict[str, dict[str, float]]] = {}
     for grid in ("index", "context"):
         for number in train_times:
-            model, sets = _with_grid(task, grid, number), _sets(task, number)
+            model, sets = _with_grid(task, grid, number), map(task.cut, _SETS, (number, number))
             params = workshop.train(f"{name} {grid} {number}", model, task.training, *sets)
             errors = {str(asked): _a_mse(params, test) for asked, test in tests.items()}
             found.setdefault(grid, {})[str(number)] = errors
     return found
-
-
-def _sets(task: _Task, num_train_times: int, num_times: int | None = None) -> list[Samples]:
-    """Returns training and validation samples; None: the same P for both."""
-    return [task.cut("train", num_train_times), task.cut("valid", num_times or num_train_times)]
 
 
 def _a_mse(params: Params, test: Samples) -> float:
@@ -176,7 +171,7 @@ def _any_times(
     long = paths.training_config(size.long_steps)
     grid = _NUM_CONTEXT
     random = dataclasses.replace(long, random_times="subsets", num_times=(grid,))
-    drawn, fixed = _sets(task, _NUM_DRAWN_FROM, grid), _sets(task, grid)
+    drawn, fixed = (map(task.cut, _SETS, (p, grid)) for p in (_NUM_DRAWN_FROM, grid))
     any_model, grid_model = (_with_grid(task, name, grid) for name in ("context", "index"))
     models = {
         _ANY: workshop.train("bodies any times", any_model, random, *drawn),
@@ -233,4 +228,4 @@ QUESTION = "What does a model that was trained at a few times know of other time
 STUDY = Study("resolution", QUESTION, SIZES, measure, draw)
 
 if __name__ == "__main__":
-    sys.exit(main(STUDY, sys.argv[1:]))
+    raise SystemExit(main(STUDY))

@@ -9,7 +9,6 @@ local convolution over time. All have the same data, steps and width.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -170,4 +169,4 @@ QUESTION = "How much do collisions cost a model of few Fourier modes, and what h
 STUDY = Study("rough", QUESTION, SIZES, measure, draw)
 
 if __name__ == "__main__":
-    sys.exit(main(STUDY, sys.argv[1:]))
+    raise SystemExit(main(STUDY))

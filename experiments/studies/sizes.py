@@ -8,15 +8,13 @@ Also bodies that appear or leave between two windows of a rollout.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 
-import egno_jax
 from egno_jax import Params, training
-from egno_jax.datasets import Samples, concatenate, nbody, num_samples
+from egno_jax.datasets import Samples, concatenate, nbody
+from egno_jax.datasets.buckets import padded
 from experiments.decoding import decode
 from experiments.studies import paths
 from experiments.studies.study import (
@@ -33,7 +31,7 @@ from experiments.studies.study import (
 _NUM_TIMES = 5
 _WINDOW_FRAMES = 10
 _SPACING = _WINDOW_FRAMES // _NUM_TIMES  # frames
-_BURN_IN = 5  # frames from the random state to the initial one
+_BURN_IN = 5 * paths.STEPS_A_FRAME  # from the random state to the initial one
 _SPEED = 0.5
 _VELOCITY_WEIGHT = 0.1
 _SEEDS = {"train": 0, "valid": 1, "test": 2}
@@ -81,20 +79,15 @@ def simulate(seed: int, num_bodies: int, num_simulations: int) -> nbody.Trajecto
     positions = rng.normal(size=(num_simulations, num_bodies, 3)) * (num_bodies / 5) ** (1 / 3)
     directions = rng.normal(size=positions.shape)
     velocities = _SPEED * directions / np.linalg.norm(directions, axis=-1, keepdims=True)
-    couplings = nbody.charge_products(charges)
-    return _go_on(_simulated(positions, velocities, couplings, num_frames=1, spacing=_BURN_IN))
-
-
-def _simulated(*state: np.ndarray, num_frames: int, spacing: int) -> nbody.Trajectories:
-    """Simulates positions, velocities and couplings; `spacing` is in frames of the data."""
-    spacing *= paths.STEPS_A_FRAME
-    return nbody.simulate(*state, num_frames=num_frames, frame_spacing=spacing)
+    state = (positions, velocities, nbody.charge_products(charges))
+    return _go_on(nbody.simulate(*state, num_frames=1, frame_spacing=_BURN_IN))
 
 
 def _go_on(state: nbody.Trajectories) -> nbody.Trajectories:
     """Returns the last frame and the targets of the window after it."""
     last = state.positions[:, -1], state.velocities[:, -1]
-    after = _simulated(*last, state.couplings, num_frames=_NUM_TIMES, spacing=_SPACING)
+    spacing = {"num_frames": _NUM_TIMES, "frame_spacing": _SPACING * paths.STEPS_A_FRAME}
+    after = nbody.simulate(*last, state.couplings, **spacing)
     x, v = (
         np.concatenate([start[:, None], moved], axis=1)
         for start, moved in zip(last, after[:2], strict=True)
@@ -108,25 +101,6 @@ def _samples(motion: nbody.Trajectories) -> Samples:
     return cut._replace(times=(_SPACING * frames).astype(np.float32))
 
 
-def padded(samples: Samples, num_bodies: int) -> Samples:
-    """Pads samples to the nodes and edges of a larger system, plus one node and one edge."""
-    size = {"num_nodes": num_bodies + 1, "num_edges": num_bodies * (num_bodies - 1) + 1}
-    single = (
-        jax.tree.map(lambda leaf, i=i: leaf[i], samples.graph) for i in range(num_samples(samples))
-    )
-    graphs, masks = zip(
-        *(egno_jax.graph.pad(one, **size, num_graphs=2) for one in single), strict=True
-    )
-    missing = size["num_nodes"] - samples.positions.shape[2]
-    grow = [(0, 0), (0, 0), (0, missing), (0, 0)]
-    return samples._replace(
-        graph=jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(list(graphs))),
-        positions=np.pad(samples.positions, grow),
-        velocities=np.pad(samples.velocities, grow),
-        node_mask=np.stack(jax.device_get(list(masks))),
-    )
-
-
 def measure(size: Size, workshop: Workshop) -> Record:
     """Trains a model on many sizes and one on a single size; tests both on all sizes.
 
@@ -138,7 +112,9 @@ def measure(size: Size, workshop: Workshop) -> Record:
 
     def mixed(split: str, each: int) -> Samples:
         parts = (simulate(_SEEDS[split], bodies, each) for bodies in size.train_bodies)
-        return concatenate(*(padded(_samples(part), high) for part in parts))
+        # One node and one edge more than the largest system has.
+        nodes, edges = high + 1, high * (high - 1) + 1
+        return concatenate(*(padded(_samples(part), nodes, edges) for part in parts))
 
     def of_one_size(split: str, each: int) -> Samples:
         return _samples(simulate(_SEEDS[split], size.one_size, count * each))
@@ -228,4 +204,4 @@ QUESTION = "Does one model serve systems of many sizes, and of sizes that it has
 STUDY = Study("sizes", QUESTION, SIZES, measure, draw)
 
 if __name__ == "__main__":
-    sys.exit(main(STUDY, sys.argv[1:]))
+    raise SystemExit(main(STUDY))

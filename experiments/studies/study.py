@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -85,12 +86,13 @@ class Workshop:
         return result.params
 
 
-def main(study: Study, arguments: Sequence[str]) -> int:
-    """Runs a study from the words after the program's name.
+def main(study: Study, arguments: Sequence[str] | None = None) -> int:
+    """Runs a study from the words after the program's name, by default those of this process.
 
     Returns:
       The exit code: 0, or 75 if a signal interrupted it; the same command resumes it.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     program = f"python -m experiments.studies.{study.name}"
     parser = argparse.ArgumentParser(prog=program, description=study.question)
     parser.add_argument("--size", choices=[*study.sizes], default="default")

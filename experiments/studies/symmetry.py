@@ -9,22 +9,20 @@ of the input has lost before the model saw it, and what the model adds.
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable
+import functools
 from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 import egno_jax
+from egno_jax import Params
 from egno_jax.datasets import Batch, num_samples, take
 from experiments.studies import paths
 from experiments.studies.study import Figure, Record, Study, Workshop, main, panels
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-    from egno_jax import Params
 
 _NUM_TIMES = 5
 _WINDOW_FRAMES = 10
@@ -96,13 +94,10 @@ def _rotation(axis: Float[np.ndarray, "3"], angle: float) -> Float[np.ndarray, "
 
 
 def _errors(
-    params: Params,
-    batch: Batch,
-    turn: Float[np.ndarray, "3 3"],
-    shift: Float[np.ndarray, "3"],
+    params: Params, batch: Batch, turn: Float[np.ndarray, "3 3"], shift: Float[np.ndarray, "3"]
 ) -> dict[str, float]:
     """Returns the errors of one transformation, by kind."""
-    decode = _decoder(params, batch)
+    decode = functools.partial(_decode, params, batch)
     state = _as_type(np.float64, *(batch.graph.nodes[key] for key in ("positions", "velocities")))
     moved = (state[0] @ turn.T + shift, state[1] @ turn.T)
     rounded = _as_type(np.float32, *moved)
@@ -129,24 +124,16 @@ def _as_type(dtype: type, *arrays: np.ndarray) -> _Motion:
     return tuple(np.asarray(array, dtype) for array in arrays)
 
 
-def _decoder(params: Params, batch: Batch) -> Callable[[_Motion, str], np.ndarray]:
-    """Returns a function that decodes positions from a state at a precision."""
-
-    def decode(state: _Motion, dtype: str) -> np.ndarray:
-        wide = np.float64 if dtype == "float64" else np.float32
-        half = "bfloat16" if dtype == "bfloat16" else None
-        model = egno_jax.Params(
-            weights=jax.tree.map(lambda leaf: np.asarray(leaf, wide), params.weights),
-            config=dataclasses.replace(params.config, dtype=half),
-        )
-        graph = jax.tree.map(
-            lambda leaf: leaf.astype(wide) if leaf.dtype.kind == "f" else leaf, batch.graph
-        )
-        nodes = {**graph.nodes, "positions": state[0], "velocities": state[1]}
-        times = np.asarray(batch.times, wide)
-        return np.asarray(_apply(model, graph._replace(nodes=nodes), times).positions)
-
-    return decode
+def _decode(params: Params, batch: Batch, state: _Motion, dtype: str) -> np.ndarray:
+    """Returns positions decoded from a state in place of the batch's, at a precision."""
+    wide = np.float64 if dtype == "float64" else np.float32
+    half = "bfloat16" if dtype == "bfloat16" else None
+    weights = jax.tree.map(lambda leaf: np.asarray(leaf, wide), params.weights)
+    model = Params(weights=weights, config=dataclasses.replace(params.config, dtype=half))
+    graph = jax.tree.map(lambda x: x.astype(wide) if x.dtype.kind == "f" else x, batch.graph)
+    nodes = {**graph.nodes, "positions": state[0], "velocities": state[1]}
+    times = np.asarray(batch.times, wide)
+    return np.asarray(_apply(model, graph._replace(nodes=nodes), times).positions)
 
 
 _apply = jax.jit(egno_jax.apply)
@@ -176,4 +163,4 @@ QUESTION = "How much of its symmetry does rounding leave a trained model?"
 STUDY = Study("symmetry", QUESTION, SIZES, measure, draw)
 
 if __name__ == "__main__":
-    sys.exit(main(STUDY, sys.argv[1:]))
+    raise SystemExit(main(STUDY))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from egno_jax.datasets import nbody
+from egno_jax.datasets.buckets import padded
 from experiments.studies import body_frame, leakage, paths, sizes, symmetry
 from experiments.studies.study import PUBLISHED, main
 
@@ -44,7 +45,7 @@ def test_an_error_curve_is_interpolated_from_zero():
 
 def test_systems_of_any_size_are_padded_to_one():
     samples = sizes._samples(sizes.simulate(0, 3, 2))
-    grown = sizes.padded(samples, 5)
+    grown = padded(samples, 6, 21)
     assert grown.positions.shape == (2, 5, 6, 3)
     assert grown.node_mask.sum(1).tolist() == [3, 3]
     assert grown.graph.n_node.tolist() == [[3, 3], [3, 3]]

@@ -66,19 +66,15 @@ def _rotation(
     angles = np.asarray(angles, np.float64)
     product = np.eye(3)
     for column, name in enumerate(order):
-        product = _axis_rotation(name[-1], angles[..., column]) @ product
+        axis = "xyz".index(name[-1])
+        first, second, angle = (axis + 1) % 3, (axis + 2) % 3, angles[..., column]
+        matrix = np.zeros((*np.shape(angle), 3, 3))
+        matrix[..., axis, axis] = 1.0
+        matrix[..., first, first] = matrix[..., second, second] = np.cos(angle)
+        matrix[..., second, first] = np.sin(angle)
+        matrix[..., first, second] = -matrix[..., second, first]
+        product = matrix @ product
     return product
-
-
-def _axis_rotation(letter: str, angle: Float[np.ndarray, "*T"]) -> Float[np.ndarray, "*T 3 3"]:
-    """Returns the rotation about one axis."""
-    first, second = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[letter]
-    matrix = np.zeros((*np.shape(angle), 3, 3))
-    matrix[..., 3 - first - second, 3 - first - second] = 1.0
-    matrix[..., first, first] = matrix[..., second, second] = np.cos(angle)
-    matrix[..., second, first] = np.sin(angle)
-    matrix[..., first, second] = -matrix[..., second, first]
-    return matrix
 
 
 def _by_order(angles: Sequence[float], order: str) -> list[float]:

@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from egno_jax.datasets.md17 import archives, generator
 from egno_jax.datasets.md17.molecules import MOLECULES, find
 
-_PROGRAM = "python -m egno_jax.datasets.md17"
-
 # The help of each setting is its line in the docstring of `Settings`.
 _HELP = dict(re.findall(r"^ +(\w+): (.+)\.$", generator.Settings.__doc__ or "", re.MULTILINE))
 
@@ -41,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=_PROGRAM, description=__doc__.partition("\n")[0])
+    program, summary = "python -m egno_jax.datasets.md17", __doc__.partition("\n")[0]
+    parser = argparse.ArgumentParser(prog=program, description=summary)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     names = ", ".join(MOLECULES)
 

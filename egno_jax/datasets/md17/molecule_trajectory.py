@@ -173,7 +173,15 @@ def _read_npz(path: pathlib.Path) -> Trajectory:
 
     def choose(names: list[str]) -> Iterable[str]:
         fields.update(names)
-        _check_fields(fields)
+        if {"coords", "nuclear_charges"} <= fields:
+            raise ValueError(
+                "got an archive of rMD17, whose frames are not in the order of time, expected the "
+                "original MD17"
+            )
+        if missing := {"R", "z"} - fields:
+            raise ValueError(
+                f"got fields {sorted(fields)}, expected R and z; {min(missing)} is missing"
+            )
         return fields & {"R", "z", "provenance"}
 
     arrays = npz.read_npz(path, choose)
@@ -189,19 +197,6 @@ def _read_npz(path: pathlib.Path) -> Trajectory:
     if fields >= ORIGINAL_FIELDS and (molecule := original_molecule(trajectory)):
         return trajectory._replace(source=ORIGINAL, provenance={"molecule": molecule})
     return trajectory
-
-
-def _check_fields(fields: set[str]) -> None:
-    if {"coords", "nuclear_charges"} <= fields:
-        raise ValueError(
-            "got an archive of rMD17, whose frames are not in the order of time, expected the "
-            "original MD17"
-        )
-    missing = {"R", "z"} - fields
-    if missing:
-        raise ValueError(
-            f"got fields {sorted(fields)}, expected R and z; {min(missing)} is missing"
-        )
 
 
 def _parse_provenance(text: str) -> dict[str, Any]:

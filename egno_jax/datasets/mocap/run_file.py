@@ -46,18 +46,6 @@ class Trials(NamedTuple):
     bonds: np.ndarray
     places: dict[int, str]
 
-    def shortest(self) -> int:
-        """Returns the trial with the fewest starts."""
-        return min(self.starts, key=lambda trial: len(self.starts[trial]))
-
-
-def read_run_file(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of the file, which `run_trials` checks."""
-    try:
-        return npz.read_npz(path)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-
 
 def run_trials(path: pathlib.Path, arrays: Arrays, split: str) -> Trials:
     """Returns the checked trials of one split; errors begin with the path."""

@@ -12,7 +12,7 @@ from egno_jax.datasets import npz
 from egno_jax.datasets.acclaim import joint_positions, read_motion, read_skeleton
 from egno_jax.datasets.argument_checks import check_choice
 from egno_jax.datasets.base import Samples
-from egno_jax.datasets.mocap.run_file import DRAWN_WITH_SEED, Trials, read_run_file, run_trials
+from egno_jax.datasets.mocap.run_file import DRAWN_WITH_SEED, Trials, run_trials
 from egno_jax.datasets.mocap.trial_windows import NUM_FRAMES, PROTOCOLS, Windows, cut, samples
 from egno_jax.datasets.npz import PathLike
 
@@ -102,7 +102,7 @@ def load_windows(
 
 def _per_trial(num_samples: int, trials: Trials, split: str) -> int:
     """Returns the number of windows of each trial."""
-    shortest = trials.shortest()
+    shortest = min(trials.starts, key=lambda trial: len(trials.starts[trial]))
     count, most = len(trials.starts), len(trials.starts[shortest])
     is_integer = isinstance(num_samples, (int, np.integer)) and not isinstance(num_samples, bool)
     if not is_integer or not 1 <= num_samples <= count * most or num_samples % count:
@@ -153,7 +153,10 @@ def _read_walk(skeleton_path: pathlib.Path, split: str) -> Trials:
 
 
 def _read_run(path: pathlib.Path, split: str) -> Trials:
-    arrays = read_run_file(path)
+    try:
+        arrays = npz.read_npz(path)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
     if DRAWN_WITH_SEED in arrays:
         warnings.warn(
             f"{path}: its windows were drawn with seed {arrays[DRAWN_WITH_SEED]} and are not the "
