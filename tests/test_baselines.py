@@ -34,7 +34,7 @@ def times_of(method: str) -> np.ndarray:
 @functools.cache
 def model_of(method: str):
     graph = helpers.random_graph(np.random.default_rng(0))
-    params = egno_jax.init(jax.random.key(1), config_of(method), graph, times_of(method))
+    params = helpers.random_params(np.random.default_rng(1), config_of(method))
     # The default weights make small changes only; these make a difference.
     return graph, helpers.perturbed(params, np.random.default_rng(2))
 
@@ -201,7 +201,7 @@ def test_egnn_r_is_one_step_again_and_again():
 def test_egno_without_convolutions_is_egno_with_convolutions_that_do_nothing():
     graph, params = model_of("egno-no-conv")
     config = egno_jax.EGNOConfig(num_layers=3, hidden_dim=16, time_embed_dim=8)
-    full = egno_jax.init(jax.random.key(0), config, graph, TIMES)
+    full = helpers.random_params(np.random.default_rng(1), config)
     weights = {"embedding": params.weights["embedding"]}
     for index in range(3):
         block = jax.tree.map(jnp.zeros_like, full.weights[f"block_{index}"])
@@ -239,20 +239,27 @@ def test_errors_name_the_field():
 
 
 @pytest.mark.parametrize("method", ["egnn", "egnn-r", "egnn-s", "egno-no-conv"])
-def test_a_mean_field_is_equivariant_and_starts_at_nothing(method):
+def test_a_mean_field_acts_and_is_equivariant(method):
     graph, _ = model_of(method)
     times = times_of(method)
     config = config_of(method, mean_field=True, mean_field_channels=2)
-    params = egno_jax.init(jax.random.key(1), config, graph, times)
-    started = helpers.apply(params, graph, times)
     rng = np.random.default_rng(2)
+    params = helpers.random_params(rng, config)
     params = dataclasses.replace(
         params,
-        weights=jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape), params.weights),
+        weights=jax.tree.map(
+            lambda x: np.float32(x + 0.1 * rng.normal(size=x.shape)), params.weights
+        ),
     )
+
+    def without_mean_field(path, leaf):
+        return 0 * leaf if "mean_field" in jax.tree_util.keystr(path) else leaf
+
+    bare = jax.tree_util.tree_map_with_path(without_mean_field, params)
     before = helpers.apply(params, graph, times)
     after = helpers.apply(params, turned(graph, ROTATION, 3.0), times)
-    assert helpers.relative_error(before.positions, started.positions) > 1e-3
+    nothing = helpers.apply(bare, graph, times)
+    assert helpers.relative_error(before.positions, nothing.positions) > 1e-3
     helpers.assert_close(after.positions, before.positions @ ROTATION + 3.0, 2e-5)
     num_nodes = len(graph.nodes["positions"])
     padded, _ = egno_jax.graph.pad(graph, num_nodes=12, num_edges=24, num_graphs=4)
@@ -293,7 +300,7 @@ def test_trains_as_the_model_does(tmp_path):
     mask = np.ones((4, targets.shape[2]), bool)
     samples = Samples(stacked, TIMES[-1:], targets, targets, mask)
     config = training.TrainingConfig(num_steps=4, batch_size=2, eval_every=2, ema_decay=0.0)
-    params = egno_jax.init(jax.random.key(0), config_of("egnn"), single, TIMES[-1:])
+    params = helpers.random_params(np.random.default_rng(1), config_of("egnn"))
     result = training.fit(tmp_path, params, samples, samples, config)
     assert result.step == 4
     assert isinstance(egno_jax.load(tmp_path / "best").config, BaselineConfig)

@@ -32,8 +32,7 @@ def model_and_graph(dtype="float64", config=CONFIG):
     rng = np.random.default_rng(0)
     graph = helpers.random_graph(rng, dtype=dtype)
     config = dataclasses.replace(config, param_dtype=dtype)
-    params = egno_jax.init(jax.random.key(0), config, graph, np.arange(4.0))
-    return helpers.perturbed(params, rng), graph
+    return helpers.perturbed(helpers.random_params(rng, config), rng), graph
 
 
 def naive_response(x, kernel, context_times, times):
@@ -60,10 +59,15 @@ def test_the_response_is_that_of_the_definition(num_context, num_modes, seed):
     x = rng.normal(size=(len(times), 1, 3))
     kernel = rng.normal(size=(2, num_modes, 3, 2))
     turns = (times - context_times[0]) / (0.5 * num_context)
-    with using("float64"):
+
+    @jax.jit
+    def responses(x, kernel, turns):
         found = ops.spectral_conv_at(x, kernel, ops.Context(num_context, turns))
         per_node = ops.spectral_conv_at(x, kernel, ops.Context(num_context, turns[:, None]))
-        on_grid = ops.spectral_conv(jnp.asarray(x[:num_context]), kernel)
+        return found, per_node, ops.spectral_conv(x[:num_context], kernel)
+
+    with using("float64"):
+        found, per_node, on_grid = responses(x, kernel, turns)
     expected = naive_response(x[:, 0], kernel, context_times, times)
     assert_close(found[:, 0], expected, 1e-12)
     assert_close(per_node, found, 1e-12)

@@ -114,6 +114,7 @@ def test_submodules_are_imported_on_demand():
 
         lazy = ("training", "datasets", "visualize")
         assert not [name for name in lazy if f"egno_jax.{name}" in sys.modules]
+        assert "e3nn_jax" not in sys.modules  # which would double the time of the import
         assert {*lazy, "baselines", "graph", "apply"} <= {*dir(egno_jax)}
         assert callable(egno_jax.training.fit) and callable(egno_jax.datasets.stack)
         assert egno_jax.visualize is sys.modules["egno_jax.visualize"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import e3nn_jax as e3nn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from egno_jax.nn.mean_field import MeanField
 from egno_jax.nn.temporal_conv import IrrepsTemporalConv, TemporalConv, VectorTemporalConv
 
 if TYPE_CHECKING:
+    import e3nn_jax as e3nn
     from jaxtyping import Array, Float
 
 
@@ -114,10 +114,15 @@ def initial_extra(
     layer: LayerFactory, config: EGNOConfig, shape: tuple[int, int], dtype: Any
 ) -> dict[str, e3nn.IrrepsArray]:
     """Returns the features that a layer declares, as zeros `[P, N, irreps]`."""
-    carries = getattr(layer, "carries", lambda config: {})
+    carries = getattr(layer, "carries", lambda config: {})(config)
+    if not carries:
+        return {}
+    # Its import takes as long as that of everything else, and most models do not need it.
+    import e3nn_jax as e3nn
+
     return {
         name: e3nn.zeros(e3nn.Irreps(irreps).regroup(), shape, dtype)
-        for name, irreps in carries(config).items()
+        for name, irreps in carries.items()
     }
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import e3nn_jax as e3nn
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -21,6 +20,7 @@ from egno_jax import ops
 from egno_jax.nn.linear import compute_dtype
 
 if TYPE_CHECKING:
+    import e3nn_jax as e3nn
     from jaxtyping import Array, Float
 
 
@@ -131,6 +131,8 @@ class IrrepsTemporalConv(nn.Module):
         Several entries of one type, such as `2x0e + 1x1o + 3x0e`, are mixed together; the result
         has them regrouped, `5x0e + 1x1o`.
         """
+        import e3nn_jax as e3nn  # see `egno_jax.nn.block.initial_extra`
+
         if not isinstance(x, e3nn.IrrepsArray) or x.ndim < 2:
             raise ValueError(
                 f"x: got {type(x).__name__} of shape {getattr(x, 'shape', None)}, "

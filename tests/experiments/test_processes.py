@@ -29,7 +29,11 @@ SETTINGS = (
 
 def start(arguments, num_devices):
     flags = f"--xla_force_host_platform_device_count={num_devices}"
-    settings = {"JAX_PLATFORMS": "cpu", "EGNO_JAX_KERNELS": "off", "XLA_FLAGS": flags}
+    settings = {
+        "JAX_PLATFORMS": "cpu",
+        "EGNO_JAX_KERNELS": "off",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flags}",
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.nbody", *arguments],
         cwd=ROOT,

@@ -110,10 +110,12 @@ def test_block_moves_along_the_mean_field_before_it_passes_messages():
     block = nn.Block(EGNOConfig(hidden_dim=C, num_modes=2, mean_field=True, mean_field_channels=2))
     ids = np.array([0, 0, 1, 1])
     inputs = nn.State(positions, velocities, features), graph_of(*edges, n_node=(2, 2))
-    variables = block.init(jax.random.key(0), *inputs)
+    _, variables = helpers.init_layer(block, *inputs)
     rng = np.random.default_rng(1)
-    variables = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape), variables)
-    found = block.apply(variables, *inputs)
+    variables = jax.tree.map(
+        lambda leaf: np.float32(leaf + 0.1 * rng.normal(size=leaf.shape)), variables
+    )
+    found = jax.jit(block.apply)(variables, *inputs)
     weights = variables["params"]
     features = nn.TemporalConv(2).apply({"params": weights["temporal_conv"]}, features)
     vectors = nn.VectorTemporalConv(2).apply(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 import pytest
 
-import egno_jax
-from egno_jax import EGNOConfig, datasets
+from egno_jax import EGNOConfig
 from egno_jax.datasets import nbody
 from egno_jax.training import OptimizerConfig, TrainingConfig
+from tests import helpers
 
 CONFIG = TrainingConfig(
     num_steps=12,
@@ -31,8 +30,7 @@ def task():
         nbody.samples(nbody.canonical(split, num_simulations=number), start=1, target_frames=(2, 3))
         for split, number in (("train", 16), ("valid", 7))
     )
-    batch = datasets.take(train, jnp.arange(1))
-    return egno_jax.init(jax.random.key(0), MODEL, batch.graph, batch.times), train, valid
+    return helpers.random_params(np.random.default_rng(0), MODEL, 1, 2), train, valid
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ python -m tests.training.mesh_runs traffic
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -44,6 +45,7 @@ MODEL = egno_jax.EGNOConfig(num_layers=1, hidden_dim=8, mean_field=True, mean_fi
 MODEL_SIZE = Size(layers=2, width=32, modes=3, times=1024, nodes=10, edges=40, time_embed=6)
 
 
+@functools.cache
 def task():
     """Returns initial params, a training set of 16 and a validation set of 7, with P = 5."""
     train, valid = (

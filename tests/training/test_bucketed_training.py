@@ -15,6 +15,7 @@ from egno_jax import datasets, metrics, training
 from egno_jax.datasets import bucketed
 from egno_jax.training import JSONLines, evaluate, fit, mse_loss, read_json_lines
 from egno_jax.training.step import Trainer
+from tests import helpers
 from tests.datasets.test_buckets import swarm
 from tests.training.conftest import CONFIG, MODEL
 from tests.training.test_loop import SignalAfter, assert_same_weights, without_times
@@ -30,9 +31,8 @@ def parts():
 
 
 @pytest.fixture(scope="module")
-def params(parts):
-    batch = datasets.take(parts[0], jnp.arange(1))
-    return egno_jax.init(jax.random.key(0), MODEL, batch.graph, batch.times)
+def params():
+    return helpers.random_params(np.random.default_rng(0), MODEL, 1, 0)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import pytest
 import egno_jax
 from egno_jax import training
 from egno_jax.training import JSONLines, TrainingConfig, evaluate, fit, loop, read_json_lines
+from tests import helpers
 from tests.training.conftest import CONFIG
 
 
@@ -129,8 +130,7 @@ def test_a_directory_with_a_run_is_refused(task, config, whole_run):
 def test_a_checkpoint_of_another_model_is_refused(task, config, whole_run):
     params, train, valid = task
     wider = dataclasses.replace(params.config, hidden_dim=16)
-    graph = jax.tree.map(lambda leaf: leaf[0], train.graph)
-    other = egno_jax.init(jax.random.key(0), wider, graph, train.times)
+    other = helpers.random_params(np.random.default_rng(0), wider, 1, 2)
     with pytest.raises(egno_jax.CheckpointError, match="model setting hidden_dim: got 16"):
         fit(whole_run[0], other, train, valid, config, resume=True)
 

@@ -32,7 +32,7 @@ def start(*arguments, num_devices):
     settings = {
         "JAX_PLATFORMS": "cpu",
         "EGNO_JAX_KERNELS": "off",
-        "XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flags}",
     }
     return subprocess.Popen(
         [sys.executable, "-m", "tests.training.mesh_runs", *arguments],
