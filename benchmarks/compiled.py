@@ -227,16 +227,24 @@ def compile_program(program: Program, text: Path | None = None) -> dict[str, Any
         return json.loads(done.stdout.splitlines()[-1])
     for line in done.stderr.splitlines():
         if any(reason in line for reason in _WITHOUT_MEMORY):
-            return {"error": line.strip()[:300]}
+            return {"error": line.strip()[:300], "versions": {}}
     raise RuntimeError(f"{program.name} did not compile:\n{done.stderr[-4000:]}")
 
 
-def made_with(arguments: Sequence[str], versions: dict[str, str]) -> dict[str, Any]:
-    """Returns what made the entries of this run."""
+def made_with(options: argparse.Namespace, versions: dict[str, str]) -> dict[str, Any]:
+    """Returns what made the entries of this run, without the paths of this machine."""
+    words = ["python", "-m", "benchmarks.compiled"]
+    for option in ("target", "case", "kind", "variant"):
+        if getattr(options, option):
+            words += [f"--{option}", ",".join(getattr(options, option))]
+    words += ["--mesh", *options.mesh] if options.mesh else []
+    packages = [package.partition("=") for package in options.package]
+    for name, _, path in packages:
+        words += ["--package", f"{name}={provenance.commit(Path(path))}"]
     return {
-        "command": shlex.join(["python", "-m", "benchmarks.compiled", *arguments]),
+        "command": shlex.join(words),
         "commit": provenance.commit(),
-        "machine": provenance.processor(),
+        "machine": f"{provenance.processor()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "versions": versions,
         "date": provenance.date(),
@@ -245,9 +253,9 @@ def made_with(arguments: Sequence[str], versions: dict[str, str]) -> dict[str, A
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compiles what the command line requests, and writes each entry when it is there."""
-    words = sys.argv[1:] if arguments is None else arguments
-    options = parse(words)
+    options = parse(arguments)
     path = options.out / "results" / "compiled.json"
+    entries: dict[str, Any] = {}
     failed = 0
     for program in () if options.tables else programs_of(options):
         try:
@@ -256,9 +264,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(error, flush=True)
             failed = 1
             continue
-        run = made_with(words, entry.pop("versions", {}))
+        run = made_with(options, entry.pop("versions", {}))
+        entries[program.name] = entry
         # Another process may have added entries meanwhile.
-        records.write(path, records.merge(records.read(path), run, {program.name: entry}))
+        records.write(path, records.merge(records.read(path), run, entries))
         print(compiled_page.line(program.name, entry), flush=True)
     compiled_page.write(options.out)
     return failed
