@@ -242,6 +242,7 @@ def _ratio(row: Row) -> float | None:
 def _draw(rows: Sequence[Row], title: str, value: Callable[[Row], float | None]) -> Any:
     """Draws bars by case and variant, with axes for each kind of program and chip."""
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     known = [row for row in rows if ":" not in row.target and "error" not in row.entry]
     known = [row for row in known if value(row) is not None]
@@ -263,8 +264,7 @@ def _draw(rows: Sequence[Row], title: str, value: Callable[[Row], float | None])
             axes.set_xticks([place + 0.25 for place in range(len(names))], names, rotation=30)
             axes.set_title(f"{target}, {KINDS[kind].lower()}", fontsize="medium")
         grid[index][0].set_ylabel(title)
-    for number, variant in enumerate(variants):
-        grid[0][0].bar(0, 0, color=f"C{number}", label=variant)
-    grid[0][0].legend(fontsize="small")
+    colours = [Patch(color=f"C{number}", label=name) for number, name in enumerate(variants)]
+    figure.legend(handles=colours, loc="outside lower center", ncols=len(variants))
     figure.suptitle(NOTE, fontsize="medium")
     return figure

@@ -155,8 +155,10 @@ def test_a_training_step_on_a_mesh_of_tpus_only_sums(libtpu):
         time_embed=case.time_embed_dim,
     )
     assert found["sizes"]["P"] == 2 * cases.TINY.num_times
-    expected = scaling.time_traffic(size) + 4 * scaling.num_weights(size)
-    assert found["collectives"]["all-reduce"]["bytes"] < 1.05 * expected
+    # The gradient of a convolution's kernel is summed in its real form, which is twice as large.
+    kernels = 4 * size.layers * 2 * size.modes * (size.width**2 + 4)
+    expected = scaling.time_traffic(size) + 4 * scaling.num_weights(size) + kernels
+    assert 0.5 * expected < found["collectives"]["all-reduce"]["bytes"] < expected
 
 
 def test_every_torus_has_its_meshes(libtpu):
