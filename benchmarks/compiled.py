@@ -164,7 +164,8 @@ def missing(target: str) -> str | None:
         return None
     return (
         f"target {target}: got no {module}, XLA's compiler for it, expected it to be installed; "
-        f'pip install "egno_jax[{extra}]" (no device is needed; the newest needs Python 3.12)'
+        f'pip install "egno_jax[{extra}]" on Linux (no device is needed; the newest compilers need '
+        "Python 3.12 or later)"
     )
 
 
