@@ -18,6 +18,7 @@ one, and each device the case's number of times.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -27,6 +28,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -228,11 +230,11 @@ def compile_program(program: Program, text: Path | None = None) -> dict[str, Any
         return json.loads(done.stdout.splitlines()[-1])
     for line in done.stderr.splitlines():
         if any(reason in line for reason in _WITHOUT_MEMORY):
-            return {"error": line.strip()[:300], "versions": {}}
+            return {"error": line.strip()[:300]}
     raise RuntimeError(f"{program.name} did not compile:\n{done.stderr[-4000:]}")
 
 
-def made_with(options: argparse.Namespace, versions: dict[str, str]) -> dict[str, Any]:
+def made_with(options: argparse.Namespace) -> dict[str, Any]:
     """Returns what made the entries of this run, without the paths of this machine."""
     words = ["python", "-m", "benchmarks.compiled"]
     for option in ("target", "case", "kind", "variant"):
@@ -247,9 +249,18 @@ def made_with(options: argparse.Namespace, versions: dict[str, str]) -> dict[str
         "commit": provenance.commit(),
         "machine": f"{provenance.processor()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": versions(),
         "date": provenance.date(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of the packages that decide what is compiled."""
+    found = {}
+    for name in ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -265,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(error, flush=True)
             failed = 1
             continue
-        run = made_with(options, entry.pop("versions", {}))
+        run = made_with(options)
         entries[program.name] = entry
         # Another process may have added entries meanwhile.
         records.write(path, records.merge(records.read(path), run, entries))

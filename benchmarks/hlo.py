@@ -1,7 +1,8 @@
 """The compiler's figures of a compiled program, read from its HLO.
 
 A program is a set of computations. The entry is executed once; the body of a loop as often as the
-loop's trip count says; a computation within a fusion as often as the fusion.
+loop's trip count says (once, if the compiler does not know it); a computation within a fusion as
+often as the fusion. Every branch of a conditional counts.
 """
 
 from __future__ import annotations

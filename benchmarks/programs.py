@@ -9,14 +9,12 @@ so inputs are shapes.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
 import sys
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,9 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 import egno_jax
-from benchmarks import cases, floor, hlo, naive
+from benchmarks import cases, floor, hlo
+from benchmarks.peer_jax import Plain, batch_of
 from egno_jax import training
-from egno_jax.datasets import Batch
 from egno_jax.training.batches import by_kind
 from egno_jax.training.devices import time_axis, using
 from egno_jax.training.step import run_chunk
@@ -74,17 +72,6 @@ def placed(tree: Any, sharding: Sharding, lead: tuple[int, ...] = ()) -> Any:
         return jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype, sharding=sharding)
 
     return jax.tree.map(place, tree)
-
-
-def batch_of(problem: cases.Problem) -> Batch:
-    """Returns the batch that the library trains on."""
-    return Batch(
-        graph=problem.graph,
-        times=problem.times,
-        positions=problem.positions,
-        velocities=np.zeros_like(problem.positions),
-        node_mask=np.ones(problem.positions.shape[1], bool),
-    )
 
 
 def params_of(problem: cases.Problem, **changes: Any) -> egno_jax.Params:
@@ -178,11 +165,21 @@ def work_of(
 
 
 def entry(request: dict[str, Any]) -> dict[str, Any]:
-    """Compiles the program of a request and returns its entry in the results."""
+    """Compiles the program of a request and returns its entry in the results.
+
+    Raises:
+      RuntimeError: the plain version should be in the program and is not.
+    """
+    plain = Plain()
     if request.get("variant") == "naive":
         # The loss and the training step find `apply` here.
-        egno_jax.model.apply = naive.apply
+        egno_jax.model.apply = plain
     lowered, work = lower(request)
+    if egno_jax.model.apply is plain and plain.num_traced == 0:
+        raise RuntimeError(
+            "egno_jax.model.apply: got no call by the program, expected one, so that the plain "
+            "version is compiled; fix benchmarks.programs.entry"
+        )
     started, cpu_started = time.perf_counter(), time.process_time()
     compiled = lowered.compile()
     seconds = {
@@ -191,16 +188,7 @@ def entry(request: dict[str, Any]) -> dict[str, Any]:
     }
     if request.get("text"):
         Path(request["text"]).write_text(compiled.as_text())
-    return {**work, **hlo.figures(compiled), **seconds, "versions": versions()}
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of the packages that decide what is compiled."""
-    found = {}
-    for name in ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+    return {**work, **hlo.figures(compiled), **seconds}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,9 +5,20 @@ import subprocess
 import sys
 import textwrap
 
+import jax
 import pytest
 
-from benchmarks import cases, chips, compiled, compiled_page, hlo, provenance, records, scaling
+from benchmarks import (
+    cases,
+    chips,
+    compiled,
+    compiled_page,
+    hlo,
+    programs,
+    provenance,
+    records,
+    scaling,
+)
 from benchmarks.compiled import Program
 
 MESHES = {
@@ -95,6 +106,29 @@ def test_unknown_words_are_refused(capsys, words, message):
     with pytest.raises(SystemExit):
         compiled.parse(words)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variant", ["ours", "ours-bf16"])
+def test_programs_are_those_of_the_library(variant):
+    """Lowered for the CPU: positions of all nodes at all times, and the state after a step."""
+    problem, changes = cases.make(cases.TINY), programs.VARIANTS[variant]
+    forward = programs.lower_forward(problem, jax.devices()[0], **changes)
+    num_nodes, _ = cases.num_nodes_and_edges(problem)
+    assert forward.out_info.positions.shape == (cases.TINY.num_times, num_nodes, 3)
+    step = programs.lower_step(problem, jax.devices(), **changes)
+    state, metrics = step.out_info
+    assert state.step.shape == () and metrics.loss.shape == (1,)
+    (state_before, _, batch, *_), _ = step.args_info
+    assert jax.tree.structure(state) == jax.tree.structure(state_before)
+    assert batch.positions.shape == (1, 1, *problem.positions.shape)
+
+
+def test_a_share_on_a_mesh_has_an_eighth_of_the_graphs_and_its_own_times():
+    protein = Program("v5e:4x4", "protein", "step", "data=2,time=8", "ours", provenance.ROOT)
+    case = compiled.case_of(protein)
+    assert (case.num_graphs, case.num_times) == (1, 8 * cases.CASES["protein"].num_times)
+    long = protein._replace(case=compiled.LONG.name)
+    assert compiled.case_of(long) == compiled.LONG
 
 
 def program(target="v5e", kind="step", mesh=None, row="ours"):
