@@ -10,9 +10,9 @@ process of its own, and writes what they report to `benchmarks/results/compiled.
 later run adds its entries, with a table and pictures. **These are the compiler's figures; nothing
 is run.**
 
-A target is one chip, such as `v5e`, or a slice, such as `v5e:4x4`, for which training steps are
-compiled on meshes. On a slice each share of a batch has an eighth of the case's graphs, at least
-one, and each device the case's number of times.
+A target is one chip, such as `v5e`; or a slice, such as `v5e:4x4`, or several, such as `v5e:4x4*2`,
+for which training steps are compiled on meshes. On a slice each share of a batch has an eighth of
+the case's graphs, at least one, and each device the case's number of times.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ MESHES = {
     "v5p:4x4x4": ((8, 8), (32, 2), (1, 64)),
     "v5p:16x16x16": ((64, 64), (512, 8)),
     "v6e:16x16": ((4, 64),),
+    "v5e:16x16*2": ((8, 64),),
 }
 POD_CASES = ("protein", LONG.name)
 # XLA must not look for devices, nor libtpu for a metadata server. Several processes may compile.
@@ -148,7 +149,9 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
             parser.error(f"{missing('v5e')}; {missing('h100')}")
     for target in options.target:
         if target.partition(":")[0] not in CHIPS:
-            parser.error(f"--target: got {target}, expected such as {', '.join(CHIPS)}, v5e:4x4")
+            parser.error(
+                f"--target: got {target}, expected such as {', '.join(CHIPS)}, v5e:4x4, v5e:4x4*2"
+            )
         if not options.tables and (message := missing(target)):
             parser.error(message)
 

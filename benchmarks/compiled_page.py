@@ -250,7 +250,7 @@ def _draw(rows: Sequence[Row], title: str, value: Callable[[Row], float | None])
     if not known:
         return None
     variants = list(dict.fromkeys(row.variant for row in known))
-    figure = Figure(figsize=(3.2 * len(targets) + 1, 6), layout="constrained")
+    figure = Figure(figsize=(max(3.2 * len(targets), 5) + 1, 6), layout="constrained")
     grid = figure.subplots(len(KINDS), len(targets), squeeze=False, sharey="row")
     for index, kind in enumerate(KINDS):
         for axes, target in zip(grid[index], targets, strict=True):

@@ -49,7 +49,8 @@ def devices_of(target: str) -> Sequence[jax.Device]:
     """Returns the compile-only devices of a target.
 
     Args:
-      target: `h100`; a kind of TPU such as `v5e`; or a slice such as `v5e:4x4` or `v5p:16x16x16`.
+      target: `h100`; a kind of TPU such as `v5e`; a slice such as `v5e:4x4` or `v5p:16x16x16`; or
+        several, such as `v5e:4x4*2`.
     """
     if target == "h100":
         topology = topologies.get_topology_desc(
@@ -59,8 +60,10 @@ def devices_of(target: str) -> Sequence[jax.Device]:
             target_config=(_TARGETS / f"{target}.txt").read_text(),
         )
     else:
-        name = _SLICES.get(target, target)
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
+        name, _, number = _SLICES.get(target, target).partition("*")
+        topology = topologies.get_topology_desc(
+            platform="tpu", topology_name=name, num_slices=int(number or 1)
+        )
     return topology.devices
 
 

@@ -26,6 +26,7 @@ MESHES = {
     "v6e:16x16": [(4, 64)],
     "v5p:4x4x4": [(8, 8), (32, 2), (1, 64)],
     "v5p:16x16x16": [(64, 64)],
+    "v5e:4x4*2": [(4, 8), (2, 16)],
 }
 TEXT = """HloModule example
 
@@ -196,7 +197,7 @@ def test_a_training_step_on_a_mesh_of_tpus_only_sums(libtpu):
 
 
 def test_every_torus_has_its_meshes(libtpu):
-    """Neighbours along the last axis are close on the torus, and every device is used once."""
+    """Every device is used once, and times are not split over several slices."""
     script = f"""
         from benchmarks.programs import devices_of
         from egno_jax.training import MeshShape, make_mesh
@@ -207,6 +208,8 @@ def test_every_torus_has_its_meshes(libtpu):
                 mesh = make_mesh(MeshShape(*shape), devices=devices)
                 assert mesh.devices.shape == shape and mesh.axis_names == ("data", "time")
                 assert len({{device.id for device in mesh.devices.flat}}) == len(devices)
+                slices = [{{getattr(d, "slice_index", 0) for d in row}} for row in mesh.devices]
+                assert all(len(found) == 1 for found in slices)
                 assert all(axis.name == "Auto" for axis in mesh.axis_types)
     """
     done = subprocess.run(
