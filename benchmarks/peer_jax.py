@@ -49,7 +49,7 @@ class JaxPeer:
         self._apply = egno_jax.apply
         if name == "naive":
             # The loss and the training loop find `apply` here.
-            self._apply = egno_jax.model.apply = _Plain()
+            self._apply = egno_jax.model.apply = Plain()
 
     def info(self) -> dict[str, Any]:
         """Returns device, versions and threads."""
@@ -138,12 +138,13 @@ class JaxPeer:
         return {"used": stats["bytes_in_use"], "peak": stats["peak_bytes_in_use"]}
 
 
-class _Plain:
+class Plain:
     """The plain version, with the number of times that it was traced."""
 
     num_traced = 0
 
     def __call__(self, *args: Any) -> egno_jax.Trajectory:
+        """Decodes as `benchmarks.naive.apply` does."""
         self.num_traced += 1
         return naive.apply(*args)
 

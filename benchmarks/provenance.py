@@ -15,11 +15,11 @@ def date() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def commit() -> str:
-    """Returns the commit, marked if the library or its benchmarks differ from it."""
+def commit(root: Path = ROOT) -> str:
+    """Returns a checkout's commit, marked if the library or its benchmarks differ from it."""
     try:
-        name = _git("rev-parse", "--short", "HEAD")
-        changes = _git("status", "--porcelain", "--", "egno_jax", "benchmarks/*.py")
+        name = _git(root, "rev-parse", "--short", "HEAD")
+        changes = _git(root, "status", "--porcelain", "--", "egno_jax", "benchmarks/*.py")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{name}, with changes" if changes else name
@@ -35,6 +35,6 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
     return done.stdout.strip()

@@ -52,6 +52,9 @@ def write(directory: Path) -> None:
     ]
     if others:
         sections.append("\n".join(["## Other measurements", "", *others, ""]))
+    compiled = folder / "compiled.md"  # of `benchmarks.compiled_page`
+    if compiled.exists():
+        sections.append(compiled.read_text())
     (directory / "RESULTS.md").write_text("\n".join([_INTRODUCTION, *sections]))
 
 

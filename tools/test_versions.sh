@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs the core tests with the oldest dependencies that setup.cfg allows and with the newest ones, on
-# the oldest and the newest supported Python of this machine.
+# the oldest and the newest supported Python of this machine. The newest environment has XLA's compiler
+# for TPU too, so that programs are compiled for TPUs (tests/benchmarks/test_compiled.py).
 #
 #   test_versions.sh [WORKERS]  (from the repository's root)
 #
@@ -9,16 +10,17 @@ set -eu
 workers=${1:-2}
 status=0
 
-# core_tests NAME PYTHON REQUIREMENT...
+# core_tests NAME PYTHON PROJECT REQUIREMENT...
 core_tests() {
     name=$1
     python=$2
-    shift 2
+    project=$3
+    shift 3
     venv=.venvs/$name
     "$venv/bin/python" -c 'import pip' >/dev/null 2>&1 ||
         "$python" -m venv --clear "$venv" || return 1
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade \
-        --upgrade-strategy eager "$@" --editable . pytest pytest-xdist hypothesis ||
+        --upgrade-strategy eager "$@" --editable "$project" pytest pytest-xdist hypothesis ||
         return 1
     echo "== $name: $("$venv/bin/python" -c '
 import importlib.metadata as metadata, platform
@@ -31,14 +33,14 @@ print("Python", platform.python_version(), *(f"{n}=={metadata.version(n)}" for n
 }
 
 if python=$(sh tools/find_python.sh 3.11); then
-    core_tests oldest "$python" $("$python" tools/lower_bounds.py) || status=1
+    core_tests oldest "$python" . $("$python" tools/lower_bounds.py) || status=1
 else
     echo "== oldest: skipped, there is no Python 3.11"
 fi
 
 for version in 3.13 3.12; do
     if python=$(sh tools/find_python.sh "$version"); then
-        core_tests newest "$python" || status=1
+        core_tests newest "$python" ".[aot-tpu]" || status=1
         exit $status
     fi
 done

@@ -6,6 +6,7 @@ training state is replicated. One device is like a mesh of size 1.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import math
 import os
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from egno_jax import ops
@@ -62,7 +63,10 @@ def parse_mesh(text: str) -> MeshShape:
 
 
 def make_mesh(shape: MeshShape, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Makes the mesh of a run; neighbours along `time` are neighbours in the list of devices.
+    """Makes the mesh of a run, on any torus; neighbours along `time` are close in the network.
+
+    Axes of a TPU's torus are split between `data` and `time` where the shape requires it. Several
+    TPU slices, or several GPU machines, are joined along `data` as far as its size allows.
 
     Args:
       shape: the sizes of its axes.
@@ -81,7 +85,38 @@ def make_mesh(shape: MeshShape, *, devices: Sequence[jax.Device] | None = None) 
             f"in {jax.process_count()} processes"
         )
     types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(shape), AXES, axis_types=types, devices=available[:needed])
+    return Mesh(arranged(shape, available[:needed]), AXES, axis_types=types)
+
+
+def arranged(shape: MeshShape, devices: Sequence[jax.Device]) -> np.ndarray:
+    """Arranges devices to an array `[data, time]`, by their places in the network.
+
+    Args:
+      shape: the sizes of the axes.
+      devices: as many as the shape has.
+
+    Raises:
+      ValueError: there are several slices, and not equally many devices of each.
+    """
+    sizes = collections.Counter(getattr(device, "slice_index", 0) for device in devices)
+    num_slices = len(sizes)
+    if num_slices == 1:
+        # The same order as `jax.make_mesh`, which refuses to split axes of most tori.
+        return mesh_utils.create_device_mesh(tuple(shape), devices, allow_split_physical_axes=True)
+    if len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"mesh: got {shape} with {dict(sizes)} devices of each slice, expected equally many; "
+            "choose a mesh of all devices"
+        )
+    # The gradient's sum over `data` is one a step, the sums over `time` are several a layer.
+    over_data = math.gcd(shape.data, num_slices)
+    over_time = num_slices // over_data
+    return mesh_utils.create_hybrid_device_mesh(
+        (shape.data // over_data, shape.time // over_time),
+        (over_data, over_time),
+        devices,
+        allow_split_physical_axes=True,
+    )
 
 
 def shape_of(mesh: Mesh | None) -> MeshShape:

@@ -20,12 +20,13 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 import egno_jax
+from benchmarks import hlo
 from benchmarks.scaling import Size
 from egno_jax import datasets, ops, training
 from egno_jax.datasets import nbody
 from egno_jax.metrics import Mean
 from egno_jax.training.step import Trainer
-from tests import helpers, hlo
+from tests import helpers
 from tests.datasets.test_buckets import swarm
 
 NUM_STEPS, CHUNK = 12, 4

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 import egno_jax
 from egno_jax import datasets, training
@@ -131,11 +132,52 @@ def test_a_mesh_of_too_many_devices_is_refused():
         make_mesh(MeshShape(data=available + 1))
 
 
+def slices(num_slices, num_devices):
+    """Returns the devices of several slices, in a mixed order."""
+    return [
+        Device(slice, slice, num_devices * slice + number)
+        for number in range(num_devices)
+        for slice in range(num_slices)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "over_data", "over_time"),
+    [((2, 4), 2, 1), ((4, 2), 2, 1), ((8, 1), 2, 1), ((1, 8), 1, 2), ((3, 8), 1, 2)],
+)
+def test_slices_are_joined_along_data_if_they_can_be(shape, over_data, over_time):
+    data, time = shape
+    grid = devices.arranged(MeshShape(*shape), slices(2, data * time // 2))
+    assert grid.shape == shape and len({device.id for device in grid.flat}) == data * time
+    for index, device in np.ndenumerate(grid):
+        part = index[0] * over_data // data, index[1] * over_time // time
+        assert device.slice_index == max(part)
+
+
+def test_slices_must_be_whole():
+    with pytest.raises(ValueError, match="mesh: got data=3,time=1"):
+        devices.arranged(MeshShape(3, 1), slices(2, 2)[:3])
+
+
+def test_one_slice_keeps_the_order_of_the_devices():
+    found = slices(1, 8)
+    grid = devices.arranged(MeshShape(2, 4), found)
+    assert grid.flatten().tolist() == found
+    mesh = make_mesh(MeshShape())
+    assert mesh.axis_types == (AxisType.Auto, AxisType.Auto)
+    assert mesh == jax.make_mesh((1, 1), devices.AXES, axis_types=mesh.axis_types)
+
+
 class Device:
     """As much of a device as a mesh's layout looks at."""
 
-    def __init__(self, process_index):
-        self.process_index = process_index
+    device_kind = platform = "gpu"
+
+    def __init__(self, process_index, slice_index=0, id=0):
+        self.process_index, self.slice_index, self.id = process_index, slice_index, id
+
+    def __repr__(self):
+        return f"{self.slice_index}:{self.id}"
 
 
 class Grid:
