@@ -26,6 +26,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSha
 import egno_jax
 from benchmarks import cases, floor, hlo
 from benchmarks.peer_jax import Plain, batch_of
+from egno_jax import graph as graph_lib
 from egno_jax import training
 from egno_jax.training.batches import by_kind
 from egno_jax.training.devices import time_axis, using
@@ -125,9 +126,7 @@ def lower_step(
     axes, lead = (None, "data"), (1, shape_or_one.data)
     over_time = time_axis(mesh, problem.case.num_times)
     batches = by_kind(
-        batch_of(problem),
-        lambda leaf: placed(leaf, sharding(*axes), lead),
-        lambda leaf: placed(leaf, sharding(*axes, over_time), lead),
+        batch_of(problem), lambda leaf, *t: placed(leaf, sharding(*axes, *t), lead), over_time
     )
     with using(mesh):
         return run_chunk.lower(placed(state, sharding()), None, batches, None, config, None)
@@ -141,6 +140,8 @@ def lower(request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     mesh = request.get("mesh")
     shape = training.parse_mesh(mesh) if mesh else None
     problem = cases.make(case)
+    if request.get("layout", "accelerator") != "none":
+        problem = problem._replace(graph=graph_lib.prepare(problem.graph, "accelerator"))
     work = work_of(problem, request["kind"], shape)
     if request["kind"] == "forward":
         return lower_forward(problem, devices[0], **changes), work

@@ -93,11 +93,13 @@ class EGNO(nn.Module):
         """Decodes the trajectory; see `egno_jax.apply`."""
         graph, times = checked_inputs(graph, times)
         config = self.config
+        if not getattr(self.layer or layer_factory(config), "supports_layouts", False):
+            graph = graph_lib.without_layout(graph)
         state, frame = initial_state(graph, config, self.layer)
         times = jnp.asarray(times, time_dtype(times, state.positions))
         times, context, requested = _time_grid(times, config, frame.graph_ids)
         tau = times / config.time_scale
-        features = time_embedding(config)(graph.nodes["features"], tau, frame.graph_ids)
+        features = time_embedding(config)(state.features[0], tau, frame.graph_ids)
         state = state.at_times(tau.shape[0])._replace(features=features)
         state = jax.tree.map(ops.shard_times, state)
         for index in range(config.num_layers):
@@ -155,7 +157,7 @@ def apply(params: Params, graph: jraph.GraphsTuple, times: Float[Array, "P *G"])
         feature sizes differ from those that the weights were made for.
     """
     check_params(params)
-    graph, times = checked_inputs(graph, times)
+    graph, times = checked_inputs(graph_lib.prepared(graph), times)
     check_feature_sizes(params, graph)
     module = family_of(params.config).module(params.config)
     return module.apply({"params": params.weights}, graph, times)
@@ -182,25 +184,30 @@ class Frame(NamedTuple):
     """The frame and units that the model computes in, and the conversion back.
 
     Attributes:
-      graph_ids: `[N]`, the graph of each node.
-      centre: `[N, 3]`, the mean initial position of each node's graph.
+      graph_ids: `[N]`, the graph of each node; with blocks, `[n, G]`.
+      centre: `[N, 3]`, the mean initial position of each node's graph; with blocks, `[1, G, 3]`.
       centre_residual: `[N, 3]`, the mean of the positions after subtracting `centre`; the exact
         centre is the sum of both.
       velocity_scale: `config.velocity_scale`.
+      blocks: the arrangement of the nodes in the model; None: that of the graph.
     """
 
-    graph_ids: Int[Array, "N"]
+    graph_ids: Int[Array, "*nodes"]
     centre: Float[Array, "N 3"]
     centre_residual: Float[Array, "N 3"]
     velocity_scale: float
+    blocks: ops.Blocks | None = None
 
     def trajectory(self, state: State) -> Trajectory:
         """Returns a state as a trajectory, with the origin and the units of the input."""
-        return Trajectory(
+        parts = (
             (state.positions + self.centre_residual) + self.centre,
             state.velocities / self.velocity_scale,
             state.features,
         )
+        if self.blocks is not None:
+            parts = [self.blocks.to_nodes(part) for part in parts]
+        return Trajectory(*parts)
 
 
 def initial_state(
@@ -211,27 +218,36 @@ def initial_state(
     `layer` is the spatial layer, whose `extra` starts as zeros; None: the registered one.
     """
     graph_ids = graph_lib.graph_ids(graph.n_node, graph.nodes["positions"].shape[0])
-    positions, velocities, centre, residual = centred_state(graph, graph_ids)
-    shape = (1, positions.shape[0])
+    blocks = graph_lib.layout_of(graph)
+    if isinstance(blocks, ops.Blocks):
+        arranged = {name: blocks.to_blocks(x[None])[0] for name, x in graph.nodes.items()}
+        graph = graph._replace(nodes=arranged)
+        graph_ids = blocks.to_blocks(graph_ids[None, :, None])[0, ..., 0]
+    else:
+        blocks = None
+    positions, velocities, centre, residual = centred_state(graph, graph_ids, blocks)
+    shape = (1, *graph_ids.shape)
     extra = initial_extra(layer or layer_factory(config), config, shape, positions.dtype)
-    velocities = velocities * config.velocity_scale
-    state = State(positions[None], velocities[None], graph.nodes["features"][None], extra)
-    return state, Frame(graph_ids, centre, residual, config.velocity_scale)
+    parts = positions, velocities * config.velocity_scale, graph.nodes["features"]
+    frame = Frame(graph_ids, centre, residual, config.velocity_scale, blocks)
+    return State(*(part[None] for part in parts), extra), frame
 
 
 def centred_state(
-    graph: jraph.GraphsTuple, graph_ids: Int[Array, "N"]
+    graph: jraph.GraphsTuple, graph_ids: Int[Array, "N"], blocks: ops.Blocks | None = None
 ) -> tuple[Float[Array, "N 3"], Float[Array, "N 3"], Float[Array, "N 3"], Float[Array, "N 3"]]:
     """Returns positions relative to their graph's centre, velocities, the centre, and its residual.
 
     The centre is `centre + residual`: far from the origin the mean is rounded, so the mean of the
-    differences is also subtracted.
+    differences is also subtracted. With `blocks` the nodes of the graph are arranged in them.
     """
     positions, velocities = graph.nodes["positions"], graph.nodes["velocities"]
     dtype = jnp.result_type(positions.dtype, velocities.dtype, jnp.float32)
     positions, velocities = positions.astype(dtype), velocities.astype(dtype)
 
     def mean_of_graph(x: Float[Array, "N 3"]) -> Float[Array, "N 3"]:
+        if blocks is not None:
+            return blocks.graph_mean(x[None])[0]
         mean = ops.graph_mean(x, graph_ids, graph.n_node)
         return jnp.take(mean, graph_ids, axis=0, mode="clip")
 

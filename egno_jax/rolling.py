@@ -101,14 +101,17 @@ def rollout(
     num_windows, times = as_count("num_windows", num_windows, 1), _checked_times(times)
     if supervised_velocities is None:
         supervised_velocities = params.config.velocity_weight > 0
+    keeps_edges = next_graph is None or getattr(next_graph, "func", None) is _refreshed
     next_graph = _checked_next_graph(next_graph, graph, supervised_velocities)
     graph_lib.check_structure(graph, times)
+    layout = graph_lib.layout_of(graph_lib.prepared(graph)) if keeps_edges else None
     graph = _with_flag(jax.tree.map(jnp.asarray, graph))
     times = jnp.asarray(times, jnp.result_type(times, graph.nodes["positions"].dtype))
     from_start = jnp.concatenate([jnp.zeros_like(times[:1]), times])
 
     def window(graph: jraph.GraphsTuple, _: None) -> tuple[jraph.GraphsTuple, tuple[Array, ...]]:
-        found = apply(params, graph, times)
+        state_graph = graph if layout is None else graph_lib.with_layout(graph, layout)
+        found = apply(params, state_graph, times)
         start = graph.nodes["positions"][None].astype(found.positions.dtype)
         state = State(
             positions=found.positions[-1],

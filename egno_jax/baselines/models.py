@@ -9,13 +9,14 @@ Source: Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics",
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jraph
 
+from egno_jax import graph as graph_lib
 from egno_jax import model, ops
 from egno_jax.baselines.config import BaselineConfig, has_independent_times, num_times
 from egno_jax.model import Frame, Trajectory
@@ -48,6 +49,11 @@ def _check_one_time(times: Array, method: str) -> None:
         )
 
 
+def _checked_inputs(graph: jraph.GraphsTuple, times: Any) -> tuple[jraph.GraphsTuple, Array]:
+    """Checks the inputs as EGNO does; baselines use the edges as the graph lists them."""
+    return model.checked_inputs(graph_lib.without_layout(graph), times)
+
+
 class LinearMotion(nn.Module):
     """Uniform motion, x + v t / s with one learned number s, the unit of time.
 
@@ -59,7 +65,7 @@ class LinearMotion(nn.Module):
     @nn.compact
     def __call__(self, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]) -> Trajectory:
         """Decodes the trajectory; see `egno_jax.apply`."""
-        graph, times = model.checked_inputs(graph, times)
+        graph, times = _checked_inputs(graph, times)
         log_speed = self.param("log_speed", nn.initializers.zeros, (), self.config.param_dtype)
         nodes = graph.nodes
         times = model.scaled_times(graph, times, self.config)
@@ -92,7 +98,7 @@ class MPNN(nn.Module):
     @nn.compact
     def __call__(self, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]) -> Trajectory:
         """Predicts the state at the one requested time; see `egno_jax.apply`."""
-        graph, times = model.checked_inputs(graph, times)
+        graph, times = _checked_inputs(graph, times)
         _check_one_time(times, "MPNN")
         width, options = self.config.hidden_dim, layer_options(self.config)
         state, frame = model.initial_state(graph, self.config)
@@ -128,7 +134,7 @@ class EGNN(nn.Module):
     @nn.compact
     def __call__(self, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]) -> Trajectory:
         """Predicts the state at the one requested time; see `egno_jax.apply`."""
-        graph, times = model.checked_inputs(graph, times)
+        graph, times = _checked_inputs(graph, times)
         _check_one_time(times, "EGNN")
         states, frame = _states_of_layers(self.config, graph)
         return frame.trajectory(states[-1])
@@ -145,7 +151,7 @@ class EGNNSequential(nn.Module):
     @nn.compact
     def __call__(self, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]) -> Trajectory:
         """Reads the trajectory off the layers; see `egno_jax.apply`."""
-        graph, times = model.checked_inputs(graph, times)
+        graph, times = _checked_inputs(graph, times)
         num_requested, num_layers = times.shape[0], self.config.num_layers
         if num_requested > num_layers:
             raise ValueError(
@@ -180,7 +186,7 @@ class EGNNRoll(nn.Module):
     @nn.compact
     def __call__(self, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]) -> Trajectory:
         """Rolls the step out; see `egno_jax.apply`."""
-        graph, times = model.checked_inputs(graph, times)
+        graph, times = _checked_inputs(graph, times)
         state, frame = model.initial_state(graph, self.config)
         tau = model.scaled_times(graph, times, self.config)
         take_steps = nn.scan(
@@ -224,7 +230,7 @@ class EGNOWithoutConvolutions(nn.Module):
     @nn.compact
     def __call__(self, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]) -> Trajectory:
         """Decodes the trajectory; see `egno_jax.apply`."""
-        graph, times = model.checked_inputs(graph, times)
+        graph, times = _checked_inputs(graph, times)
         config = self.config
         state, frame = model.initial_state(graph, config)
         tau = model.scaled_times(graph, times, config)

@@ -105,17 +105,34 @@ def take(samples: Samples, indices: Int[Array, "B"], xp: Any = jnp) -> Batch:
     )
     batch_size, nodes_per_sample = mask.shape
     offset = nodes_per_sample * xp.arange(batch_size, dtype=xp.int32)[:, None]
+    layout, graph = graph_lib.layout_of(graph), graph_lib.without_layout(graph)
     graph = graph._replace(
         senders=graph.senders.astype(xp.int32) + offset,
         receivers=graph.receivers.astype(xp.int32) + offset,
     )
+    graph = jax.tree.map(_join, graph)
+    if layout is not None:
+        graph = graph_lib.with_layout(graph, layout.joined(nodes_per_sample))
     return Batch(
-        graph=jax.tree.map(_join, graph),
+        graph=graph,
         times=samples.times,
         positions=positions,
         velocities=velocities,
         node_mask=_join(mask),
     )
+
+
+def prepared(samples: Samples) -> Samples:
+    """Returns samples whose batches have the layout of `egno_jax.graph.prepare`, if there is one.
+
+    Memory maps are left as they are, because the indices of all samples would be read.
+    """
+    if isinstance(samples.graph.senders, np.memmap):
+        return samples
+    layout = graph_lib.stacked_layout(samples.graph, samples.node_mask)
+    if layout is None:
+        return samples
+    return samples._replace(graph=graph_lib.with_layout(samples.graph, layout))
 
 
 def at_times(batch: Batch, indices: Int[Array, "Q B"]) -> Batch:

@@ -29,6 +29,14 @@ from egno_jax.graph.edges import (
     squared_distances,
     with_features,
 )
+from egno_jax.graph.prepare import (
+    layout_of,
+    prepare,
+    prepared,
+    stacked_layout,
+    with_layout,
+    without_layout,
+)
 from egno_jax.graph.validation import (
     as_times,
     check_alike,
@@ -51,12 +59,18 @@ __all__ = [
     "fully_connected_edges",
     "graph_ids",
     "ladder_size",
+    "layout_of",
     "pad",
     "pad_nodes",
     "pad_times",
+    "prepare",
+    "prepared",
     "radius_edges",
     "squared_distances",
+    "stacked_layout",
     "unbatch",
     "validate",
     "with_features",
+    "with_layout",
+    "without_layout",
 ]

@@ -10,6 +10,7 @@ import jraph
 import numpy as np
 
 from egno_jax.checks import shape_text
+from egno_jax.graph.prepare import without_layout
 from egno_jax.graph.validation import check_alike, check_indices, check_structure
 
 if TYPE_CHECKING:
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 def batch(graphs: Sequence[jraph.GraphsTuple]) -> jraph.GraphsTuple:
     """Joins graphs or batches, at least one, in their order into one `GraphsTuple` of NumPy arrays.
 
+    A layout is left out, here and below: call `prepare` last.
+
     Raises:
       ValueError: as `check_alike`.
     """
-    graphs = list(graphs)
+    graphs = [without_layout(graph) for graph in graphs]
     check_alike(graphs)
     return with_int32_indices(jraph.batch_np([jax.tree.map(np.array, graph) for graph in graphs]))
 
@@ -39,6 +42,7 @@ def unbatch(graph: jraph.GraphsTuple) -> list[jraph.GraphsTuple]:
     Raises:
       ValueError: if the batch is malformed, or its counts and indices disagree.
     """
+    graph = without_layout(graph)
     check_structure(graph)
     check_indices(graph)
     # jraph.unbatch_np shifts the indices of its argument in place, so it gets a copy.
@@ -93,6 +97,7 @@ def pad(
     Raises:
       ValueError: if the graph is malformed, or a size is too small for it.
     """
+    graph = without_layout(graph)
     check_structure(graph)
     nodes, edges, graphs = len(graph.nodes["positions"]), len(graph.senders), len(graph.n_node)
     num_edges = ladder_size(edges) if num_edges is None else num_edges

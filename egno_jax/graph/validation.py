@@ -97,7 +97,10 @@ def _check_graph_structure(graph: Any, leading: tuple[str, ...]) -> dict[str, in
         _check_keys("graph.edges", graph.edges, ("features",), "None or ")
         check("edges['features']", graph.edges["features"], "floating", "E", "D")
     for field, letter in (("nodes", "N"), ("edges", "E"), ("globals", "G")):
-        _check_lengths(field, getattr(graph, field), (*leading, letter), sizes)
+        tree = getattr(graph, field)
+        if field == "globals" and isinstance(tree, Mapping):  # a layout has other axes
+            tree = {name: leaves for name, leaves in tree.items() if name != "layout"}
+        _check_lengths(field, tree, (*leading, letter), sizes)
     return sizes
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class State(NamedTuple):
     """The state at all times; blocks map one to the next.
 
+    With the layout `egno_jax.ops.Blocks` the axis N is two axes, `[n, G]`.
+
     Attributes:
       positions: `[P, N, 3]`, relative to the centre of each graph at time 0.
       velocities: `[P, N, 3]`.
@@ -48,6 +50,10 @@ class SpatialLayer(Protocol):
     It updates the state at each time separately; the block does the temporal convolutions. Use
     differences of positions, so that the layer commutes with translations, and return vectors and
     `extra` that rotate with the input.
+
+    `supports_layouts = True`, a class attribute, is optional: the layer then gets graphs with a
+    layout (`egno_jax.graph.layout_of`), which it must use; `egno_jax.ops.sums_over` shows how.
+    Other layers get the edges as the graph lists them.
 
     `carries(config)`, a static method, is optional. It returns the irreps of the features that the
     layer carries from block to block, such as `{"vectors": "16x1o + 16x1e"}`. They start as zeros,
@@ -111,7 +117,7 @@ def layer_factory(config: EGNOConfig) -> LayerFactory:
 
 
 def initial_extra(
-    layer: LayerFactory, config: EGNOConfig, shape: tuple[int, int], dtype: Any
+    layer: LayerFactory, config: EGNOConfig, shape: tuple[int, ...], dtype: Any
 ) -> dict[str, e3nn.IrrepsArray]:
     """Returns the features that a layer declares, as zeros `[P, N, irreps]`."""
     carries = getattr(layer, "carries", lambda config: {})(config)
@@ -192,6 +198,9 @@ def move_along_mean(config: EGNOConfig, state: State, graph: jraph.GraphsTuple, 
     mean_field = MeanField(
         config.hidden_dim, config.mean_field_channels, name=name, **layer_options(config)
     )
+    layout = graph_lib.layout_of(graph)
+    if isinstance(layout, ops.Blocks):
+        return state._replace(positions=mean_field(*state[:3], layout=layout))
     graph_ids = graph_lib.graph_ids(graph.n_node, state.positions.shape[1])
     positions = mean_field(*state[:3], graph_ids, graph.n_node.shape[0])
     return state._replace(positions=positions)
@@ -205,10 +214,10 @@ def _check_update(name: str, before: State, after: Any, width: int) -> None:
             "state._replace(...)"
         )
     shape = before.positions.shape
-    expected = {"positions": shape, "velocities": shape, "features": (*shape[:2], width)}
+    expected = {"positions": shape, "velocities": shape, "features": (*shape[:-1], width)}
     found = {field: getattr(after, field).shape for field in expected}
-    expected |= {key: (*shape[:2], x.irreps) for key, x in before.extra.items()}
-    found |= {key: (*x.shape[:2], x.irreps.regroup()) for key, x in after.extra.items()}
+    expected |= {key: (*shape[:-1], x.irreps) for key, x in before.extra.items()}
+    found |= {key: (*x.shape[:-1], x.irreps.regroup()) for key, x in after.extra.items()}
     for field in expected | found:
         if found.get(field) != expected.get(field):
             raise ValueError(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jraph
 
 from egno_jax import deprecation, ops
+from egno_jax import graph as graph_lib
 from egno_jax.config import EGNOConfig
 from egno_jax.nn.block import Block, State, layer_options, register_layer
 from egno_jax.nn.linear import MLP, as_geometry, cast, compute_dtype
@@ -43,8 +44,12 @@ class EGNNLayer(nn.Module):
         edge_features: Float[Array, "E D"] | None,
         senders: Int[Array, "E"],
         receivers: Int[Array, "E"],
+        layout: ops.Layout | None = None,
     ) -> tuple[Float[Array, "P N 3"], Float[Array, "P N 3"], Float[Array, "P N C"]]:
-        """Returns positions, velocities and features after one round of messages."""
+        """Returns positions, velocities and features after one round of messages.
+
+        `layout` is another arrangement of the edges, see `egno_jax.ops.layouts`.
+        """
         in_features = features.shape[-1]
         edge_dim = 0 if edge_features is None else edge_features.shape[-1]
         weights = {
@@ -63,6 +68,7 @@ class EGNNLayer(nn.Module):
             edge_features,
             senders,
             receivers,
+            layout=layout,
             precision=self.precision,
         )
 
@@ -76,6 +82,7 @@ class EGNNSpatialLayer(nn.Module):
     """`EGNNLayer` as the spatial layer of EGNO, `EGNOConfig(layer="egnn")`: the default."""
 
     config: EGNOConfig
+    supports_layouts = True
 
     def setup(self) -> None:
         """Makes the layer; it shares this module's scope of weights."""
@@ -86,7 +93,11 @@ class EGNNSpatialLayer(nn.Module):
         """Returns the state after one round of messages."""
         edge_features = None if graph.edges is None else graph.edges["features"]
         positions, velocities, features = self.layer(
-            *state[:3], edge_features, graph.senders, graph.receivers
+            *state[:3],
+            edge_features,
+            graph.senders,
+            graph.receivers,
+            graph_lib.layout_of(graph),
         )
         return State(positions, velocities, features, state.extra)
 

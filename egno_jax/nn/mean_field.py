@@ -13,6 +13,8 @@ from egno_jax.nn.linear import MLP, as_geometry, cast, compute_dtype
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
+    from egno_jax.ops.layouts import Blocks
+
 
 class MeanField(nn.Module):
     """Moves every node by global message passing; see `egno_jax.ops.mean_field`.
@@ -40,9 +42,13 @@ class MeanField(nn.Module):
         features: Float[Array, "P N A"],
         graph_ids: Int[Array, "N"] | None = None,
         num_graphs: int = 1,
+        layout: Blocks | None = None,
     ) -> Float[Array, "P N 3"]:
-        """Returns the positions after the step; `graph_ids` None means one graph."""
-        if graph_ids is None:
+        """Returns the positions after the step; `graph_ids` None means one graph.
+
+        With a `layout` the axes of nodes are those of its blocks.
+        """
+        if graph_ids is None and layout is None:
             graph_ids = jnp.zeros(positions.shape[1], jnp.int32)
         options = {"param_dtype": self.param_dtype}
         mlp = MLP(self.features, 2 + self.channels, starts_at_zero=True, name="mlp", **options)
@@ -59,5 +65,6 @@ class MeanField(nn.Module):
             graph_ids,
             num_graphs,
             sender_weights=cast(sender_weights, dtype),
+            layout=layout,
             precision=self.precision,
         )

@@ -2,6 +2,7 @@
 
 from egno_jax import deprecation
 from egno_jax.ops.embedding import embed_times, sinusoidal_embedding
+from egno_jax.ops.layouts import Blocks, EdgeList, Layout, Segments
 from egno_jax.ops.linear import linear, matmul, mlp
 from egno_jax.ops.mean_field import mean_field
 from egno_jax.ops.message_passing import (
@@ -15,6 +16,7 @@ from egno_jax.ops.message_passing import (
     message_sums_reference,
     segment_mean,
     segment_sum,
+    sums_over,
     velocity_factor,
     velocity_factor_reference,
 )
@@ -50,7 +52,11 @@ __all__ = [
     "MAX_STEP",
     "NEGATIVE_SLOPE",
     "TIME_AXIS",
+    "Blocks",
     "Context",
+    "EdgeList",
+    "Layout",
+    "Segments",
     "axis_size",
     "dft",
     "edge_messages",
@@ -84,6 +90,7 @@ __all__ = [
     "spectral_conv_dft",
     "spectral_conv_fft",
     "squared_norm",
+    "sums_over",
     "temporal_conv",
     "temporal_conv_reference",
     "velocity_factor",

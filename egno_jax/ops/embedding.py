@@ -38,12 +38,12 @@ def sinusoidal_embedding(times: Float[Array, "*P"], dim: int) -> Float[Array, "*
 
 def embed_times(
     weights: Mapping[str, Array],
-    features: Float[Array, "N F"],
+    features: Float[Array, "*nodes F"],
     embedding: Float[Array, "P #G T"],
-    graph_ids: Int[Array, "N"],
+    graph_ids: Int[Array, "*nodes"],
     *,
     precision: str = "highest",
-) -> Float[Array, "P N C"]:
+) -> Float[Array, "P *nodes C"]:
     """Applies one linear layer to the concatenation of node features and time embeddings.
 
     `h[p, i] = kernel^T [features_i, embedding_p] + bias`, computed as the sum of a product per node
@@ -51,7 +51,7 @@ def embed_times(
 
     Args:
       weights: `kernel` `[F + T, C]` and `bias` `[C]`.
-      features: `[N, F]`, features of the nodes at the initial time.
+      features: `[N, F]`, or other axes of nodes, features of the nodes at the initial time.
       embedding: `[P, 1, T]` for times shared by all graphs, or `[P, G, T]`.
       graph_ids: `[N]`, the graph of each node.
       precision: precision of the products.
@@ -64,4 +64,6 @@ def embed_times(
     per_time = matmul(embedding, kernel[num_features:], precision)
     if per_time.shape[1] > 1:
         per_time = jnp.take(per_time, graph_ids, axis=1, mode="clip")
+    else:
+        per_time = per_time.reshape(-1, *[1] * (features.ndim - 1), per_time.shape[-1])
     return per_time + per_node

@@ -16,6 +16,8 @@ from egno_jax.ops.message_passing import segment_mean
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
+    from egno_jax.ops.layouts import Blocks
+
 
 def mean_field(
     weights: Mapping[str, Mapping[str, Array]],
@@ -26,23 +28,23 @@ def mean_field(
     num_graphs: int,
     *,
     sender_weights: Mapping[str, Mapping[str, Array]] | None = None,
+    layout: Blocks | None = None,
     precision: str = "highest",
 ) -> Float[Array, "P N 3"]:
-    """Updates positions by global message passing: gives every node global context in O(N) time.
+    """Updates positions by global message passing, in O(N) time.
 
         x_i <- x_i + a_i (x_i - mean_j x_j) + b_i mean_j v_j,    [a_i, b_i] = phi_u(h_i)
 
     Means are over the nodes of a graph. Since x_i - mean_j x_j = mean_j r_ij, this is a message
-    between all pairs of nodes, with a weight that depends only on the receiver. It is equivariant
-    to rotations and translations.
+    between all pairs of nodes, with a weight that depends only on the receiver.
 
     With `sender_weights` there are K virtual-node channels, means weighted by the senders:
 
         x_i <- ... + sum_k c_ik mean_j [w_jk (x_j - mean x) + u_jk v_j],
         [a_i, b_i, c_i] = phi_u(h_i),    [w_j, u_j] = phi_w(h_j)
 
-    A node can then follow one part of its graph and not another. The weights of the messages
-    between all pairs have rank K, as in linear attention: the cost is P N K (C + 3), not P N^2.
+    A node can then follow one part of its graph alone. The weights of the messages between all
+    pairs have rank K, as in linear attention: the cost is P N K (C + 3), not P N^2.
 
     Args:
       weights: phi_u, weights of `egno_jax.ops.mlp` from C to 2 + K.
@@ -52,7 +54,8 @@ def mean_field(
       graph_ids: `[N]`, the graph of each node, from `egno_jax.graph.graph_ids`.
       num_graphs: G.
       sender_weights: phi_w, from C to 2 K; None: K = 0.
-      precision: precision of products over channels; means of coordinates are always exact.
+      layout: the arrangement of the nodes, if they are in blocks.
+      precision: that of products over channels; means of coordinates are exact.
 
     Source: the weighted means correspond to the virtual nodes of Zhang et al., "Improving
     Equivariant Graph Neural Networks on Large Geometric Graphs via Virtual Nodes Learning", ICML
@@ -60,6 +63,8 @@ def mean_field(
     """
 
     def mean(values: Float[Array, "P N B"]) -> Float[Array, "P N B"]:
+        if layout is not None:
+            return layout.graph_mean(values)
         means = segment_mean(values, graph_ids, num_graphs)
         return jnp.take(means, graph_ids, axis=1, mode="clip")
 
@@ -71,5 +76,6 @@ def mean_field(
     shares = mlp(sender_weights, features, precision).astype(positions.dtype)
     of_offsets, of_velocities = jnp.split(shares[..., None], 2, axis=-2)  # [P, N, K, 1] each
     vectors = of_offsets * offsets[..., None, :] + of_velocities * velocities[..., None, :]
-    channels = mean(vectors.reshape(*vectors.shape[:2], -1)).reshape(vectors.shape)
+    means = mean(vectors.reshape(*vectors.shape[:-2], -1))
+    channels = means.reshape(*means.shape[:-1], *vectors.shape[-2:])
     return moved + jnp.sum(factors[..., 2:, None] * channels, axis=-2)

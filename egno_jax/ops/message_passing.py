@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from egno_jax.ops import kernels
+from egno_jax.ops.layouts import EdgeList, Layout
 from egno_jax.ops.linear import linear, matmul, mlp
 from egno_jax.ops.numerics import limit_norm, squared_norm
 
@@ -31,6 +32,7 @@ def egnn_layer(
     senders: Int[Array, "E"],
     receivers: Int[Array, "E"],
     *,
+    layout: Layout | None = None,
     precision: str = "highest",
 ) -> tuple[Float[Array, "P N 3"], Float[Array, "P N 3"], Float[Array, "P N B"]]:
     """Updates positions by velocities and messages, and features by messages.
@@ -48,22 +50,25 @@ def egnn_layer(
       edge_features: `[E, D]`, invariant, the same at all times; or None.
       senders: `[E]`, node j of each message.
       receivers: `[E]`, node i of each message.
+      layout: another arrangement of these edges, whose axes of nodes replace N; see
+        `egno_jax.ops.layouts`. None: the edges as they are.
       precision: precision of products over channels; sums of coordinates are always exact.
 
     Source: Satorras et al., "E(n) Equivariant Graph Neural Networks", 2021, equations 3 to 7, in
     the variant of the EGNO code: mean over neighbours, limited step, no residual of features.
     """
-    message_sum, step_sum = message_sums(
-        weights["message_mlp"],
-        weights["position_mlp"],
-        positions,
-        features,
-        edge_features,
-        senders,
-        receivers,
-        precision=precision,
-    )
-    count = jnp.zeros((positions.shape[1], 1), positions.dtype).at[receivers].add(1, mode="drop")
+    weights_of_messages = weights["message_mlp"], weights["position_mlp"]
+    if layout is None:
+        layout = EdgeList(senders, receivers, positions.shape[1])
+        of_edges = (edge_features, senders, receivers)
+        message_sum, step_sum = message_sums(
+            *weights_of_messages, positions, features, *of_edges, precision=precision
+        )
+    else:
+        message_sum, step_sum = sums_over(
+            layout, *weights_of_messages, positions, features, edge_features, precision=precision
+        )
+    count = layout.in_degree(positions.dtype)
     step = limit_norm(step_sum / jnp.maximum(count, 1), MAX_STEP)
     speed = velocity_factor(weights["velocity_mlp"], features, precision=precision)
     new_features = feature_update(
@@ -119,22 +124,28 @@ def message_sums_reference(
     precision: str = "highest",
 ) -> tuple[Float[Array, "P N C"], Float[Array, "P N 3"]]:
     """Computes `message_sums` in JAX: its specification, with the same arguments and results."""
-    num_nodes = positions.shape[1]
-    difference = _gather(positions, receivers) - _gather(positions, senders)
-    messages = edge_messages(
-        message_mlp,
-        squared_norm(difference),
-        features,
-        edge_features,
-        senders,
-        receivers,
-        precision=precision,
+    edges = EdgeList(senders, receivers, positions.shape[1])
+    mlps = message_mlp, position_mlp
+    return sums_over(edges, *mlps, positions, features, edge_features, precision=precision)
+
+
+def sums_over(
+    edges: Layout,
+    message_mlp: Mapping[str, Mapping[str, Array]],
+    position_mlp: Mapping[str, Mapping[str, Array]],
+    positions: Float[Array, "P *nodes 3"],
+    features: Float[Array, "P *nodes A"],
+    edge_features: Float[Array, "E D"] | None,
+    *,
+    precision: str = "highest",
+) -> tuple[Float[Array, "P *nodes C"], Float[Array, "P *nodes 3"]]:
+    """Computes `message_sums` over edges in any layout; `edge_features` are those of the graph."""
+    difference = edges.of_receivers(positions) - edges.of_senders(positions)
+    messages = _messages(
+        edges, message_mlp, squared_norm(difference), features, edge_features, precision=precision
     )
     coefficients = mlp(position_mlp, messages, precision).astype(positions.dtype)
-    return (
-        segment_sum(messages, receivers, num_nodes),
-        segment_sum(difference * coefficients, receivers, num_nodes),
-    )
+    return edges.to_receivers(messages), edges.to_receivers(difference * coefficients)
 
 
 def feature_update_reference(
@@ -195,17 +206,31 @@ def edge_messages(
     are gathered, e_ij once for all times. `weights` are those of phi_m, whose first kernel has
     `1 + 2 A + D` rows in the order above; other arguments as in `egnn_layer`.
     """
+    edges = EdgeList(senders, receivers, features.shape[1])
+    arrays = squared_distances, features, edge_features
+    return _messages(edges, weights, *arrays, precision=precision)
+
+
+def _messages(
+    edges: Layout,
+    weights: Mapping[str, Any],
+    squared_distances: Float[Array, "P *edges 1"],
+    features: Float[Array, "P *nodes A"],
+    edge_features: Float[Array, "E D"] | None,
+    *,
+    precision: str,
+) -> Float[Array, "P *edges C"]:
     kernel, width = weights["linear_0"]["kernel"], features.shape[-1]
     of_receiver, of_sender = kernel[1 : 1 + width], kernel[1 + width : 1 + 2 * width]
     receiver_terms = matmul(features, of_receiver, precision) + weights["linear_0"]["bias"]
     sender_terms = matmul(features, of_sender, precision)
-    hidden = _gather(receiver_terms, receivers) + _gather(sender_terms, senders)
+    hidden = edges.of_receivers(receiver_terms) + edges.of_senders(sender_terms)
     # Only the product is rounded to the dtype of the features, not the squared distance itself.
     wide = squared_distances * kernel[0].astype(squared_distances.dtype)
     hidden = hidden + wide.astype(hidden.dtype)
     if edge_features is not None and edge_features.shape[-1]:
-        of_edge = kernel[1 + 2 * width :]
-        hidden = hidden + matmul(edge_features.astype(features.dtype), of_edge, precision)
+        arranged = edges.edge_features(edge_features.astype(features.dtype))
+        hidden = hidden + matmul(arranged, kernel[1 + 2 * width :], precision)
     return jax.nn.silu(linear(weights["linear_1"], jax.nn.silu(hidden), precision))
 
 
@@ -216,9 +241,7 @@ def segment_sum(
 
     Adds in float32 or wider and returns the dtype of the values.
     """
-    dtype = jnp.result_type(values.dtype, jnp.float32)
-    total = jnp.zeros((values.shape[0], num_nodes, values.shape[2]), dtype)
-    return total.at[:, receivers].add(values.astype(dtype), mode="drop").astype(values.dtype)
+    return EdgeList(receivers, receivers, num_nodes).to_receivers(values)
 
 
 def segment_mean(
@@ -238,7 +261,3 @@ def graph_mean(
     dtype = jnp.result_type(values.dtype, jnp.float32)
     total = jax.ops.segment_sum(values.astype(dtype), graph_ids, n_node.shape[0])
     return (total / jnp.maximum(n_node, 1)[:, None].astype(dtype)).astype(values.dtype)
-
-
-def _gather(values: Float[Array, "P N C"], indices: Int[Array, "E"]) -> Float[Array, "P E C"]:
-    return jnp.take(values, indices, axis=1, mode="clip")

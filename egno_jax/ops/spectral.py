@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # Slope of the nonlinearity at negative values.
 NEGATIVE_SLOPE = 0.01
+# The most weights of a sum that is not a matrix product.
+MAX_SHORT_SUM = 128
 
 
 class Context(NamedTuple):
@@ -37,12 +39,12 @@ class Context(NamedTuple):
 
     Attributes:
       num_times: P_c; the first P_c samples are equally spaced over one period T.
-      phases: `[R]`, or `[R, N]` if nodes differ: `(t - t_0) / T`, the time of each of the R samples
-        after the first, in periods.
+      phases: `[R]`, or `[R, N]` (or other axes of nodes) if nodes differ: `(t - t_0) / T`, the time
+        of each of the R samples after the first, in periods.
     """
 
     num_times: int
-    phases: Float[Array, "R"] | Float[Array, "R N"]
+    phases: Float[Array, "R"] | Float[Array, "R *nodes"]
 
     @property
     def turns(self) -> Float[Array, "R"] | Float[Array, "R N"]:
@@ -98,8 +100,29 @@ def spectral_conv_dft(
     num_times = x.shape[0]
     modes = num_live_modes(num_times, kernel.shape[1])
     coefficients = sharding.replicate(dft(x, modes))
-    mixed = sharding.replicate(mix_modes(coefficients, kernel[:, :modes], precision))
-    return sharding.shard_times(inverse_dft(mixed, num_times)).astype(x.dtype)
+    if sharding.axis_size(sharding.TIME_AXIS) > 1:  # devices exchange what is mixed
+        mixed = sharding.replicate(mix_modes(coefficients, kernel[:, :modes], precision))
+        return sharding.shard_times(inverse_dft(mixed, num_times)).astype(x.dtype)
+    products = _products(coefficients, kernel[:, :modes], precision)
+    return _sum_over(_basis_of_products(num_times, modes), products, 3).astype(x.dtype)
+
+
+def _products(
+    coefficients: Float[Array, "2 M *rest A"], kernel: Float[Array, "2 M A B"], precision: str
+) -> Float[Array, "2 2 M *rest B"]:
+    """Multiplies the real and imaginary parts of X_k by those of R_k; all four products."""
+    _check_kernel(kernel, coefficients.shape[-1])
+    kernel = kernel.astype(coefficients.dtype)
+    return jnp.einsum("zm...a,ymab->zym...b", coefficients, kernel, precision=precision)
+
+
+def _basis_of_products(num_times: int, num_modes: int) -> Float[np.ndarray, "P 2 2 M"]:
+    """Returns what each product contributes to each time.
+
+    `Re Y = Re X Re R - Im X Im R` and `Im Y = Re X Im R + Im X Re R`, in `inverse_dft`.
+    """
+    real, imag = _inverse_basis(num_times, num_modes)
+    return np.stack([np.stack([real, imag]), np.stack([imag, -real])]).transpose(3, 0, 1, 2)
 
 
 def spectral_conv_at(
@@ -129,7 +152,8 @@ def spectral_conv_at(
     amplitude = jnp.asarray(fourier.amplitudes(context.num_times, modes), mixed.dtype)
     amplitude = amplitude.reshape(mode.shape)
     basis = jnp.stack([amplitude * jnp.cos(angles), -amplitude * jnp.sin(angles)])
-    product = "zmr,zm...->r..." if context.phases.ndim == 1 else "zmrn,zmn...->rn..."
+    nodes = "nijk"[: context.phases.ndim - 1]
+    product = f"zmr{nodes},zm{nodes}...->r{nodes}..."
     response = jnp.einsum(product, basis, mixed, precision="highest").astype(x.dtype)
     return sharding.shard_times(response)
 
@@ -168,16 +192,29 @@ def dft(x: Float[Array, "P *rest C"], num_modes: int) -> Float[Array, "2 M *rest
     `X_k = sum_p x_p exp(-2 pi i k p / P)` for `k < num_modes`; computed in float32 or wider.
     """
     cosines, sines = fourier.basis(x.shape[0], num_modes)
-    return _product_over_times(np.stack([cosines, -sines]), x)
+    return _sum_over(np.stack([cosines, -sines]), x)
 
 
-def _product_over_times(
-    basis: Float[np.ndarray, "2 M P"], x: Float[Array, "P *rest C"]
-) -> Float[Array, "2 M *rest C"]:
+def _sum_over(
+    basis: Float[np.ndarray, "*out *axes"], x: Float[Array, "*axes *rest"], num_axes: int = 1
+) -> Float[Array, "*out *rest"]:
+    """Sums over the first `num_axes` axes of x, weighted by the basis; in float32 or wider.
+
+    It is a matrix product on a CPU and for many weights; else a sum of scaled slices, because a TPU
+    would rearrange all of x for a product, and a GPU launch several programs.
+    """
     dtype = jnp.result_type(x.dtype, jnp.float32)
-    return jnp.einsum(
-        "zmp,p...->zm...", jnp.asarray(basis, dtype), x.astype(dtype), precision="highest"
-    )
+
+    def product(x: Float[Array, "*axes *rest"]) -> Float[Array, "*out *rest"]:
+        return jnp.tensordot(jnp.asarray(basis, dtype), x, num_axes, precision="highest")
+
+    def short_sum(x: Float[Array, "*axes *rest"]) -> Float[Array, "*out *rest"]:
+        weights = jnp.asarray(basis, dtype).reshape(*basis.shape, *[1] * (x.ndim - num_axes))
+        return jnp.sum(weights * x, axis=tuple(range(basis.ndim - num_axes, basis.ndim)))
+
+    if basis.size > MAX_SHORT_SUM:
+        return product(x.astype(dtype))
+    return jax.lax.platform_dependent(x.astype(dtype), cpu=product, default=short_sum)
 
 
 def _dft_of_context(
@@ -190,7 +227,7 @@ def _dft_of_context(
     cosines, sines = fourier.basis(num_times, num_modes)
     basis = np.zeros((2, num_modes, x.shape[0]))
     basis[..., :num_times] = cosines, -sines
-    return _product_over_times(basis, x)
+    return _sum_over(basis, x)
 
 
 def inverse_dft(
@@ -200,11 +237,15 @@ def inverse_dft(
 
     `y_p = 1/P sum_k a_k Re[Y_k exp(2 pi i k p / P)]`, as `irfft` defines it.
     """
-    num_modes = coefficients.shape[1]
+    basis = _inverse_basis(num_times, coefficients.shape[1])
+    return _sum_over(np.moveaxis(basis, 2, 0), coefficients, 2)
+
+
+def _inverse_basis(num_times: int, num_modes: int) -> Float[np.ndarray, "2 M P"]:
+    """Returns what the real and imaginary parts of each mode contribute to each time."""
     cosines, sines = fourier.basis(num_times, num_modes)
     amplitude = fourier.amplitudes(num_times, num_modes)[:, None]
-    basis = jnp.asarray(np.stack([amplitude * cosines, -amplitude * sines]), coefficients.dtype)
-    return jnp.einsum("zmp,zm...->p...", basis, coefficients, precision="highest")
+    return np.stack([amplitude * cosines, -amplitude * sines])
 
 
 def mix_modes(
@@ -216,11 +257,7 @@ def mix_modes(
 
     In real arithmetic one product: `[Re Y, Im Y] = [Re X, Im X] [[Re R, Im R], [-Im R, Re R]]`.
     """
-    if kernel.ndim != 4 or kernel.shape[2] != coefficients.shape[-1]:
-        raise ValueError(
-            f"kernel: got shape {list(kernel.shape)}, expected [2, M, "
-            f"{coefficients.shape[-1]}, C_out]; C_in must be the number of channels of the signal"
-        )
+    _check_kernel(kernel, coefficients.shape[-1])
     real, imag = kernel.astype(coefficients.dtype)
     rows = [jnp.concatenate([real, imag], axis=-1), jnp.concatenate([-imag, real], axis=-1)]
     mixed = jnp.einsum(
@@ -230,3 +267,11 @@ def mix_modes(
         precision=precision,
     )
     return jnp.stack(jnp.split(mixed, 2, axis=-1))
+
+
+def _check_kernel(kernel: Array, width: int) -> None:
+    if kernel.ndim != 4 or kernel.shape[2] != width:
+        raise ValueError(
+            f"kernel: got shape {list(kernel.shape)}, expected [2, M, {width}, C_out]; C_in must "
+            "be the number of channels of the signal"
+        )

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from egno_jax import ops
-from egno_jax.datasets.base import Batch, Samples, num_samples, take
+from egno_jax.datasets.base import Batch, Samples, num_samples, prepared, take
 from egno_jax.datasets.buckets import Buckets, by_size
 from egno_jax.extras import require
 from egno_jax.rolling import check_columns, with_state
@@ -284,6 +284,7 @@ def place(samples: Samples, mesh: Mesh | None, *axes: str) -> Samples:
 def in_shares(samples: Samples, num_shares: int) -> Samples:
     """Splits samples into D shares on the host, `[D, ceil(S / D), ...]`; repetitions are masked."""
     places, is_sample = share_places(num_samples(samples), num_shares)
+    samples = prepared(samples)
 
     def split(leaf: Any) -> np.ndarray:
         return np.asarray(leaf)[None] if num_shares == 1 else np.asarray(leaf)[places]
@@ -334,7 +335,8 @@ class StepBatches:
         if time_axis(mesh, num_times):
             size = num_times // mesh.shape[ops.TIME_AXIS]
             times = slice(size * share.columns[0], size * (share.columns[-1] + 1))
-        self._parts = [by_kind(x, lambda leaf, *t: leaf[:, *t], times) for x in by_size(samples)]
+        parts = [prepared(part) for part in by_size(samples)]
+        self._parts = [by_kind(x, lambda leaf, *t: leaf[:, *t], times) for x in parts]
 
     def __len__(self) -> int:
         return self._num_steps

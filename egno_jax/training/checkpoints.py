@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import shutil
 import tempfile
 import uuid
 import warnings
@@ -57,6 +58,11 @@ class RunCheckpoints:
     def __init__(self, directory: Path, keep: int) -> None:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         self._directory, names = Path(directory).absolute(), ("state", "record")
+        # What a killed run left half-written looks to one of several processes like the directory
+        # that another one creates when the step is saved again.
+        for path in self._directory.glob("*tmp*") if is_main_process() else ():
+            shutil.rmtree(path, ignore_errors=True)
+        wait_for_all("checkpoints opened")
         self._manager = ocp.CheckpointManager(self._directory, options=options, item_names=names)
 
     def __enter__(self) -> RunCheckpoints:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import math
 import os
 import re
@@ -178,12 +179,20 @@ def constrain(tree: Any, *axes: str | None) -> Any:
 def map_shares(function: Callable[..., Any], *shares: Any) -> Any:
     """Applies a function to each of D shares, where it is placed; leaves are `[D, ...]`.
 
-    One share is not mapped by `vmap`, which CPU kernels do not survive.
+    On a mesh that splits nothing but the data, each device runs the function as if it were alone,
+    so that its kernels are used; the gradient of what the shares have in common is summed once,
+    after it. Where the times are split too, XLA partitions the function over the whole mesh.
     """
-    if jax.tree.leaves(shares)[0].shape[0] > 1:
+    if jax.tree.leaves(shares)[0].shape[0] == 1:  # kernels do not survive `vmap`
+        found = function(*jax.tree.map(lambda leaf: leaf[0], shares))
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], found)
+    if ops.axis_size(ops.DATA_AXIS) == 1 or ops.axis_size(ops.TIME_AXIS) > 1:
         return jax.vmap(function, spmd_axis_name=ops.DATA_AXIS)(*shares)
-    found = function(*jax.tree.map(lambda leaf: leaf[0], shares))
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], found)
+    spec = PartitionSpec(ops.DATA_AXIS)
+    of_device = functools.partial(map_shares, function)
+    # Checks would refuse a loss or a metric with a loop that starts from constants, and sum the
+    # gradient of a weight at each of its uses.
+    return jax.shard_map(of_device, in_specs=spec, out_specs=spec, check_vma=False)(*shares)
 
 
 def start_processes(

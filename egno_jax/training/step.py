@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 
 from egno_jax import model
-from egno_jax.datasets.base import Batch, Samples, at_times, num_samples
+from egno_jax.datasets.base import Batch, Samples, at_times, num_samples, prepared
 from egno_jax.datasets.buckets import Buckets, by_size
 from egno_jax.metrics import Errors
 from egno_jax.model import Params
@@ -38,6 +38,7 @@ from egno_jax.training.batches import (
 )
 from egno_jax.training.config import TrainingConfig, make_optimizer
 from egno_jax.training.devices import MeshShape, constrain, make_mesh, map_shares, replicate, using
+from egno_jax.training.flat import flatten, unflatten
 from egno_jax.training.objective import LossFn, Metrics, measure, mse_loss, velocity_weight
 
 if TYPE_CHECKING:
@@ -109,7 +110,9 @@ def train_step(
     The training set has one size. Returns the state after the step and its metrics.
     """
     indices = batch_indices(state.sampler_key, state.step, num_samples(samples), config.batch_size)
-    return _step(state, take_shares(samples, indices), config, None, None)
+    shares = take_shares(samples, indices)
+    new, metrics = _step(flatten(state), state.params, shares, config, None, None)
+    return unflatten(new, state.params), metrics
 
 
 def train_chunk(
@@ -147,16 +150,19 @@ def run_chunk(
     `batches` are `[K, B]`, which of the samples on the devices; or without `samples` the batches
     themselves in shares, from the host, whose leaves are `[K, D, ...]`. The state is donated.
     """
+    like = state.params
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
         shares = batch if samples is None else take_shares(samples, batch)
-        return _step(state, shares, config, mean_nodes, loss_fn)
+        return _step(state, unflatten(state.params, like), shares, config, mean_nodes, loss_fn)
 
-    return constrain(jax.lax.scan(step, state, batches))
+    state, metrics = jax.lax.scan(step, flatten(state), batches)
+    return constrain((unflatten(state, like), metrics))
 
 
 def _step(
     state: TrainState,
+    params: Params,
     shares: Batch,
     config: TrainingConfig,
     mean_nodes: Float[Array, ""] | None,
@@ -164,6 +170,7 @@ def _step(
 ) -> tuple[TrainState, StepMetrics]:
     """Takes one step on a batch in D shares, whose leaves are `[D, ...]`.
 
+    The weights in `state` are flat, see `egno_jax.training.flat`; `params` are the same weights.
     The loss of a batch from buckets is weighted by its real nodes, so that over an epoch every real
     node weighs the same, whichever bucket it is in.
     """
@@ -185,11 +192,15 @@ def _step(
             return weight * losses[0]
         return weight * jnp.sum(losses * nodes) / jnp.maximum(jnp.sum(nodes), 1)
 
-    return _update(state, *_loss_and_gradient(state, config, num_times, loss_at), config)
+    loss, grads = _loss_and_gradient(state, params, config, num_times, loss_at)
+    # Without the barrier a TPU concatenates again for every use.
+    grads = jax.lax.optimization_barrier(flatten(grads))
+    return _update(state, loss, grads, config)
 
 
 def _loss_and_gradient(
     state: TrainState,
+    params: Params,
     config: TrainingConfig,
     num_times: int,
     loss_at: Callable[[Params, Int[Array, "Q B"] | None], Float[Array, ""]],
@@ -197,13 +208,13 @@ def _loss_and_gradient(
     """Returns the loss and its gradient, at all P times or at those drawn for this step."""
     gradient = jax.value_and_grad(loss_at)
     if config.random_times == "all":
-        return gradient(state.params, None)
+        return gradient(params, None)
     choice_key, times_key = jax.random.split(step_key(state.sampler_key, state.step, TIMES))
 
     def at(num_kept: int) -> tuple[Float[Array, ""], Params]:
         size, kind = config.batch_size, config.random_times
         kept = time_indices(times_key, num_times, num_kept, size, kind=kind)
-        return gradient(state.params, kept)
+        return gradient(params, kept)
 
     choice = jax.random.randint(choice_key, (), 0, len(config.num_times))
     return jax.lax.switch(choice, [functools.partial(at, kept) for kept in config.num_times])
@@ -279,7 +290,7 @@ class Trainer:
             mesh = make_mesh(MeshShape()) if mesh is None else mesh
             self._stream = Stream(train, sampler_key(config), config, mesh)
         else:
-            self._resident = [place(part, mesh) for part in by_size(train)]
+            self._resident = [place(prepared(part), mesh) for part in by_size(train)]
 
     def place(self, state: TrainState) -> TrainState:
         """Places a state on all devices."""

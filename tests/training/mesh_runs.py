@@ -2,14 +2,17 @@
 
 python -m tests.training.mesh_runs meshes data=8 data=4,time=2 time=8
 python -m tests.training.mesh_runs processes 127.0.0.1:1234 2 0 data=2,time=2
+python -m tests.training.mesh_runs kernels data=2
 python -m tests.training.mesh_runs traffic
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -17,7 +20,7 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import egno_jax
 from benchmarks import hlo
@@ -25,7 +28,7 @@ from benchmarks.scaling import Size
 from egno_jax import datasets, ops, training
 from egno_jax.datasets import nbody
 from egno_jax.metrics import Mean
-from egno_jax.training.step import Trainer
+from egno_jax.training.step import Trainer, run_chunk
 from tests import helpers
 from tests.datasets.test_buckets import swarm
 
@@ -119,6 +122,36 @@ def mixed(names: list[str]) -> dict:
             Trainer(buckets, buckets, CONFIG, make_mesh(name), **options), params, num_steps=CHUNK
         )
         for name in names
+    }
+
+
+def with_kernels(names: list[str]) -> dict:
+    """Compiles a chunk of training on each mesh, of a width that has kernels, and runs it.
+
+    The weights of the model are `num_weights` numbers in `num_arrays` arrays.
+    """
+    config = dataclasses.replace(MODEL, hidden_dim=16)
+    params = helpers.random_params(np.random.default_rng(0), config, 1, 2)
+    found = {name: compiled_chunk(params, make_mesh(name)) for name in names}
+    leaves = jax.tree.leaves(params)
+    return {**found, "num_arrays": len(leaves), "num_weights": sum(leaf.size for leaf in leaves)}
+
+
+def compiled_chunk(params: egno_jax.Params, mesh: Mesh | None) -> dict:
+    """Returns the losses of a chunk, and the kernels and collectives of its program."""
+    _, train, valid = task()
+    trainer = Trainer(train, valid, CONFIG, mesh)
+    state = trainer.place(training.init_state(params, CONFIG))
+    with training.devices.using(mesh):
+        samples, batches = trainer._batches(0, CHUNK)
+        program = run_chunk.lower(state, samples, batches, None, CONFIG, None).compile()
+        _, metrics = program(state, samples, batches, None)
+    text = program.as_text()
+    return {
+        "loss": metrics.loss.tolist(),
+        "grad_norm": metrics.grad_norm.tolist(),
+        "kernels": sorted(re.findall(r'custom_call_target="(egno_\w+)"', text)),
+        "collectives": hlo.collectives(text),
     }
 
 
@@ -258,6 +291,8 @@ def main() -> None:
         found = mixed(names)
     elif command == "losses":
         found = {"losses": losses(["none", *arguments])}
+    elif command == "kernels":
+        found = with_kernels(["none", *arguments])
     elif command == "meshes":
         found = {
             "losses": losses(["none", *arguments]),

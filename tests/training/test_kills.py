@@ -132,7 +132,7 @@ def test_killed_runs_end_with_the_same_bits(whole, tmp_path):
             codes = run.end()
             # A run that ended by itself just before it would have been killed counts as well.
             if run.result is None and codes != [0] * num_processes:
-                assert set(codes) <= {0, -signal.SIGKILL}, (codes, "".join(run.output))
+                assert set(codes) <= {0, -signal.SIGKILL}, f"{codes}\n" + "".join(run.output)
                 continue
             assert run.result == expected, "".join(run.output)
             break
@@ -157,7 +157,8 @@ def test_terminated_runs_end_with_the_same_bits(whole, tmp_path):
             if codes == [INTERRUPTED] * num_processes:
                 terms += 1
                 continue
-            assert codes == [0] * num_processes, "".join(run.output)
-            assert run.result == expected
+            # A signal just after the end of `fit` ends a process that has nothing left to do.
+            assert set(codes) <= {0, -signal.SIGTERM}, f"{codes}\n" + "".join(run.output)
+            assert run.result == expected, "".join(run.output)
             break
     print(f"{terms} terminations, {runs} runs, {num_processes} processes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from jax.sharding import AxisType
 import egno_jax
 from egno_jax import datasets, training
 from egno_jax.baselines import BaselineConfig
+from egno_jax.ops.kernels import library
 from egno_jax.training import MeshShape, devices, make_mesh, parse_mesh
 from egno_jax.training.batches import LocalShare, StepBatches, Stream, local_share, share_places
 from egno_jax.training.step import Trainer
@@ -27,12 +29,11 @@ ROOT = Path(__file__).parents[2]
 MESH, OTHER_MESHES = "data=4,time=2", ("data=8", "time=8")
 
 
-def start(*arguments, num_devices):
+def start(*arguments, num_devices, kernels="off"):
     flags = f"--xla_force_host_platform_device_count={num_devices}"
-    # A mesh does without kernels.
     settings = {
         "JAX_PLATFORMS": "cpu",
-        "EGNO_JAX_KERNELS": "off",
+        "EGNO_JAX_KERNELS": kernels,
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flags}",
     }
     return subprocess.Popen(
@@ -82,9 +83,13 @@ def runs_of_processes():
     return [result_of(process) for process in processes]
 
 
-def assert_same_run(found, expected):
+def assert_same_steps(found, expected):
     np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(found["grad_norm"], expected["grad_norm"], rtol=1e-4)
+
+
+def assert_same_run(found, expected):
+    assert_same_steps(found, expected)
     for name in ("f_mse", "a_mse", "speed"):
         assert found[name] == pytest.approx(expected[name], rel=1e-5)
 
@@ -105,6 +110,20 @@ def test_a_mesh_takes_the_steps_of_one_device(runs):
 @pytest.mark.parametrize("mesh", OTHER_MESHES)
 def test_other_meshes_take_the_steps_of_one_device(other_runs, mesh):
     assert_steps_are_those_of_one_device(other_runs, mesh)
+
+
+@pytest.mark.skipif(not library.load().is_loaded, reason=f"no kernels: {library.load().reason}")
+def test_a_device_of_a_mesh_of_data_uses_the_kernels_of_one_device():
+    """And sends the gradient of each array of weights once, a few numbers, and nothing else."""
+    found = result_of(start("kernels", "data=2", num_devices=2, kernels="auto"))
+    one, mesh = found["none"], found["data=2"]
+    assert one["kernels"] and mesh["kernels"] == one["kernels"]
+    assert_same_steps(mesh, one)
+    assert {kind for kind, *_ in mesh["collectives"]} == {"all-reduce"}
+    arrays = [shape for _, shape, _ in mesh["collectives"] if shape]
+    assert len(arrays) <= found["num_arrays"]
+    assert sum(map(math.prod, arrays)) <= found["num_weights"]
+    assert len(mesh["collectives"]) - len(arrays) <= 4
 
 
 def test_two_processes_take_the_steps_of_one_device(runs, runs_of_processes):

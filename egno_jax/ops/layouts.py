@@ -1,0 +1,333 @@
+"""Arrangements of edges: how values go from nodes to edges and are summed at nodes again.
+
+The formula of message passing is written once, for any of these (`egno_jax.ops.message_passing`):
+
+- `EdgeList`: the edges as a graph lists them; gathers and scatters. The specification.
+- `Blocks`: all pairs of nodes of each small graph, with a mask. No gathers, no scatters. The nodes
+  are `[n, G]`, node i of graph g, so that compilers can lay out the graphs of a batch along lanes.
+- `Segments`: edges sorted by receiver in rows of equal length. Gathers, in the derivative too, and
+  no scatters.
+
+`egno_jax.graph.prepare` makes the last two. They contain indices, no values, so they hold as long
+as senders and receivers do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int
+
+# Index of a place without node or edge: out of range, also after a small offset is added.
+NOWHERE = 1 << 30
+
+
+class Layout(Protocol):
+    """The interface of an arrangement; `*nodes` and `*edges` are its axes of nodes and edges."""
+
+    def of_receivers(self, values: Float[Array, "P *nodes C"]) -> Float[Array, "P *edges C"]:
+        """Returns the value of each edge's receiver; axes may have length 1 and be broadcast."""
+
+    def of_senders(self, values: Float[Array, "P *nodes C"]) -> Float[Array, "P *edges C"]:
+        """Returns the value of each edge's sender; axes may have length 1 and be broadcast."""
+
+    def to_receivers(self, values: Float[Array, "P *edges C"]) -> Float[Array, "P *nodes C"]:
+        """Sums the values of each node's incoming edges, in float32 or wider; 0 without edges."""
+
+    def edge_features(self, features: Float[Array, "E D"]) -> Float[Array, "*edges D"]:
+        """Returns features of the edges of the graph as this arrangement has them."""
+
+    def in_degree(self, dtype: Any) -> Float[Array, "*nodes 1"]:
+        """Returns the number of incoming edges of each node."""
+
+
+class EdgeList(NamedTuple):
+    """The edges in the order of the graph; nodes are `[N]`, edges `[E]`.
+
+    Attributes:
+      senders, receivers: `[E]`.
+      num_nodes: N.
+    """
+
+    senders: Int[Array, "E"]
+    receivers: Int[Array, "E"]
+    num_nodes: int
+
+    def of_receivers(self, values: Float[Array, "P N C"]) -> Float[Array, "P E C"]:
+        """See `Layout`."""
+        return jnp.take(values, self.receivers, axis=1, mode="clip")
+
+    def of_senders(self, values: Float[Array, "P N C"]) -> Float[Array, "P E C"]:
+        """See `Layout`."""
+        return jnp.take(values, self.senders, axis=1, mode="clip")
+
+    def to_receivers(self, values: Float[Array, "P E C"]) -> Float[Array, "P N C"]:
+        """See `Layout`."""
+        dtype = jnp.result_type(values.dtype, jnp.float32)
+        total = jnp.zeros((values.shape[0], self.num_nodes, values.shape[2]), dtype)
+        total = total.at[:, self.receivers].add(values.astype(dtype), mode="drop")
+        return total.astype(values.dtype)
+
+    def edge_features(self, features: Float[Array, "E D"]) -> Float[Array, "E D"]:
+        """See `Layout`."""
+        return features
+
+    def in_degree(self, dtype: Any) -> Float[Array, "N 1"]:
+        """See `Layout`."""
+        return jnp.zeros((self.num_nodes, 1), dtype).at[self.receivers].add(1, mode="drop")
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("edges", "nodes", "places", "node_mask"),
+    meta_fields=("num_edges",),
+)
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """All pairs of n nodes of each of G graphs; nodes are `[n, G]`, edges `[n, n, G]`.
+
+    The first axis of edges is the receiver, the second the sender.
+
+    Attributes:
+      edges: `[G, n, n]`, which of the graph's edges each pair is, counted from the first edge of
+        the batch; `NOWHERE` for pairs without an edge. None: every graph is complete, with its
+        edges sorted by receiver, then sender.
+      nodes: `[G, n]`, which of the N nodes each place holds, or `NOWHERE`; None: all G graphs have
+        n nodes, in order.
+      places: `[N]`, the place `g n + i` of each node; None as above.
+      node_mask: `[G, n]`, False at places that means over a graph leave out.
+      num_edges: E, the number of edges that the layout is for.
+    """
+
+    edges: Int[Array, "G n n"] | None
+    nodes: Int[Array, "G n"] | None
+    places: Int[Array, "N"] | None
+    node_mask: Bool[Array, "G n"]
+    num_edges: int
+
+    def of_receivers(self, values: Float[Array, "P n G C"]) -> Float[Array, "P n 1 G C"]:
+        """See `Layout`."""
+        return values[:, :, None]
+
+    def of_senders(self, values: Float[Array, "P n G C"]) -> Float[Array, "P 1 n G C"]:
+        """See `Layout`."""
+        return values[:, None]
+
+    def to_receivers(self, values: Float[Array, "P n n G C"]) -> Float[Array, "P n G C"]:
+        """See `Layout`."""
+        dtype = jnp.result_type(values.dtype, jnp.float32)
+        return jnp.sum(jnp.where(self._mask(), values, 0), axis=2, dtype=dtype).astype(values.dtype)
+
+    def edge_features(self, features: Float[Array, "E D"]) -> Float[Array, "n n G D"]:
+        """See `Layout`."""
+        graphs, size = self.node_mask.shape
+        if self.edges is not None:
+            dense = jnp.take(features, self.edges, axis=0, mode="fill", fill_value=0)
+        else:  # put zeros before each n edges: they are the diagonal
+            rows = features.reshape(graphs, size - 1, size, -1)
+            rows = jnp.pad(rows, ((0, 0), (0, 0), (1, 0), (0, 0))).reshape(graphs, size**2 - 1, -1)
+            dense = jnp.pad(rows, ((0, 0), (0, 1), (0, 0)))
+        return jnp.moveaxis(dense.reshape(graphs, size, size, -1), 0, 2)
+
+    def in_degree(self, dtype: Any) -> Float[Array, "n G 1"]:
+        """See `Layout`."""
+        return jnp.sum(self._mask(), axis=1, dtype=dtype)
+
+    def to_blocks(self, values: Float[Array, "P N C"]) -> Float[Array, "P n G C"]:
+        """Arranges values of nodes; places without a node hold zeros."""
+        graphs, size = self.node_mask.shape
+        if self.nodes is not None:
+            values = _gather(values, (self.nodes.reshape(-1),), (self.places,))
+        return jnp.swapaxes(values.reshape(-1, graphs, size, values.shape[-1]), 1, 2)
+
+    def to_nodes(self, values: Float[Array, "P n G C"]) -> Float[Array, "P N C"]:
+        """Returns values to the order of the nodes in the graph; the inverse of `to_blocks`."""
+        flat = jnp.swapaxes(values, 1, 2).reshape(values.shape[0], -1, values.shape[-1])
+        if self.nodes is None:
+            return flat
+        return _gather(flat, (self.places,), (self.nodes.reshape(-1),))
+
+    def graph_mean(self, values: Float[Array, "P n G C"]) -> Float[Array, "P 1 G C"]:
+        """Averages the values of each graph's nodes."""
+        mask = self.node_mask.T[..., None]
+        count = jnp.maximum(jnp.sum(mask, axis=0), 1)
+        return jnp.sum(jnp.where(mask, values, 0), axis=1, keepdims=True) / count
+
+    def joined(self, num_nodes: int) -> Blocks:
+        """Returns the layout of the batch of samples that this one stacks along a leading axis."""
+        samples = self.node_mask.shape[0]
+        edges = self.edges
+        if edges is not None:
+            edges = edges + _offsets(self.num_edges, edges)
+        return dataclasses.replace(self, edges=edges, num_edges=samples * self.num_edges)
+
+    def _mask(self) -> Bool[Array, "n n G 1"]:
+        size = self.node_mask.shape[1]
+        if self.edges is None:
+            return ~jnp.eye(size, dtype=bool)[..., None, None]
+        return jnp.moveaxis(self.edges < NOWHERE, 0, -1)[..., None]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("edges", "senders", "receivers", "rows", "out_edges", "out_rows"),
+    meta_fields=("num_edges",),
+)
+@dataclasses.dataclass(frozen=True)
+class Segments:
+    """Edges in R rows of k, each row of one receiver; nodes are `[N]`, edges `[R, k]`.
+
+    A node with d incoming edges has ceil(d / k) rows. Sums add up within rows, then over the rows
+    of a node. The derivative of a gather by senders sums, likewise, the edges that a node sends.
+
+    Attributes:
+      edges: `[R, k]`, which of the graph's edges, or `NOWHERE`.
+      senders: `[R, k]`, the sender of each edge, or `NOWHERE`.
+      receivers: `[R]`, the receiver of each row, or `NOWHERE`.
+      rows: `[N, q]`, the rows of each receiver, or `NOWHERE`.
+      out_edges: `[R', k]`, the edges, as `r k + place`, that a node sends, in rows of one sender.
+      out_rows: `[N, q']`, the rows of `out_edges` of each sender.
+      num_edges: E, the number of edges that the layout is for.
+    """
+
+    edges: Int[Array, "R k"]
+    senders: Int[Array, "R k"]
+    receivers: Int[Array, "R"]
+    rows: Int[Array, "N q"]
+    out_edges: Int[Array, "S k"]
+    out_rows: Int[Array, "N s"]
+    num_edges: int
+
+    def of_receivers(self, values: Float[Array, "P N C"]) -> Float[Array, "P R 1 C"]:
+        """See `Layout`."""
+        return _gather(values, (self.receivers,), (self.rows,))[:, :, None]
+
+    def of_senders(self, values: Float[Array, "P N C"]) -> Float[Array, "P R k C"]:
+        """See `Layout`."""
+        found = _gather(values, (self.senders.reshape(-1),), (self.out_edges, self.out_rows))
+        return found.reshape(values.shape[0], *self.senders.shape, values.shape[-1])
+
+    def to_receivers(self, values: Float[Array, "P R k C"]) -> Float[Array, "P N C"]:
+        """See `Layout`."""
+        dtype = jnp.result_type(values.dtype, jnp.float32)
+        is_edge = (self.edges < NOWHERE)[..., None]
+        sums = jnp.sum(jnp.where(is_edge, values, 0), axis=2, dtype=dtype)
+        return _gather(sums, (self.rows,), (self.receivers,)).astype(values.dtype)
+
+    def edge_features(self, features: Float[Array, "E D"]) -> Float[Array, "R k D"]:
+        """See `Layout`."""
+        return jnp.take(features, self.edges, axis=0, mode="fill", fill_value=0)
+
+    def in_degree(self, dtype: Any) -> Float[Array, "N 1"]:
+        """See `Layout`."""
+        ones = jnp.sum(self.edges < NOWHERE, axis=1, dtype=dtype)[None, :, None]
+        return _gather(ones, (self.rows,), (self.receivers,))[0]
+
+    def joined(self, num_nodes: int) -> Segments:
+        """Returns the layout of the batch of samples that this one stacks along a leading axis."""
+        samples, num_rows, length = self.edges.shape
+        steps = {
+            "edges": self.num_edges,
+            "senders": num_nodes,
+            "receivers": num_nodes,
+            "rows": num_rows,
+            "out_edges": num_rows * length,
+            "out_rows": self.out_edges.shape[1],
+        }
+        tables = {}
+        for name, step in steps.items():
+            table = getattr(self, name)
+            table = table + _offsets(step, table)
+            tables[name] = table.reshape(-1, *table.shape[2:])
+        return Segments(**tables, num_edges=samples * self.num_edges)
+
+
+def _offsets(step: int, table: Int[Array, "S ..."]) -> Int[np.ndarray, "S ..."]:
+    """Returns what to add to the indices of each sample of a batch: `s step`."""
+    return step * np.arange(table.shape[0], dtype=np.int32).reshape(-1, *[1] * (table.ndim - 1))
+
+
+# A linear map and its transpose, each a chain of gathers: a primitive, because the transpose that
+# JAX derives of a gather is a scatter.
+
+Tables = tuple[Any, ...]
+
+
+def _gather(
+    values: Float[Array, "P A C"], tables: Tables, transposed: Tables
+) -> Float[Array, "P B C"]:
+    """Applies a chain of tables to axis 1; `transposed` are those of the transposed map.
+
+    A table `[B]` takes the places of axis 1, a table `[B, q]` the sums of q of them; places out of
+    range are zeros.
+    """
+    options = {"num_tables": len(tables), "num_batch_axes": 0}
+    return _gather_p.bind(values, *tables, *transposed, **options)
+
+
+def _apply_tables(values: Array, *tables: Array, num_tables: int, num_batch_axes: int = 0) -> Array:
+    if num_batch_axes:
+        inner = functools.partial(
+            _apply_tables, num_tables=num_tables, num_batch_axes=num_batch_axes - 1
+        )
+        return jax.vmap(inner)(values, *tables)
+    for table in tables[:num_tables]:
+        found = jnp.take(values, table.reshape(-1), axis=1, mode="fill", fill_value=0)
+        if table.ndim == 2:
+            found = found.reshape(found.shape[0], *table.shape, found.shape[-1])
+            dtype = jnp.result_type(values.dtype, jnp.float32)
+            found = jnp.sum(found, axis=2, dtype=dtype).astype(values.dtype)
+        values = found
+    return values
+
+
+def _jvp(primals: Any, tangents: Any, **options: int) -> tuple[Any, Any]:
+    tables = primals[1:]
+    tangent = tangents[0]
+    if not isinstance(tangent, ad.Zero):
+        tangent = _gather_p.bind(tangent, *tables, **options)
+    found = _gather_p.bind(*primals, **options)
+    if isinstance(tangent, ad.Zero):
+        tangent = ad.Zero(jax.typeof(found).to_tangent_aval())
+    return found, tangent
+
+
+def _transpose(
+    cotangent: Any, values: Any, *tables: Any, num_tables: int, num_batch_axes: int
+) -> list[Any]:
+    swapped = (*tables[num_tables:], *tables[:num_tables])
+    options = {"num_tables": len(tables) - num_tables, "num_batch_axes": num_batch_axes}
+    gradient = _gather_p.bind(ad.instantiate_zeros(cotangent), *swapped, **options)
+    return [gradient] + [None] * len(tables)
+
+
+def _batch(operands: Any, axes: Any, *, num_tables: int, num_batch_axes: int) -> tuple[Array, int]:
+    size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
+    batched = (
+        jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
+        for x, axis in zip(operands, axes, strict=True)
+    )
+    options = {"num_tables": num_tables, "num_batch_axes": num_batch_axes + 1}
+    return _gather_p.bind(*batched, **options), 0
+
+
+def _abstract(*avals: Any, **options: int) -> Any:
+    return jax.jit(functools.partial(_apply_tables, **options)).trace(*avals).jaxpr.out_avals[0]
+
+
+_gather_p = Primitive("egno_gather")
+_gather_p.def_impl(jax.jit(_apply_tables, static_argnames=("num_tables", "num_batch_axes")))
+_gather_p.def_abstract_eval(_abstract)
+ad.primitive_jvps[_gather_p] = _jvp
+ad.primitive_transposes[_gather_p] = _transpose
+batching.primitive_batchers[_gather_p] = _batch
+mlir.register_lowering(_gather_p, mlir.lower_fun(_apply_tables, multiple_results=False))

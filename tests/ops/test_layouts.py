@@ -1,0 +1,287 @@
+"""Layouts of edges: the numbers, the derivatives and the programs of the specification."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import egno_jax
+from egno_jax import graph as graph_lib
+from egno_jax import ops, rolling
+from egno_jax.datasets import base
+from egno_jax.ops.layouts import NOWHERE
+from egno_jax.training.step import Trainer, init_state
+from tests import helpers
+from tests.training.mesh_runs import CONFIG as RUN
+from tests.training.mesh_runs import task
+
+KINDS = ("blocks", "segments")
+CONFIG = egno_jax.EGNOConfig(
+    num_layers=1,
+    hidden_dim=8,
+    num_modes=2,
+    time_embed_dim=4,
+    mean_field=True,
+    mean_field_channels=1,
+    temporal_grid="context",
+    context_times=(0.0, 1.0, 2.0),
+    param_dtype="float64",
+)
+TIMES = np.array([1.0, 2.5])
+
+
+def one_graph(rng, num_nodes, density):
+    """Returns a graph whose last node has no edges, unless it is complete."""
+    has_edge = ~np.eye(num_nodes, dtype=bool)
+    if density < 1:
+        has_edge &= rng.random(has_edge.shape) < density
+        has_edge[-1], has_edge[:, -1] = False, False
+    receivers, senders = np.nonzero(has_edge)
+    order = np.arange(len(senders)) if density == 1 else rng.permutation(len(senders))
+    edges = graph_lib.Edges(senders[order], receivers[order], rng.normal(size=(len(order), 2)))
+    drawn = [rng.normal(size=(num_nodes, size)) for size in (3, 3, 2)]
+    return graph_lib.build(*drawn, edges)
+
+
+def graph_of(kind):
+    rng = np.random.default_rng(7)
+    if kind == "complete":
+        return graph_lib.batch([one_graph(rng, 4, 1) for _ in range(3)])
+    # One node sends and receives more edges than a row of segments holds.
+    graph = graph_lib.batch([one_graph(rng, size, 0.7) for size in (3, 14, 5)])
+    return graph if kind == "mixed" else graph_lib.pad(graph)[0]
+
+
+def function(params, positions, graph, times, num_real):
+    nodes = {**graph.nodes, "positions": positions}
+    found = egno_jax.apply(params, graph._replace(nodes=nodes), times)
+    found = jax.tree.map(lambda leaf: leaf[:, :num_real], found)
+    return jnp.sum(jnp.sin(found.positions)) + jnp.sum(found.features**2), found
+
+
+gradient = jax.jit(jax.value_and_grad(function, (0, 1), has_aux=True), static_argnums=4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("graph", ["complete", "mixed", "padded"])
+def test_values_and_gradients_are_those_of_the_specification(graph, kind):
+    with jax.enable_x64(True):
+        num_real, graph = (None if graph != "padded" else 22), graph_of(graph)
+        params = helpers.random_params(np.random.default_rng(0), CONFIG)
+        times = np.tile(TIMES[:, None], (1, len(graph.n_node))) + np.arange(len(graph.n_node)) / 8
+        expected = gradient(params, graph.nodes["positions"], graph, times, num_real)
+        prepared = graph_lib.prepare(graph, kind)
+        assert graph_lib.layout_of(prepared) is not None
+        found = gradient(params, graph.nodes["positions"], prepared, times, num_real)
+        helpers.assert_trees_close(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_derivatives_and_maps_are_those_of_the_specification(kind):
+    """Forward mode, reverse over reverse, and `vmap` over states and over layouts."""
+    with jax.enable_x64(True):
+        graph = graph_of("mixed")
+        layout = graph_lib.layout_of(graph_lib.prepare(graph, kind))
+        specification = ops.EdgeList(graph.senders, graph.receivers, len(graph.nodes["positions"]))
+        rng = np.random.default_rng(1)
+        values, tangent = (rng.normal(size=(2, len(graph.nodes["positions"]), 3)) for _ in range(2))
+
+        def sums(values, edges):
+            is_blocks = isinstance(edges, ops.Blocks)
+            x = edges.to_blocks(values) if is_blocks else values
+            found = edges.to_receivers(jnp.sin(edges.of_senders(x)) * edges.of_receivers(x))
+            return edges.to_nodes(found) if is_blocks else found
+
+        def of(edges):
+            def squared(x):
+                return jnp.sum(sums(x, edges) ** 2)
+
+            each = jax.vmap(lambda x: sums(x, edges))(jnp.stack([values, tangent]))
+            stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), edges)
+            both = jax.vmap(lambda x, e: jax.grad(lambda x: jnp.sum(sums(x, e) ** 2))(x))
+            by_layout = None
+            if not isinstance(edges, ops.EdgeList):
+                by_layout = both(jnp.stack([values, tangent]), stacked)
+            else:
+                by_layout = jnp.stack([jax.grad(squared)(x) for x in (values, tangent)])
+            hessian = jax.grad(lambda x: jnp.vdot(jax.grad(squared)(x), tangent))(values)
+            return (
+                jax.jvp(lambda x: sums(x, edges), (values,), (tangent,)),
+                each,
+                by_layout,
+                hessian,
+            )
+
+        helpers.assert_trees_close(of(layout), of(specification), 1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_have_no_scatter_and_with_blocks_no_gather(kind):
+    """Only the means of graphs, at the beginning and the end, scatter and gather with segments."""
+    graph = graph_lib.prepare(graph_of("complete"), kind)
+
+    def count(num_layers):
+        config = egno_jax.EGNOConfig(num_layers=num_layers, hidden_dim=8, time_embed_dim=4)
+        params = helpers.random_params(np.random.default_rng(0), config)
+
+        def loss(params):
+            return function(params, graph.nodes["positions"], graph, TIMES, None)[0]
+
+        text = jax.jit(jax.grad(loss)).lower(params).as_text()
+        return [len(re.findall(rf'stablehlo.{name}"?\(', text)) for name in ("scatter", "gather")]
+
+    one, two = count(1), count(2)
+    assert one[0] == two[0]
+    if kind == "blocks":
+        assert one == two == [0, 0]
+
+
+def test_a_layout_is_chosen_by_size_and_density(monkeypatch):
+    monkeypatch.delenv("EGNO_JAX_LAYOUT", raising=False)
+
+    def kind_of(graph, kind):
+        return type(graph_lib.layout_of(graph_lib.prepare(graph, kind)))
+
+    complete, mixed = graph_of("complete"), graph_of("mixed")
+    rng = np.random.default_rng(0)
+    sparse = one_graph(rng, 40, 0.1)
+    assert kind_of(complete, "auto") is (
+        type(None) if jax.default_backend() == "cpu" else ops.Blocks
+    )
+    assert kind_of(complete, "accelerator") is ops.Blocks
+    assert kind_of(sparse, "accelerator") is type(None)
+    assert kind_of(graph_lib.prepare(mixed, "blocks"), "none") is type(None)
+    twice = mixed._replace(
+        senders=np.repeat(mixed.senders, 2),
+        receivers=np.repeat(mixed.receivers, 2),
+        edges={"features": np.repeat(mixed.edges["features"], 2, axis=0)},
+        n_edge=2 * mixed.n_edge,
+    )
+    assert kind_of(twice, "accelerator") is type(None)
+    assert kind_of(twice, "segments") is ops.Segments
+    with pytest.raises(ValueError, match="edge 1 connects the same nodes"):
+        graph_lib.prepare(twice, "blocks")
+    with pytest.raises(ValueError, match="kind: got 'dense', expected one of"):
+        graph_lib.prepare(mixed, "dense")
+    monkeypatch.setenv("EGNO_JAX_LAYOUT", "rows")
+    with pytest.raises(ValueError, match="EGNO_JAX_LAYOUT: got 'rows'"):
+        egno_jax.graph.prepare(mixed)
+
+
+def test_a_layout_of_other_edges_is_refused_and_batches_leave_it_out():
+    graph = graph_lib.prepare(graph_of("mixed"), "blocks")
+    shorter = graph._replace(senders=graph.senders[:-1], receivers=graph.receivers[:-1])
+    with pytest.raises(ValueError, match=r"the layout of \d+ edges, expected .*prepare again"):
+        graph_lib.layout_of(shorter)
+    graph_lib.validate(graph)
+    for other in (graph_lib.batch([graph, graph]), graph_lib.pad(graph)[0]):
+        assert graph_lib.layout_of(other) is None
+    assert all(graph_lib.layout_of(part) is None for part in graph_lib.unbatch(graph))
+
+
+def test_apply_prepares_a_graph_that_it_can_read(monkeypatch):
+    graph = graph_of("complete")
+    config = egno_jax.EGNOConfig(num_layers=1, hidden_dim=8, time_embed_dim=4)
+    params = helpers.random_params(np.random.default_rng(0), config)
+    expected = helpers.apply(params, graph, TIMES)
+    seen = []
+    sums_over = ops.Blocks.to_receivers
+
+    def noted(self, values):
+        seen.append(values.shape)
+        return sums_over(self, values)
+
+    monkeypatch.setattr(ops.Blocks, "to_receivers", noted)
+    monkeypatch.setenv("EGNO_JAX_LAYOUT", "blocks")
+    found = egno_jax.apply(params, graph, TIMES)
+    assert [shape[1:4] for shape in seen] == [(4, 4, 3), (4, 4, 3)]
+    helpers.assert_trees_close(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rollouts_with_a_layout_are_the_same(kind, monkeypatch):
+    graph = graph_of("complete")
+    config = egno_jax.EGNOConfig(num_layers=1, hidden_dim=8, time_embed_dim=4, velocity_weight=1.0)
+    params = helpers.random_params(np.random.default_rng(0), config)
+
+    def rolled(kind):
+        monkeypatch.setenv("EGNO_JAX_LAYOUT", kind)
+        next_graph = rolling.refresh(speed_column=0, squared_distance_column=0)
+        graph_with_columns = graph._replace(
+            nodes={
+                **graph.nodes,
+                "features": np.linalg.norm(graph.nodes["velocities"], axis=1, keepdims=True)
+                * np.ones((1, 2), np.float32),
+            },
+            edges={"features": distances(graph)},
+        )
+        return rolling.rollout(params, graph_with_columns, TIMES, 2, next_graph=next_graph)
+
+    helpers.assert_trees_close(rolled(kind), rolled("none"), 1e-5)
+
+
+def distances(graph):
+    x = graph.nodes["positions"]
+    squared = np.sum((x[graph.receivers] - x[graph.senders]) ** 2, axis=1, keepdims=True)
+    return np.concatenate([squared, squared], axis=1)
+
+
+def test_training_and_evaluation_with_a_layout_are_the_same(monkeypatch):
+    params, train, valid = task()
+    config = dataclasses.replace(RUN, num_steps=20)
+
+    def run(kind):
+        monkeypatch.setenv("EGNO_JAX_LAYOUT", kind)
+        trainer = Trainer(train, valid, config)
+        state, metrics = trainer.advance(trainer.place(init_state(params, config)), 0, 20)
+        return metrics.loss, trainer.evaluate(state.params)
+
+    expected = run("none")
+    for kind in KINDS:
+        helpers.assert_trees_close(run(kind), expected, 1e-5)
+
+
+def test_samples_of_one_size_have_a_layout_for_each_batch(monkeypatch):
+    _, samples, _ = task()
+    for kind in KINDS:
+        monkeypatch.setenv("EGNO_JAX_LAYOUT", kind)
+        prepared = base.prepared(samples)
+        for xp in (np, jnp):
+            batch = base.take(prepared, np.array([2, 0, 5]), xp)
+            found = graph_lib.layout_of(batch.graph)
+            direct = graph_lib.layout_of(graph_lib.prepare(batch.graph, kind))
+            features = batch.graph.edges["features"]
+            x = batch.graph.nodes["positions"][None]
+            sums = []
+            for layout in (found, direct):
+                is_blocks = kind == "blocks"
+                y = layout.to_blocks(x) if is_blocks else x
+                total = layout.to_receivers(
+                    layout.of_senders(y)
+                    * jnp.sum(layout.edge_features(features), -1)[None, ..., None]
+                )
+                sums.append(layout.to_nodes(total) if is_blocks else total)
+            helpers.assert_close(*sums, 1e-6)
+
+
+def test_memory_maps_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("EGNO_JAX_LAYOUT", "blocks")
+    _, samples, _ = task()
+    senders = np.memmap(tmp_path / "senders", np.int32, "w+", shape=samples.graph.senders.shape)
+    senders[:] = samples.graph.senders
+    mapped = samples._replace(graph=samples.graph._replace(senders=senders))
+    assert base.prepared(mapped) is mapped
+    assert graph_lib.layout_of(base.prepared(samples).graph) is not None
+
+
+def test_places_without_an_edge_stay_out_of_range():
+    layout = graph_lib.layout_of(graph_lib.prepare(graph_of("mixed"), "segments"))
+    assert (np.asarray(layout.edges) >= NOWHERE).any()
+    joined = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), layout).joined(22)
+    assert ((joined.edges >= NOWHERE) == np.concatenate([layout.edges >= NOWHERE] * 2)).all()
+    assert joined.num_edges == 2 * layout.num_edges
