@@ -85,7 +85,7 @@ def with_layout(graph: jraph.GraphsTuple, layout: Blocks | Segments) -> jraph.Gr
 
 def without_layout(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
     """Returns the graph without its layout."""
-    if not isinstance(graph.globals, dict) or KEY not in graph.globals:
+    if KEY not in (getattr(graph, "globals", None) or {}):  # whatever is no graph is checked later
         return graph
     rest = {name: value for name, value in graph.globals.items() if name != KEY}
     return graph._replace(globals=rest or None)
