@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from egno_jax.datasets import Samples
     from egno_jax.datasets.md17 import Trajectory
+    from egno_jax.graph import Edges
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,25 +148,31 @@ def load_splits(config: DataConfig) -> Splits:
         draw, margin = md17.random_starts, {"margin": config.margin}
     sizes = tuple(data_settings.split_sizes(config).values())
     starts = draw(len(trajectory.positions), sizes, window=config.window, **margin)
-    train = _samples(config, trajectory, starts.train)
+    edges = None  # those of a radius graph follow each sample
+    if config.graph == "bonds":
+        edges = md17.bond_graph(trajectory, cutoff=config.bond_cutoff)
+    train = _samples(config, trajectory, starts.train, edges)
     if config.time_reversal:
         backwards = md17.reverse_time(trajectory, starts.train, window=config.window)
-        train = datasets.concatenate(train, _samples(config, *backwards))
+        train = datasets.concatenate(train, _samples(config, *backwards, edges))
     targets = {"window": config.window, "num_targets": config.num_targets}
     paths = md17.paths(trajectory, starts.test, **targets)
     bonds = md17.close_pairs if config.graph == "radius" else md17.bonds
     bonds = bonds(trajectory, cutoff=config.bond_cutoff)
     spacing = (paths.shape[1] - 1) // config.num_targets
     drawing = Drawing(bonds=bonds, target_frames=range(spacing, paths.shape[1], spacing))
-    valid, test = (_samples(config, trajectory, each) for each in (starts.valid, starts.test))
+    valid, test = (
+        _samples(config, trajectory, each, edges) for each in (starts.valid, starts.test)
+    )
     return Splits(train, valid, test, paths, drawing if len(bonds) else None)
 
 
-def _samples(config: DataConfig, trajectory: Trajectory, starts: np.ndarray) -> Samples:
+def _samples(
+    config: DataConfig, trajectory: Trajectory, starts: np.ndarray, edges: Edges | None
+) -> Samples:
     targets = {"window": config.window, "num_targets": config.num_targets}
-    if config.graph == "radius":
+    if edges is None:
         return md17.radius_samples(trajectory, starts, radius=config.radius, **targets)
-    edges = md17.bond_graph(trajectory, cutoff=config.bond_cutoff)
     return md17.samples(trajectory, starts, edges, **targets)
 
 

@@ -147,6 +147,20 @@ def test_windows_run_backwards_double_the_training_set_alone(folder):
     np.testing.assert_allclose(last, plain.train.graph.nodes["positions"], atol=1e-6)
 
 
+def test_windows_run_backwards_have_the_bonds_of_the_first_frame(folder, tmp_path):
+    """The bond to the last atom is longer and longer, and is none at the end."""
+    trajectory = md17_data.load_trajectory("swing", archive="md", data_dir=folder)
+    positions = np.array(trajectory.positions)
+    positions[:, 2, 0] += np.linspace(0, 2, len(positions))
+    torn = md17_data.Trajectory(positions, NUMBERS)
+    backwards = torn._replace(positions=positions[::-1])
+    assert len(md17_data.bonds(torn)) != len(md17_data.bonds(backwards))
+    md17_data.write(tmp_path / "md" / "swing.npz", torn)
+    config = DataConfig(data_dir=tmp_path, **SMALL, time_reversal=True)
+    senders = md17.load_splits(config).train.graph.senders
+    assert (senders == senders[0]).all() and len(senders) == 40
+
+
 def results_of(f_mse=0.1):
     straight = {"f_mse": 1.0, "a_mse": 1.0}
     return {"model": "EGNO", "f_mse": f_mse, "a_mse": 0.1, "seed": 0, "linear_baseline": straight}
