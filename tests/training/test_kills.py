@@ -59,7 +59,9 @@ class Run:
     def _read(self, process):
         for line in process.stdout:
             word, _, rest = line.partition(" ")
-            if word == "STEP":
+            if not line.endswith("\n"):  # the process was killed within a line
+                self.output.append(line)
+            elif word == "STEP":
                 self.step = int(rest)
             elif word == "RESULT":
                 self.result = rest.strip()
