@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -140,6 +141,7 @@ def lower(request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     mesh = request.get("mesh")
     shape = training.parse_mesh(mesh) if mesh else None
     problem = cases.make(case)
+    os.environ["EGNO_JAX_LAYOUT"] = "accelerator"
     prepare = getattr(graph_lib, "prepare", None)  # older packages have no layouts
     if prepare is not None:
         problem = problem._replace(graph=prepare(problem.graph, "accelerator"))

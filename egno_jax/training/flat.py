@@ -6,6 +6,7 @@ the optimizer, and in the average of the weights.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -31,7 +32,12 @@ class FlatParams(NamedTuple):
 
 
 def flatten(tree: Any) -> Any:
-    """Returns a tree whose every `Params` of one dtype is a `FlatParams`."""
+    """Returns a tree whose every `Params` of one dtype is a `FlatParams`; the tree on a CPU.
+
+    A CPU gains nothing, and its bits would depend on the number of steps in a program.
+    """
+    if jax.default_backend() == "cpu" and os.environ.get("EGNO_JAX_LAYOUT") != "accelerator":
+        return tree
     return jax.tree.map(_flat, tree, is_leaf=lambda node: isinstance(node, Params))
 
 
