@@ -60,6 +60,7 @@ POD_CASES = ("protein", LONG.name)
 # XLA must not look for devices, nor libtpu for a metadata server. Several processes may compile.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
+    "EGNO_JAX_LAYOUT": "accelerator",
     "JAX_ENABLE_COMPILATION_CACHE": "false",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -141,10 +140,9 @@ def lower(request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     mesh = request.get("mesh")
     shape = training.parse_mesh(mesh) if mesh else None
     problem = cases.make(case)
-    os.environ["EGNO_JAX_LAYOUT"] = "accelerator"
     prepare = getattr(graph_lib, "prepare", None)  # older packages have no layouts
     if prepare is not None:
-        problem = problem._replace(graph=prepare(problem.graph, "accelerator"))
+        problem = problem._replace(graph=prepare(problem.graph))
     work = work_of(problem, request["kind"], shape)
     if request["kind"] == "forward":
         return lower_forward(problem, devices[0], **changes), work

@@ -30,6 +30,7 @@ from egno_jax.graph.edges import (
     with_features,
 )
 from egno_jax.graph.prepare import (
+    is_for_accelerator,
     layout_of,
     prepare,
     prepared,
@@ -58,6 +59,7 @@ __all__ = [
     "from_atoms",
     "fully_connected_edges",
     "graph_ids",
+    "is_for_accelerator",
     "ladder_size",
     "layout_of",
     "pad",

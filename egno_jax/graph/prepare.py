@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int
 
 KEY = "layout"
+VARIABLE = "EGNO_JAX_LAYOUT"
 KINDS = ("auto", "none", "accelerator", "blocks", "segments")
 # Blocks compute all pairs: they pay where at least this share of the pairs are edges.
 MIN_DENSITY = 0.5
@@ -50,16 +51,17 @@ def prepare(graph: jraph.GraphsTuple, kind: str | None = None) -> jraph.GraphsTu
     graph = without_layout(graph)
     if kind == "none":
         return graph
-    layout = (_blocks if kind == "blocks" else _segments)(graph)
-    return with_layout(graph, layout)
+    if kind == "blocks":
+        return with_layout(graph, _blocks(graph))
+    ends, num_nodes = (graph.senders, graph.receivers), int(np.sum(graph.n_node))
+    return with_layout(graph, segments_of(*map(np.asarray, ends), num_nodes))
 
 
 def prepared(graph: Any) -> Any:
-    """Returns a graph with a layout, if `prepare` can make one here and there is none yet."""
+    """Returns a graph as `prepare` does, unless it already has a layout or cannot be read here."""
     if not isinstance(graph, jraph.GraphsTuple) or not is_readable(graph):
         return graph
-    has_layout = isinstance(graph.globals, dict) and KEY in graph.globals
-    return graph if has_layout else prepare(graph)
+    return graph if KEY in _globals(graph) else prepare(graph)
 
 
 def layout_of(graph: jraph.GraphsTuple) -> Blocks | Segments | None:
@@ -68,7 +70,7 @@ def layout_of(graph: jraph.GraphsTuple) -> Blocks | Segments | None:
     Raises:
       ValueError: the layout is of a graph with another number of edges.
     """
-    layout = graph.globals.get(KEY) if isinstance(graph.globals, dict) else None
+    layout = _globals(graph).get(KEY)
     if layout is not None and layout.num_edges != graph.senders.shape[-1]:
         raise ValueError(
             f"graph.globals[{KEY!r}]: got the layout of {layout.num_edges} edges, expected that of "
@@ -79,16 +81,21 @@ def layout_of(graph: jraph.GraphsTuple) -> Blocks | Segments | None:
 
 def with_layout(graph: jraph.GraphsTuple, layout: Blocks | Segments) -> jraph.GraphsTuple:
     """Returns the graph with a layout."""
-    known = graph.globals if isinstance(graph.globals, dict) else {}
-    return graph._replace(globals={**known, KEY: layout})
+    return graph._replace(globals={**_globals(graph), KEY: layout})
 
 
 def without_layout(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
     """Returns the graph without its layout."""
-    if KEY not in (getattr(graph, "globals", None) or {}):  # whatever is no graph is checked later
+    if KEY not in _globals(graph):
         return graph
     rest = {name: value for name, value in graph.globals.items() if name != KEY}
     return graph._replace(globals=rest or None)
+
+
+def _globals(graph: Any) -> dict[str, Any]:
+    """Returns the globals of a graph by name; nothing for what is not a graph, checked later."""
+    found = getattr(graph, "globals", None)
+    return found if isinstance(found, dict) else {}
 
 
 def is_readable(graph: jraph.GraphsTuple) -> bool:
@@ -100,39 +107,58 @@ def is_readable(graph: jraph.GraphsTuple) -> bool:
     )
 
 
-def chosen_kind(graph: jraph.GraphsTuple, kind: str | None = None) -> str:
-    """Returns the kind of layout of a graph, see `prepare`; the graph may be stacked."""
-    name = "kind" if kind else "EGNO_JAX_LAYOUT"
-    kind = kind or os.environ.get("EGNO_JAX_LAYOUT") or "auto"
+def is_for_accelerator() -> bool:
+    """Returns whether programs are arranged for an accelerator: there is one, or it is requested.
+
+    `EGNO_JAX_LAYOUT=accelerator` requests it, to compile for a device that is not there.
+    """
+    return jax.default_backend() != "cpu" or os.environ.get(VARIABLE) == "accelerator"
+
+
+def chosen_kind(graph: jraph.GraphsTuple, kind: str | None = None, node_mask: Any = None) -> str:
+    """Returns the kind of layout of a graph, see `prepare`; it may be stacked, with a node mask."""
+    name = "kind" if kind else VARIABLE
+    kind = kind or os.environ.get(VARIABLE) or "auto"
     if kind not in KINDS:
         raise ValueError(f"{name}: got {kind!r}, expected one of {KINDS}")
     if kind == "auto":
-        kind = "none" if jax.default_backend() == "cpu" else "accelerator"
+        kind = "accelerator" if is_for_accelerator() else "none"
+    is_requested = kind == "blocks"
     if kind == "accelerator":
-        kind = _best_kind(graph)
-    return kind if np.size(graph.senders) else "none"
+        kind = "blocks" if _is_dense(graph) else "none"
+    if kind == "none" or not np.size(graph.senders):
+        return "none"
+    repeated = _first_repeated(graph, node_mask) if kind == "blocks" else None
+    if repeated is None:
+        return kind
+    if is_requested:
+        raise ValueError(
+            f"{name}: got 'blocks', but edge {repeated} connects the same nodes as one before, "
+            "expected at most one edge from node to node; use segments"
+        )
+    return "none"
 
 
-def _best_kind(graph: jraph.GraphsTuple) -> str:
+def _is_dense(graph: jraph.GraphsTuple) -> bool:
     n_node = np.asarray(graph.n_node)
     size, graphs = int(n_node.max()), int((n_node > 0).sum())
-    density = np.size(graph.senders) / (graphs * size**2)
-    is_dense = size <= MAX_BLOCK and density >= MIN_DENSITY
-    return "blocks" if is_dense and _blocks_fit(graph) else "none"
+    return size <= MAX_BLOCK and np.size(graph.senders) >= MIN_DENSITY * graphs * size**2
 
 
-def _blocks_fit(graph: jraph.GraphsTuple) -> bool:
-    return graph.senders.ndim > 1 or _first_repeated(graph) is None
+def _first_repeated(graph: jraph.GraphsTuple, node_mask: Any = None) -> int | None:
+    """Returns an edge between the same nodes as an earlier one, except in padding.
 
-
-def _first_repeated(graph: jraph.GraphsTuple) -> int | None:
-    """Returns an edge between the same nodes as an earlier one, but for padding.
-
-    A graph of self-loops alone is padding (`egno_jax.graph.pad`), whose nodes may have any values.
+    Padding may repeat edges: its nodes may have any values. It is a graph of self-loops alone
+    (`egno_jax.graph.pad`), or in a stacked graph the nodes that `node_mask` leaves out.
     """
     senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
-    owner = np.repeat(np.arange(len(graph.n_edge)), np.asarray(graph.n_edge))
-    is_real = np.bincount(owner, senders != receivers, len(graph.n_edge))[owner] > 0
+    if senders.ndim > 1:
+        is_real = np.take_along_axis(np.asarray(node_mask), receivers, axis=1).ravel()
+        offsets = np.arange(len(senders))[:, None] * np.shape(node_mask)[1]
+        senders, receivers = (senders + offsets).ravel(), (receivers + offsets).ravel()
+    else:
+        owner = np.repeat(np.arange(len(graph.n_edge)), np.asarray(graph.n_edge))
+        is_real = np.bincount(owner, senders != receivers, len(graph.n_edge))[owner] > 0
     places = np.flatnonzero(is_real)
     _, first = np.unique(np.stack([receivers, senders])[:, places], axis=1, return_index=True)
     rest = np.setdiff1d(places, places[first])
@@ -140,12 +166,6 @@ def _first_repeated(graph: jraph.GraphsTuple) -> int | None:
 
 
 def _blocks(graph: jraph.GraphsTuple) -> Blocks:
-    repeated = _first_repeated(graph)
-    if repeated is not None:
-        raise ValueError(
-            f"kind: got 'blocks', but edge {repeated} connects the same nodes as one before, "
-            "expected at most one edge from node to node; use segments"
-        )
     n_node, num_edges = np.asarray(graph.n_node), len(graph.senders)
     graphs, size, total = len(n_node), int(n_node.max()), int(n_node.sum())
     ids = np.repeat(np.arange(graphs), n_node)
@@ -172,11 +192,6 @@ def is_complete(edges: Int[np.ndarray, "G n n"]) -> bool:
     off_diagonal = edges[:, ~np.eye(size, dtype=bool)]
     ordered = np.arange(graphs * size * (size - 1)).reshape(off_diagonal.shape)
     return size > 1 and np.array_equal(off_diagonal, ordered)
-
-
-def _segments(graph: jraph.GraphsTuple) -> Segments:
-    total = int(np.asarray(graph.n_node).sum())
-    return segments_of(np.asarray(graph.senders), np.asarray(graph.receivers), total)
 
 
 def segments_of(
@@ -230,9 +245,9 @@ def stacked_layout(
     """Returns the layout of S stacked graphs of one size, whose arrays have a leading axis S.
 
     Blocks have all N nodes of a sample, padding included. Segments have the sizes of the largest
-    sample. `batch_layout` makes the layout of a batch of them.
+    sample. `joined` of the layout makes that of a batch.
     """
-    kind = chosen_kind(graph, kind)
+    kind = chosen_kind(graph, kind, node_mask)
     senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
     num_nodes = np.shape(node_mask)[1]
     if kind == "none":

@@ -11,6 +11,7 @@ import jraph
 import numpy as np
 
 from egno_jax.checks import as_jax_sees, check_array, check_finite, shape_text, type_name
+from egno_jax.graph.prepare import without_layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,9 +98,7 @@ def _check_graph_structure(graph: Any, leading: tuple[str, ...]) -> dict[str, in
         _check_keys("graph.edges", graph.edges, ("features",), "None or ")
         check("edges['features']", graph.edges["features"], "floating", "E", "D")
     for field, letter in (("nodes", "N"), ("edges", "E"), ("globals", "G")):
-        tree = getattr(graph, field)
-        if field == "globals" and isinstance(tree, Mapping):  # a layout has other axes
-            tree = {name: leaves for name, leaves in tree.items() if name != "layout"}
+        tree = getattr(without_layout(graph), field)  # a layout has other axes
         _check_lengths(field, tree, (*leading, letter), sizes)
     return sizes
 

@@ -6,12 +6,12 @@ the optimizer, and in the average of the weights.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from egno_jax import graph as graph_lib
 from egno_jax.model import Params
 from egno_jax.training.config import is_kernel
 
@@ -36,7 +36,7 @@ def flatten(tree: Any) -> Any:
 
     A CPU gains nothing, and its bits would depend on the number of steps in a program.
     """
-    if jax.default_backend() == "cpu" and os.environ.get("EGNO_JAX_LAYOUT") != "accelerator":
+    if not graph_lib.is_for_accelerator():
         return tree
     return jax.tree.map(_flat, tree, is_leaf=lambda node: isinstance(node, Params))
 

@@ -148,7 +148,7 @@ def test_windows_run_backwards_double_the_training_set_alone(folder):
 
 
 def test_windows_run_backwards_have_the_bonds_of_the_first_frame(folder, tmp_path):
-    """The bond to the last atom is longer and longer, and is none at the end."""
+    """The bond to the last atom grows until it is not a bond."""
     trajectory = md17_data.load_trajectory("swing", archive="md", data_dir=folder)
     positions = np.array(trajectory.positions)
     positions[:, 2, 0] += np.linspace(0, 2, len(positions))

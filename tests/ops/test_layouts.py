@@ -15,7 +15,8 @@ from egno_jax import graph as graph_lib
 from egno_jax import ops, rolling
 from egno_jax.datasets import base
 from egno_jax.ops.layouts import NOWHERE
-from egno_jax.training.step import Trainer, init_state
+from egno_jax.training.flat import FlatParams, flatten
+from egno_jax.training.step import Trainer, init_state, train_step
 from tests import helpers
 from tests.training.mesh_runs import CONFIG as RUN
 from tests.training.mesh_runs import task
@@ -267,6 +268,34 @@ def test_samples_of_one_size_have_a_layout_for_each_batch(monkeypatch):
                 )
                 sums.append(layout.to_nodes(total) if is_blocks else total)
             helpers.assert_close(*sums, 1e-6)
+
+
+def test_repeated_edges_of_samples_are_refused_in_blocks():
+    _, samples, _ = task()
+    graph = samples.graph
+    senders, receivers = np.array(graph.senders), np.array(graph.receivers)
+    senders[3, 1], receivers[3, 1] = senders[3, 0], receivers[3, 0]
+    twice = graph._replace(senders=senders, receivers=receivers)
+    with pytest.raises(ValueError, match="connects the same nodes"):
+        graph_lib.stacked_layout(twice, samples.node_mask, "blocks")
+    assert graph_lib.stacked_layout(twice, samples.node_mask, "segments") is not None
+    assert graph_lib.stacked_layout(twice, samples.node_mask, "accelerator") is None
+
+
+def test_flat_weights_take_the_steps_of_the_tree(monkeypatch):
+    params, train, _ = task()
+
+    def after(kind):
+        monkeypatch.setenv("EGNO_JAX_LAYOUT", kind)
+        step = jax.jit(lambda state: train_step(state, train, RUN))  # traced anew
+        state = init_state(params, RUN)
+        for _ in range(5):
+            state, metrics = step(state)
+        is_flat = isinstance(flatten(params), FlatParams)
+        assert is_flat == (kind == "accelerator")
+        return state.params, state.ema, state.opt_state, metrics
+
+    helpers.assert_trees_close(after("accelerator"), after("none"), 1e-5)
 
 
 def test_memory_maps_are_not_read(tmp_path, monkeypatch):
