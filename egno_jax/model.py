@@ -220,8 +220,9 @@ def initial_state(
     graph_ids = graph_lib.graph_ids(graph.n_node, graph.nodes["positions"].shape[0])
     blocks = graph_lib.layout_of(graph)
     if isinstance(blocks, ops.Blocks):
-        arranged = {name: blocks.to_blocks(x[None])[0] for name, x in graph.nodes.items()}
-        graph = graph._replace(nodes=arranged)
+        names = ("positions", "velocities", "features")  # a graph may have other arrays
+        nodes = {name: blocks.to_blocks(graph.nodes[name][None])[0] for name in names}
+        graph = graph._replace(nodes=nodes)
         graph_ids = blocks.to_blocks(graph_ids[None, :, None])[0, ..., 0]
     else:
         blocks = None

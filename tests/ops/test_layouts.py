@@ -199,6 +199,8 @@ def test_apply_prepares_a_graph_that_it_can_read(monkeypatch):
 
     monkeypatch.setattr(ops.Blocks, "to_receivers", noted)
     monkeypatch.setenv("EGNO_JAX_LAYOUT", "blocks")
+    others = {"mass": np.ones(12, np.float32)}  # the model does not use it
+    graph = graph._replace(nodes={**graph.nodes, **others})
     found = egno_jax.apply(params, graph, TIMES)
     assert [shape[1:4] for shape in seen] == [(4, 4, 3), (4, 4, 3)]
     helpers.assert_trees_close(found, expected, 1e-5)
