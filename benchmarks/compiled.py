@@ -32,7 +32,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import cases, compiled_page, provenance, records
+from benchmarks import cases, compiled_page, provenance, records, tables
 from benchmarks.hlo import figures
 from egno_jax import training
 
@@ -285,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Another process may have added entries meanwhile.
         records.write(path, records.merge(records.read(path), run, entries))
         print(compiled_page.line(program.name, entry), flush=True)
-    compiled_page.write(options.out)
+    tables.write(options.out)
     return failed
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import records, tables
+from benchmarks import markdown
 from benchmarks.chips import chip_of, least_seconds
 
 Entry = dict[str, Any]
@@ -73,7 +73,7 @@ def line(name: str, entry: Entry) -> str:
     parts.append(f"{entry['gathers']} gathers, {entry['scatters']} scatters")
     if entry["collectives"]:
         parts.append(_collectives(row))
-    parts.append(f"{tables.megabytes(entry['temporary_bytes'])} temporary")
+    parts.append(f"{markdown.megabytes(entry['temporary_bytes'])} temporary")
     parts.append(f"compiled in {_compiling(entry)}")
     return f"{name}: {'; '.join(parts)}"
 
@@ -86,11 +86,11 @@ def _millions(row: Row) -> str:
 
 
 def _time(row: Row) -> str:
-    return tables.seconds(seconds(row))
+    return markdown.seconds(seconds(row))
 
 
 def _floor(row: Row) -> str:
-    return tables.seconds(floor(row))
+    return markdown.seconds(floor(row))
 
 
 def _over_floor(row: Row) -> str:
@@ -99,7 +99,7 @@ def _over_floor(row: Row) -> str:
 
 def _collectives(row: Row) -> str:
     found = row.entry["collectives"].items()
-    cells = (f"{each['count']} {kind}, {tables.megabytes(each['bytes'])}" for kind, each in found)
+    cells = (f"{each['count']} {kind}, {markdown.megabytes(each['bytes'])}" for kind, each in found)
     return "; ".join(cells) or "none"
 
 
@@ -112,7 +112,7 @@ def _figure(name: str) -> Callable[[Row], Any]:
 
 
 def _memory(name: str) -> Callable[[Row], str]:
-    return lambda row: tables.megabytes(row.entry[f"{name}_bytes"])
+    return lambda row: markdown.megabytes(row.entry[f"{name}_bytes"])
 
 
 Columns = dict[str, Callable[[Row], Any]]
@@ -167,7 +167,7 @@ def _table(rows: Sequence[Row], columns: Columns) -> str:
                 for title, cell in columns.items()
             ]
         )
-    return f"{tables.table([*columns], cells)}\n\n*{NOTE}*\n"
+    return f"{markdown.table([*columns], cells)}\n\n*{NOTE}*\n"
 
 
 # The page
@@ -199,29 +199,20 @@ def _provenance(record: dict[str, Any]) -> str:
         cells = [f"`{run['command']}`", run["commit"], run["date"], run["machine"], made]
         rows.append([*cells, ", ".join(names)])
     titles = ["command", "commit", "date", "compiled on", "versions", "entries"]
-    return tables.table(titles, rows) + "\n"
-
-
-def write(directory: Path) -> None:
-    """Writes `results/compiled.md` and its pictures, and the page that shows them."""
-    folder = directory / "results"
-    record = records.read(folder / f"{NAME}.json")
-    if record["entries"]:
-        text = page(record, pictures(folder, rows_of(record)))
-        (folder / f"{NAME}.md").write_text(text)
-        tables.write(directory)
+    return markdown.table(titles, rows) + "\n"
 
 
 # Pictures
 
 
-def pictures(directory: Path, rows: Sequence[Row]) -> list[str]:
+def pictures(directory: Path, record: dict[str, Any]) -> list[str]:
     """Draws the figures of programs for one chip into a directory and returns their file names."""
     try:
         import matplotlib
     except ImportError:
         return sorted(path.name for path in directory.glob(f"{NAME}-*.png"))
     matplotlib.use("agg")
+    rows = rows_of(record)
     drawn = []
     for name, title, value in (
         ("times", "estimated time over the floor", _ratio),

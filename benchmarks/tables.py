@@ -5,11 +5,12 @@ Every number comes from `benchmarks/results/run-*.json`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import records
+from benchmarks import compiled_page, records
+from benchmarks.markdown import megabytes, seconds, table
 
 OURS = "egno_jax"
 # The goals: the least speed over PINA's, the most time over the floor, the most memory over PINA's.
@@ -52,9 +53,10 @@ def write(directory: Path) -> None:
     ]
     if others:
         sections.append("\n".join(["## Other measurements", "", *others, ""]))
-    compiled = folder / "compiled.md"  # of `benchmarks.compiled_page`
-    if compiled.exists():
-        sections.append(compiled.read_text())
+    compiled = records.read(folder / f"{compiled_page.NAME}.json")
+    if compiled["entries"]:
+        images = compiled_page.pictures(folder, compiled)
+        sections.append(compiled_page.page(compiled, images))
     (directory / "RESULTS.md").write_text("\n".join([_INTRODUCTION, *sections]))
 
 
@@ -87,29 +89,10 @@ def _section(title: str, body: str) -> list[str]:
     return [f"### {title}\n", f"{body}\n"] if body else []
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Returns a Markdown table; empty if there are no rows."""
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-    if not lines:
-        return ""
-    head = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
-    return "\n".join(head + lines)
-
-
 def of_kind(entries: dict[str, Entry], kind: str) -> dict[str, Entry]:
     """Returns the entries `kind/name` by their names."""
     found = (name.partition("/") for name in entries)
     return {name: entries[f"{prefix}/{name}"] for prefix, _, name in found if prefix == kind}
-
-
-def seconds(value: float) -> str:
-    """Formats a time with a unit that fits."""
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.3g} ms"
-
-
-def megabytes(value: float) -> str:
-    """Formats a size in units of 1e6 bytes."""
-    return f"{value / 1e6:.3g} MB" if value < 1e9 else f"{value / 1e9:.2f} GB"
 
 
 def spread(value: dict[str, float], form: Callable[[float], str] = "{:.2f}".format) -> str:
@@ -303,7 +286,8 @@ def provenance(record: dict[str, Any]) -> str:
         threads = ", ".join(f"{name} {count}" for name, count in run["threads"].items())
         cells = [f"`{run['command']}`", run["commit"], run["date"], threads]
         rows.append([number, *cells, f"Python {run['python']}, {versions}", ", ".join(names)])
-    return table(["run", "command", "commit", "date", "threads", "versions", "entries"], rows)
+    titles = ["run", "command", "commit", "date", "threads", "versions", "entries"]
+    return table(titles, rows)
 
 
 def line(name: str, entry: Entry) -> str:
