@@ -76,6 +76,11 @@ class EGNO(nn.Module):
     convolves it over time, then passes messages at each time separately (`egno_jax.nn.Block`).
     Positions are relative to the mean initial position of each graph, which is added at the end.
 
+    A graph with `edges["shifts"]` is a periodic system, which has no centre: positions are then
+    relative to the initial position of each node, so that the prediction does not depend on which
+    periodic image of a node is given, nor on how many cells are. Predicted positions continue from
+    the given ones and are never wrapped into the cell.
+
     Attributes:
       config: the hyper-parameters.
       layer: the spatial layer of the blocks, see `egno_jax.nn.SpatialLayer`; None: the registered
@@ -96,6 +101,7 @@ class EGNO(nn.Module):
         if not getattr(self.layer or layer_factory(config), "supports_layouts", False):
             graph = graph_lib.without_layout(graph)
         state, frame = initial_state(graph, config, self.layer)
+        graph = in_frame(graph)
         times = jnp.asarray(times, time_dtype(times, state.positions))
         times, context, requested = _time_grid(times, config, frame.graph_ids)
         tau = times / config.time_scale
@@ -148,7 +154,9 @@ def apply(params: Params, graph: jraph.GraphsTuple, times: Float[Array, "P *G"])
     Args:
       params: the model, from `init`, `load` or `from_torch_state_dict`.
       graph: one state or a batch of states: nodes `positions` `[N, 3]`, `velocities` `[N, 3]` and
-        `features` `[N, F]`, edges `features` `[E, D]` or None.
+        `features` `[N, F]`, edges `features` `[E, D]` or None; in a periodic system also edges
+        `shifts` `[E, 3]`, see `egno_jax.ops.displacements`. Train and predict with shifts, or both
+        without.
       times: `[P]`, or `[P, G]` if graphs have different times, an array or a list; strictly
         increasing along P, in the unit of `config.time_scale`.
 
@@ -186,6 +194,7 @@ class Frame(NamedTuple):
     Attributes:
       graph_ids: `[N]`, the graph of each node; with blocks, `[n, G]`.
       centre: `[N, 3]`, the mean initial position of each node's graph; with blocks, `[1, G, 3]`.
+        In a graph with shifts, the initial position of each node.
       centre_residual: `[N, 3]`, the mean of the positions after subtracting `centre`; the exact
         centre is the sum of both.
       velocity_scale: `config.velocity_scale`.
@@ -215,7 +224,8 @@ def initial_state(
 ) -> tuple[State, Frame]:
     """Returns the state at one time, `[1, N, ...]`, with the features of the graph, and its frame.
 
-    `layer` is the spatial layer, whose `extra` starts as zeros; None: the registered one.
+    `layer` is the spatial layer, whose `extra` starts as zeros; None: the registered one. Layers
+    are called with `in_frame(graph)`.
     """
     graph_ids = graph_lib.graph_ids(graph.n_node, graph.nodes["positions"].shape[0])
     blocks = graph_lib.layout_of(graph)
@@ -234,17 +244,37 @@ def initial_state(
     return State(*(part[None] for part in parts), extra), frame
 
 
+def in_frame(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
+    """Returns the graph with the shifts that fit the positions of `initial_state`.
+
+    In a graph with shifts these positions are relative to each node's initial position x0, so the
+    shift of an edge becomes `x0_i - x0_j + s_ij`. Other graphs are returned as they are.
+    """
+    shifts = graph_lib.shifts_of(graph)
+    if shifts is None:
+        return graph
+    positions = graph.nodes["positions"]
+    positions = positions.astype(jnp.result_type(positions.dtype, jnp.float32))
+    edges = ops.EdgeList(graph.senders, graph.receivers, positions.shape[0])
+    vectors = ops.displacements(edges, positions[None], shifts)[0]
+    return graph._replace(edges={**graph.edges, "shifts": vectors})
+
+
 def centred_state(
     graph: jraph.GraphsTuple, graph_ids: Int[Array, "N"], blocks: ops.Blocks | None = None
 ) -> tuple[Float[Array, "N 3"], Float[Array, "N 3"], Float[Array, "N 3"], Float[Array, "N 3"]]:
     """Returns positions relative to their graph's centre, velocities, the centre, and its residual.
 
     The centre is `centre + residual`: far from the origin the mean is rounded, so the mean of the
-    differences is also subtracted. With `blocks` the nodes of the graph are arranged in them.
+    differences is also subtracted. With `blocks` the nodes of the graph are arranged in them. In a
+    graph with shifts the centre is each node's own position, and positions relative to it are 0.
     """
     positions, velocities = graph.nodes["positions"], graph.nodes["velocities"]
     dtype = jnp.result_type(positions.dtype, velocities.dtype, jnp.float32)
     positions, velocities = positions.astype(dtype), velocities.astype(dtype)
+    if graph_lib.shifts_of(graph) is not None:
+        zeros = jnp.zeros_like(positions)
+        return zeros, velocities, positions, zeros
 
     def mean_of_graph(x: Float[Array, "N 3"]) -> Float[Array, "N 3"]:
         if blocks is not None:

@@ -1,7 +1,8 @@
 """The baselines as Linen modules.
 
-All but `LinearMotion` compute with positions relative to the mean of each graph, as EGNO does, and
-those of E(n)-equivariant layers take any registered spatial layer (`config.layer`).
+All but `LinearMotion` compute with positions relative to the mean of each graph (in a graph with
+shifts, to each node's initial position), as EGNO does, and those of E(n)-equivariant layers take
+any registered spatial layer (`config.layer`).
 
 Source: Xu et al., "Equivariant Graph Neural Operator for Modeling 3D Dynamics", ICML 2024, section
 5.1 names the methods; docstrings describe the differences.
@@ -32,7 +33,7 @@ def _after_layers(config: BaselineConfig, state: State, graph: jraph.GraphsTuple
 
     For a module's `__call__`.
     """
-    states = []
+    states, graph = [], model.in_frame(graph)
     for index in range(config.num_layers):
         if config.mean_field:
             state = move_along_mean(config, state, graph, name=f"mean_field_{index}")
@@ -88,7 +89,8 @@ class MPNN(nn.Module):
         h_i <- h_i + phi_h([h_i, sum_j SiLU(phi_m([h_i, h_j, e_ij]))])
         x_i + psi_x(h_i), psi_v(h_i)
 
-    It commutes with translations. Predicts one later state.
+    It commutes with translations. Predicts one later state. In a graph with shifts x_i - c is 0,
+    and the geometry enters by the edge features alone.
 
     Source: Gilmer et al., "Neural Message Passing for Quantum Chemistry", 2017.
     """

@@ -26,6 +26,7 @@ from egno_jax.graph.edges import (
     bonds_within,
     fully_connected_edges,
     radius_edges,
+    shifts_of,
     squared_distances,
     with_features,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "prepare",
     "prepared",
     "radius_edges",
+    "shifts_of",
     "squared_distances",
     "stacked_layout",
     "unbatch",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import jraph
 import numpy as np
 
 from egno_jax.checks import as_floating, check_array, check_finite, shape_text
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Array, Float, Int
     from numpy.typing import ArrayLike
 
 
@@ -26,6 +27,14 @@ class Edges(NamedTuple):
     senders: Int[np.ndarray, "E"]
     receivers: Int[np.ndarray, "E"]
     features: Float[np.ndarray, "E D"] | None = None
+
+
+def shifts_of(graph: jraph.GraphsTuple) -> Float[Array, "E 3"] | None:
+    """Returns the shifts of a graph's edges, `edges["shifts"]`; None if the graph has none.
+
+    `egno_jax.ops.displacements` defines their sign. Works inside `jit`.
+    """
+    return None if graph.edges is None else graph.edges.get("shifts")
 
 
 def fully_connected_edges(num_nodes: int) -> Edges:

@@ -9,6 +9,7 @@ import jax
 import jraph
 import numpy as np
 
+from egno_jax.graph.edges import shifts_of
 from egno_jax.ops.layouts import NOWHERE, Blocks, Segments
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _globals(graph: Any) -> dict[str, Any]:
 
 def is_readable(graph: jraph.GraphsTuple) -> bool:
     """Returns whether the values of a graph's indices can be read: on this host, outside `jit`."""
-    arrays = (graph.senders, graph.receivers, graph.n_node)
+    arrays = (graph.senders, graph.receivers, graph.n_node, shifts_of(graph))
     return not any(
         isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True)
         for x in arrays
@@ -149,7 +150,8 @@ def _first_repeated(graph: jraph.GraphsTuple, node_mask: Any = None) -> int | No
     """Returns an edge between the same nodes as an earlier one, except in padding.
 
     Padding may repeat edges: its nodes may have any values. It is a graph of self-loops alone
-    (`egno_jax.graph.pad`), or in a stacked graph the nodes that `node_mask` leaves out.
+    (`egno_jax.graph.pad`), or in a stacked graph the nodes that `node_mask` leaves out. An edge to
+    a periodic image of the same node is no self-loop.
     """
     senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
     if senders.ndim > 1:
@@ -158,7 +160,10 @@ def _first_repeated(graph: jraph.GraphsTuple, node_mask: Any = None) -> int | No
         senders, receivers = (senders + offsets).ravel(), (receivers + offsets).ravel()
     else:
         owner = np.repeat(np.arange(len(graph.n_edge)), np.asarray(graph.n_edge))
-        is_real = np.bincount(owner, senders != receivers, len(graph.n_edge))[owner] > 0
+        is_loop, shifts = senders == receivers, shifts_of(graph)
+        if shifts is not None:
+            is_loop &= ~np.any(np.asarray(shifts) != 0, axis=1)
+        is_real = np.bincount(owner, ~is_loop, len(graph.n_edge))[owner] > 0
     places = np.flatnonzero(is_real)
     _, first = np.unique(np.stack([receivers, senders])[:, places], axis=1, return_index=True)
     rest = np.setdiff1d(places, places[first])

@@ -11,6 +11,7 @@ import jraph
 import numpy as np
 
 from egno_jax.checks import as_jax_sees, check_array, check_finite, shape_text, type_name
+from egno_jax.graph.edges import shifts_of
 from egno_jax.graph.prepare import without_layout
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def _check_graph_structure(graph: Any, leading: tuple[str, ...]) -> dict[str, in
     if graph.edges is not None:
         _check_keys("graph.edges", graph.edges, ("features",), "None or ")
         check("edges['features']", graph.edges["features"], "floating", "E", "D")
+        if (shifts := shifts_of(graph)) is not None:
+            check("edges['shifts']", shifts, "floating", "E", 3)
     for field, letter in (("nodes", "N"), ("edges", "E"), ("globals", "G")):
         tree = getattr(without_layout(graph), field)  # a layout has other axes
         _check_lengths(field, tree, (*leading, letter), sizes)
@@ -160,7 +163,9 @@ def validate(graph: jraph.GraphsTuple, times: Array | None = None) -> None:
     for name in _NODE_KEYS:
         check_finite(f"graph.nodes[{name!r}]", graph.nodes[name])
     if graph.edges is not None:
-        check_finite("graph.edges['features']", graph.edges["features"])
+        for name in ("features", "shifts"):
+            if name in graph.edges:
+                check_finite(f"graph.edges[{name!r}]", graph.edges[name])
     check_indices(graph)
     if times is not None:
         check_finite("times", times)

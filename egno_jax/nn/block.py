@@ -27,7 +27,8 @@ class State(NamedTuple):
     With the layout `egno_jax.ops.Blocks` the axis N is two axes, `[n, G]`.
 
     Attributes:
-      positions: `[P, N, 3]`, relative to the centre of each graph at time 0.
+      positions: `[P, N, 3]`, relative to the centre of each graph at time 0; in a graph with
+        shifts, relative to each node's position at time 0.
       velocities: `[P, N, 3]`.
       features: `[P, N, C]`, invariant.
       extra: further equivariant features by name, each an `e3nn_jax.IrrepsArray` `[P, N, irreps]`;
@@ -49,7 +50,8 @@ class SpatialLayer(Protocol):
 
     It updates the state at each time separately; the block does the temporal convolutions. Use
     differences of positions, so that the layer commutes with translations, and return vectors and
-    `extra` that rotate with the input.
+    `extra` that rotate with the input. `egno_jax.ops.displacements` of the edges' layout, the
+    positions and `egno_jax.graph.shifts_of(graph)` are those along edges, periodic images included.
 
     `supports_layouts = True`, a class attribute, is optional: the layer then gets graphs with a
     layout (`egno_jax.graph.layout_of`), which it must use; `egno_jax.ops.sums_over` shows how.

@@ -45,10 +45,12 @@ class EGNNLayer(nn.Module):
         senders: Int[Array, "E"],
         receivers: Int[Array, "E"],
         layout: ops.Layout | None = None,
+        edge_shifts: Float[Array, "E 3"] | None = None,
     ) -> tuple[Float[Array, "P N 3"], Float[Array, "P N 3"], Float[Array, "P N C"]]:
         """Returns positions, velocities and features after one round of messages.
 
-        `layout` is another arrangement of the edges, see `egno_jax.ops.layouts`.
+        `layout` is another arrangement of the edges, see `egno_jax.ops.layouts`; `edge_shifts` are
+        those of periodic images, see `egno_jax.ops.displacements`.
         """
         in_features = features.shape[-1]
         edge_dim = 0 if edge_features is None else edge_features.shape[-1]
@@ -68,6 +70,7 @@ class EGNNLayer(nn.Module):
             edge_features,
             senders,
             receivers,
+            edge_shifts=edge_shifts,
             layout=layout,
             precision=self.precision,
         )
@@ -98,6 +101,7 @@ class EGNNSpatialLayer(nn.Module):
             graph.senders,
             graph.receivers,
             graph_lib.layout_of(graph),
+            graph_lib.shifts_of(graph),
         )
         return State(positions, velocities, features, state.extra)
 

@@ -7,6 +7,7 @@ from egno_jax.ops.linear import linear, matmul, mlp
 from egno_jax.ops.mean_field import mean_field
 from egno_jax.ops.message_passing import (
     MAX_STEP,
+    displacements,
     edge_messages,
     egnn_layer,
     feature_update,
@@ -59,6 +60,7 @@ __all__ = [
     "Segments",
     "axis_size",
     "dft",
+    "displacements",
     "edge_messages",
     "egnn_layer",
     "embed_times",

@@ -32,12 +32,13 @@ def egnn_layer(
     senders: Int[Array, "E"],
     receivers: Int[Array, "E"],
     *,
+    edge_shifts: Float[Array, "E 3"] | None = None,
     layout: Layout | None = None,
     precision: str = "highest",
 ) -> tuple[Float[Array, "P N 3"], Float[Array, "P N 3"], Float[Array, "P N B"]]:
     """Updates positions by velocities and messages, and features by messages.
 
-        m_ij = SiLU(phi_m([|r_ij|^2, h_i, h_j, e_ij])),    r_ij = x_i - x_j
+        m_ij = SiLU(phi_m([|r_ij|^2, h_i, h_j, e_ij])),    r_ij = x_i - x_j + s_ij
         x_i <- x_i + phi_v(h_i) v_i + limit(mean_j r_ij phi_x(m_ij))
         h_i <- phi_h([h_i, sum_j m_ij])
 
@@ -50,6 +51,7 @@ def egnn_layer(
       edge_features: `[E, D]`, invariant, the same at all times; or None.
       senders: `[E]`, node j of each message.
       receivers: `[E]`, node i of each message.
+      edge_shifts: `[E, 3]`, s_ij of periodic images, see `displacements`; None: all are 0.
       layout: another arrangement of these edges, whose axes of nodes replace N; see
         `egno_jax.ops.layouts`. None: the edges as they are.
       precision: precision of products over channels; sums of coordinates are always exact.
@@ -57,16 +59,16 @@ def egnn_layer(
     Source: Satorras et al., "E(n) Equivariant Graph Neural Networks", 2021, equations 3 to 7, in
     the variant of the EGNO code: mean over neighbours, limited step, no residual of features.
     """
-    weights_of_messages = weights["message_mlp"], weights["position_mlp"]
+    mlps = weights["message_mlp"], weights["position_mlp"]
+    options = {"edge_shifts": edge_shifts, "precision": precision}
     if layout is None:
         layout = EdgeList(senders, receivers, positions.shape[1])
-        of_edges = (edge_features, senders, receivers)
         message_sum, step_sum = message_sums(
-            *weights_of_messages, positions, features, *of_edges, precision=precision
+            *mlps, positions, features, edge_features, senders, receivers, **options
         )
     else:
         message_sum, step_sum = sums_over(
-            layout, *weights_of_messages, positions, features, edge_features, precision=precision
+            layout, *mlps, positions, features, edge_features, **options
         )
     count = layout.in_degree(positions.dtype)
     step = limit_norm(step_sum / jnp.maximum(count, 1), MAX_STEP)
@@ -86,11 +88,12 @@ def message_sums(
     senders: Int[Array, "E"],
     receivers: Int[Array, "E"],
     *,
+    edge_shifts: Float[Array, "E 3"] | None = None,
     precision: str = "highest",
 ) -> tuple[Float[Array, "P N C"], Float[Array, "P N 3"]]:
     """Sums the messages and the steps of each node's incoming edges; 0 without incoming edges.
 
-        m_ij = SiLU(phi_m([|r_ij|^2, h_i, h_j, e_ij])),    r_ij = x_i - x_j
+        m_ij = SiLU(phi_m([|r_ij|^2, h_i, h_j, e_ij])),    r_ij = x_i - x_j + s_ij
         M_i = sum_j m_ij,    S_i = sum_j r_ij phi_x(m_ij)
 
     This is most of a layer's work. On a CPU, in float32 and for widths that are multiples of 16, it
@@ -108,6 +111,7 @@ def message_sums(
         edge_features=edge_features.astype(features.dtype),
         senders=senders,
         receivers=receivers,
+        edge_shifts=None if edge_shifts is None else edge_shifts.astype(positions.dtype),
         precision=precision,
     )
 
@@ -121,12 +125,37 @@ def message_sums_reference(
     senders: Int[Array, "E"],
     receivers: Int[Array, "E"],
     *,
+    edge_shifts: Float[Array, "E 3"] | None = None,
     precision: str = "highest",
 ) -> tuple[Float[Array, "P N C"], Float[Array, "P N 3"]]:
     """Computes `message_sums` in JAX: its specification, with the same arguments and results."""
     edges = EdgeList(senders, receivers, positions.shape[1])
-    mlps = message_mlp, position_mlp
-    return sums_over(edges, *mlps, positions, features, edge_features, precision=precision)
+    arrays = message_mlp, position_mlp, positions, features, edge_features
+    return sums_over(edges, *arrays, edge_shifts=edge_shifts, precision=precision)
+
+
+def displacements(
+    edges: Layout,
+    positions: Float[Array, "P *nodes 3"],
+    edge_shifts: Float[Array, "E 3"] | None = None,
+) -> Float[Array, "P *edges 3"]:
+    """Returns the vector from sender to receiver of every edge: `r_ij = x_i - x_j + s_ij`.
+
+    Node i is the receiver, j the sender. The shift s_ij says which periodic image of the sender
+    is meant: the one at `x_j - s_ij`. With the rows of `cell` as lattice vectors and the integers
+    n_ij of a neighbour list, whose image of j is at `x_j + n_ij cell` (ASE, matscipy, vesin with i
+    the receiver), `s_ij = -n_ij cell`. The reverse edge has the opposite shift, `s_ji = -s_ij`.
+
+    Args:
+      edges: the edges, in any layout; the axes of the result are those of its edges.
+      positions: `[P, N, 3]`, or in the layout's axes of nodes.
+      edge_shifts: `[E, 3]`, Cartesian, in the order of the graph's edges and the unit of positions;
+        None: no edge crosses a periodic boundary, and nothing is computed for shifts.
+    """
+    difference = edges.of_receivers(positions) - edges.of_senders(positions)
+    if edge_shifts is None:
+        return difference
+    return difference + edges.edge_features(edge_shifts.astype(difference.dtype))
 
 
 def sums_over(
@@ -137,10 +166,11 @@ def sums_over(
     features: Float[Array, "P *nodes A"],
     edge_features: Float[Array, "E D"] | None,
     *,
+    edge_shifts: Float[Array, "E 3"] | None = None,
     precision: str = "highest",
 ) -> tuple[Float[Array, "P *nodes C"], Float[Array, "P *nodes 3"]]:
-    """Computes `message_sums` over edges in any layout; `edge_features` are those of the graph."""
-    difference = edges.of_receivers(positions) - edges.of_senders(positions)
+    """Computes `message_sums` over edges in any layout; features and shifts as in the graph."""
+    difference = displacements(edges, positions, edge_shifts)
     messages = _messages(
         edges, message_mlp, squared_norm(difference), features, edge_features, precision=precision
     )

@@ -47,6 +47,7 @@ def arguments(rng, times, nodes, edges, depth, width, edge_dim):
         "features": features,
         "edge_features": normal(rng, edges, edge_dim),
     }
+    shifted = sums | {"edge_shifts": normal(rng, edges, 3)}
     update = {
         "feature_mlp": mlp(rng, depth + width, width, width),
         "features": features,
@@ -57,13 +58,20 @@ def arguments(rng, times, nodes, edges, depth, width, edge_dim):
     conv = {"features": normal(rng, times, nodes, width), "kernel": kernel}
     return {
         "message_sums": (sums, {"senders": senders, "receivers": receivers}),
+        "message_sums with shifts": (shifted, {"senders": senders, "receivers": receivers}),
         "feature_update": (update, {}),
         "velocity_factor": (factor, {}),
         "temporal_conv": (conv, {}),
     }
 
 
-NAMES = ("message_sums", "feature_update", "velocity_factor", "temporal_conv")
+NAMES = (
+    "message_sums",
+    "message_sums with shifts",
+    "feature_update",
+    "velocity_factor",
+    "temporal_conv",
+)
 # times, nodes, edges, width of the input, width, edge features (modes of the kernel: one more)
 SIZES = [(5, 30, 200, 32, 32, 2), (1, 3, 7, 16, 48, 0), (8, 10, 333, 80, 64, 3)]
 
@@ -77,7 +85,7 @@ def compiled(name, sizes):
     """Returns arguments and cotangents, and the program of values and gradients."""
     rng = np.random.default_rng(0)
     floats, indices = arguments(rng, *sizes)[name]
-    function = function_of_floats(getattr(ops, name), indices)
+    function = function_of_floats(getattr(ops, name.partition(" ")[0]), indices)
     shapes = jax.eval_shape(function, floats)
     cotangents = [normal(rng, *x.shape) for x in shapes]
 
@@ -101,7 +109,8 @@ def test_values_and_gradients_are_those_of_the_specification(name, sizes):
     floats, indices, cotangents, program = compiled(name, sizes)
     with jax.enable_x64(True):
         wide, wide_cotangents = jax.tree.map(lambda x: x.astype(jnp.float64), (floats, cotangents))
-        reference = function_of_floats(getattr(ops, f"{name}_reference"), indices)
+        function = getattr(ops, f"{name.partition(' ')[0]}_reference")
+        reference = function_of_floats(function, indices)
         results, pullback = jax.vjp(jax.jit(reference), wide)
         (expected,) = pullback(wide_cotangents)
     found, gradients = program(floats, cotangents)
@@ -115,14 +124,15 @@ def test_values_and_gradients_are_those_of_the_specification(name, sizes):
 def test_the_kernels_are_used_for_float32_in_whole_vectors_and_not_else(name):
     *_, program = compiled(name, SIZES[0])
     calls = re.findall(r'custom_call_target="(\w+)"', program.as_text())
-    assert sorted(calls) == [f"egno_{name}", f"egno_{name}_vjp"]
+    function_name = name.partition(" ")[0]
+    assert sorted(calls) == [f"egno_{function_name}", f"egno_{function_name}_vjp"]
     # Each gradient is the kernel's result itself: nothing checks or sums it at run time.
     assert "constant(nan)" not in program.as_text()
     narrow = arguments(np.random.default_rng(1), 5, 6, 9, 8, 8, 2)[name]
     floats, indices = compiled(name, SIZES[0])[:2]
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), floats), indices
     for floats, indices in (narrow, half):
-        function = function_of_floats(getattr(ops, name), indices)
+        function = function_of_floats(getattr(ops, function_name), indices)
         assert "egno_" not in jax.jit(function).lower(floats).as_text()
 
 

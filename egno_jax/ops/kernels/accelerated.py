@@ -72,7 +72,7 @@ def accelerate(
     Args:
       name: the function's name, also in compiled programs.
       specification: a function of arrays and nested mappings of arrays, by name; returns a pytree
-        of arrays.
+        of arrays. An argument that is None is left out: its default must be None.
       kernels: by platform, such as `"cpu"`.
       static: names of arguments that are not arrays, such as a precision.
     """
@@ -89,7 +89,8 @@ def accelerate(
     def accelerated(*args: Any, **named: Any) -> Any:
         bound = signature.bind(*args, **named)
         bound.apply_defaults()
-        return compiled(**_plain(bound.arguments))
+        given = {name: x for name, x in bound.arguments.items() if x is not None}
+        return compiled(**_plain(given))
 
     accelerated.__name__ = accelerated.__qualname__ = name
     return accelerated

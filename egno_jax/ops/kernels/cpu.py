@@ -71,7 +71,8 @@ class _MessageSums:
             return False
         (times, nodes, depth), (edges, edge_dim) = features.shape, edge_features.shape
         width = kernel.shape[1]
-        shapes = {
+        shapes = {name: (edges, 3) for name in ("edge_shifts",) if name in args}
+        shapes |= {
             "features": (times, nodes, depth),
             "positions": (times, nodes, 3),
             "edge_features": (edges, edge_dim),
@@ -103,7 +104,8 @@ class _MessageSums:
 
         names = ("edge_features", "features", "message_mlp", "position_mlp", "positions")
         indices = {name: narrow(args[name]) for name in ("receivers", "senders")}
-        return {name: args[name] for name in names} | indices
+        shifts = args.get("edge_shifts", jnp.zeros((0, 3), jnp.float32))
+        return {name: args[name] for name in names} | indices | {"edge_shifts": shifts}
 
     @classmethod
     def function(cls, args: Arguments) -> tuple[tuple[Array, Array], Residuals]:
@@ -118,11 +120,13 @@ class _MessageSums:
         operands = cls.operands(args)
         floating = {name: x for name, x in operands.items() if name not in ("receivers", "senders")}
         gradients = jax.tree.map(lambda x: _floats(*x.shape), floating)
-        # The kernel returns the gradient of edge features for each time, or for none.
-        num_times = args["features"].shape[0] if wanted["edge_features"] else 0
-        gradients["edge_features"] = _floats(num_times, *args["edge_features"].shape)
+        # The kernel returns the gradients of values of edges for each time, or for none.
+        of_edges = ("edge_features", "edge_shifts")
+        for name in of_edges:
+            num_times = args["features"].shape[0] if wanted.get(name) else 0
+            gradients[name] = _floats(num_times, *operands[name].shape)
         gradients = _call("egno_message_sums_vjp", gradients, operands, residuals, cotangents)
-        return gradients | {"edge_features": jnp.sum(gradients["edge_features"], axis=0)}
+        return gradients | {name: jnp.sum(gradients[name], axis=0) for name in of_edges}
 
 
 class _TwoLayers:

@@ -1,6 +1,6 @@
 // The message sums of an E(n)-equivariant layer, and their reverse-mode derivative.
 //
-// For every time p and every edge from node j to node i, with r = x_i - x_j:
+// For every time p and every edge from node j to node i, with r = x_i - x_j + shift:
 //
 //   u = h K_i + b_1,  v = h K_j                                          of every node
 //   a = u_i + v_j + |r|^2 k + sum_d e_d K_d,      s = silu(a),
@@ -26,6 +26,7 @@ namespace egno::message_sums {
 // The operands in the order of cpu.py. Gradients of the floating ones have the same positions.
 enum Operand : size_t {
   kEdgeFeatures,     // e [E, D]
+  kEdgeShifts,       // [E, 3], or [0, 3] if there are none
   kFeatures,         // h [P, N, A]
   kMessageBias1,     // b_1
   kMessageKernel1,   // [1 + 2 A + D, C], with the rows k, K_i, K_j and K_d
@@ -50,7 +51,7 @@ enum FunctionResult : size_t { kMessages, kSteps, kOfReceiver, kOfSender };  // 
 // Sizes and addresses of the operands.
 struct Layer {
   int64_t times, nodes, edges, depth, width, edge_dim;
-  const float *features, *positions, *edge_features;
+  const float *features, *positions, *edge_features, *edge_shifts;
   const float *of_distance, *of_receiver, *of_sender, *of_edge, *bias_1;
   const float *kernel_2, *bias_2, *kernel_3, *bias_3, *kernel_4, *bias_4;
   const int32_t *senders, *receivers;
@@ -65,6 +66,7 @@ struct Layer {
         features(InData(args, kFeatures)),
         positions(InData(args, kPositions)),
         edge_features(InData(args, kEdgeFeatures)),
+        edge_shifts(Size(args, kEdgeShifts, 0) > 0 ? InData(args, kEdgeShifts) : nullptr),
         of_distance(InData(args, kMessageKernel1)),
         of_receiver(of_distance + width),
         of_sender(of_receiver + depth * width),
@@ -127,12 +129,18 @@ struct Block {
       target[row] = Target(layer.receivers[first + row], layer.nodes);
       distance[row] = 0;
       for (int axis = 0; axis < 3; ++axis) {
-        const float r = x[3 * receiver[row] + axis] - x[3 * sender[row] + axis];
+        float r = x[3 * receiver[row] + axis] - x[3 * sender[row] + axis];
+        if (layer.edge_shifts) r += layer.edge_shifts[3 * (first + row) + axis];
         difference[row][axis] = r;
         distance[row] += r * r;
       }
     }
   }
+};
+
+// The gradients of e [E, D] and of the shifts [E, 3] at one time; null if not wanted.
+struct EdgeGradients {
+  float *features, *shifts;
 };
 
 // The activations of a block, and their slopes.
@@ -335,7 +343,7 @@ inline void DescendMessages(const Layer& layer, const Shared& shared, const Bloc
 // d_a, written over d_s, and from it the gradients of nodes, distances and edge features.
 inline void DescendInputs(const Layer& layer, const float* d_steps, const Block& block,
                           const Rows& rows, float* d_s, const float* coefficients,
-                          WeightSums& weights, NodeSums sums, float* d_edge_features) {
+                          WeightSums& weights, NodeSums sums, EdgeGradients d_edges) {
   const int64_t width = layer.width;
   for (int64_t row = 0; row < block.rows; ++row) {
     float *d_a = d_s + row * width, *slope = rows.slope_s + row * width;
@@ -356,9 +364,10 @@ inline void DescendInputs(const Layer& layer, const float* d_steps, const Block&
       if (i >= 0) d_r += coefficients[row] * d_steps[3 * i + axis];
       sums.vectors[3 * block.receiver[row] + axis] += d_r;
       sums.vectors[3 * block.sender[row] + axis] -= d_r;
+      if (d_edges.shifts) d_edges.shifts[3 * (block.first + row) + axis] = d_r;
     }
-    for (int64_t d = 0; d_edge_features && d < layer.edge_dim; ++d)
-      d_edge_features[(block.first + row) * layer.edge_dim + d] =
+    for (int64_t d = 0; d_edges.features && d < layer.edge_dim; ++d)
+      d_edges.features[(block.first + row) * layer.edge_dim + d] =
           Dot(d_a, layer.of_edge + d * width, width);
   }
   // The rows of kernel_1 for distance and edge features.
@@ -376,7 +385,7 @@ inline void DescendInputs(const Layer& layer, const float* d_steps, const Block&
 }
 
 inline void Backward(const Layer& layer, const Shared& shared, const Block& block, const Rows& rows,
-                     WeightSums& weights, NodeSums sums, float* d_edge_features) {
+                     WeightSums& weights, NodeSums sums, EdgeGradients d_edges) {
   const int64_t width = layer.width;
   const float* d_steps = shared.d_steps + block.time * layer.nodes * 3;
   float coefficients[kBlock];
@@ -390,7 +399,7 @@ inline void Backward(const Layer& layer, const Shared& shared, const Block& bloc
   AddOuter(rows.s, d_b, block.rows, width, width, weights.kernel_2);
   float* d_s = rows.q;
   Multiply(d_b, shared.kernel_2_transposed, block.rows, width, width, shared.zeros, d_s);
-  DescendInputs(layer, d_steps, block, rows, d_s, coefficients, weights, sums, d_edge_features);
+  DescendInputs(layer, d_steps, block, rows, d_s, coefficients, weights, sums, d_edges);
 }
 
 // From the gradients of u and v to those of the features, K_i, K_j and b_1.
@@ -411,7 +420,8 @@ inline void DescendNodeTerms(ffi::ThreadPool& pool, const Layer& layer, int64_t 
   });
 }
 
-// Results: the gradients of the floating operands; that of e is [P, E, D], or empty if not wanted.
+// Results: the gradients of the floating operands; those of e and of the shifts are [P, E, D] and
+// [P, E, 3], or empty if not wanted.
 inline void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
   const Layer layer(args);
   const int64_t depth = layer.depth, width = layer.width, size = kBlock * width;
@@ -441,11 +451,15 @@ inline void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
     weights.emplace_back(layer, *place);
     rows.emplace_back(*place, size, true);
   }
-  const bool wants_edges = Out(rets, kEdgeFeatures)->element_count() > 0;
+  auto of_time = [&](Operand operand, int64_t time, int64_t size) -> float* {
+    if (Out(rets, operand)->element_count() == 0) return nullptr;
+    return OutData(rets, operand) + time * layer.edges * size;
+  };
   SumOverNodes(pool, layer, count, {d_terms.u, d_terms.v, OutData(rets, kPositions)},
                [&](int64_t task, const Block& block, NodeSums sums) {
-                 const int64_t offset = block.time * layer.edges * layer.edge_dim;
-                 float* d_edges = wants_edges ? OutData(rets, kEdgeFeatures) + offset : nullptr;
+                 const EdgeGradients d_edges = {
+                     of_time(kEdgeFeatures, block.time, layer.edge_dim),
+                     of_time(kEdgeShifts, block.time, 3)};
                  Forward<true>(layer, terms, block, rows[task]);
                  Backward(layer, shared, block, rows[task], weights[task].next(), sums, d_edges);
                });
