@@ -23,7 +23,8 @@ class EGNOConfig:
 
     Attributes:
       layer: name of the spatial layer in every block: `"egnn"`, or a name registered
-        with `egno_jax.nn.register_layer`.
+        with `egno_jax.nn.register_layer`. `"vector"` and `"steerable"` carry more than positions
+        and velocities from block to block.
       num_layers: number L of blocks (two temporal convolutions and one spatial layer each).
       hidden_dim: width C of the node features and of every MLP.
       num_modes: number M of Fourier modes that the temporal convolutions keep, including the
@@ -51,6 +52,14 @@ class EGNOConfig:
       velocity_weight: records `TrainingConfig.velocity_weight` of the training; set by `fit`. At 0
         the velocities of a `Trajectory` are an unsupervised equivariant latent and do not predict
         the velocity. Never read by `apply`; rollouts read it.
+      num_vectors: number K of vectors that the layers `vector` and `steerable` carry, and of
+        pseudo-vectors and tensors of every type.
+      max_degree: the largest degree l of the tensors of `steerable`; 1 are vectors.
+      symmetry: `"O(3)"`: the model commutes with rotations and reflections. `"SO(3)"`: with
+        rotations alone, so that it can learn systems with a handedness; for the layers `vector` and
+        `steerable`.
+      num_external_vectors: number of directions in `graph.nodes["vectors"]`; `init` reads it from
+        the graph.
       dtype: dtype of the feature computations, such as `"bfloat16"`; None follows the inputs and
         weights. Positions and velocities are computed in float32 or wider in any case.
       param_dtype: dtype of the weights that `init` returns.
@@ -74,6 +83,10 @@ class EGNOConfig:
     mean_field_channels: int = 0
     vector_init: float = 0.1
     velocity_weight: float = 0.0
+    num_vectors: int = 16
+    max_degree: int = 2
+    symmetry: str = "O(3)"
+    num_external_vectors: int = 0
     dtype: str | None = None
     param_dtype: str = "float32"
     matmul_precision: str = "highest"
@@ -87,7 +100,10 @@ class EGNOConfig:
                 object.__setattr__(self, name, value)
 
         _check("layer", self.layer, isinstance(self.layer, str), "the name of a spatial layer")
-        convert(_count, "num_layers", "hidden_dim", "num_modes", least=1)
+        convert(_count, "num_layers", "hidden_dim", "num_modes", "num_vectors", least=1)
+        convert(_count, "max_degree", least=1)
+        convert(_count, "num_external_vectors", least=0)
+        convert(_choice, "symmetry", choices=("O(3)", "SO(3)"))
         convert(_count, "time_embed_dim", least=2)
         convert(_positive, "time_scale", "velocity_scale")
         convert(_flag, "mean_field")

@@ -20,6 +20,7 @@ from egno_jax.nn.block import LayerFactory, initial_extra, layer_factory, layer_
 from egno_jax.params import (
     Params,
     check_config,
+    check_external_vectors,
     check_feature_sizes,
     check_params,
     feature_sizes,
@@ -136,6 +137,9 @@ def init(
     """
     check_config(config)
     graph, times = checked_inputs(graph, times)
+    if "vectors" in graph.nodes:
+        num = graph.nodes["vectors"].shape[1]
+        config = dataclasses.replace(config, num_external_vectors=num)
     return Params(weights=_init_weights(key, config, graph, times), config=config)
 
 
@@ -156,7 +160,8 @@ def apply(params: Params, graph: jraph.GraphsTuple, times: Float[Array, "P *G"])
       graph: one state or a batch of states: nodes `positions` `[N, 3]`, `velocities` `[N, 3]` and
         `features` `[N, F]`, edges `features` `[E, D]` or None; in a periodic system also edges
         `shifts` `[E, 3]`, see `egno_jax.ops.displacements`. Train and predict with shifts, or both
-        without.
+        without. For layers that carry vectors also nodes `vectors` `[N, K, 3]`: external
+        directions, such as a field or "up", which rotate with the system.
       times: `[P]`, or `[P, G]` if graphs have different times, an array or a list; strictly
         increasing along P, in the unit of `config.time_scale`.
 
@@ -224,21 +229,27 @@ def initial_state(
 ) -> tuple[State, Frame]:
     """Returns the state at one time, `[1, N, ...]`, with the features of the graph, and its frame.
 
-    `layer` is the spatial layer, whose `extra` starts as zeros; None: the registered one. Layers
-    are called with `in_frame(graph)`.
+    `layer` is the spatial layer, whose `extra` starts as `initial_extra`; None: the registered one.
+    Layers are called with `in_frame(graph)`.
     """
+    check_external_vectors(config, graph)
     graph_ids = graph_lib.graph_ids(graph.n_node, graph.nodes["positions"].shape[0])
     blocks = graph_lib.layout_of(graph)
     if isinstance(blocks, ops.Blocks):
         names = ("positions", "velocities", "features")  # a graph may have other arrays
         nodes = {name: blocks.to_blocks(graph.nodes[name][None])[0] for name in names}
+        if "vectors" in graph.nodes:
+            flat = graph.nodes["vectors"].reshape(1, -1, 3 * config.num_external_vectors)
+            arranged = blocks.to_blocks(flat)[0]
+            nodes["vectors"] = arranged.reshape(*arranged.shape[:-1], -1, 3)
         graph = graph._replace(nodes=nodes)
         graph_ids = blocks.to_blocks(graph_ids[None, :, None])[0, ..., 0]
     else:
         blocks = None
     positions, velocities, centre, residual = centred_state(graph, graph_ids, blocks)
     shape = (1, *graph_ids.shape)
-    extra = initial_extra(layer or layer_factory(config), config, shape, positions.dtype)
+    layer, vectors = layer or layer_factory(config), graph.nodes.get("vectors")
+    extra = initial_extra(layer, config, shape, positions.dtype, vectors)
     parts = positions, velocities * config.velocity_scale, graph.nodes["features"]
     frame = Frame(graph_ids, centre, residual, config.velocity_scale, blocks)
     return State(*(part[None] for part in parts), extra), frame

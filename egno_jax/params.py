@@ -54,8 +54,11 @@ def _weight_shapes(
     edges = graph_lib.fully_connected_edges(2)
     nodes = {"positions": 3, "velocities": 3, "features": num_node_features}
     edge_features = {"features": np.zeros((2, num_edge_features), np.float32)}
+    arrays = {name: np.zeros((2, size), np.float32) for name, size in nodes.items()}
+    if config.num_external_vectors:
+        arrays["vectors"] = np.zeros((2, config.num_external_vectors, 3), np.float32)
     graph = jraph.GraphsTuple(
-        nodes={name: np.zeros((2, size), np.float32) for name, size in nodes.items()},
+        nodes=arrays,
         edges=edge_features if num_edge_features else None,
         senders=edges.senders,
         receivers=edges.receivers,
@@ -201,6 +204,17 @@ def check_feature_sizes(params: Params, graph: jraph.GraphsTuple) -> None:
                 f"weights determine only the sum, {expected + embed_dim})"
             )
         raise ValueError(message)
+
+
+def check_external_vectors(config: EGNOConfig, graph: jraph.GraphsTuple) -> None:
+    """Checks that a graph has the external vectors that the model was made for."""
+    num = graph.nodes["vectors"].shape[-2] if "vectors" in graph.nodes else 0
+    if num != config.num_external_vectors:
+        raise ValueError(
+            f"graph.nodes['vectors']: got {num} external vectors, expected "
+            f"{config.num_external_vectors} by config.num_external_vectors; give the graph the "
+            "vectors that the model was made with"
+        )
 
 
 def graph_feature_sizes(graph: jraph.GraphsTuple) -> tuple[int, int]:

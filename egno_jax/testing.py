@@ -78,6 +78,7 @@ def random_graph(
     num_edge_features: int = 2,
     size: float = 1.0,
     dtype: str = "float32",
+    num_external_vectors: int = 0,
 ) -> jraph.GraphsTuple:
     """Draws graphs of `n_node` nodes; edges stay within a graph, and may be loops or repeated."""
     n_node = np.asarray(n_node, np.int32)
@@ -85,12 +86,16 @@ def random_graph(
     owners = np.sort(rng.choice(np.flatnonzero(n_node), num_edges))
     senders, receivers = (starts[owners] + rng.integers(n_node[owners]) for _ in range(2))
     edge_features = rng.normal(size=(num_edges, num_edge_features)).astype(dtype)
+    nodes = {
+        "positions": (size * rng.normal(size=(num_nodes, 3))).astype(dtype),
+        "velocities": (size * rng.normal(size=(num_nodes, 3))).astype(dtype),
+        "features": rng.normal(size=(num_nodes, num_node_features)).astype(dtype),
+    }
+    if num_external_vectors:
+        vectors = rng.normal(size=(num_nodes, num_external_vectors, 3))
+        nodes["vectors"] = vectors.astype(dtype)
     return jraph.GraphsTuple(
-        nodes={
-            "positions": (size * rng.normal(size=(num_nodes, 3))).astype(dtype),
-            "velocities": (size * rng.normal(size=(num_nodes, 3))).astype(dtype),
-            "features": rng.normal(size=(num_nodes, num_node_features)).astype(dtype),
-        },
+        nodes=nodes,
         edges={"features": edge_features} if num_edge_features else None,
         senders=senders.astype(np.int32),
         receivers=receivers.astype(np.int32),
@@ -229,7 +234,9 @@ def _subject(
         config = subject.config if isinstance(subject, Params) else subject
     config = config or _CONFIG
     dtype = "float64" if config.param_dtype == "float64" else "float32"
-    graph = random_graph(rng, dtype=dtype) if graph is None else graph
+    if graph is None:
+        num = config.num_external_vectors if is_model else 0
+        graph = random_graph(rng, dtype=dtype, num_external_vectors=num)
     tolerance = {"float32": 1e-5, "float64": 1e-10}[dtype] if tolerance is None else tolerance
     if not is_model:
         call, state = _layer(subject, config, graph, rng, dtype)
@@ -298,6 +305,8 @@ def _moved(tree: Any, matrix: np.ndarray | None = None, shift: Any = 0.0) -> Any
         return (rotated(x) + shift).astype(x.dtype)
 
     moved = _mapped(tree, positions=translated, velocities=rotated)
+    if isinstance(tree, jraph.GraphsTuple) and "vectors" in tree.nodes:
+        moved.nodes["vectors"] = rotated(tree.nodes["vectors"])
     if not isinstance(tree, State):
         return moved
     extra = {

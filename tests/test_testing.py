@@ -29,6 +29,7 @@ CHECKS = (
         EGNOConfig(**SMALL, temporal_grid="context", context_times=(1.0, 2.0)),
         BaselineConfig(**SMALL, method="egnn"),
         LocalConfig(**SMALL, mean_field=True),
+        EGNOConfig(**SMALL, layer="vector", num_vectors=4, num_external_vectors=2),
     ],
     ids=lambda config: type(config).__name__ + config.temporal_grid,
 )

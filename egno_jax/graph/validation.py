@@ -93,6 +93,8 @@ def _check_graph_structure(graph: Any, leading: tuple[str, ...]) -> dict[str, in
     _check_keys("graph.nodes", graph.nodes, _NODE_KEYS)
     for name, size in zip(_NODE_KEYS, (3, 3, "F"), strict=True):
         check(f"nodes[{name!r}]", graph.nodes[name], "floating", "N", size)
+    if "vectors" in graph.nodes:
+        check("nodes['vectors']", graph.nodes["vectors"], "floating", "N", "V", 3)
     check("senders", graph.senders, "integer", "E")
     check("receivers", graph.receivers, "integer", "E")
     if graph.edges is not None:
@@ -160,7 +162,7 @@ def validate(graph: jraph.GraphsTuple, times: Array | None = None) -> None:
     check_structure(graph, times)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((graph, times))):
         raise ValueError("graph: got tracers, expected values; call validate outside jit")
-    for name in _NODE_KEYS:
+    for name in (*_NODE_KEYS, *(["vectors"] if "vectors" in graph.nodes else [])):
         check_finite(f"graph.nodes[{name!r}]", graph.nodes[name])
     if graph.edges is not None:
         for name in ("features", "shifts"):

@@ -9,6 +9,7 @@ from egno_jax.nn.embedding import TimeEmbedding
 from egno_jax.nn.linear import MLP, Linear
 from egno_jax.nn.mean_field import MeanField
 from egno_jax.nn.temporal_conv import IrrepsTemporalConv, TemporalConv, VectorTemporalConv
+from egno_jax.nn.vector import VectorLayer
 
 __all__ = [
     "MLP",
@@ -23,6 +24,7 @@ __all__ = [
     "State",
     "TemporalConv",
     "TimeEmbedding",
+    "VectorLayer",
     "VectorTemporalConv",
     "layer_names",
     "register_layer",

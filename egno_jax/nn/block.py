@@ -59,7 +59,8 @@ class SpatialLayer(Protocol):
 
     `carries(config)`, a static method, is optional. It returns the irreps of the features that the
     layer carries from block to block, such as `{"vectors": "16x1o + 16x1e"}`. They start as zeros,
-    and every block convolves them over time with `IrrepsTemporalConv`.
+    except for external directions (`graph.nodes["vectors"]`), and every block convolves them over
+    time with `IrrepsTemporalConv`.
     """
 
     config: EGNOConfig
@@ -119,19 +120,43 @@ def layer_factory(config: EGNOConfig) -> LayerFactory:
 
 
 def initial_extra(
-    layer: LayerFactory, config: EGNOConfig, shape: tuple[int, ...], dtype: Any
+    layer: LayerFactory,
+    config: EGNOConfig,
+    shape: tuple[int, ...],
+    dtype: Any,
+    vectors: Float[Array, "*nodes K 3"] | None = None,
 ) -> dict[str, e3nn.IrrepsArray]:
-    """Returns the features that a layer declares, as zeros `[P, N, irreps]`."""
-    carries = getattr(layer, "carries", lambda config: {})(config)
-    if not carries:
-        return {}
-    # Its import takes as long as that of everything else, and most models do not need it.
-    import e3nn_jax as e3nn
+    """Returns the features that a layer declares, `[P, N, irreps]`, at the start.
 
-    return {
-        name: e3nn.zeros(e3nn.Irreps(irreps).regroup(), shape, dtype)
-        for name, irreps in carries.items()
-    }
+    They are zeros, and the external `vectors` are the first of the vectors, `1o`, that it carries.
+
+    Raises:
+      ValueError: the layer carries fewer vectors, or none.
+    """
+    carries = getattr(layer, "carries", lambda config: {})(config)
+    extra = {}
+    if carries:
+        # Its import takes as long as that of everything else, and most models do not need it.
+        import e3nn_jax as e3nn
+
+        extra = {
+            name: e3nn.zeros(e3nn.Irreps(irreps).regroup(), shape, dtype)
+            for name, irreps in carries.items()
+        }
+    if vectors is None:
+        return extra
+    num = vectors.shape[-2]
+    for name, x in extra.items():
+        for (copies, irrep), place in zip(x.irreps, x.irreps.slices(), strict=True):
+            if str(irrep) == "1o" and copies >= num:
+                flat = vectors.astype(dtype).reshape(*vectors.shape[:-2], 3 * num)
+                array = x.array.at[..., place.start : place.start + 3 * num].set(flat)
+                return extra | {name: type(x)(x.irreps, array)}
+    raise ValueError(
+        f"graph.nodes['vectors']: got {num} external vectors, expected no more than the layer "
+        f'{config.layer!r} carries, {carries or "none"}; choose EGNOConfig(layer="vector") with '
+        f"num_vectors of {num} or more, or leave them out"
+    )
 
 
 class Block(nn.Module):

@@ -47,6 +47,7 @@ from egno_jax.ops.spectral import (
     temporal_conv,
     temporal_conv_reference,
 )
+from egno_jax.ops.vector_messages import VectorSums, standardized, vector_sums
 
 __all__ = [
     "DATA_AXIS",
@@ -58,6 +59,7 @@ __all__ = [
     "EdgeList",
     "Layout",
     "Segments",
+    "VectorSums",
     "axis_size",
     "dft",
     "displacements",
@@ -92,9 +94,11 @@ __all__ = [
     "spectral_conv_dft",
     "spectral_conv_fft",
     "squared_norm",
+    "standardized",
     "sums_over",
     "temporal_conv",
     "temporal_conv_reference",
+    "vector_sums",
     "velocity_factor",
     "velocity_factor_reference",
 ]

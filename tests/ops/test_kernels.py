@@ -55,6 +55,22 @@ def arguments(rng, times, nodes, edges, depth, width, edge_dim):
     }
     factor = {"velocity_mlp": mlp(rng, depth, width, 1), "features": features}
     kernel = normal(rng, 2, edge_dim + 1, width, width) / width
+    num_vectors = min(depth, 16)
+
+    def layer(rows, columns):
+        return {"kernel": normal(rng, rows, columns), "bias": normal(rng, columns)}
+
+    vectors = sums | {
+        "vectors": normal(rng, times, nodes, 3, num_vectors),
+        "layers": {
+            "input": layer(2 * depth + 1 + 3 * num_vectors + edge_dim, width),
+            "message": layer(width, width),
+            "gates": layer(width, 2 * num_vectors),
+            "step": layer(width, 1),
+        },
+    }
+    del vectors["message_mlp"], vectors["position_mlp"]
+    shifted_vectors = vectors | {"edge_shifts": shifted["edge_shifts"]}
     conv = {"features": normal(rng, times, nodes, width), "kernel": kernel}
     return {
         "message_sums": (sums, {"senders": senders, "receivers": receivers}),
@@ -62,6 +78,8 @@ def arguments(rng, times, nodes, edges, depth, width, edge_dim):
         "feature_update": (update, {}),
         "velocity_factor": (factor, {}),
         "temporal_conv": (conv, {}),
+        "vector_sums": (vectors, {"senders": senders, "receivers": receivers}),
+        "vector_sums with shifts": (shifted_vectors, {"senders": senders, "receivers": receivers}),
     }
 
 
@@ -71,9 +89,20 @@ NAMES = (
     "feature_update",
     "velocity_factor",
     "temporal_conv",
+    "vector_sums",
+    "vector_sums with shifts",
 )
 # times, nodes, edges, width of the input, width, edge features (modes of the kernel: one more)
 SIZES = [(5, 30, 200, 32, 32, 2), (1, 3, 7, 16, 48, 0), (8, 10, 333, 80, 64, 3)]
+
+
+def reference_of(name, indices, num_nodes):
+    """Returns the specification of the function of this name."""
+    name = name.partition(" ")[0]
+    if name == "vector_sums":
+        edges = ops.EdgeList(indices["senders"], indices["receivers"], num_nodes)
+        return functools.partial(ops.vector_sums, layout=edges)
+    return getattr(ops, f"{name}_reference")
 
 
 def function_of_floats(function, indices):
@@ -109,7 +138,7 @@ def test_values_and_gradients_are_those_of_the_specification(name, sizes):
     floats, indices, cotangents, program = compiled(name, sizes)
     with jax.enable_x64(True):
         wide, wide_cotangents = jax.tree.map(lambda x: x.astype(jnp.float64), (floats, cotangents))
-        function = getattr(ops, f"{name.partition(' ')[0]}_reference")
+        function = reference_of(name, indices, floats["features"].shape[1])
         reference = function_of_floats(function, indices)
         results, pullback = jax.vjp(jax.jit(reference), wide)
         (expected,) = pullback(wide_cotangents)

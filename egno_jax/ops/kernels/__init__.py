@@ -5,13 +5,20 @@
 """
 
 from egno_jax.ops.kernels.accelerated import Kernel, accelerate
-from egno_jax.ops.kernels.cpu import FEATURE_UPDATE, MESSAGE_SUMS, TEMPORAL_CONV, VELOCITY_FACTOR
+from egno_jax.ops.kernels.cpu import (
+    FEATURE_UPDATE,
+    MESSAGE_SUMS,
+    TEMPORAL_CONV,
+    VECTOR_SUMS,
+    VELOCITY_FACTOR,
+)
 from egno_jax.ops.kernels.library import KernelError, Status, load
 
 __all__ = [
     "FEATURE_UPDATE",
     "MESSAGE_SUMS",
     "TEMPORAL_CONV",
+    "VECTOR_SUMS",
     "VELOCITY_FACTOR",
     "Kernel",
     "KernelError",

@@ -59,42 +59,37 @@ def _call(name: str, results: Any, *operands: Any) -> Any:
     return structure.unflatten(jax.ffi.ffi_call(name, types)(*jax.tree.leaves(operands)))
 
 
-class _MessageSums:
-    """The kernel of `egno_jax.ops.message_sums`."""
+# Operands that have one row for each edge.
+_INDICES = ("receivers", "senders")
+_OF_EDGES = ("edge_features", "edge_shifts")
 
-    @staticmethod
-    def fits(args: Arguments) -> bool:
-        features, edge_features = args["features"], args["edge_features"]
-        senders, receivers = args["senders"], args["receivers"]
-        kernel = args["message_mlp"]["linear_0"]["kernel"]
-        if (features.ndim, edge_features.ndim, kernel.ndim) != (3, 2, 2):
-            return False
-        (times, nodes, depth), (edges, edge_dim) = features.shape, edge_features.shape
-        width = kernel.shape[1]
-        shapes = {name: (edges, 3) for name in ("edge_shifts",) if name in args}
-        shapes |= {
-            "features": (times, nodes, depth),
-            "positions": (times, nodes, 3),
-            "edge_features": (edges, edge_dim),
-            "message_mlp": _mlp_shapes(1 + 2 * depth + edge_dim, width, width),
-            "position_mlp": _mlp_shapes(width, width, 1),
+
+class _OverEdges:
+    """What the kernels that sum over edges have in common."""
+
+    name: str
+
+    @classmethod
+    def _fits(cls, args: Arguments, shapes: dict[str, Any], widths: Sequence[int]) -> bool:
+        """Returns whether the arguments fit; `shapes` are those of all but edges and positions."""
+        times, nodes = shapes["features"][:2]
+        edges = args["edge_features"].shape[0]
+        shapes = {
+            **shapes,
+            **{"positions": (times, nodes, 3), "edge_features": args["edge_features"].shape},
+            **({"edge_shifts": (edges, 3)} if "edge_shifts" in args else {}),
         }
+        indices = [args[name] for name in _INDICES]
         return (
             edges > 0
-            and senders.shape == receivers.shape == (edges,)
-            and {senders.dtype, receivers.dtype} <= {jnp.dtype("int32"), jnp.dtype("int64")}
-            and _fits(args, shapes, (depth, width))
+            and all(x.shape == (edges,) for x in indices)
+            and {x.dtype for x in indices} <= {jnp.dtype("int32"), jnp.dtype("int64")}
+            and _fits(args, shapes, widths)
         )
 
     @staticmethod
-    def residuals(args: Arguments) -> Types:
-        width = args["message_mlp"]["linear_0"]["kernel"].shape[1]
-        terms = _floats(*args["features"].shape[:2], width)
-        return {"of_receiver": terms, "of_sender": terms}
-
-    @staticmethod
     def operands(args: Arguments) -> Arguments:
-        num_nodes = args["features"].shape[1]
+        num_nodes = args["positions"].shape[1]
 
         def narrow(indices: Array) -> Array:
             """Returns int32; an index out of range stays out of range, on the same side."""
@@ -102,10 +97,48 @@ class _MessageSums:
                 return indices
             return jnp.clip(indices, -num_nodes - 1, num_nodes).astype(jnp.int32)
 
-        names = ("edge_features", "features", "message_mlp", "position_mlp", "positions")
-        indices = {name: narrow(args[name]) for name in ("receivers", "senders")}
-        shifts = args.get("edge_shifts", jnp.zeros((0, 3), jnp.float32))
-        return {name: args[name] for name in names} | indices | {"edge_shifts": shifts}
+        shifts = {"edge_shifts": jnp.zeros((0, 3), jnp.float32)}
+        rest = {name: x for name, x in args.items() if name != "precision"}
+        return shifts | rest | {name: narrow(args[name]) for name in _INDICES}
+
+    @classmethod
+    def vjp(cls, args: Arguments, residuals: Residuals, cotangents: Any, wanted: Any) -> Arguments:
+        operands = cls.operands(args)
+        floating = {name: x for name, x in operands.items() if name not in _INDICES}
+        gradients = jax.tree.map(lambda x: _floats(*x.shape), floating)
+        # The kernel returns the gradients of values of edges for each time, or for none.
+        for name in _OF_EDGES:
+            num_times = args["positions"].shape[0] if wanted.get(name) else 0
+            gradients[name] = _floats(num_times, *operands[name].shape)
+        name = f"egno_{cls.name}_vjp"
+        gradients = _call(name, gradients, operands, residuals, tuple(cotangents))
+        return gradients | {name: jnp.sum(gradients[name], axis=0) for name in _OF_EDGES}
+
+
+class _MessageSums(_OverEdges):
+    """The kernel of `egno_jax.ops.message_sums`."""
+
+    name = "message_sums"
+
+    @classmethod
+    def fits(cls, args: Arguments) -> bool:
+        features, edge_features = args["features"], args["edge_features"]
+        kernel = args["message_mlp"]["linear_0"]["kernel"]
+        if (features.ndim, edge_features.ndim, kernel.ndim) != (3, 2, 2):
+            return False
+        depth, width = features.shape[2], kernel.shape[1]
+        shapes = {
+            "features": features.shape,
+            "message_mlp": _mlp_shapes(1 + 2 * depth + edge_features.shape[1], width, width),
+            "position_mlp": _mlp_shapes(width, width, 1),
+        }
+        return cls._fits(args, shapes, (depth, width))
+
+    @staticmethod
+    def residuals(args: Arguments) -> Types:
+        width = args["message_mlp"]["linear_0"]["kernel"].shape[1]
+        terms = _floats(*args["features"].shape[:2], width)
+        return {"of_receiver": terms, "of_sender": terms}
 
     @classmethod
     def function(cls, args: Arguments) -> tuple[tuple[Array, Array], Residuals]:
@@ -113,20 +146,47 @@ class _MessageSums:
         results = residuals["of_receiver"], _floats(*args["positions"].shape)
         return _call("egno_message_sums", (results, residuals), cls.operands(args))
 
+
+class _VectorSums(_OverEdges):
+    """The kernel of `egno_jax.ops.vector_sums`; `features` are terms of receivers."""
+
+    name = "vector_sums"
+
     @classmethod
-    def vjp(
-        cls, args: Arguments, residuals: Residuals, cotangents: tuple[Array, Array], wanted: Any
-    ) -> Arguments:
-        operands = cls.operands(args)
-        floating = {name: x for name, x in operands.items() if name not in ("receivers", "senders")}
-        gradients = jax.tree.map(lambda x: _floats(*x.shape), floating)
-        # The kernel returns the gradients of values of edges for each time, or for none.
-        of_edges = ("edge_features", "edge_shifts")
-        for name in of_edges:
-            num_times = args["features"].shape[0] if wanted.get(name) else 0
-            gradients[name] = _floats(num_times, *operands[name].shape)
-        gradients = _call("egno_message_sums_vjp", gradients, operands, residuals, cotangents)
-        return gradients | {name: jnp.sum(gradients[name], axis=0) for name in of_edges}
+    def fits(cls, args: Arguments) -> bool:
+        features, edge_features = args["features"], args["edge_features"]
+        vectors = args["node_vectors"]
+        if (features.ndim, vectors.ndim, edge_features.ndim) != (3, 4, 2):
+            return False
+        width, num_vectors = features.shape[2], vectors.shape[3]
+
+        def layer(columns: int) -> dict[str, tuple[int, ...]]:
+            return {"kernel": (width, columns), "bias": (columns,)}
+
+        shapes = {
+            "features": features.shape,
+            "features_of_senders": features.shape,
+            "node_vectors": (*features.shape[:2], 3, num_vectors),
+            "layers": {
+                "of_distance": (width,),
+                "of_edge": (edge_features.shape[1], width),
+                "of_invariants": (3 * num_vectors, width),
+                "message": layer(width),
+                "gates": layer(2 * num_vectors),
+                "step": layer(1),
+            },
+        }
+        return cls._fits(args, shapes, (width, num_vectors))
+
+    @staticmethod
+    def residuals(args: Arguments) -> Types:
+        return {}
+
+    @classmethod
+    def function(cls, args: Arguments) -> tuple[tuple[Array, ...], Residuals]:
+        names = ("features", "positions", "node_vectors")
+        results = tuple(_floats(*args[name].shape) for name in names)
+        return _call("egno_vector_sums", results, cls.operands(args)), {}
 
 
 class _TwoLayers:
@@ -226,3 +286,4 @@ MESSAGE_SUMS = _kernel(_MessageSums)
 FEATURE_UPDATE = _kernel(_TwoLayers("feature_update", "feature_mlp"))
 VELOCITY_FACTOR = _kernel(_TwoLayers("velocity_factor", "velocity_mlp"))
 TEMPORAL_CONV = _kernel(_TemporalConv)
+VECTOR_SUMS = _kernel(_VectorSums)

@@ -6,6 +6,7 @@
 #include "message_sums.h"
 #include "node_update.h"
 #include "temporal_conv.h"
+#include "vector_sums.h"
 
 namespace egno {
 namespace {
@@ -39,3 +40,5 @@ EGNO_HANDLER(egno_velocity_factor, node_update::Compute<false>);
 EGNO_HANDLER(egno_velocity_factor_vjp, node_update::ComputeVjp<false>);
 EGNO_HANDLER(egno_temporal_conv, temporal_conv::Compute);
 EGNO_HANDLER(egno_temporal_conv_vjp, temporal_conv::ComputeVjp);
+EGNO_HANDLER(egno_vector_sums, vector_sums::Compute);
+EGNO_HANDLER(egno_vector_sums_vjp, vector_sums::ComputeVjp);

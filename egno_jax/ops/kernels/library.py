@@ -34,7 +34,13 @@ _FOLDER = Path(__file__).parent
 _SOURCES = [*sorted(_FOLDER.glob("*.h")), _FOLDER / "kernels.cc"]
 _SYMBOLS = tuple(
     f"egno_{name}{suffix}"
-    for name in ("message_sums", "feature_update", "velocity_factor", "temporal_conv")
+    for name in (
+        "message_sums",
+        "feature_update",
+        "velocity_factor",
+        "temporal_conv",
+        "vector_sums",
+    )
     for suffix in ("", "_vjp")
 )
 _TIMEOUT = 300.0

@@ -20,6 +20,7 @@
 #define EGNO_JAX_OPS_KERNELS_MESSAGE_SUMS_H_
 
 #include "base.h"
+#include "edges.h"
 
 namespace egno::message_sums {
 
@@ -55,6 +56,7 @@ struct Layer {
   const float *of_distance, *of_receiver, *of_sender, *of_edge, *bias_1;
   const float *kernel_2, *bias_2, *kernel_3, *bias_3, *kernel_4, *bias_4;
   const int32_t *senders, *receivers;
+  int64_t channels = 0;  // of vectors: none
 
   explicit Layer(const ffi::RemainingArgs& args)
       : times(Size(args, kFeatures, 0)),
@@ -85,16 +87,6 @@ struct Layer {
   int64_t node_rows() const { return times * nodes; }
 };
 
-inline int64_t Clamped(int64_t index, int64_t size) {
-  return std::min(std::max<int64_t>(index, 0), size - 1);
-}
-
-// The node that a sum is added to, or -1 for none; negative indices count from the end.
-inline int64_t Target(int64_t index, int64_t size) {
-  if (index < 0) index += size;
-  return index < 0 || index >= size ? -1 : index;
-}
-
 // u and v of all nodes at all times, `[P, N, C]` each.
 template <typename Float>
 struct NodeTerms {
@@ -111,37 +103,6 @@ inline void ComputeNodeTerms(ffi::ThreadPool& pool, const Layer& layer, const fl
     Multiply(h, layer.of_sender, rows, depth, width, zeros, terms.v + first * width);
   });
 }
-
-// One block of edges at one time.
-struct Block {
-  int64_t time, first, rows;
-  int64_t sender[kBlock], receiver[kBlock], target[kBlock];
-  float difference[kBlock][3], distance[kBlock];
-
-  Block(const Layer& layer, int64_t index)
-      : time(index / layer.blocks()),
-        first(index % layer.blocks() * kBlock),
-        rows(std::min(kBlock, layer.edges - first)) {
-    const float* x = layer.positions + time * layer.nodes * 3;
-    for (int64_t row = 0; row < rows; ++row) {
-      sender[row] = Clamped(layer.senders[first + row], layer.nodes);
-      receiver[row] = Clamped(layer.receivers[first + row], layer.nodes);
-      target[row] = Target(layer.receivers[first + row], layer.nodes);
-      distance[row] = 0;
-      for (int axis = 0; axis < 3; ++axis) {
-        float r = x[3 * receiver[row] + axis] - x[3 * sender[row] + axis];
-        if (layer.edge_shifts) r += layer.edge_shifts[3 * (first + row) + axis];
-        difference[row][axis] = r;
-        distance[row] += r * r;
-      }
-    }
-  }
-};
-
-// The gradients of e [E, D] and of the shifts [E, 3] at one time; null if not wanted.
-struct EdgeGradients {
-  float *features, *shifts;
-};
 
 // The activations of a block, and their slopes.
 struct Rows {
@@ -181,68 +142,16 @@ inline float Coefficient(const Layer& layer, const float* q) {
   return Dot(q, layer.kernel_4, layer.width) + layer.bias_4[0];
 }
 
-// Sums over the nodes of one time: M [N, C] and S [N, 3]; or the gradients of u and v [N, C] and of
-// x [N, 3].
-struct NodeSums {
-  float *first, *second, *vectors;
-};
-
-// Sums over the nodes of all times: each task adds its blocks of edges. If tasks share a time, the
-// first of them adds to the result and the others to arrays of their own, which are added at the
-// end.
-template <typename AddBlock>
-void SumOverNodes(ffi::ThreadPool& pool, const Layer& layer, int64_t count, NodeSums result,
-                  const AddBlock& add_block) {
-  const int64_t wide_size = layer.nodes * layer.width, vector_size = layer.nodes * 3;
-  const bool has_second = result.second != nullptr;
-  auto at_time = [&](int64_t time) -> NodeSums {
-    return {result.first + time * wide_size,
-            has_second ? result.second + time * wide_size : nullptr,
-            result.vectors + time * vector_size};
-  };
-  std::memset(result.first, 0, sizeof(float) * layer.times * wide_size);
-  if (has_second) std::memset(result.second, 0, sizeof(float) * layer.times * wide_size);
-  std::memset(result.vectors, 0, sizeof(float) * layer.times * vector_size);
-
-  std::vector<std::unique_ptr<Scratch>> places(count);
-  std::vector<NodeSums> aside(count);
-  auto blocks_of = [&](int64_t task) { return RangeOf(layer.times * layer.blocks(), task, count); };
-  auto shares_time = [&](int64_t task) { return blocks_of(task).begin % layer.blocks() != 0; };
-  for (int64_t task = 0; task < count; ++task) {
-    if (!shares_time(task)) continue;
-    places[task] = std::make_unique<Scratch>(2 * wide_size + vector_size);
-    aside[task] = {places[task]->take_zeros(wide_size),
-                   has_second ? places[task]->take_zeros(wide_size) : nullptr,
-                   places[task]->take_zeros(vector_size)};
-  }
-  Parallel(pool, count, [&](int64_t task) {
-    const Range blocks = blocks_of(task);
-    const int64_t first_time = blocks.begin / layer.blocks();
-    for (int64_t index = blocks.begin; index < blocks.end; ++index) {
-      const Block block(layer, index);
-      const bool is_aside = shares_time(task) && block.time == first_time;
-      add_block(task, block, is_aside ? aside[task] : at_time(block.time));
-    }
-  });
-  for (int64_t task = 0; task < count; ++task) {
-    if (!places[task]) continue;
-    const NodeSums sums = at_time(blocks_of(task).begin / layer.blocks());
-    AddAll(sums.first, aside[task].first, wide_size);
-    if (has_second) AddAll(sums.second, aside[task].second, wide_size);
-    AddAll(sums.vectors, aside[task].vectors, vector_size);
-  }
-}
-
 inline void AddMessages(const Layer& layer, const Block& block, const Rows& rows, NodeSums sums) {
   const int64_t width = layer.width;
   for (int64_t row = 0; row < block.rows; ++row) {
     const int64_t i = block.target[row];
     if (i < 0) continue;
     const float* m = rows.m + row * width;
-    for (int64_t k = 0; k < width; k += kLanes) Add(sums.first + i * width + k, Load(m + k));
+    for (int64_t k = 0; k < width; k += kLanes) Add(sums.features + i * width + k, Load(m + k));
     const float f = Coefficient(layer, rows.q + row * width);
     for (int axis = 0; axis < 3; ++axis)
-      sums.vectors[3 * i + axis] += block.difference[row][axis] * f;
+      sums.positions[3 * i + axis] += block.difference[row][axis] * f;
   }
 }
 
@@ -262,7 +171,7 @@ inline void Compute(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
     own = std::make_unique<Scratch>(3 * size);
     rows.emplace_back(*own, size, false);
   }
-  SumOverNodes(pool, layer, count, {OutData(rets, kMessages), nullptr, OutData(rets, kSteps)},
+  SumOverNodes(pool, layer, count, {OutData(rets, kMessages), nullptr, OutData(rets, kSteps), nullptr},
                [&](int64_t task, const Block& block, NodeSums sums) {
                  Forward<false>(layer, terms, block, rows[task]);
                  AddMessages(layer, block, rows[task], sums);
@@ -347,8 +256,8 @@ inline void DescendInputs(const Layer& layer, const float* d_steps, const Block&
   const int64_t width = layer.width;
   for (int64_t row = 0; row < block.rows; ++row) {
     float *d_a = d_s + row * width, *slope = rows.slope_s + row * width;
-    float* d_u = sums.first + block.receiver[row] * width;
-    float* d_v = sums.second + block.sender[row] * width;
+    float* d_u = sums.features + block.receiver[row] * width;
+    float* d_v = sums.others + block.sender[row] * width;
     Vector along_distance{};
     for (int64_t k = 0; k < width; k += kLanes) {
       const Vector d = Load(d_a + k) * Load(slope + k);
@@ -362,8 +271,8 @@ inline void DescendInputs(const Layer& layer, const float* d_steps, const Block&
     for (int axis = 0; axis < 3; ++axis) {
       float d_r = d_distance * block.difference[row][axis];
       if (i >= 0) d_r += coefficients[row] * d_steps[3 * i + axis];
-      sums.vectors[3 * block.receiver[row] + axis] += d_r;
-      sums.vectors[3 * block.sender[row] + axis] -= d_r;
+      sums.positions[3 * block.receiver[row] + axis] += d_r;
+      sums.positions[3 * block.sender[row] + axis] -= d_r;
       if (d_edges.shifts) d_edges.shifts[3 * (block.first + row) + axis] = d_r;
     }
     for (int64_t d = 0; d_edges.features && d < layer.edge_dim; ++d)
@@ -451,15 +360,9 @@ inline void ComputeVjp(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
     weights.emplace_back(layer, *place);
     rows.emplace_back(*place, size, true);
   }
-  auto of_time = [&](Operand operand, int64_t time, int64_t size) -> float* {
-    if (Out(rets, operand)->element_count() == 0) return nullptr;
-    return OutData(rets, operand) + time * layer.edges * size;
-  };
-  SumOverNodes(pool, layer, count, {d_terms.u, d_terms.v, OutData(rets, kPositions)},
+  SumOverNodes(pool, layer, count, {d_terms.u, d_terms.v, OutData(rets, kPositions), nullptr},
                [&](int64_t task, const Block& block, NodeSums sums) {
-                 const EdgeGradients d_edges = {
-                     of_time(kEdgeFeatures, block.time, layer.edge_dim),
-                     of_time(kEdgeShifts, block.time, 3)};
+                 const EdgeGradients d_edges(layer, rets, kEdgeFeatures, kEdgeShifts, block.time);
                  Forward<true>(layer, terms, block, rows[task]);
                  Backward(layer, shared, block, rows[task], weights[task].next(), sums, d_edges);
                });
