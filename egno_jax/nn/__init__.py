@@ -8,6 +8,7 @@ from egno_jax.nn.egnn import EGNNLayer, EGNNSpatialLayer, EGNOBlock
 from egno_jax.nn.embedding import TimeEmbedding
 from egno_jax.nn.linear import MLP, Linear
 from egno_jax.nn.mean_field import MeanField
+from egno_jax.nn.steerable import SteerableLayer
 from egno_jax.nn.temporal_conv import IrrepsTemporalConv, TemporalConv, VectorTemporalConv
 from egno_jax.nn.vector import VectorLayer
 
@@ -22,6 +23,7 @@ __all__ = [
     "MeanField",
     "SpatialLayer",
     "State",
+    "SteerableLayer",
     "TemporalConv",
     "TimeEmbedding",
     "VectorLayer",
