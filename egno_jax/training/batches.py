@@ -179,11 +179,11 @@ def step_key(key: Array, step: Int[Array, ""], purpose: int = NOISE) -> Array:
 
 
 def add_noise(batch: Batch, key: Array, places: Int[Array, "B"], config: NoiseConfig) -> Batch:
-    """Returns a batch with noise on its initial states; works inside `jit`.
+    """Returns a batch with noise on its initial states and targets; works inside `jit`.
 
-        x_i <- x_i + s_x e_i,    v_i <- v_i + s_v e'_i,    e, e' ~ N(0, 1)
+        x_i <- x_i + s_x e_i,    v_i <- v_i + s_v e'_i,    y_pi <- y_pi + s_y e''_pi
 
-    Targets stay. Features that `config` names are recomputed. The noise of a sample depends on the
+    with e, e', e'' ~ N(0, 1). Features that `config` names are recomputed. The noise of a sample depends on the
     key of the step and on the sample's place in its batch, `places`, and so not on how a mesh
     splits the batch.
 
@@ -195,6 +195,9 @@ def add_noise(batch: Batch, key: Array, places: Int[Array, "B"], config: NoiseCo
     Networks", ICML 2020, section 4.
     """
     if config.is_off:
+        return batch
+    batch = _with_noisy_targets(batch, key, places, config)
+    if config.positions == config.velocities == 0:
         return batch
     nodes = batch.graph.nodes
     shape = (2, nodes["positions"].shape[0] // places.shape[0], 3)
@@ -208,6 +211,24 @@ def add_noise(batch: Batch, key: Array, places: Int[Array, "B"], config: NoiseCo
         for name, drawn in zip(("positions", "velocities"), jax.vmap(draw)(places), strict=True)
     ]
     return batch._replace(graph=with_state(batch.graph, *noisy, **_columns(config)))
+
+
+def _with_noisy_targets(
+    batch: Batch, key: Array, places: Int[Array, "B"], config: NoiseConfig
+) -> Batch:
+    if config.targets == 0:
+        return batch
+    num_times, num_nodes, _ = batch.positions.shape
+    shape, dtype = (num_times, num_nodes // places.shape[0], 3), batch.positions.dtype
+
+    def draw(place: Array) -> Array:
+        # The other noise has the key itself.
+        return jax.random.normal(
+            jax.random.fold_in(jax.random.fold_in(key, place), 1), shape, dtype
+        )
+
+    drawn = jnp.moveaxis(jax.vmap(draw)(places), 0, 1).reshape(batch.positions.shape)
+    return batch._replace(positions=batch.positions + config.targets * drawn)
 
 
 def check_noise(data: Samples | Buckets, config: NoiseConfig) -> None:

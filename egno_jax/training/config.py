@@ -6,15 +6,19 @@ import copy
 import dataclasses
 import math
 from collections.abc import Collection, Mapping
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from egno_jax.config import check_field
 from egno_jax.deprecation import renamed_fields
 
-Schedule = Literal["constant", "cosine", "halving"]
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
+Schedule = Literal["constant", "cosine", "halving", "hold"]
 Decay = Literal["decoupled", "l2"]
 RandomTimes = Literal["all", "subsets", "grids"]
 # The fields of NoiseConfig that name features.
@@ -28,14 +32,18 @@ class OptimizerConfig:
     Attributes:
       learning_rate: the peak learning rate.
       schedule: what follows the warm-up. `constant`; `cosine`: falls to `final_fraction` of the
-        peak at the last step; `halving`: halves every `halve_every` steps.
+        peak at the last step; `halving`: halves every `halve_every` steps; `hold`: stays at the
+        peak until the last `decay_fraction` of the run, then falls as `cosine` does.
       warmup_steps: steps over which the learning rate rises linearly from 0.
       final_fraction: where the cosine ends, as a fraction of the peak.
       halve_every: steps between two halvings.
+      decay_fraction: the part of the run in which `hold` falls.
       weight_decay: coefficient of the decay.
       decay: how weights decay. `decoupled`: as in AdamW, biases excluded; `l2`: added to the
         gradient before Adam scales it, as in `torch.optim.Adam`, biases included.
       clip_norm: gradients longer than this are scaled down to it; 0 disables clipping.
+      clip_history: gradients longer than `1.5 mean + 2 std` of the norms of the last `clip_history`
+        steps are also scaled down to that, see `clip_by_history`; 0 disables it.
       b1: decay of Adam's first moment.
       b2: decay of Adam's second moment.
 
@@ -48,9 +56,11 @@ class OptimizerConfig:
     warmup_steps: int = 200
     final_fraction: float = 1e-3
     halve_every: int = 1000
+    decay_fraction: float = 0.25
     weight_decay: float = 1e-2
     decay: Decay = "decoupled"
     clip_norm: float = 1.0
+    clip_history: int = 0
     b1: float = 0.9
     b2: float = 0.999
 
@@ -59,7 +69,9 @@ class OptimizerConfig:
         check_field(self, "learning_rate", self.learning_rate > 0, "above 0")
         check_field(self, "final_fraction", self.final_fraction <= 1, "from 0 to 1")
         check_field(self, "halve_every", self.halve_every >= 1, "1 or more")
-        for name in ("final_fraction", "warmup_steps", "weight_decay", "clip_norm"):
+        check_field(self, "decay_fraction", 0 < self.decay_fraction <= 1, "above 0, at most 1")
+        names = ("final_fraction", "warmup_steps", "weight_decay", "clip_norm", "clip_history")
+        for name in names:
             check_field(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("b1", "b2"):
             check_field(self, name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
@@ -74,6 +86,13 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
         after = optax.constant_schedule(peak)
     elif config.schedule == "cosine":
         after = optax.cosine_decay_schedule(peak, max(num_steps - warmup, 1), config.final_fraction)
+    elif config.schedule == "hold":
+        num_falling = max(round(config.decay_fraction * num_steps), 1)
+        parts = [
+            optax.constant_schedule(peak),
+            optax.cosine_decay_schedule(peak, num_falling, config.final_fraction),
+        ]
+        after = optax.join_schedules(parts, [max(num_steps - warmup - num_falling, 0)])
     else:
         after = optax.exponential_decay(peak, config.halve_every, 0.5, staircase=True)
     if warmup == 0:
@@ -85,11 +104,50 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
     """Returns the optimizer of a run of `num_steps`, for `Params` or any other tree."""
     adam = optax.scale_by_adam(b1=config.b1, b2=config.b2)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    if config.clip_history:
+        clip = optax.chain(clip, clip_by_history(config.clip_history))
     if config.decay == "l2":
         updates = [clip, optax.add_decayed_weights(config.weight_decay), adam]
     else:
         updates = [clip, adam, optax.add_decayed_weights(config.weight_decay, mask=is_kernel)]
     return optax.chain(*updates, optax.scale_by_learning_rate(make_schedule(config, num_steps)))
+
+
+class HistoryState(NamedTuple):
+    """State of `clip_by_history`.
+
+    Attributes:
+      norms: `[H]`, the norms of the last gradients, after clipping.
+      count: how many gradients there were.
+    """
+
+    norms: Float[Array, "H"]
+    count: Int[Array, ""]
+
+
+def clip_by_history(length: int) -> optax.GradientTransformation:
+    """Scales gradients that are longer than is usual down to what is.
+
+    The longest that is not scaled is `1.5 mean + 2 std` of the last `length` norms; the first
+    `length` gradients are not scaled.
+
+    Source: Hoogeboom et al., "Equivariant Diffusion for Molecule Generation in 3D", ICML 2022, the
+    queue of gradient norms in its code.
+    """
+
+    def init(params: Any) -> HistoryState:
+        return HistoryState(jnp.zeros(length, jnp.float32), jnp.zeros((), jnp.int32))
+
+    def update(updates: Any, state: HistoryState, params: Any = None) -> tuple[Any, HistoryState]:
+        norm = optax.tree.norm(updates).astype(jnp.float32)
+        usual = 1.5 * jnp.mean(state.norms) + 2 * jnp.std(state.norms)
+        longest = jnp.where(state.count < length, jnp.inf, usual)
+        scale = jnp.where(norm > longest, longest / norm, 1.0)
+        norms = state.norms.at[state.count % length].set(jnp.minimum(norm, longest))
+        scaled = jax.tree.map(lambda x: (scale * x).astype(x.dtype), updates)
+        return scaled, HistoryState(norms, state.count + 1)
+
+    return optax.GradientTransformation(init, update)
 
 
 def is_kernel(tree: Any) -> Any:
@@ -102,7 +160,7 @@ def is_kernel(tree: Any) -> Any:
 @renamed_fields(length_column="distance_column")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
-    """Noise on the initial states of each training batch; none by default.
+    """Noise on the initial states and the targets of each training batch; none by default.
 
     Features that follow the state must be recomputed, or they would reveal the state without
     noise: name their columns. `fit` checks that the columns hold what their names say.
@@ -110,6 +168,7 @@ class NoiseConfig:
     Attributes:
       positions: the standard deviation s_x, in the unit of the positions.
       velocities: the standard deviation s_v, in the unit of the velocities.
+      targets: the standard deviation s_y of noise on target positions, in their unit.
       speed_column: the node feature that holds |v_i|; None if there is none.
       squared_distance_column: the edge feature that holds |x_i - x_j|^2; None if there is none.
       distance_column: the edge feature that holds |x_i - x_j|, 0 in `egno_jax.datasets.protein`;
@@ -121,13 +180,14 @@ class NoiseConfig:
 
     positions: float = 0.0
     velocities: float = 0.0
+    targets: float = 0.0
     speed_column: int | None = 0
     squared_distance_column: int | None = -1
     distance_column: int | None = None
 
     def __post_init__(self) -> None:
         _check_numbers(self, exclude=COLUMNS)
-        for name in ("positions", "velocities"):
+        for name in ("positions", "velocities", "targets"):
             check_field(self, name, getattr(self, name) >= 0, "0 (no noise) or more")
         for name in COLUMNS:
             column = getattr(self, name)
@@ -137,7 +197,7 @@ class NoiseConfig:
     @property
     def is_off(self) -> bool:
         """Whether no noise is added."""
-        return self.positions == 0 and self.velocities == 0
+        return self.positions == self.velocities == self.targets == 0
 
 
 @renamed_fields(steps_per_call="steps_per_chunk")

@@ -46,6 +46,27 @@ def test_noise_is_normal_of_the_width_asked_for_and_leaves_the_targets(task):
     np.testing.assert_array_equal(noisy.velocities, batch.velocities)
 
 
+def test_noise_on_targets_leaves_the_state_and_is_its_own(task):
+    batch = batch_of(task, np.arange(400) % 16)
+    noisy = add_noise(batch, KEY, jnp.arange(400), dataclasses.replace(NOISE, targets=0.5))
+    drawn = np.asarray(noisy.positions - batch.positions) / 0.5
+    np.testing.assert_allclose([drawn.mean(), drawn.std()], [0, 1], atol=0.05)
+    np.testing.assert_array_equal(noisy.velocities, batch.velocities)
+    np.testing.assert_array_equal(
+        states(noisy), states(add_noise(batch, KEY, jnp.arange(400), NOISE))
+    )
+    of_state = (states(noisy) - states(batch))[0].ravel()
+    assert abs(np.corrcoef(of_state, drawn[0].ravel())[0, 1]) < 0.05
+    only = add_noise(batch, KEY, jnp.arange(400), NoiseConfig(targets=0.5))
+    np.testing.assert_array_equal(only.positions, noisy.positions)
+    np.testing.assert_array_equal(states(only), states(batch))
+    # A sample's noise belongs to its place in the batch, on whatever device it is.
+    part = add_noise(batch_of(task, [3]), KEY, jnp.array([3]), NoiseConfig(targets=0.5))
+    nodes = batch.positions.shape[1] // 400
+    whole = noisy.positions[:, 3 * nodes : 4 * nodes]
+    np.testing.assert_allclose(part.positions, whole, rtol=1e-6)
+
+
 def test_features_follow_the_noisy_state(task):
     batch = batch_of(task, [0, 1, 2])
     graph = add_noise(batch, KEY, jnp.arange(3), NOISE).graph

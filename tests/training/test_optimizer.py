@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from egno_jax import training
 from egno_jax.training import OptimizerConfig, is_kernel, make_optimizer, make_schedule
 
 NUM_STEPS = 100
@@ -113,3 +114,34 @@ def test_clipping_comes_before_l2_decay():
     for update in one_update(config, grads).values():
         # The decay of +3 outweighs the clipped gradient.
         np.testing.assert_allclose(update, -0.1, rtol=1e-2)
+
+
+def test_hold_stays_and_falls_at_the_end():
+    config = OptimizerConfig(
+        schedule="hold", learning_rate=0.5, warmup_steps=10, decay_fraction=0.2, final_fraction=0.1
+    )
+    rate = make_schedule(config, NUM_STEPS)
+    np.testing.assert_allclose([rate(5), rate(10), rate(79), rate(80)], [0.25, 0.5, 0.5, 0.5])
+    np.testing.assert_allclose(rate(90), 0.5 * (0.1 + 0.9 * 0.5), rtol=1e-6)
+    np.testing.assert_allclose(rate(NUM_STEPS), 0.05, rtol=1e-6)
+
+
+def test_gradients_are_clipped_at_what_is_usual():
+    clip = training.clip_by_history(4)
+    state, norms = clip.init(TREE), [1.0, 2.0, 1.0, 2.0, 100.0, 1.0]
+    found = []
+    for norm in norms:
+        grads = {"w": jnp.array([0.6 * norm, 0.8 * norm])}
+        clipped, state = clip.update(grads, state)
+        found.append(float(jnp.linalg.norm(clipped["w"])))
+    usual = 1.5 * 1.5 + 2 * 0.5
+    np.testing.assert_allclose(found, [1, 2, 1, 2, usual, 1], rtol=1e-6)
+    np.testing.assert_allclose(state.norms, [usual, 1, 1, 2], rtol=1e-6)
+
+
+def test_the_history_is_part_of_the_optimizer_and_of_its_state():
+    config = OptimizerConfig(clip_norm=0.0, clip_history=2, schedule="constant", warmup_steps=0)
+    optimizer = make_optimizer(config, NUM_STEPS)
+    state = optimizer.init(TREE)
+    _, state = optimizer.update(jax.tree.map(jnp.ones_like, TREE), state, TREE)
+    assert any(np.allclose(x, [6**0.5, 0]) for x in jax.tree.leaves(state) if x.shape == (2,))
