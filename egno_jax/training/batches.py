@@ -183,9 +183,9 @@ def add_noise(batch: Batch, key: Array, places: Int[Array, "B"], config: NoiseCo
 
         x_i <- x_i + s_x e_i,    v_i <- v_i + s_v e'_i,    y_pi <- y_pi + s_y e''_pi
 
-    with e, e', e'' ~ N(0, 1). Features that `config` names are recomputed. The noise of a sample depends on the
-    key of the step and on the sample's place in its batch, `places`, and so not on how a mesh
-    splits the batch.
+    with e, e', e'' ~ N(0, 1). Features that `config` names are recomputed. The noise of a sample
+    depends on the key of the step and on the sample's place in its batch, `places`, and so not on
+    how a mesh splits the batch.
 
     Raises:
       ValueError: the graph has no such column as the config names.
@@ -222,10 +222,8 @@ def _with_noisy_targets(
     shape, dtype = (num_times, num_nodes // places.shape[0], 3), batch.positions.dtype
 
     def draw(place: Array) -> Array:
-        # The other noise has the key itself.
-        return jax.random.normal(
-            jax.random.fold_in(jax.random.fold_in(key, place), 1), shape, dtype
-        )
+        own = jax.random.fold_in(jax.random.fold_in(key, place), 1)  # the state's is one level up
+        return jax.random.normal(own, shape, dtype)
 
     drawn = jnp.moveaxis(jax.vmap(draw)(places), 0, 1).reshape(batch.positions.shape)
     return batch._replace(positions=batch.positions + config.targets * drawn)
