@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -190,7 +191,8 @@ def with_state(
       positions: `[N, 3]`.
       velocities: `[N, 3]`.
       speed_column: the node feature that holds |v_i|; None if there is none.
-      squared_distance_column: likewise, the edge feature that holds |x_i - x_j|^2.
+      squared_distance_column: likewise, the edge feature that holds |x_i - x_j|^2; here and below,
+        |x_i - x_j + s_ij|^2 in a graph with shifts, which stay.
       distance_column: likewise, the edge feature that holds |x_i - x_j|.
 
     Raises:
@@ -206,6 +208,8 @@ def radius_graph(
     radius: float,
     node_mask: Bool[ArrayLike, "N"],
     *,
+    cell: ArrayLike | None = None,
+    pbc: ArrayLike = True,
     velocity_unit: float | None = None,
     speed_column: int | None = 0,
     squared_distance_column: int | None = -1,
@@ -220,16 +224,21 @@ def radius_graph(
     E is the same in all windows, so pad the graph to the capacity that you need; unused edges
     connect the last padding node with itself. If more pairs are close than fit, the last in the
     order of receivers are dropped and `Rollout.overflow` is True. Edges stay within their graph and
-    have |x_i - x_j| < radius, as in `egno_jax.graph.radius_edges`. Computes all N^2 distances.
+    have |r_ij| < radius, as in `egno_jax.graph.radius_edges`: with a cell, every periodic image
+    within the radius is an edge. Computes the distances of all N^2 pairs, times the number of
+    images that can be within the radius: 1 if every width of the cell is at least two radii.
 
     Args:
       radius: the cutoff, in the unit of the positions.
       node_mask: `[N]`, False on padding nodes, as `egno_jax.graph.pad` returns it; on the host.
+      cell: the periodic cell of all graphs, constant; as in `egno_jax.graph.radius_edges`. The
+        graph then has shifts, which are recomputed; positions stay unwrapped.
+      pbc: which lattice vectors are periodic; as there.
       velocity_unit: as in `refresh`.
       speed_column: as in `with_state`.
       squared_distance_column: as in `with_state`; not used if there are `edge_features`.
       distance_column: as in `with_state`; not used if there are `edge_features`.
-      edge_features: called with the graph, senders, receivers and |x_i - x_j|^2 `[E, 1]`; returns
+      edge_features: called with the graph, senders, receivers and |r_ij|^2 `[E, 1]`; returns
         `[E, D]`. None if the edge features are only distances, squared or not.
 
     Raises:
@@ -250,9 +259,48 @@ def radius_graph(
         velocity_unit=velocity_unit,
         columns=(speed_column, squared_distance_column, distance_column),
         radius=radius,
+        images=None if cell is None or not np.any(pbc) else _Images.within(radius, cell, pbc),
         is_real=mask,
         edge_features=edge_features,
     )
+
+
+class _Images(NamedTuple):
+    """The periodic images that can be within a radius.
+
+    Attributes:
+      cell: `[3, 3]`, the lattice vectors.
+      to_fractions: `[3, 3]`, `x @ to_fractions` are coordinates in lattice vectors, 0 along those
+        that are not periodic.
+      shifts: `[M, 3]`, Cartesian, of the images around the one that rounding finds.
+    """
+
+    cell: Float[np.ndarray, "3 3"]
+    to_fractions: Float[np.ndarray, "3 3"]
+    shifts: Float[np.ndarray, "M 3"]
+
+    @classmethod
+    def within(cls, radius: float, cell: ArrayLike, pbc: ArrayLike) -> _Images:
+        """Returns the images of a cell.
+
+        After rounding, a coordinate f is within 1/2, and |f + m| times the width of the cell is at
+        most the distance: |m| < radius / width + 1/2.
+        """
+        cell, periodic = graph_lib.periodic_cell(cell, pbc)
+        inverse = np.linalg.inv(cell) * periodic
+        widths = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+        most = np.where(periodic, np.ceil(radius / widths + 0.5) - 1, 0).astype(int)
+        numbers = itertools.product(*(range(-k, k + 1) for k in most))
+        return cls(cell, inverse, np.array(list(numbers)) @ cell)
+
+    def between(self, positions: Float[Array, "N 3"]) -> Float[Array, "N N M 3"]:
+        """Returns the shift of each image of each pair, receiver first."""
+        dtype = positions.dtype
+        cell, to_fractions, shifts = (jnp.asarray(x, dtype) for x in self)
+        exact = jax.lax.Precision.HIGHEST
+        vectors = positions[:, None] - positions
+        numbers = jnp.rint(jnp.matmul(vectors, to_fractions, precision=exact))
+        return shifts - jnp.matmul(numbers, cell, precision=exact)[:, :, None]
 
 
 def check_columns(
@@ -291,12 +339,12 @@ def _is_close(found: np.ndarray, expected: np.ndarray) -> bool:
 
 def _quantities(graph: jraph.GraphsTuple) -> dict[str, Array]:
     """Returns the values of `_QUANTITIES`: speeds `[N]`, squared distances and distances `[E]`."""
-    positions = jnp.asarray(graph.nodes["positions"])
-    sent, received = (
-        jnp.take(positions, ids, axis=0, mode="clip") for ids in (graph.senders, graph.receivers)
-    )
+    positions, shifts = jnp.asarray(graph.nodes["positions"]), graph_lib.shifts_of(graph)
+    edges = ops.EdgeList(graph.senders, graph.receivers, positions.shape[0])
+    shifts = None if shifts is None else jnp.asarray(shifts)
+    vectors = ops.displacements(edges, positions[None], shifts)[0]
     speeds = ops.safe_norm(jnp.asarray(graph.nodes["velocities"]))
-    values = (speeds, ops.squared_norm(received - sent), ops.safe_norm(received - sent))
+    values = (speeds, ops.squared_norm(vectors), ops.safe_norm(vectors))
     return {name: value[:, 0] for name, value in zip(_QUANTITIES, values, strict=True)}
 
 
@@ -359,6 +407,7 @@ def _reconnected(
     velocity_unit: float | None,
     columns: _Columns,
     radius: float,
+    images: _Images | None,
     is_real: Bool[np.ndarray, "N"],
     edge_features: Callable | None,
 ) -> jraph.GraphsTuple:
@@ -369,13 +418,28 @@ def _reconnected(
         raise ValueError(
             f"node_mask: got {is_real.size} nodes, expected {num_nodes}, as the graph has"
         )
+    if (graph_lib.shifts_of(graph) is None) != (images is None):
+        has, needs = ("no shifts", "None") if images else ("shifts", "the periodic cell")
+        raise ValueError(
+            f"cell: got {'a cell' if images else None}, expected {needs}, as the graph has {has}; "
+            "use the cell of egno_jax.graph.radius_edges"
+        )
     graph_ids = graph_lib.graph_ids(graph.n_node, num_nodes)
-    is_near = jnp.sum((positions[:, None] - positions) ** 2, axis=-1) < radius**2
-    is_near &= is_real[:, None] & is_real & ~np.eye(num_nodes, dtype=bool)
-    is_near &= graph_ids[:, None] == graph_ids
+    vectors = (positions[:, None] - positions)[:, :, None]
+    shifts = jnp.zeros((1, 1, 1, 3), positions.dtype)
+    if images is not None:
+        shifts = images.between(positions)
+    # A node is no neighbour of itself, but its periodic images are.
+    is_itself = np.eye(num_nodes, dtype=bool)[..., None] & ~jnp.any(shifts, axis=-1)
+    is_near = (jnp.sum((vectors + shifts) ** 2, axis=-1) < radius**2) & ~is_itself
+    is_near &= (is_real[:, None] & is_real & (graph_ids[:, None] == graph_ids))[..., None]
     spare_node = int(np.flatnonzero(~is_real)[-1])
-    receivers, senders = jnp.nonzero(is_near, size=capacity, fill_value=spare_node)
+    fill = (spare_node, spare_node, 0)
+    receivers, senders, image = jnp.nonzero(is_near, size=capacity, fill_value=fill)
     overflow = jnp.sum(is_near) > capacity
+    if images is not None:
+        of_edges = shifts[receivers, senders, image] * (receivers != spare_node)[:, None]
+        graph = graph._replace(edges={**graph.edges, "shifts": of_edges})
     graph = graph._replace(
         senders=senders,
         receivers=receivers,
@@ -386,7 +450,7 @@ def _reconnected(
     if edge_features is not None:
         squares = _quantities(graph)["squared_distance_column"][:, None]
         features = edge_features(graph, senders, receivers, squares)
-        return graph._replace(edges={"features": features})
+        return graph._replace(edges={**(graph.edges or {}), "features": features})
     size = 0 if graph.edges is None else graph.edges["features"].shape[-1]
     if size > 2 - columns[1:].count(None):
         raise ValueError(

@@ -39,6 +39,7 @@ __all__ = [
     "check_all",
     "check_batch_independence",
     "check_equivariance",
+    "check_images",
     "check_padding",
     "check_permutation",
     "check_translation",
@@ -79,13 +80,21 @@ def random_graph(
     size: float = 1.0,
     dtype: str = "float32",
     num_external_vectors: int = 0,
+    with_shifts: bool = False,
 ) -> jraph.GraphsTuple:
-    """Draws graphs of `n_node` nodes; edges stay within a graph, and may be loops or repeated."""
+    """Draws graphs of `n_node` nodes; edges stay within a graph, and may be loops or repeated.
+
+    With `with_shifts` they have random shifts, as in a periodic system.
+    """
     n_node = np.asarray(n_node, np.int32)
     num_nodes, starts = n_node.sum(), np.cumsum(n_node) - n_node
     owners = np.sort(rng.choice(np.flatnonzero(n_node), num_edges))
     senders, receivers = (starts[owners] + rng.integers(n_node[owners]) for _ in range(2))
-    edge_features = rng.normal(size=(num_edges, num_edge_features)).astype(dtype)
+    of_edges = {}
+    if num_edge_features or with_shifts:
+        of_edges["features"] = rng.normal(size=(num_edges, num_edge_features)).astype(dtype)
+    if with_shifts:
+        of_edges["shifts"] = np.rint(size * rng.normal(size=(num_edges, 3))).astype(dtype)
     nodes = {
         "positions": (size * rng.normal(size=(num_nodes, 3))).astype(dtype),
         "velocities": (size * rng.normal(size=(num_nodes, 3))).astype(dtype),
@@ -96,7 +105,7 @@ def random_graph(
         nodes["vectors"] = vectors.astype(dtype)
     return jraph.GraphsTuple(
         nodes=nodes,
-        edges={"features": edge_features} if num_edge_features else None,
+        edges=of_edges or None,
         senders=senders.astype(np.int32),
         receivers=receivers.astype(np.int32),
         n_node=n_node,
@@ -106,7 +115,10 @@ def random_graph(
 
 
 def check_all(subject: Any, config: EGNOConfig | None = None, **options: Any) -> dict[str, float]:
-    """Runs every check; returns the largest relative error of each by name."""
+    """Runs every check; returns the largest relative error of each by name.
+
+    `check_images` is among them if `graph` has shifts.
+    """
     checked = _subject(subject, config, **options)
     checks = (
         check_equivariance,
@@ -115,6 +127,8 @@ def check_all(subject: Any, config: EGNOConfig | None = None, **options: Any) ->
         check_batch_independence,
         check_padding,
     )
+    if graph_lib.shifts_of(checked.graph) is not None:
+        checks += (check_images,)
     return {check.__name__: check(checked) for check in checks}
 
 
@@ -148,6 +162,33 @@ def check_translation(subject: Any, config: EGNOConfig | None = None, **options:
     # Positions at a distance of `_SHIFT` have that much less precision in float32.
     loose = checked._replace(tolerance=10 * checked.tolerance)
     return _compare(loose, found, _moved(plain, shift=shift), "translated")
+
+
+def check_images(subject: Any, config: EGNOConfig | None = None, **options: Any) -> float:
+    """Checks that it does not matter which periodic image of each node is given.
+
+    Every node is moved by a vector t_i of its own, and the shifts of edges change by `t_j - t_i`,
+    so that displacements stay: positions must move by t_i, and nothing else change. A graph without
+    shifts is given random ones.
+    """
+    checked = _subject(subject, config, **options)
+    graph, state = (_on_grid(tree) for tree in (checked.graph, checked.state))
+    rng, positions = checked.rng(), graph.nodes["positions"]
+    moves = np.rint(_SHIFT * rng.normal(size=positions.shape)).astype(positions.dtype)
+    shifts = graph_lib.shifts_of(graph)
+    if shifts is None:
+        shifts = np.rint(rng.normal(size=(len(graph.senders), 3))).astype(positions.dtype)
+    graph = graph._replace(edges={**(graph.edges or _no_features(graph)), "shifts": shifts})
+    moved = _moved(graph, shift=moves)
+    new_shifts = shifts + moves[graph.senders] - moves[graph.receivers]
+    moved = moved._replace(edges={**graph.edges, "shifts": new_shifts})
+    plain, found = checked.call(graph, state), checked.call(moved, _moved(state, shift=moves))
+    loose = checked._replace(tolerance=10 * checked.tolerance)
+    return _compare(loose, found, _moved(plain, shift=moves), "in other images")
+
+
+def _no_features(graph: jraph.GraphsTuple) -> dict[str, np.ndarray]:
+    return {"features": np.zeros((len(graph.senders), 0), graph.nodes["features"].dtype)}
 
 
 def check_permutation(subject: Any, config: EGNOConfig | None = None, **options: Any) -> float:
@@ -305,8 +346,12 @@ def _moved(tree: Any, matrix: np.ndarray | None = None, shift: Any = 0.0) -> Any
         return (rotated(x) + shift).astype(x.dtype)
 
     moved = _mapped(tree, positions=translated, velocities=rotated)
-    if isinstance(tree, jraph.GraphsTuple) and "vectors" in tree.nodes:
-        moved.nodes["vectors"] = rotated(tree.nodes["vectors"])
+    if isinstance(tree, jraph.GraphsTuple):
+        if "vectors" in tree.nodes:
+            moved.nodes["vectors"] = rotated(tree.nodes["vectors"])
+        if graph_lib.shifts_of(tree) is not None:
+            moved = moved._replace(edges={**tree.edges, "shifts": rotated(tree.edges["shifts"])})
+        return moved
     if not isinstance(tree, State):
         return moved
     extra = {

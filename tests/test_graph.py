@@ -261,7 +261,7 @@ class TestFromAtoms:
         edges = graphs.fully_connected_edges(3)
         atoms = self.atoms()
         atoms.pbc = [True, False, False]
-        with pytest.raises(ValueError, match=r"atoms.pbc: got \[True, False, False\].*unwrap"):
+        with pytest.raises(ValueError, match=r"edges.shifts: .*\[True, False, False\].*unwrap"):
             graphs.from_atoms(atoms, edges)
         atoms = self.atoms()
         del atoms.arrays["momenta"]

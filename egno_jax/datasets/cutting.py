@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.base import Samples
-from egno_jax.graph import Edges, pad_nodes
+from egno_jax.graph import Edges, pad_nodes, squared_distances
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -117,7 +117,8 @@ def samples_from_frames(
       velocities: likewise.
       features: `[S, N, F]`, invariant node features of the initial state.
       edges: their features `[E, D]`, or `[S, E, D]` where samples differ, come first; the squared
-        distance |x_i - x_j|^2 in the initial state is appended.
+        distance |r_ij|^2 in the initial state is appended. Their shifts, if they have any, are
+        `[E, 3]`, or `[S, E, 3]` where samples differ.
       times: `[P]`, from the initial state to the targets.
       node_mask: `[N]`, False on nodes that do not count in losses and metrics; None: all count.
       dtype: the dtype of all real numbers.
@@ -132,16 +133,18 @@ def samples_from_frames(
             f"edges: got nodes {ends.min()} to {ends.max()}, expected 0 to {num_nodes - 1}; build "
             "them of the same nodes as the samples"
         )
-    state = positions[:, 0]
-    vectors = state[:, edges.receivers] - state[:, edges.senders]
-    columns = [np.sum(vectors**2, axis=-1, keepdims=True)]
+    columns = [squared_distances(positions[:, 0], edges)]
     if edges.features is not None:
         shape = (num_samples, *edges.features.shape[-2:])
         columns.insert(0, np.broadcast_to(edges.features, shape))
+    of_edges = {"features": np.concatenate(columns, axis=-1)}
+    if edges.shifts is not None:
+        of_edges["shifts"] = np.broadcast_to(edges.shifts, (num_samples, *edges.shifts.shape[-2:]))
     mask = np.ones(num_nodes, bool) if node_mask is None else node_mask
     indices = (edges.senders, edges.receivers, [num_nodes], [len(edges.senders)], mask)
     return _samples(
-        (positions, velocities, features, np.concatenate(columns, axis=-1)),
+        (positions, velocities, features),
+        of_edges,
         *(np.tile(index, (num_samples, 1)) for index in indices),
         times.astype(dtype),
     )
@@ -176,14 +179,20 @@ def samples_with_own_edges(
         )
     num_samples, _, num_nodes, _ = positions.shape
     senders, receivers = np.full((2, num_samples, num_edges), num_nodes)
-    edge_features = np.zeros((num_samples, num_edges, edges[0].features.shape[-1]), dtype)
+    names = ("features",) if edges[0].shifts is None else ("features", "shifts")
+    of_edges = {
+        name: np.zeros((num_samples, num_edges, getattr(edges[0], name).shape[-1]), dtype)
+        for name in names
+    }
     for sample, own in enumerate(edges):
         senders[sample, : counts[sample]] = own.senders
         receivers[sample, : counts[sample]] = own.receivers
-        edge_features[sample, : counts[sample]] = own.features
+        for name, array in of_edges.items():
+            array[sample, : counts[sample]] = getattr(own, name)
     arrays = [pad_nodes(array, num_nodes + 1) for array in (positions, velocities, features)]
     return _samples(
-        (*arrays, edge_features),
+        arrays,
+        of_edges,
         senders,
         receivers,
         np.tile([num_nodes, 1], (num_samples, 1)),
@@ -195,6 +204,7 @@ def samples_with_own_edges(
 
 def _samples(
     reals: Sequence[np.ndarray],
+    of_edges: dict[str, np.ndarray],
     senders: np.ndarray,
     receivers: np.ndarray,
     n_node: np.ndarray,
@@ -202,14 +212,13 @@ def _samples(
     node_mask: np.ndarray,
     times: np.ndarray,
 ) -> Samples:
-    """Assembles samples; `reals` are positions, velocities, node features and edge features."""
+    """Assembles samples; `reals` are positions, velocities and node features."""
     if not np.issubdtype(times.dtype, np.floating):
         raise ValueError(f"dtype: got {times.dtype}, expected a floating dtype such as float32")
-    positions, velocities, features, edge_features = (array.astype(times.dtype) for array in reals)
+    positions, velocities, features = (array.astype(times.dtype) for array in reals)
+    of_edges = {name: array.astype(times.dtype) for name, array in of_edges.items()}
     nodes = {"positions": positions[:, 0], "velocities": velocities[:, 0], "features": features}
     indices = (index.astype(np.int32) for index in (receivers, senders, n_node, n_edge))
     receivers, senders, n_node, n_edge = indices
-    graph = jraph.GraphsTuple(
-        nodes, {"features": edge_features}, receivers, senders, None, n_node, n_edge
-    )
+    graph = jraph.GraphsTuple(nodes, of_edges, receivers, senders, None, n_node, n_edge)
     return Samples(graph, times, positions[:, 1:], velocities[:, 1:], node_mask)

@@ -5,8 +5,9 @@ A graph is a `jraph.GraphsTuple` that holds one graph or a batch of several:
     nodes = {"positions": [N, 3], "velocities": [N, 3], "features": [N, F]},
     edges = {"features": [E, D]} or None,  senders, receivers: [E],  n_node, n_edge: [G].
 
-A message from sender j to receiver i uses r_ij = x_i - x_j without periodic images: the model has
-no periodic cell. Everything here is NumPy and runs on the host, except `graph_ids` and
+A message from sender j to receiver i uses r_ij = x_i - x_j. In a periodic system edges also have
+`"shifts": [E, 3]`, Cartesian, and r_ij = x_i - x_j + s_ij (`egno_jax.ops.displacements`).
+Everything here is NumPy and runs on the host, except `graph_ids`, `shifts_of` and
 `check_structure`, which also run inside `jit`.
 """
 
@@ -24,7 +25,10 @@ from egno_jax.graph.edges import (
     Edges,
     bond_edges,
     bonds_within,
+    cell_matrix,
     fully_connected_edges,
+    minimum_images,
+    periodic_cell,
     radius_edges,
     shifts_of,
     squared_distances,
@@ -54,6 +58,7 @@ __all__ = [
     "bond_edges",
     "bonds_within",
     "build",
+    "cell_matrix",
     "check_alike",
     "check_stacked_structure",
     "check_structure",
@@ -63,9 +68,11 @@ __all__ = [
     "is_for_accelerator",
     "ladder_size",
     "layout_of",
+    "minimum_images",
     "pad",
     "pad_nodes",
     "pad_times",
+    "periodic_cell",
     "prepare",
     "prepared",
     "radius_edges",

@@ -32,7 +32,8 @@ def build(
     velocities if targets and inputs have one unit.
 
     Args:
-      positions: `[N, 3]`; in a periodic system, unwrapped.
+      positions: `[N, 3]`. In a periodic system edges have shifts, which fit these positions; the
+        model predicts positions that continue from them, and are not wrapped into the cell.
       velocities: `[N, 3]`, in any unit that is the same for all graphs.
       features: `[N, F]`, invariant under rotation, for example the speed.
       edges: of this graph, from a function of this module or `Edges` of custom arrays.
@@ -46,12 +47,16 @@ def build(
             "function of this module, or with Edges(senders, receivers, features)"
         )
     nodes = {"positions": positions, "velocities": velocities, "features": features}
-    edge_features = None
-    if edges.features is not None:
-        edge_features = {"features": as_floating(edges.features, "edges.features")}
+    of_edges = {
+        name: as_floating(getattr(edges, name), f"edges.{name}")
+        for name in ("features", "shifts")
+        if getattr(edges, name) is not None
+    }
+    if edges.shifts is not None:
+        of_edges.setdefault("features", np.zeros((np.size(edges.senders), 0), np.float32))
     graph = jraph.GraphsTuple(
         nodes={name: as_floating(array, name) for name, array in nodes.items()},
-        edges=edge_features,
+        edges=of_edges or None,
         senders=np.asarray(edges.senders),
         receivers=np.asarray(edges.receivers),
         n_node=np.asarray([np.shape(positions)[0] if np.ndim(positions) else 0]),
@@ -65,12 +70,14 @@ def build(
 def from_atoms(
     atoms: ase.Atoms, edges: Edges, *, features: ArrayLike | None = None
 ) -> jraph.GraphsTuple:
-    """Builds one graph from ASE Atoms, for example with `radius_edges(atoms.positions, 5.0)`.
+    """Builds one graph from ASE Atoms.
+
+        edges = radius_edges(atoms.positions, 5.0, atoms.cell, atoms.pbc)
+        graph = from_atoms(atoms, edges)
 
     Args:
-      atoms: with momenta and without periodic boundaries: unwrap the positions, then set
-        `atoms.pbc = False`.
-      edges: of these atoms, from a function of this module.
+      atoms: with momenta.
+      edges: of these atoms, from a function of this module; with shifts if the atoms are periodic.
       features: `[N, F]`; by default [|v_i|, Z_i / max_j Z_j], with v in Angstrom per femtosecond.
         The second depends on the heaviest element: pass custom features if molecules differ.
 
@@ -79,18 +86,19 @@ def from_atoms(
       unit of time is 10.18 fs).
 
     Raises:
-      ValueError: if `atoms` are not ASE Atoms, are periodic or have no momenta, or if `validate`
-        rejects the graph.
+      ValueError: if `atoms` are not ASE Atoms, have no momenta, or are periodic while the edges
+        have no shifts, or if `validate` rejects the graph.
       ImportError: if ASE, of the extra `data`, is not installed.
     """
     if not isinstance(atoms, require("ase", "data").Atoms):
         raise ValueError(
             f"atoms: got {type(atoms).__name__}, expected ase.Atoms; for arrays use build"
         )
-    if atoms.pbc.any():
+    if atoms.pbc.any() and edges.shifts is None:
         raise ValueError(
-            f"atoms.pbc: got {atoms.pbc.tolist()}, expected no periodic boundary, as the model has "
-            "no periodic cell; unwrap the positions, then set atoms.pbc = False"
+            f"edges.shifts: got None, expected shifts, as atoms.pbc is {atoms.pbc.tolist()}; use "
+            "radius_edges(atoms.positions, cutoff, atoms.cell, atoms.pbc) or minimum_images, or "
+            "unwrap the positions and set atoms.pbc = False"
         )
     if not atoms.has("momenta"):
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 import jraph
@@ -11,7 +12,7 @@ from egno_jax.checks import as_floating, check_array, check_finite, shape_text
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
+    from jaxtyping import Array, Bool, Float, Int
     from numpy.typing import ArrayLike
 
 
@@ -22,11 +23,14 @@ class Edges(NamedTuple):
       senders: `[E]` int32, the node j that sends each message.
       receivers: `[E]` int32, the node i that receives it.
       features: `[E, D]`, or None if edges have no features.
+      shifts: `[E, 3]`, those of periodic images, `egno_jax.ops.displacements`; None if the system
+        is not periodic.
     """
 
     senders: Int[np.ndarray, "E"]
     receivers: Int[np.ndarray, "E"]
     features: Float[np.ndarray, "E D"] | None = None
+    shifts: Float[np.ndarray, "E 3"] | None = None
 
 
 def shifts_of(graph: jraph.GraphsTuple) -> Float[Array, "E 3"] | None:
@@ -88,51 +92,147 @@ def _pairs_two_bonds_apart(pairs: np.ndarray, num_nodes: int) -> np.ndarray:
     return (ends * num_nodes + other_ends)[ends != other_ends]
 
 
-def radius_edges(positions: ArrayLike, cutoff: float) -> Edges:
-    """Connects nodes closer than a cutoff, |x_i - x_j| < cutoff, in both directions.
+def radius_edges(
+    positions: ArrayLike,
+    cutoff: float,
+    cell: ArrayLike | None = None,
+    pbc: ArrayLike = True,
+) -> Edges:
+    """Connects nodes closer than a cutoff, |r_ij| < cutoff, in both directions.
 
-    Boundaries are open. The model uses r_ij = x_i - x_j, so an edge to a periodic image would have
-    the wrong length in every layer. Unwrap positions first (in MDAnalysis with
-    `transformations.unwrap`); then no edge needs to cross a boundary.
+    Without a cell boundaries are open, and r_ij = x_i - x_j. With a cell every periodic image
+    within the cutoff is an edge of its own: a small cell has several edges between the same nodes,
+    and edges from a node to its own images. Positions may be wrapped or not: the shifts fit them.
 
     Args:
-      positions: `[N, 3]`, unwrapped.
+      positions: `[N, 3]`.
       cutoff: in the unit of positions, above 0.
+      cell: the periodic cell, as `cell_matrix` accepts it: `atoms.cell` of ASE,
+        `universe.dimensions` of MDAnalysis; None: no periodic boundaries.
+      pbc: which of the three lattice vectors are periodic, one bool or three (`atoms.pbc`).
 
     Returns:
-      Edges sorted by receiver, then sender, without features.
+      Edges sorted by receiver, then sender, without features; with shifts if any direction is
+      periodic.
 
     Raises:
+      ValueError: positions, cutoff or cell are not valid.
       ImportError: if vesin, of the extra `data`, is not installed.
     """
-    positions = as_floating(positions, "positions").astype(np.float64)
-    check_array("positions", positions, "floating", ("N", 3), {})
-    check_finite("positions", positions)
+    positions = _checked_positions(positions)
     if not 0 < cutoff < np.inf:
         raise ValueError(f"cutoff: got {cutoff}, expected a finite number above 0")
     neighbours = require("vesin", "data").NeighborList(cutoff=cutoff, full_list=True)
-    receivers, senders = neighbours.compute(
-        points=positions, box=np.zeros((3, 3)), periodic=False, quantities="ij"
+    box, periodic = np.zeros((3, 3)), np.zeros(3, bool)
+    if cell is not None and np.any(pbc):
+        box, periodic = periodic_cell(cell, pbc)
+    receivers, senders, images = neighbours.compute(
+        points=positions, box=box, periodic=periodic, quantities="ijS"
     )
-    order = np.lexsort((senders, receivers))
-    return Edges(senders[order].astype(np.int32), receivers[order].astype(np.int32))
+    order = np.lexsort((*images.T, senders, receivers))
+    edges = Edges(senders[order].astype(np.int32), receivers[order].astype(np.int32))
+    return edges._replace(shifts=-(images[order] @ box)) if periodic.any() else edges
 
 
-def bonds_within(positions: ArrayLike, cutoff: float) -> Int[np.ndarray, "B 2"]:
+def cell_matrix(cell: ArrayLike) -> Float[np.ndarray, "3 3"]:
+    """Returns the lattice vectors of a cell, as rows, in the unit of positions.
+
+    Args:
+      cell: `[3, 3]` lattice vectors (ASE's `Cell` is one); `[3]` lengths of a rectangular cell; or
+        `[6]` lengths and angles in degrees, as `universe.dimensions` of MDAnalysis: the first
+        vector is then along x, the second in the plane of x and y.
+    """
+    cell = np.asarray(cell, np.float64)
+    if cell.shape == (3,):
+        cell = np.diag(cell)
+    if cell.shape == (6,):
+        cos_a, cos_b, cos_c = np.cos(np.radians(cell[3:]))
+        sin_c = np.sqrt(1 - cos_c**2)
+        y = (cos_a - cos_b * cos_c) / sin_c
+        z = np.sqrt(max(1 - cos_b**2 - y**2, 0))
+        cell = cell[:3, None] * np.array([[1, 0, 0], [cos_c, sin_c, 0], [cos_b, y, z]])
+    if cell.shape != (3, 3) or not np.isfinite(cell).all():
+        raise ValueError(
+            f"cell: got {cell.tolist()}, expected finite lattice vectors [3, 3], lengths [3], or "
+            "lengths and angles [6]"
+        )
+    return cell
+
+
+def periodic_cell(
+    cell: ArrayLike, pbc: ArrayLike = True
+) -> tuple[Float[np.ndarray, "3 3"], Bool[np.ndarray, "3"]]:
+    """Returns lattice vectors and which of them are periodic.
+
+    Vectors that are not periodic are replaced by unit vectors perpendicular to the others, so that
+    the matrix can be inverted.
+
+    Raises:
+      ValueError: the periodic vectors do not span a cell.
+    """
+    matrix, periodic = cell_matrix(cell), np.broadcast_to(np.asarray(pbc, bool), 3)
+    vectors = matrix[periodic]
+    if np.linalg.matrix_rank(vectors) < len(vectors):
+        raise ValueError(
+            f"cell: got {matrix.tolist()}, expected linearly independent lattice vectors where "
+            f"pbc={periodic.tolist()}; set the cell, or pbc=False along the others"
+        )
+    # The last right singular vectors are perpendicular to the periodic ones.
+    right = np.linalg.svd(np.concatenate([vectors, np.zeros((1, 3))]))[2]
+    filled = matrix.copy()
+    filled[~periodic] = right[len(vectors) :]
+    return filled, periodic
+
+
+def minimum_images(
+    edges: Edges, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike = True
+) -> Edges:
+    """Sets the shifts of edges so that each connects the nearest images of its nodes.
+
+    For edges that are not made by distance: bonds, or all pairs. Arguments as `radius_edges`.
+    """
+    positions = _checked_positions(positions)
+    box, periodic = periodic_cell(cell, pbc)
+    vectors = positions[edges.receivers] - positions[edges.senders]
+    shifts = -np.rint(vectors @ np.linalg.inv(box)) * periodic @ box
+    # In a skewed cell, rounding can miss the nearest image by one along each vector.
+    ranges = [range(-1, 2) if is_periodic else range(1) for is_periodic in periodic]
+    shifts = np.stack([shifts + image @ box for image in itertools.product(*ranges)])
+    best = np.argmin(np.sum((vectors + shifts) ** 2, axis=-1), axis=0)
+    return edges._replace(shifts=shifts[best, np.arange(len(best))])
+
+
+def bonds_within(
+    positions: ArrayLike, cutoff: float, cell: ArrayLike | None = None, pbc: ArrayLike = True
+) -> Int[np.ndarray, "B 2"]:
     """Guesses bonds: all pairs closer than a cutoff, each once; use with `bond_edges`.
 
-    The smaller index is first. A cutoff of 1.6 Angstrom bonds C, N and O. Errors as `radius_edges`.
+    The smaller index is first. A cutoff of 1.6 Angstrom bonds C, N and O. In a periodic cell, pass
+    the edges that `bond_edges` returns to `minimum_images`. Errors as `radius_edges`.
     """
-    edges = radius_edges(positions, cutoff)
+    edges = radius_edges(positions, cutoff, cell, pbc)
     bonds = np.stack([edges.receivers, edges.senders], axis=1)
-    return bonds[bonds[:, 0] < bonds[:, 1]]
+    return np.unique(bonds[bonds[:, 0] < bonds[:, 1]], axis=0)
 
 
 def squared_distances(positions: ArrayLike, edges: Edges) -> Float[np.ndarray, "E 1"]:
-    """Returns |x_i - x_j|^2 of every edge, `[E, 1]`: the usual edge feature of an initial state."""
+    """Returns |r_ij|^2 of every edge, `[E, 1]`: the usual edge feature of an initial state.
+
+    The displacement is `r_ij = x_i - x_j + s_ij`, with the shifts s_ij of the edges if they have
+    any. Positions may have axes in front, `[..., N, 3]`; the result then has them too.
+    """
     positions = as_floating(positions, "positions")
-    vectors = positions[edges.receivers] - positions[edges.senders]
+    vectors = positions[..., edges.receivers, :] - positions[..., edges.senders, :]
+    if edges.shifts is not None:
+        vectors = vectors + edges.shifts
     return np.sum(vectors**2, axis=-1, keepdims=True)
+
+
+def _checked_positions(positions: ArrayLike) -> Float[np.ndarray, "N 3"]:
+    positions = as_floating(positions, "positions").astype(np.float64)
+    check_array("positions", positions, "floating", ("N", 3), {})
+    check_finite("positions", positions)
+    return positions
 
 
 def with_features(edges: Edges, *columns: ArrayLike) -> Edges:
