@@ -8,13 +8,14 @@ from egno_jax import baselines, graph, metrics, nn, ops, rolling
 from egno_jax.checkpoint import CheckpointError, load, save
 from egno_jax.config import EGNOConfig
 from egno_jax.convert import from_torch_state_dict, to_torch_state_dict
+from egno_jax.exporting import export
 from egno_jax.model import EGNO, Params, Trajectory, apply, init
 from egno_jax.rolling import Rollout, rollout
 
 if _TYPE_CHECKING:
     from types import ModuleType as _ModuleType
 
-    from egno_jax import datasets, testing, training, visualize  # noqa: F401
+    from egno_jax import datasets, nnx, testing, training, visualize  # noqa: F401
 
 __all__ = [
     "EGNO",
@@ -25,6 +26,7 @@ __all__ = [
     "Trajectory",
     "apply",
     "baselines",
+    "export",
     "from_torch_state_dict",
     "graph",
     "init",
@@ -44,7 +46,7 @@ except _metadata.PackageNotFoundError:  # run from a checkout that is not instal
     __version__ = "0.0.0+unknown"
 
 # Imported when they are first asked for: `import egno_jax` is for those who apply models, too.
-_LAZY = ("datasets", "testing", "training", "visualize")
+_LAZY = ("datasets", "nnx", "testing", "training", "visualize")
 
 
 def __getattr__(name: str) -> "_ModuleType":

@@ -62,8 +62,8 @@ def embed_times(
     kernel = weights["kernel"]
     per_node = matmul(features, kernel[:num_features], precision) + weights["bias"]
     per_time = matmul(embedding, kernel[num_features:], precision)
-    if per_time.shape[1] > 1:
-        per_time = jnp.take(per_time, graph_ids, axis=1, mode="clip")
-    else:
+    if per_time.shape[1] == 1:
         per_time = per_time.reshape(-1, *[1] * (features.ndim - 1), per_time.shape[-1])
+    else:
+        per_time = jnp.take(per_time, graph_ids, axis=1, mode="clip")
     return per_time + per_node

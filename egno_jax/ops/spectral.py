@@ -121,8 +121,9 @@ def _basis_of_products(num_times: int, num_modes: int) -> Float[np.ndarray, "P 2
 
     `Re Y = Re X Re R - Im X Im R` and `Im Y = Re X Im R + Im X Re R`, in `inverse_dft`.
     """
+    xp = fourier.array_module(num_times)
     real, imag = _inverse_basis(num_times, num_modes)
-    return np.stack([np.stack([real, imag]), np.stack([imag, -real])]).transpose(3, 0, 1, 2)
+    return xp.stack([xp.stack([real, imag]), xp.stack([imag, -real])]).transpose(3, 0, 1, 2)
 
 
 def spectral_conv_at(
@@ -192,7 +193,7 @@ def dft(x: Float[Array, "P *rest C"], num_modes: int) -> Float[Array, "2 M *rest
     `X_k = sum_p x_p exp(-2 pi i k p / P)` for `k < num_modes`; computed in float32 or wider.
     """
     cosines, sines = fourier.basis(x.shape[0], num_modes)
-    return _sum_over(np.stack([cosines, -sines]), x)
+    return _sum_over(fourier.array_module(x.shape[0]).stack([cosines, -sines]), x)
 
 
 def _sum_over(
@@ -212,7 +213,7 @@ def _sum_over(
         weights = jnp.asarray(basis, dtype).reshape(*basis.shape, *[1] * (x.ndim - num_axes))
         return jnp.sum(weights * x, axis=tuple(range(basis.ndim - num_axes, basis.ndim)))
 
-    if basis.size > MAX_SHORT_SUM:
+    if fourier.is_symbolic(basis.size) or basis.size > MAX_SHORT_SUM:
         return product(x.astype(dtype))
     return jax.lax.platform_dependent(x.astype(dtype), cpu=product, default=short_sum)
 
@@ -238,14 +239,14 @@ def inverse_dft(
     `y_p = 1/P sum_k a_k Re[Y_k exp(2 pi i k p / P)]`, as `irfft` defines it.
     """
     basis = _inverse_basis(num_times, coefficients.shape[1])
-    return _sum_over(np.moveaxis(basis, 2, 0), coefficients, 2)
+    return _sum_over(basis.transpose(2, 0, 1), coefficients, 2)
 
 
 def _inverse_basis(num_times: int, num_modes: int) -> Float[np.ndarray, "2 M P"]:
     """Returns what the real and imaginary parts of each mode contribute to each time."""
     cosines, sines = fourier.basis(num_times, num_modes)
     amplitude = fourier.amplitudes(num_times, num_modes)[:, None]
-    return np.stack([amplitude * cosines, -amplitude * sines])
+    return fourier.array_module(num_times).stack([amplitude * cosines, -amplitude * sines])
 
 
 def mix_modes(
