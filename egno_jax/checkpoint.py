@@ -162,6 +162,19 @@ def _move_into_place(staging: Path, directory: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def remove_leftovers(directory: Path) -> None:
+    """Removes what killed calls of `save` left next to a checkpoint; none may be going on.
+
+    A checkpoint that was being replaced goes back to its place if nothing is there.
+    """
+    for path in directory.parent.glob(f".{directory.name}-*"):
+        is_replaced = path.name.startswith(_REPLACED.format(directory.name))
+        if is_replaced and (path / _MANIFEST).is_file() and not directory.exists():
+            path.rename(directory)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / _MANIFEST
     try:

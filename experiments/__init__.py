@@ -16,3 +16,17 @@ configs are YAML files in `configs/<experiment>/`. The scripts share:
 `studies` holds questions about EGNO that one command each answers: `python -m
 experiments.studies.modes`.
 """
+
+import signal
+import sys
+
+
+def _stop(number: int, frame: object) -> None:
+    print("interrupted; start the same command again", file=sys.stderr, flush=True)
+    raise SystemExit(75)
+
+
+# `python -m experiments.nbody` spends seconds on its imports, before it handles signals itself.
+if sys.argv[:1] == ["-m"]:
+    for _each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(_each, _stop)

@@ -5,6 +5,7 @@
 - `checkpoints/`: the complete state of the training, to resume from;
 - `best/`: the model with the lowest F-MSE on the validation set, for `egno_jax.load`;
 - `tensorboard/`: the curves for TensorBoard;
+- `run.lock`: which process trains here, or did last;
 - `profile/`: with `--profile`, a trace of some steps;
 - `damaged-checkpoints/`: checkpoints that were found damaged and not used;
 - `results.json`: errors on the test set, and what made them;
@@ -75,7 +76,8 @@ def check_new(directory: Path) -> None:
 
 
 def start(directory: Path, config: Any, command: str) -> None:
-    """Makes the directory of a new run and writes `config.json`."""
+    """Makes the directory of a new run and writes `config.json`; a ValueError if it has a run."""
+    check_new(directory)
     directory.mkdir(parents=True, exist_ok=True)
     record = {
         "settings": plain(config),

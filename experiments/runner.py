@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 import shlex
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +29,9 @@ from egno_jax.training.devices import (
     is_one_of_several,
     wait_for_all,
 )
+from egno_jax.training.guards import only_run_in
 from experiments import run_directory, run_page
-from experiments.command_line import parse
+from experiments.command_line import RunOptions, parse
 from experiments.decoding import decode, linear_baseline
 from experiments.experiment import Experiment, Splits
 from experiments.run_pictures import showcase
@@ -45,10 +48,11 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0; 1 if training diverged or a file cannot be read or written; 2 for wrong
       input, or if a package of an extra is not installed; 75 if a signal interrupted the run, which
-      can be resumed. A message is printed with 1 and 2.
+      can be resumed. A message is printed with all but 0.
     """
     try:
-        return _main(experiment, sys.argv[1:] if arguments is None else arguments)
+        with _sigterm_as_sigint():
+            return _main(experiment, sys.argv[1:] if arguments is None else arguments)
     except (training.NonFiniteLossError, OSError) as error:
         return fail(f"error: {error}", FAILURE)
     except (ValueError, ImportError) as error:
@@ -59,23 +63,62 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
         return fail(traceback.format_exc(), FAILURE)
 
 
+@contextlib.contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    """Turns both signals into a KeyboardInterrupt, wherever `fit` does not handle them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGTERM, signal.SIGINT)
+    previous = {each: signal.signal(each, signal.default_int_handler) for each in signals}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
-    program = f"python -m experiments.{experiment.name}"
+    command = shlex.join(["python", "-m", f"experiments.{experiment.name}", *arguments])
     options, config = parse(experiment, arguments)
-    training.start_processes(
-        options.coordinator,
-        options.num_processes,
-        options.process_id,
-        from_environment=True if options.distributed else None,
-    )
-    mesh = _mesh(options.mesh)
     directory = options.existing or options.out
+    try:
+        training.start_processes(
+            options.coordinator,
+            options.num_processes,
+            options.process_id,
+            from_environment=True if options.distributed else None,
+        )
+        if directory is None:
+            name = f"{experiment.name}-{config.preset}-seed{config.training.seed}"
+            directory = Path(agree_on_text(str(run_directory.fresh(name))))
+        step = _run(experiment, options, config, directory, command)
+    except KeyboardInterrupt:
+        return fail(f"interrupted; {_again(command, options, directory)}", INTERRUPTED)
+    if step is None:
+        return SUCCESS
+    again = _again(command, options, directory)
+    _print(f"interrupted at step {step} of {config.training.num_steps}; {again}")
+    return INTERRUPTED
+
+
+def _again(command: str, options: RunOptions, directory: Path | None) -> str:
+    """Returns how to go on after an interruption."""
+    if options.evaluate or directory is None or not run_directory.holds_run(directory):
+        return f"start it again with: {command}"
+    words = ["--resume", str(directory)]
+    words += ["--imports", *options.imports] if options.imports else []
+    return f"resume with: {shlex.join([*shlex.split(command)[:3], *words])}"
+
+
+def _run(
+    experiment: Experiment, options: RunOptions, config: Any, directory: Path, command: str
+) -> int | None:
+    """Trains or evaluates; returns the step at which a signal stopped the training, if one did."""
+    mesh = _mesh(options.mesh)
     is_resumed = options.resume is not None
     if options.auto_resume:
         is_resumed = agree_on_any(run_directory.holds_run(directory))
-    if directory is None:
-        name = f"{experiment.name}-{config.preset}-seed{config.training.seed}"
-        directory = Path(agree_on_text(str(run_directory.fresh(name))))
     if options.existing or is_resumed:
         run_directory.check_settings(directory, config)
     else:
@@ -84,20 +127,13 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
         training.check_writable(directory)
     splits = _for_model(config.model, experiment.load_splits(config.data))
     if not options.evaluate:
-        command = shlex.join([*program.split(), *arguments])
         words = {"resume": is_resumed, "mesh": mesh, "profile": options.profile}
         result = train(directory, config, splits, command, **words)
         if result.interrupted:
-            again = ["--resume", str(directory)]
-            again += ["--imports", *options.imports] if options.imports else []
-            _print(
-                f"interrupted at step {result.step} of {config.training.num_steps}; resume with: "
-                f"{program} {shlex.join(again)}"
-            )
-            return INTERRUPTED
+            return result.step
     if training.is_main_process():
         finish(experiment, directory, config, splits)
-    return SUCCESS
+    return None
 
 
 def _mesh(text: str | None) -> Mesh | None:
@@ -145,6 +181,7 @@ def train(
     `command` started it, for the record; with `profile` a trace of some steps is written.
 
     Raises:
+      CheckpointError: another process trains in the directory.
       ValueError: the settings do not fit the data; nothing is written then.
     """
     training.steps_per_epoch(num_samples(splits.train), config.training.batch_size)
@@ -152,12 +189,7 @@ def train(
     params = jax.jit(egno_jax.init, static_argnums=1)(
         jax.random.key(config.training.seed), config.model, example.graph, example.times
     )
-    wait_for_all("settings checked")
-    if training.is_main_process():
-        (run_directory.resume if resume else run_directory.start)(directory, config, command)
-    wait_for_all("settings written")
     num_steps = config.training.num_steps
-    _print(f"{directory}: {num_steps} steps on {num_samples(splits.train)} samples")
 
     def callbacks(start_step: int) -> list[training.Callback]:
         is_terminal = sys.stdout.isatty()
@@ -167,17 +199,23 @@ def train(
             training.Progress(num_steps, start_step) if is_terminal else _Lines(num_steps),
         ]
 
-    return training.fit(
-        directory,
-        params,
-        splits.train,
-        splits.valid,
-        config.training,
-        resume=resume,
-        make_callbacks=callbacks,
-        mesh=mesh,
-        profile=directory / run_directory.PROFILE if profile else None,
-    )
+    wait_for_all("settings checked")
+    with only_run_in(directory):
+        if training.is_main_process():
+            (run_directory.resume if resume else run_directory.start)(directory, config, command)
+        wait_for_all("settings written")
+        _print(f"{directory}: {num_steps} steps on {num_samples(splits.train)} samples")
+        return training.fit(
+            directory,
+            params,
+            splits.train,
+            splits.valid,
+            config.training,
+            resume=resume,
+            make_callbacks=callbacks,
+            mesh=mesh,
+            profile=directory / run_directory.PROFILE if profile else None,
+        )
 
 
 def finish(experiment: Experiment, directory: Path, config: Any, splits: Splits) -> None:

@@ -237,7 +237,7 @@ def check_writable(directory: Path) -> None:
     while not place.exists() and place != place.parent:
         place = place.parent
     try:
-        with tempfile.NamedTemporaryFile(dir=place, prefix=".writable-") as file:
+        with tempfile.TemporaryFile(dir=place) as file:  # no name that a kill would leave behind
             file.write(bytes(4096))
             file.flush()
     except OSError as error:

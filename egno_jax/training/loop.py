@@ -8,7 +8,6 @@ import itertools
 import json
 import math
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from egno_jax.checkpoint import CheckpointError, load, save
+from egno_jax.checkpoint import CheckpointError, load, remove_leftovers, save
 from egno_jax.datasets.base import Samples, validate
 from egno_jax.datasets.buckets import Buckets, by_size, padding_share
 from egno_jax.model import Params, check_feature_sizes, check_params
@@ -27,6 +26,7 @@ from egno_jax.training.callbacks import Callback, Cost, memory_bytes, watch
 from egno_jax.training.checkpoints import RunCheckpoints, StorageError, check_writable
 from egno_jax.training.config import TrainingConfig, upgrade_settings
 from egno_jax.training.devices import agree_on_any, check_model, is_main_process, wait_for_all
+from egno_jax.training.guards import only_run_in, stop_on_signal
 from egno_jax.training.objective import (
     LossFn,
     Metric,
@@ -116,41 +116,49 @@ def fit(
 
     Raises:
       ValueError: an argument is not valid, or data, model and settings do not fit together.
-      CheckpointError: the directory holds a run that is not to be, or cannot be, resumed.
+      CheckpointError: the directory holds a run that is not to be, or cannot be, resumed, or in
+        which another process is training.
       NonFiniteLossError: more steps were not finite than `config.max_skipped_steps` allows.
       StorageError: the directory cannot be written to; the last checkpoint is intact.
     """
     chosen = tuple((metrics or {}).items())
-    _check_inputs(params, train, valid, config, make_callbacks)
-    _check_objective(params, train, config, loss_fn)
-    check_metrics(chosen, params, valid, select_by)
-    params = _recording_velocity_weight(params, config)
-    check_model(params.config, mesh)
-    trainer = Trainer(train, valid, config, mesh, loss_fn=loss_fn, metrics=chosen)
-    resolved = _resolved(config, trainer.steps_per_epoch)
-    settings = _settings(params, config, select_by)
-    trace = Path(profile) if profile is not None and is_main_process() else None
-    run = _Run(Path(directory), trainer, resolved, settings, padding_share(train), trace)
-    return _carry_out(run, params, resume, make_callbacks)
+    with stop_on_signal() as stop:
+        _check_inputs(params, train, valid, config, make_callbacks)
+        _check_objective(params, train, config, loss_fn)
+        check_metrics(chosen, params, valid, select_by)
+        params = _recording_velocity_weight(params, config)
+        check_model(params.config, mesh)
+        trainer = Trainer(train, valid, config, mesh, loss_fn=loss_fn, metrics=chosen)
+        resolved = _resolved(config, trainer.steps_per_epoch)
+        settings = _settings(params, config, select_by)
+        trace = Path(profile) if profile is not None and is_main_process() else None
+        run = _Run(Path(directory), trainer, resolved, settings, padding_share(train), trace)
+        return _carry_out(run, params, resume, make_callbacks, stop)
 
 
 def _carry_out(
-    run: _Run, params: Params, resume: bool, make_callbacks: Callable[[int], Sequence[Callback]]
+    run: _Run,
+    params: Params,
+    resume: bool,
+    make_callbacks: Callable[[int], Sequence[Callback]],
+    stop: threading.Event,
 ) -> FitResult:
     """Starts or resumes a run, and trains to its last step or to a signal."""
     check_writable(run.directory)
-    run.directory.mkdir(parents=True, exist_ok=True)
     keep = run.config.keep_checkpoints
     with (
         _naming_the_last_checkpoint(run.directory),
+        only_run_in(run.directory),
         RunCheckpoints(run.directory / _CHECKPOINTS, keep) as checkpoints,
         contextlib.ExitStack() as stack,
     ):
+        if is_main_process():
+            remove_leftovers(run.directory / _BEST)
         run = run._replace(checkpoints=checkpoints)
         state, progress = _start(run, params, resume)
         made = make_callbacks(int(state.step)) if is_main_process() else ()
         callbacks = [stack.enter_context(callback) for callback in made]
-        _train(run, state, progress, callbacks, stack.enter_context(_stop_on_signal()))
+        _train(run, state, progress, callbacks, stop)
     outcome = dataclasses.asdict(progress)
     del outcome["skipped_steps"]
     return FitResult(
@@ -462,24 +470,3 @@ def _naming_the_last_checkpoint(directory: Path) -> Iterator[None]:
             f"{directory}: cannot be written to ({error}); the last checkpoint is "
             f"{_last_checkpoint(directory)}; make room and resume the run"
         ) from error
-
-
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """Sets an event on the first SIGTERM or SIGINT; a second SIGINT interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    previous = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

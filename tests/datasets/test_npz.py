@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 
 import numpy as np
@@ -95,3 +96,13 @@ def test_one_folder_of_data_for_all(tmp_path, monkeypatch):
         assert find("~/mine") == tmp_path / "mine"
     monkeypatch.delenv("EGNO_DATA_DIR")
     assert npz.data_directory() is None
+
+
+def test_what_a_killed_writer_left_is_removed_after_a_day(tmp_path):
+    path = tmp_path / "x.npz"
+    old, new = (tmp_path / f".x.npz.{name}.partial" for name in ("old", "new"))
+    for each in (old, new):
+        each.touch()
+    os.utime(old, (0, 0))
+    npz.save_npz(path, ARRAYS)
+    assert sorted(tmp_path.iterdir()) == sorted([path, new])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 import egno_jax
-from egno_jax import families, training
+import experiments
+from egno_jax import families, locks, training
 from egno_jax.nn import block
 
 pytest.importorskip("tyro")
@@ -71,6 +73,55 @@ def test_an_interrupted_run_resumes_to_the_same_results(
     assert all((a == b).all() for a, b in zip(best, expected, strict=True))
     (resumed,) = read_json(directory / "results.json")["resumed"]
     assert "--resume" in resumed["command"]
+
+
+def test_a_second_run_in_a_directory_is_refused_and_evaluation_is_not(
+    copy, tiny, tmp_path, capsys, no_page
+):
+    pytest.importorskip("fcntl")
+    for directory, words in (
+        (tmp_path / "new", [*tiny, "--out", str(tmp_path / "new")]),
+        (copy, ["--resume", str(copy)]),
+    ):
+        directory.mkdir(exist_ok=True)
+        with locks.lock(directory / "run.lock"):
+            before = sorted(os.listdir(directory))
+            assert runner.main(EXPERIMENT, words) == 2
+            assert f"another run is going on (process {os.getpid()}" in capsys.readouterr().err
+            assert sorted(os.listdir(directory)) == before
+    with locks.lock(copy / "run.lock"):
+        assert runner.main(EXPERIMENT, ["--evaluate", str(copy)]) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_outside_of_training_end_with_75_and_a_line(
+    copy, tiny, tmp_path, capsys, monkeypatch, number
+):
+    def interrupt(*_):
+        os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_for_model", interrupt)
+        assert runner.main(EXPERIMENT, [*tiny, "--out", str(tmp_path / "new")]) == 75
+    assert capsys.readouterr().err.startswith("interrupted; start it again with: python -m")
+    monkeypatch.setattr(runner, "finish", interrupt)
+    assert runner.main(EXPERIMENT, ["--resume", str(copy)]) == 75
+    expected = f"interrupted; resume with: python -m experiments.nbody --resume {copy}\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_signal_during_imports_ends_with_75_and_a_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["-m"])
+    previous = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        importlib.reload(experiments)
+        with pytest.raises(SystemExit) as ended:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert ended.value.code == 75
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+    assert capsys.readouterr().err == "interrupted; start the same command again\n"
 
 
 def test_a_model_of_one_state_is_trained_and_tested_on_the_last_time(

@@ -337,7 +337,6 @@ def _check_writable(path: pathlib.Path) -> None:
         raise FileExistsError(f"{path}: the file exists already; remove it, or choose another")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
-            pass
+        tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror})") from error
