@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from egno_jax.checks import parse_json
 from egno_jax.config import EGNOConfig
 from egno_jax.families import class_name, config_class
 from egno_jax.params import Params, check_config, check_params, check_weights, feature_sizes
@@ -178,7 +179,7 @@ def remove_leftovers(directory: Path) -> None:
 def _read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / _MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest = parse_json(path.read_bytes(), str(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         left_behind = sorted(directory.parent.glob(f"{_REPLACED.format(directory.name)}*"))
         hint = f"; a save was killed, the one before it is {left_behind[-1]}" if left_behind else ""
@@ -187,8 +188,8 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"directory: {directory} is no checkpoint, it has no {_MANIFEST}{hint}"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}); the file is damaged") from error
+    except ValueError as error:
+        raise CheckpointError(f"{error}; the file is damaged") from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(

@@ -1,13 +1,19 @@
-"""Checks of one array (dtype, rank, axes, finite values) and of one integer."""
+"""Checks of arrays (dtype, rank, axes, finite values), of integers and seeds, and of JSON."""
 
 from __future__ import annotations
 
+import json
 import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+# Lengths above this have squares that float32 cannot hold, whatever their unit.
+LARGEST_LENGTH = 1e18
+# JAX without its x64 mode, and NumPy's legacy generator, take 32 bits of a seed.
+LARGEST_SEED = 2**32 - 1
 
 _KINDS = {"integer": jnp.integer, "floating": jnp.floating, "boolean": jnp.bool_}
 
@@ -83,6 +89,31 @@ def as_count(name: str, value: Any, least: int) -> int:
     if count < least or isinstance(value, bool):
         raise ValueError(f"{name}: got {value!r}, expected an integer >= {least}")
     return count
+
+
+def as_seed(name: str, value: Any, most: int = LARGEST_SEED) -> int:
+    """Returns a seed of any library as a Python integer, if all generators keep it apart."""
+    seed = as_count(name, value, 0)
+    if seed > most:
+        raise ValueError(
+            f"{name}: got {value}, expected at most {most}: beyond, different seeds may give the "
+            "same numbers; choose a smaller one"
+        )
+    return seed
+
+
+def is_length(array: Any) -> np.ndarray:
+    """Returns which numbers are finite, and small enough for squares of distances in float32."""
+    return np.abs(array) <= LARGEST_LENGTH
+
+
+def parse_json(text: str | bytes, place: str) -> Any:
+    """Parses JSON; whatever is wrong with it is a ValueError that begins with `place`."""
+    try:
+        return json.loads(text)
+    # Bytes that are no UTF-8, numbers of thousands of digits; brackets in brackets in brackets.
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: not JSON ({error}), expected a JSON text") from error
 
 
 def type_name(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from egno_jax.checks import as_count
+from egno_jax.checks import as_count, parse_json
 
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
@@ -129,10 +129,9 @@ class EGNOConfig:
         Raises:
           ValueError: the text is not a JSON object, or a key or a value is not valid.
         """
-        try:
-            fields = json.loads(text)
-        except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-            raise ValueError(f"EGNOConfig.from_json: the text is not JSON: {error}") from error
+        if not isinstance(text, str | bytes | bytearray):
+            raise ValueError(f"EGNOConfig.from_json: got {type(text).__name__}, expected a text")
+        fields = parse_json(text, "EGNOConfig.from_json")
         if not isinstance(fields, dict):
             raise ValueError(
                 f"EGNOConfig.from_json: got a JSON {type(fields).__name__}, expected an object"

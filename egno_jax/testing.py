@@ -31,6 +31,7 @@ import jraph
 import numpy as np
 
 from egno_jax import graph as graph_lib
+from egno_jax.checks import as_seed
 from egno_jax.config import EGNOConfig
 from egno_jax.model import Params, apply, family_of, init
 from egno_jax.nn.block import LayerFactory, State, initial_extra, layer_factory
@@ -269,7 +270,7 @@ def _subject(
     """Returns the subject with random inputs and weights."""
     if isinstance(subject, _Subject):
         return subject
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(as_seed("seed", seed))
     is_model = isinstance(subject, Params | EGNOConfig)
     if is_model:
         config = subject.config if isinstance(subject, Params) else subject

@@ -27,7 +27,8 @@ def check_positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         expected = "1 or more" if isinstance(value, int) else "a number above 0"
-        check(config, name, 0 < value < math.inf, expected)
+        is_valid = 0 < value < math.inf and not isinstance(value, bool)
+        check(config, name, is_valid, expected)
 
 
 def check_targets(config: Any) -> None:

@@ -13,7 +13,6 @@ it. `--out` does all of it, except the README, in a folder of yours.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -185,7 +184,7 @@ def main(arguments: Sequence[str]) -> int:
             freeze = options.freeze or (run.absolute().name if replace else "")
             print(append(run, lines, folders, freeze, options.description, replace=replace))
         for run in options.picture:
-            name = json.loads((run / run_directory.RESULTS).read_text())["experiment"]
+            name = run_records.read_results(run)["experiment"]
             film = run / run_directory.PICTURES / run_pictures.FILM
             print(shutil.copyfile(film, _IMAGES / f"{name}.gif"))
         build(load(lines, folders), page, None if replace else _README)

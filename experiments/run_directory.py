@@ -29,6 +29,7 @@ import jax
 
 from egno_jax import model, training
 from egno_jax.checkpoint import library_versions
+from egno_jax.checks import parse_json
 from experiments.settings import FOLDERS, changed, flatten, plain
 
 CONFIG = "config.json"
@@ -178,7 +179,7 @@ def read_record(directory: Path) -> dict[str, Any]:
     """
     path = directory / CONFIG
     try:
-        record = json.loads(path.read_text())
+        record = parse_json(path.read_bytes(), str(path))
         settings, made_with = record["settings"], record["made_with"]
         groups = [settings[name] for name in ("model", "training", "data")]
         if not isinstance(settings["preset"], str) or not all(isinstance(g, dict) for g in groups):
@@ -188,7 +189,7 @@ def read_record(directory: Path) -> dict[str, Any]:
             raise TypeError("made_with is not a list of objects, one for each command")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(f"{directory} holds no run: there is no {CONFIG} in it") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged, or not written by an experiment ({error})") from error
     return record | {"settings": training.upgrade_settings(settings)}
 

@@ -7,6 +7,7 @@ config. It holds a fingerprint of the config file, so that a published config ca
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from egno_jax.checks import parse_json
 from experiments import md17, mocap, nbody, protein, run_directory, settings
 from experiments.experiment import Experiment
 
@@ -25,6 +27,8 @@ RESULTS = Path(__file__).with_name("results.jsonl")
 OURS = "EGNO"
 # A config with as many seeds may represent a model; otherwise the luckiest would.
 ENOUGH_SEEDS = 3
+# What a line must hold, in addition to numbers.
+_TEXTS = ("name", "experiment", "config", "model", "fingerprint")
 # What a line says of a run before everything else.
 _FIRST = (
     *("name", "experiment", "config", "varied", "seed", "model", "f_mse", "a_mse", "valid_f_mse"),
@@ -108,13 +112,46 @@ def load(path: Path = RESULTS, folders: Sequence[Path] = (settings.CONFIGS,)) ->
     if not path.exists():
         raise ValueError(f"{path}: there are no results; give directories of finished runs")
     groups: dict[tuple[str, ...], Row] = {}
-    for line in path.read_text().splitlines():
-        record = json.loads(line)
+    for record in _lines(path):
         key = (record["experiment"], record["config"], str(record["varied"]))
         if key not in groups:
             groups[key] = Row(record["config"], _settings(record, path, folders), [])
         groups[key].records.append(record)
     return [*groups.values()]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a file of results; a ValueError names the line that is none."""
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        place = f"{path}, line {number}"
+        record = parse_json(line, place)
+        _check(record, place, (*_FIRST, "mse_per_time"), _TEXTS)
+        found.append(record)
+    return found
+
+
+def _check(record: Any, place: str, keys: Sequence[str], texts: Sequence[str]) -> None:
+    """Raises a ValueError unless a record has these keys, texts among them, the rest numbers."""
+
+    def is_valid(key: str) -> bool:
+        value = record.get(key)
+        if key == "mse_per_time":
+            return isinstance(value, list)
+        if key == "varied":
+            return isinstance(value, dict) and all(name.count(".") == 1 for name in value)
+        if key in texts:
+            return isinstance(value, str)
+        return type(value) in (int, float) and abs(value) < math.inf
+
+    wrong = list(dict.fromkeys((*keys, *texts)))
+    if isinstance(record, dict):
+        wrong = [key for key in wrong if not is_valid(key)]
+    if wrong:
+        raise ValueError(
+            f"{place}: got a record without a valid {wrong[0]!r}, expected one that a run and "
+            "`python -m experiments.report` have written"
+        )
 
 
 def by_task(rows: Sequence[Row], name: str) -> list[tuple[str, list[Row]]]:
@@ -136,13 +173,13 @@ def _settings(record: dict[str, Any], path: Path, folders: Sequence[Path]) -> An
         file = config_file(EXPERIMENTS[name], record["config"], folders)
         if settings.fingerprint(file) != record["fingerprint"]:
             raise ValueError(f"{file} was edited; restore it, and put new settings into a new file")
+        tree: dict[str, Any] = {}
+        for setting, value in record["varied"].items():
+            group, field = setting.split(".")
+            tree.setdefault(group, {})[field] = value
+        return settings.changed(settings.read(file, EXPERIMENTS[name].default)[0], tree)
     except ValueError as error:
         raise ValueError(f"{path}: {record['name']}: {error}") from error
-    tree: dict[str, Any] = {}
-    for setting, value in record["varied"].items():
-        group, field = setting.split(".")
-        tree.setdefault(group, {})[field] = value
-    return settings.changed(settings.read(file, EXPERIMENTS[name].default)[0], tree)
 
 
 def append(
@@ -168,10 +205,7 @@ def append(
     Raises:
       ValueError: the run is not finished, published already, or of no config.
     """
-    try:
-        results = json.loads((directory / run_directory.RESULTS).read_text())
-    except FileNotFoundError as error:
-        raise ValueError(f"{directory}: there is no {run_directory.RESULTS}") from error
+    results = read_results(directory)
     experiment = EXPERIMENTS[results["experiment"]]
     config = run_directory.read_config(directory, type(experiment.default))
     if not results["finished"]:
@@ -197,8 +231,24 @@ def append(
     others = _others(record, path, replace=replace)
     ordered = {key: record[key] for key in (*_FIRST, *record) if key not in ("preset", "finished")}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{json.dumps(line)}\n" for line in (*others, ordered)))
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(f"{json.dumps(line)}\n" for line in (*others, ordered)))
+    partial.replace(path)
     return f"{name}: {file.stem}"
+
+
+def read_results(directory: Path) -> dict[str, Any]:
+    """Returns the results of a finished run; a ValueError names the file if it is damaged."""
+    path = directory / run_directory.RESULTS
+    try:
+        results = parse_json(path.read_bytes(), str(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"{directory}: there is no {run_directory.RESULTS}") from error
+    keys = [key for key in _FIRST if key not in ("name", "config", "varied")]
+    _check(results, str(path), keys, ("experiment", "model", "command"))
+    if results["experiment"] not in EXPERIMENTS or not isinstance(results.get("finished"), bool):
+        raise ValueError(f"{path}: not the results of a run of {[*EXPERIMENTS]}")
+    return results
 
 
 def _new_file(directory: Path, folder: Path, name: str) -> Path:
@@ -226,8 +276,7 @@ def _config_of(config: Any, experiment: Experiment, folders: Sequence[Path]) -> 
 
 def _others(record: dict[str, Any], path: Path, *, replace: bool) -> list[dict[str, Any]]:
     """Returns the lines of a file that stay when a run is appended; a duplicate is an error."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    others = [json.loads(line) for line in lines]
+    others = _lines(path) if path.exists() else []
     if replace:
         return [other for other in others if other["name"] != record["name"]]
     for other in others:

@@ -43,6 +43,8 @@ BOOKKEEPING = tuple(
         *("checkpoint_every", "keep_checkpoints", "max_skipped_steps"),
     )
 )
+# What damaged bytes make PyYAML raise, and the code that looks into what it returns.
+_DAMAGED = (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError, RecursionError)
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -166,7 +168,7 @@ def read(path: Path, default: Any) -> tuple[Any, str]:
         return changed(default, {**tree, "preset": path.stem}), description
     except OSError as error:
         raise ValueError(f"{path}: got no file, expected a YAML file of settings") from error
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+    except _DAMAGED as error:
         raise ValueError(
             f"{path}: got a damaged file ({error!r}), expected `description`, `model`, `training` "
             "and `data` in YAML"
@@ -212,6 +214,10 @@ def current_name(name: str, renamed: Mapping[str, str], *, quiet: bool = False) 
 
 def fingerprint(path: Path) -> str:
     """Returns a hash of the settings in a config file; its description and layout do not count."""
-    tree = yaml.safe_load(path.read_text())
-    tree.pop("description", None)
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+    try:
+        tree = yaml.safe_load(path.read_text())
+        tree.pop("description", None)
+        text = json.dumps(tree, sort_keys=True)
+    except _DAMAGED as error:
+        raise ValueError(f"{path}: got a damaged file ({error!r}), expected settings") from error
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

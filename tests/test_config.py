@@ -166,5 +166,5 @@ def test_values_of_other_libraries_take_one_form():
 
 @pytest.mark.parametrize("text", [None, 3, b"\xff"])
 def test_what_is_no_text_is_refused(text):
-    with pytest.raises(ValueError, match=r"EGNOConfig.from_json: the text is not JSON"):
+    with pytest.raises(ValueError, match=r"EGNOConfig.from_json: (got|not JSON)"):
         EGNOConfig.from_json(text)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from egno_jax.checks import check_array
+from egno_jax.checks import LARGEST_LENGTH, check_array, is_length
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -57,6 +57,9 @@ def check_states(arrays: Mapping[str, tuple[ArrayLike, tuple[str | int, ...]]]) 
     for name, (array, shape) in arrays.items():
         copies.append(np.array(array, np.float64))
         check_array(name, copies[-1], "floating", shape, sizes)
-        if not copies[-1].size or not np.isfinite(copies[-1]).all():
-            raise ValueError(f"{name}: got none, NaN or infinite numbers, expected finite ones")
+        if not copies[-1].size or not is_length(copies[-1]).all():
+            raise ValueError(
+                f"{name}: got none, NaN, infinite or enormous numbers, expected finite ones of at "
+                f"most {LARGEST_LENGTH:g}"
+            )
     return copies

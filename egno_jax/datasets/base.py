@@ -162,13 +162,19 @@ def validate(samples: Samples) -> None:
     """Checks samples in full, on the host; training and evaluation call it first.
 
     Raises:
-      ValueError: there are no samples, a shape or dtype is wrong, a graph is not valid
-        (`egno_jax.graph.validate`), or a target of a real node is not finite; names the field.
+      ValueError: there are no samples, one has no real node, a shape or dtype is wrong, a graph is
+        not valid (`egno_jax.graph.validate`), or a target of a real node is not finite; names the
+        field.
     """
     check_structure(samples)
     total = num_samples(samples)
     if total == 0:
         raise ValueError("samples: got none, expected at least one")
+    if not (is_real := np.asarray(samples.node_mask).any(axis=1)).all():
+        raise ValueError(
+            f"node_mask: got no real node in sample {np.flatnonzero(~is_real)[0]}, expected one or "
+            "more in each; leave such samples out"
+        )
     batch = take(samples, np.arange(total), np)
     graph_lib.validate(batch.graph, batch.times)
     for field in ("positions", "velocities"):

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import jax
 
+from egno_jax.checks import parse_json
 from egno_jax.extras import require
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -81,16 +82,21 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     A last line cut off in mid-write is left out.
 
     Raises:
-      ValueError: a line other than the last is not JSON; names file and line.
+      ValueError: a line other than the last is not JSON, or one has no step; names file and line.
     """
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_bytes().splitlines() if path.exists() else []
     records = []
     for number, line in enumerate(lines, start=1):
+        place = f"{path}, line {number}"
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            record = parse_json(line, place)
+        except ValueError:
             if number < len(lines):
-                raise ValueError(f"{path}, line {number}: not JSON: {error}") from error
+                raise
+            break
+        if not isinstance(record, dict) or type(record.get("step")) is not int:
+            raise ValueError(f"{place}: got no record, expected an object with an integer `step`")
+        records.append(record)
     return records
 
 

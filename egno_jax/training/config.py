@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from egno_jax.checks import as_seed
 from egno_jax.config import check_field
 from egno_jax.deprecation import renamed_fields
 
@@ -208,7 +209,7 @@ class TrainingConfig:
     Attributes:
       num_steps: number of optimizer steps.
       batch_size: samples in a step.
-      seed: seed of the order of the samples, of noise and of random times.
+      seed: seed of the order of the samples, of noise and of random times; 0 to 2^32 - 1.
       velocity_weight: weight of the velocity error in the default loss. At 0 the velocities that
         the model returns are not supervised and predict nothing.
       ema_decay: decay of the exponential moving average of the weights, which is evaluated and
@@ -261,12 +262,14 @@ class TrainingConfig:
             if isinstance(field.default, int | float):
                 name, least = field.name, 1 if field.name in positive else 0
                 check_field(self, name, getattr(self, name) >= least, f"{least} or more")
+        as_seed("TrainingConfig.seed", self.seed)
         check_field(self, "ema_decay", self.ema_decay < 1, "from 0 (off) to below 1")
         kinds = get_args(RandomTimes)
         check_field(self, "random_times", self.random_times in kinds, f"one of {kinds}")
         is_drawn = self.random_times != "all"
         is_counts = isinstance(self.num_times, tuple) and all(
-            isinstance(number, int) and number >= 1 for number in self.num_times
+            isinstance(number, int) and not isinstance(number, bool) and number >= 1
+            for number in self.num_times
         )
         expected = "one or more numbers above 0" if is_drawn else 'none with random_times="all"'
         check_field(self, "num_times", is_counts and bool(self.num_times) == is_drawn, expected)

@@ -116,8 +116,7 @@ def fit(
 
     Raises:
       ValueError: an argument is not valid, or data, model and settings do not fit together.
-      CheckpointError: the directory holds a run that is not to be, or cannot be, resumed, or in
-        which another process is training.
+      CheckpointError: the directory holds a run that is going on, or cannot be resumed.
       NonFiniteLossError: more steps were not finite than `config.max_skipped_steps` allows.
       StorageError: the directory cannot be written to; the last checkpoint is intact.
     """
@@ -131,8 +130,7 @@ def fit(
         trainer = Trainer(train, valid, config, mesh, loss_fn=loss_fn, metrics=chosen)
         resolved = _resolved(config, trainer.steps_per_epoch)
         settings = _settings(params, config, select_by)
-        trace = Path(profile) if profile is not None and is_main_process() else None
-        run = _Run(Path(directory), trainer, resolved, settings, padding_share(train), trace)
+        run = _Run(Path(directory), trainer, resolved, settings, padding_share(train), profile)
         return _carry_out(run, params, resume, make_callbacks, stop)
 
 
@@ -259,7 +257,7 @@ class _Run(NamedTuple):
     config: TrainingConfig
     settings: dict[str, Any]
     padding: float
-    trace: Path | None
+    profile: str | os.PathLike[str] | None
     checkpoints: RunCheckpoints | None = None
 
 
@@ -347,7 +345,9 @@ def _train(
     """Trains to the last step or to a signal; updates `progress`."""
     num_steps, events = run.config.num_steps, (run.config.eval_every, run.config.checkpoint_every)
     # The first chunk compiles, so the second one is traced.
-    traces = itertools.chain([None, run.trace], itertools.repeat(None))
+    is_traced = run.profile is not None and is_main_process()
+    trace = Path(run.profile) if is_traced else None
+    traces = itertools.chain([None, trace], itertools.repeat(None))
     while progress.step < num_steps and not agree_on_any(stop.is_set()):
         to_events = (every - progress.step % every for every in events)
         length = min(run.config.steps_per_chunk, num_steps - progress.step, *to_events)

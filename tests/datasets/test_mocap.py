@@ -813,7 +813,7 @@ def test_the_command_converts_and_names_what_is_missing(recordings, tmp_path, ca
         (tmp_path / missing.name).rename(missing)
     broken = write(tmp_path / "split.json", "{")
     assert command_line.main([*words, "--split", str(broken)]) == 2
-    assert f"{broken}: cannot be read as JSON" in capsys.readouterr().err
+    assert f"{broken}: not JSON" in capsys.readouterr().err
     assert not out.exists()
 
 

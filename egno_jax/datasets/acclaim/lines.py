@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
+from egno_jax.checks import LARGEST_LENGTH
 from egno_jax.datasets.npz import PathLike, shorten
 
 T = TypeVar("T")
@@ -66,13 +67,14 @@ def end_of(text: str) -> int:
 
 
 def to_number(word: str, line: int, what: str) -> float:
-    """Returns a finite number."""
+    """Returns a finite number of at most 1e18."""
     try:
         number = float(word)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number) or "_" in word:
-        raise Problem(line, f"{word!r}", f"a finite number for {what}")
+    if not abs(number) <= LARGEST_LENGTH or "_" in word:
+        expected = f"a finite number for {what}, at most {LARGEST_LENGTH:g}"
+        raise Problem(line, f"{word!r}", expected)
     return number
 
 

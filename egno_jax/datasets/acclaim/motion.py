@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from egno_jax.checks import LARGEST_LENGTH, is_length
 from egno_jax.datasets.acclaim.lines import (
     RADIANS,
     ROOT,
@@ -67,11 +68,12 @@ def _motion(text: str, skeleton: Skeleton) -> Motion:
         raise Problem(end, got, "a line break, since the last number may be cut short")
     arrays = {name: np.asarray(rows, np.float64) for name, rows in values.items()}
     for name, array in arrays.items():
-        bad = np.argwhere(~np.isfinite(array))
+        bad = np.argwhere(~is_length(array))
         if bad.size:
             frame, column = bad[0]
             got = f"{array[frame, column]} for {name!r}"
-            raise Problem(numbers[name][frame], got, "finite numbers")
+            expected = f"finite numbers of at most {LARGEST_LENGTH:g}"
+            raise Problem(numbers[name][frame], got, expected)
     order = skeleton.root.order
     root = arrays.pop(ROOT)
     translations = root[:, [order.index(name) for name in TRANSLATIONS]]

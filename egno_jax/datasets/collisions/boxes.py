@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from egno_jax.checks import as_seed
 from egno_jax.datasets import cache
 from egno_jax.datasets.argument_checks import check_choice, check_frames, check_integer
 from egno_jax.datasets.base import Samples
@@ -85,8 +86,9 @@ def draw_states(
     """Draws positions and velocities `[S, N, 3]`: uniform without overlap, of uniform direction.
 
     Box s does not depend on the number of boxes. All velocities have the length `speed`. Raises
-    `ValueError` if no placement without overlap was found.
+    `ValueError` if no placement without overlap was found, or the seed is not from 0 to 2^32 - 1.
     """
+    seed = as_seed("seed", seed)
     drawn = [
         _draw(np.random.default_rng([seed, index]), num_spheres, radius, box)
         for index in range(num_boxes)

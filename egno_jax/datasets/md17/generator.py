@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from egno_jax.checks import as_seed
 from egno_jax.datasets import cache
 from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.md17 import molecule_trajectory, thermostat
@@ -57,11 +58,12 @@ class Settings:
     chunk_steps: int = 1000
 
     def __post_init__(self) -> None:
-        least = {"num_steps": 2, "equilibration_steps": 0, "seed": 0, "chunk_steps": 1}
+        as_seed("Settings.seed", self.seed, _LARGEST_SEED)
+        least = {"num_steps": 2, "equilibration_steps": 0, "chunk_steps": 1}
         for name, value in vars(self).items():
             if name in least:
                 check_integer(f"Settings.{name}", value, least[name])
-            elif not 0 < value < math.inf:
+            elif name != "seed" and not 0 < value < math.inf:
                 raise ValueError(f"Settings.{name}: got {value!r}, expected a number above 0")
 
 
@@ -76,7 +78,7 @@ def start_atoms(smiles: str, *, seed: int = 0) -> ase.Atoms:
     """
     chem = require("rdkit.Chem", "generate")
     embedding = require("rdkit.Chem.AllChem", "generate")
-    check_integer("seed", seed, 0, _LARGEST_SEED)
+    seed = as_seed("seed", seed, _LARGEST_SEED)
     molecule = chem.MolFromSmiles(smiles)
     if molecule is None or not molecule.GetNumAtoms():
         raise ValueError(f"smiles: got {smiles!r}, in which RDKit reads no molecule")

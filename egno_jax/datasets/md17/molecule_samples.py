@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from egno_jax import graph as graph_lib
+from egno_jax.checks import as_seed
 from egno_jax.datasets.argument_checks import check_choice, check_integer
 from egno_jax.datasets.base import Samples
 from egno_jax.datasets.cutting import (
@@ -86,7 +87,7 @@ def random_starts(
             f"window of {window}; use a longer trajectory, fewer samples, or a smaller margin or "
             "window"
         )
-    generator = np.random.RandomState(seed)
+    generator = np.random.RandomState(as_seed("seed", seed))
     drawn = []
     for count in counts:
         drawn.append(generator.choice(pool, size=count, replace=False))
@@ -112,7 +113,7 @@ def block_starts(
     """
     sizes = _check_sizes(sizes)
     blocks = time_blocks(num_frames, window, fractions)
-    generator = np.random.RandomState(seed)
+    generator = np.random.RandomState(as_seed("seed", seed))
     drawn = []
     for (name, block), size in zip(blocks.items(), sizes, strict=True):
         num_starts = max(len(block) - window - 2, 0)

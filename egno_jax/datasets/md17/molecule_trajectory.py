@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from egno_jax.checks import check_array
+from egno_jax.checks import LARGEST_LENGTH, check_array, is_length
 from egno_jax.datasets import npz
 from egno_jax.datasets.md17.molecules import MOLECULES
 from egno_jax.datasets.npz import PathLike, xyz_frames
@@ -121,9 +121,12 @@ def check(trajectory: Trajectory, names: tuple[str, str] = ("positions", "number
     if strange.size:
         place, got = f"{names[1]}[{strange[0]}]", numbers[strange[0]]
         raise ValueError(f"{place}: got {got}, expected an atomic number, 1 to {_LARGEST_NUMBER}")
-    if not np.isfinite(positions).all():
-        place = tuple(np.argwhere(~np.isfinite(positions))[0].tolist())
-        raise ValueError(f"{names[0]}{[*place]}: got {positions[place]}, expected a finite number")
+    if not is_length(positions).all():
+        place = tuple(np.argwhere(~is_length(positions))[0].tolist())
+        raise ValueError(
+            f"{names[0]}{[*place]}: got {positions[place]}, expected a finite number of at most "
+            f"{LARGEST_LENGTH:g}"
+        )
     if (place := _coincidence(positions)) is not None:
         frame, first, second = place
         raise ValueError(
@@ -205,7 +208,7 @@ def _parse_provenance(text: str) -> dict[str, Any]:
         provenance = json.loads(text)
         version = provenance.pop("format_version")
         is_valid = isinstance(provenance["source"], str)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"provenance: got {error!r}, expected what egno_jax writes") from error
     if version != FORMAT_VERSION:
         raise ValueError(f"provenance: got format version {version}, expected {FORMAT_VERSION}")

@@ -6,16 +6,15 @@ It holds `edges` `[N - 1, 2]`, `trial_<k>` `[T, N, 3]`, and for each part, `trai
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from egno_jax.checks import LARGEST_LENGTH, as_seed, is_length, parse_json
 from egno_jax.datasets import npz
 from egno_jax.datasets.acclaim import joint_positions, read_motion, read_skeleton
-from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.mocap.trial_windows import NUM_FRAMES
 from egno_jax.datasets.npz import PathLike
 
@@ -112,9 +111,10 @@ def _get(
     )
     if not np.issubdtype(array.dtype, kind) or not is_shape:
         _fail(path, key, f"{array.dtype} {list(array.shape)}", wanted)
-    if not np.isfinite(array).all():
-        place = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
-        _fail(path, f"{key}{[*place]}", f"{array[place]}", "finite numbers")
+    if np.issubdtype(kind, np.floating) and not is_length(array).all():
+        place = tuple(np.argwhere(~is_length(array))[0].tolist())
+        expected = f"finite numbers of at most {LARGEST_LENGTH:g}"
+        _fail(path, f"{key}{[*place]}", f"{array[place]}", expected)
     return array
 
 
@@ -189,8 +189,7 @@ def _read_recordings(
 
 def _draw(num_frames: Mapping[str, int], seed: int) -> dict[str, dict[str, np.ndarray]]:
     """Draws the trials of each split, and the order of all windows of each trial."""
-    check_integer("seed", seed, least=0, most=2**32 - 1)
-    rng = np.random.RandomState(seed)
+    rng = np.random.RandomState(as_seed("seed", seed))
     order = iter(rng.permutation(sorted(num_frames)).tolist())
     return {
         part: {
@@ -204,9 +203,9 @@ def _draw(num_frames: Mapping[str, int], seed: int) -> dict[str, dict[str, np.nd
 def _read_split(path: pathlib.Path) -> dict[str, dict[str, list[int]]]:
     """Reads a choice of windows; the frames are checked once the trials are known."""
     try:
-        split: Any = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as JSON ({error})") from error
+        split: Any = parse_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from error
     if not isinstance(split, dict) or set(split) != set(RUN_KEYS):
         found = sorted(split) if isinstance(split, dict) else type(split).__name__
         raise ValueError(f"{path}: got {found}, expected an object with {sorted(RUN_KEYS)}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from egno_jax.checks import LARGEST_LENGTH, is_length
 from egno_jax.datasets.npz import PathLike, data_directory
 from egno_jax.datasets.protein.simulation_files import load_universe
 from egno_jax.extras import require
@@ -72,11 +73,12 @@ def read(
         raise ValueError(f"{place}: cannot be read ({reason})") from error
     if frame + 1 < total:
         raise ValueError(f"{name}: got {frame + 1} frames, expected {total}")
-    if not np.isfinite(positions).all():
-        frame, atom, axis = np.argwhere(~np.isfinite(positions))[0]
+    if not is_length(positions).all():
+        frame, atom, axis = np.argwhere(~is_length(positions))[0]
         raise ValueError(
             f"{name}: coordinate {axis} of atom {atom} of {selection!r} in frame {frame}: got "
-            f"{positions[frame, atom, axis]}, expected a finite number"
+            f"{positions[frame, atom, axis]}, expected a finite number of at most "
+            f"{LARGEST_LENGTH:g}"
         )
     universe.trajectory[0]
     return Trajectory(positions, charges, _bonds(group))

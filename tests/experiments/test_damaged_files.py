@@ -1,0 +1,111 @@
+"""Whatever reads a file names it, and the place, however the file is damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+import egno_jax
+from egno_jax import training
+from tests.helpers import FIXTURES
+
+pytest.importorskip("tyro")
+pytest.importorskip("matplotlib")
+pytest.importorskip("plotly")
+
+from experiments import nbody, run_directory, run_records, settings
+
+DAMAGE = {
+    "not UTF-8": lambda data: data.replace(b'"', b"\xff", 1),
+    "cut short": lambda data: data[: len(data) // 2] + b"\n{}\n",
+    "5000 digits": lambda data: data.replace(b": ", b": " + b"9" * 5000, 1),
+    "brackets": lambda data: b"[" * 100_000 + b"\n{}\n",
+    "a number": lambda data: b"3\n{}\n",
+    "nothing in it": lambda data: b"{}\n{}\n",
+}
+DEFAULT = nbody.EXPERIMENT.default
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Returns a valid file of each kind with its reader."""
+    folder = tmp_path_factory.mktemp("files")
+    line = run_records.RESULTS.read_bytes().splitlines(keepends=True)[0]
+    (folder / "results.jsonl").write_bytes(line)
+    record = json.loads(line) | {"finished": True}
+    (folder / "results.json").write_text(json.dumps(record))
+    (folder / "metrics.jsonl").write_text('{"kind": "valid", "step": 1, "f_mse": 0.5}\n' * 2)
+    run_directory.start(folder, DEFAULT, "a command")
+    shutil.copytree(FIXTURES / "checkpoints" / "egno", folder, dirs_exist_ok=True)
+    return folder, {
+        "results.jsonl": run_records.load,
+        "results.json": lambda path: run_records.read_results(path.parent),
+        "metrics.jsonl": training.read_json_lines,
+        "config.json": lambda path: run_directory.read_config(path.parent, type(DEFAULT)),
+        "egno_jax.json": lambda path: egno_jax.load(path.parent),
+    }
+
+
+NAMES = ("results.jsonl", "results.json", "metrics.jsonl", "config.json", "egno_jax.json")
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+@pytest.mark.parametrize("name", NAMES)
+def test_damaged_json_is_named(files, tmp_path, name, damage):
+    folder, readers = files
+    path = tmp_path / name
+    path.write_bytes((folder / name).read_bytes())
+    if name != "egno_jax.json":
+        assert readers[name](path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=rf"{name}(, line \d)?: "):
+        readers[name](path)
+
+
+@pytest.mark.parametrize("key", ["seed", "varied", "f_mse", "mse_per_time", "fingerprint", "steps"])
+@pytest.mark.parametrize("value", [None, "x", {"a": 1}, [1]], ids=str)
+def test_results_with_a_missing_or_wrong_entry_are_named(files, tmp_path, key, value):
+    path = tmp_path / "results.jsonl"
+    record = json.loads((files[0] / path.name).read_text())
+    if type(value) is type(record[key]) and key not in ("fingerprint", "varied"):
+        return
+    changed = {**record, key: value} if value is not None else record
+    if value is None:
+        del changed[key]
+    path.write_text(json.dumps(record | changed) + "\n")
+    with pytest.raises(ValueError, match=r"results\.jsonl(, line 1)?: "):
+        run_records.load(path)
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"- 1\n", b"[" * 5000, b"a: b: c", b""], ids=range(5))
+def test_damaged_settings_are_named(tmp_path, data):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(data)
+    for read in (lambda: settings.read(path, DEFAULT), lambda: settings.fingerprint(path)):
+        with pytest.raises(ValueError, match=r"a\.yaml: got a damaged file"):
+            read()
+
+
+def test_published_results_are_replaced_in_one_step(files, tmp_path, monkeypatch):
+    """A full disk leaves the lines that were there."""
+    path = tmp_path / "results.jsonl"
+    path.write_bytes((files[0] / path.name).read_bytes())
+    before = path.read_bytes()
+    monkeypatch.setattr(
+        run_records, "read_results", lambda _: json.loads(before) | {"finished": True}
+    )
+    experiment = run_records.EXPERIMENTS[finished["experiment"]]
+    config = run_records.config_file(experiment, finished["config"], [settings.CONFIGS])
+    monkeypatch.setattr(run_directory, "read_config", lambda *_: experiment.default)
+    monkeypatch.setattr(run_records, "_config_of", lambda *_: config)
+
+    def full(self, *_):
+        open(self, "w").close()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(path), "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_records.append(tmp_path, path, replace=True)
+    assert path.read_bytes() == before
