@@ -25,12 +25,16 @@ from egno_jax.families import family_of
 from egno_jax.training.devices import (
     agree_on_any,
     agree_on_text,
-    fail,
-    is_one_of_several,
     wait_for_all,
 )
 from egno_jax.training.guards import only_run_in
-from experiments import run_directory, run_page
+from egno_jax.training.processes import (
+    check_all_alike,
+    fail,
+    is_one_of_several,
+    naming_lost_processes,
+)
+from experiments import run_directory, run_page, settings
 from experiments.command_line import RunOptions, parse
 from experiments.decoding import decode, linear_baseline
 from experiments.experiment import Experiment, Splits
@@ -47,12 +51,15 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit code: 0; 1 if training diverged or a file cannot be read or written; 2 for wrong
-      input, or if a package of an extra is not installed; 75 if a signal interrupted the run, which
-      can be resumed. A message is printed with all but 0.
+      input, or if a package of an extra is not installed; 75 if a signal, or the end of another
+      process of the run, interrupted the run, which can be resumed. A message is printed with all
+      but 0.
     """
     try:
-        with _sigterm_as_sigint():
+        with _sigterm_as_sigint(), naming_lost_processes():
             return _main(experiment, sys.argv[1:] if arguments is None else arguments)
+    except training.LostProcessError as error:
+        return fail(f"error: {error}", INTERRUPTED)
     except (training.NonFiniteLossError, OSError) as error:
         return fail(f"error: {error}", FAILURE)
     except (ValueError, ImportError) as error:
@@ -115,6 +122,9 @@ def _run(
     experiment: Experiment, options: RunOptions, config: Any, directory: Path, command: str
 ) -> int | None:
     """Trains or evaluates; returns the step at which a signal stopped the training, if one did."""
+    words = {"out": directory, "resume": options.resume, "evaluate": options.evaluate}
+    words |= {"auto_resume": options.auto_resume, "mesh": options.mesh}
+    check_all_alike(words | dict(settings.flatten(settings.plain(config))))
     mesh = _mesh(options.mesh)
     is_resumed = options.resume is not None
     if options.auto_resume:

@@ -23,9 +23,7 @@ from egno_jax.training.devices import (
     MeshShape,
     agree_on_any,
     agree_on_text,
-    fail,
     is_main_process,
-    is_one_of_several,
     make_mesh,
     parse_mesh,
     start_processes,
@@ -33,6 +31,7 @@ from egno_jax.training.devices import (
 )
 from egno_jax.training.loop import FitResult, NonFiniteLossError, fit
 from egno_jax.training.objective import evaluate, loss_fn, mse_loss
+from egno_jax.training.processes import LostProcessError, fail, is_one_of_several
 from egno_jax.training.step import (
     StepMetrics,
     TrainState,
@@ -47,6 +46,7 @@ __all__ = [
     "Callback",
     "FitResult",
     "JSONLines",
+    "LostProcessError",
     "MeshShape",
     "NoiseConfig",
     "NonFiniteLossError",

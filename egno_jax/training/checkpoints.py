@@ -30,6 +30,7 @@ import orbax.checkpoint as ocp
 
 from egno_jax.checkpoint import CheckpointError, library_versions
 from egno_jax.training.devices import agree_on_any, is_main_process, wait_for_all
+from egno_jax.training.processes import LostProcessError
 from egno_jax.training.step import TrainState
 
 FORMAT_VERSION = 2
@@ -69,6 +70,8 @@ class RunCheckpoints:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, LostProcessError):
+            return  # orbax would wait for the process that has ended
         with contextlib.nullcontext() if error is None else contextlib.suppress(Exception):
             with _storage_errors():
                 self._manager.close()

@@ -12,19 +12,20 @@ import functools
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import distributed
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from egno_jax import ops
 from egno_jax.config import EGNOConfig
 from egno_jax.families import family_of
+from egno_jax.training.processes import check_all_alike, start_beating, versions
 
 AXES = (ops.DATA_AXIS, ops.TIME_AXIS)
 # Process 0 may evaluate and draw alone for so many seconds while the others wait.
@@ -216,13 +217,15 @@ def start_processes(
       from_environment: whether JAX finds the three by itself; None: as described above.
 
     Raises:
-      ValueError: some of the three are given and not all, or they are not valid.
+      ValueError: some of the three are given and not all, they are not valid, or the processes
+        differ in their number or in versions; names the differences.
     """
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == len(given):
         if is_cluster() if from_environment is None else from_environment:
             jax.distributed.initialize(shutdown_timeout_seconds=_PATIENCE)
+            _greet()
         return
     if missing:
         raise ValueError(
@@ -238,6 +241,14 @@ def start_processes(
     jax.distributed.initialize(
         coordinator, num_processes, process_id, shutdown_timeout_seconds=_PATIENCE
     )
+    _greet()
+
+
+def _greet() -> None:
+    """Compares the processes as far as they must be alike for any communication."""
+    start_beating()
+    state = distributed.global_state
+    check_all_alike({"num_processes": state.num_processes, **versions()})
 
 
 def is_cluster() -> bool:
@@ -250,22 +261,6 @@ def is_cluster() -> bool:
 def is_main_process() -> bool:
     """Returns whether this is the process that writes what only one may write."""
     return jax.process_index() == 0
-
-
-def is_one_of_several() -> bool:
-    """Returns whether this process runs together with others; starts nothing to find out."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1
-
-
-def fail(message: str, code: int) -> int:
-    """Prints the message to stderr and returns the exit code; one of several processes it ends."""
-    with contextlib.suppress(OSError):
-        print(message, file=sys.stderr, flush=True)
-    if is_one_of_several():
-        # The others may be waiting for this one within a step, and JAX makes a process that exits
-        # normally wait for them. After an abrupt exit JAX's heartbeat ends them.
-        os._exit(code)
-    return code
 
 
 def agree_on_any(flag: bool) -> bool:

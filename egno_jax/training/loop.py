@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -25,7 +26,13 @@ from egno_jax.training.batches import check_noise
 from egno_jax.training.callbacks import Callback, Cost, memory_bytes, watch
 from egno_jax.training.checkpoints import RunCheckpoints, StorageError, check_writable
 from egno_jax.training.config import TrainingConfig, upgrade_settings
-from egno_jax.training.devices import agree_on_any, check_model, is_main_process, wait_for_all
+from egno_jax.training.devices import (
+    agree_on_any,
+    check_model,
+    is_main_process,
+    shape_of,
+    wait_for_all,
+)
 from egno_jax.training.guards import only_run_in, stop_on_signal
 from egno_jax.training.objective import (
     LossFn,
@@ -35,6 +42,7 @@ from egno_jax.training.objective import (
     entries_of,
     velocity_weight,
 )
+from egno_jax.training.processes import check_all_alike, digests, naming_lost_processes
 from egno_jax.training.step import StepMetrics, Trainer, TrainState, averaged, init_state
 
 _CHECKPOINTS = "checkpoints"
@@ -119,18 +127,18 @@ def fit(
       CheckpointError: the directory holds a run that is going on, or cannot be resumed.
       NonFiniteLossError: more steps were not finite than `config.max_skipped_steps` allows.
       StorageError: the directory cannot be written to; the last checkpoint is intact.
+      LostProcessError: another process of the run has ended; names it.
     """
-    chosen = tuple((metrics or {}).items())
     with stop_on_signal() as stop:
-        _check_inputs(params, train, valid, config, make_callbacks)
-        _check_objective(params, train, config, loss_fn)
+        chosen = tuple((metrics or {}).items())
+        _check_inputs(params, train, valid, config, make_callbacks, loss_fn)
         check_metrics(chosen, params, valid, select_by)
         params = _recording_velocity_weight(params, config)
-        check_model(params.config, mesh)
-        trainer = Trainer(train, valid, config, mesh, loss_fn=loss_fn, metrics=chosen)
-        resolved = _resolved(config, trainer.steps_per_epoch)
         settings = _settings(params, config, select_by)
-        run = _Run(Path(directory), trainer, resolved, settings, padding_share(train), profile)
+        _check_mesh(params, settings, config, (train, valid), mesh, resume)
+        trainer = Trainer(train, valid, config, mesh, loss_fn=loss_fn, metrics=chosen)
+        config = _resolved(config, trainer.steps_per_epoch)
+        run = _Run(Path(directory), trainer, config, settings, padding_share(train), profile)
         return _carry_out(run, params, resume, make_callbacks, stop)
 
 
@@ -148,6 +156,7 @@ def _carry_out(
         _naming_the_last_checkpoint(run.directory),
         only_run_in(run.directory),
         RunCheckpoints(run.directory / _CHECKPOINTS, keep) as checkpoints,
+        naming_lost_processes(),
         contextlib.ExitStack() as stack,
     ):
         if is_main_process():
@@ -164,6 +173,25 @@ def _carry_out(
         interrupted=progress.step < run.config.num_steps,
         **outcome,
     )
+
+
+def _check_mesh(
+    params: Params,
+    settings: dict[str, Any],
+    config: TrainingConfig,
+    data: tuple[Samples | Buckets, Samples | Buckets],
+    mesh: Mesh | None,
+    resume: bool,
+) -> None:
+    """Raises a ValueError if the mesh does not suit the model, or processes do not agree."""
+    check_model(params.config, mesh)
+    if jax.process_count() == 1:
+        return
+    parts = {**settings, "training": dataclasses.asdict(config)}
+    leaves = jax.tree_util.tree_leaves_with_path(parts, is_leaf=lambda x: not isinstance(x, dict))
+    fields = {".".join(key.key for key in path): value for path, value in leaves}
+    fields |= {"mesh": shape_of(mesh), "resume": resume}
+    check_all_alike(fields | digests(data[0], "train") | digests(data[1], "valid"))
 
 
 def _recording_velocity_weight(params: Params, config: TrainingConfig) -> Params:
@@ -188,6 +216,7 @@ def _check_inputs(
     valid: Samples | Buckets,
     config: TrainingConfig,
     make_callbacks: Any,
+    loss_fn: LossFn | None,
 ) -> None:
     """Raises a ValueError if model, data and settings do not fit together."""
     check_params(params)
@@ -219,6 +248,7 @@ def _check_inputs(
             f"num_times: got {config.num_times}, expected at most {num_targets}, the number of "
             "target times of the training samples"
         )
+    _check_objective(params, train, config, loss_fn)
 
 
 def _check_objective(

@@ -93,9 +93,8 @@ def test_published_results_are_replaced_in_one_step(files, tmp_path, monkeypatch
     path = tmp_path / "results.jsonl"
     path.write_bytes((files[0] / path.name).read_bytes())
     before = path.read_bytes()
-    monkeypatch.setattr(
-        run_records, "read_results", lambda _: json.loads(before) | {"finished": True}
-    )
+    finished = json.loads(before) | {"finished": True}
+    monkeypatch.setattr(run_records, "read_results", lambda _: finished)
     experiment = run_records.EXPERIMENTS[finished["experiment"]]
     config = run_records.config_file(experiment, finished["config"], [settings.CONFIGS])
     monkeypatch.setattr(run_directory, "read_config", lambda *_: experiment.default)

@@ -236,9 +236,11 @@ def test_a_setting_that_may_vary_needs_no_config_of_its_own(tmp_path):
     data = dataclasses.replace(made.data, molecule="ethanol", split="blocks")
     run_directory.start(tmp_path / "run", dataclasses.replace(made, data=data), "command")
     results = {"experiment": "md17", "finished": True, "command": "c", "seed": 0, "model": "EGNO"}
-    results |= {
-        key: 0 for key in records._FIRST if key not in ("name", "config", "varied")
-    } | results
+    results |= (
+        {key: 0 for key in records._FIRST if key not in ("name", "config", "varied")}
+        | {"mse_per_time": [0]}
+        | results
+    )
     run_directory.write_json(tmp_path / "run" / "results.json", results)
     assert records.append(tmp_path / "run", tmp_path / "results.jsonl") == "run: quick"
     (found,) = records.load(tmp_path / "results.jsonl")

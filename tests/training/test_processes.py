@@ -1,0 +1,104 @@
+"""Processes that differ are told so, and one that ends ends the others with a line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from egno_jax.training import processes
+from tests.training.test_mesh import ROOT, free_port
+
+
+def outcome(directory, kind):
+    """Returns exit codes and messages of two processes."""
+    address = f"127.0.0.1:{free_port()}"
+    settings = {"JAX_PLATFORMS": "cpu", "EGNO_JAX_KERNELS": "off"}
+    words = [sys.executable, "-m", "tests.training.disagreeing_runs", str(directory), address, "2"]
+    both = [
+        subprocess.Popen(
+            [*words, str(index), kind],
+            cwd=ROOT,
+            env=os.environ | settings,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in both]
+    return [process.returncode for process in both], errors
+
+
+def assert_refused(directory, kind, *messages):
+    codes, errors = outcome(directory, kind)
+    assert codes == [2, 2], errors
+    for error in errors:
+        for message in messages:
+            assert message in error, error
+    assert not directory.exists()
+
+
+def test_settings_and_data_that_differ_are_named_in_every_process(tmp_path):
+    assert_refused(
+        tmp_path / "run",
+        "settings",
+        "training.batch_size: got '4' in process 1, expected '6' as in process 0; ",
+        "training.seed: got '7' in process 1, expected '0' as in process 0; ",
+        "train.positions: got 'float32 [16, 5, 5, 3] ",
+        "start all processes with the same command, data and versions",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("versions", "jax: got '0.0.1' in process 1, expected "),
+        ("count", "num_processes: got '3' in process 1, expected '2' as in process 0; "),
+        ("data", "train.positions: got 'float32 [16, 5, 5, 3] "),
+    ],
+)
+def test_processes_that_cannot_work_together_are_named(tmp_path, kind, message):
+    assert_refused(tmp_path / "run", kind, message)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_others_with_a_line_and_the_run_resumes(tmp_path):
+    codes, errors = outcome(tmp_path, "kill 1")
+    assert codes == [75, -9], errors
+    (line,) = [line for line in errors[0].splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: process 1 of 2 ended (see the output there), so this one ends")
+    codes, errors = outcome(tmp_path, "none")
+    assert codes == [0, 0], errors
+
+
+@pytest.mark.slow
+def test_when_process_0_is_killed_the_others_end_and_the_run_resumes(tmp_path):
+    codes, errors = outcome(tmp_path, "kill 0")
+    assert codes[0] == -9 and codes[1] != 0, errors
+    codes, errors = outcome(tmp_path, "none")
+    assert codes == [0, 0], errors
+
+
+def test_digests_are_those_of_the_values():
+    tree = {"a": np.arange(6.0), "b": np.float32(1), "c": np.ones((0, 3))}
+    found = processes.digests(tree, "train")
+    assert [*found] == ["train['a']", "train['b']", "train['c']"]
+    assert found["train['a']"].startswith("float64 [6] ")
+    assert found == processes.digests({**tree, "a": tree["a"].copy()}, "train")
+    for other in (tree["a"].astype(np.float32), tree["a"][::-1], tree["a"].reshape(2, 3)):
+        assert found != processes.digests({**tree, "a": other}, "train")
+
+
+def test_large_arrays_are_hashed_in_part(monkeypatch):
+    monkeypatch.setattr(processes, "_LARGEST_DIGEST", 80)
+    array = np.arange(100.0)
+    before = processes.digests(array, "x")
+    array[10] += 1  # of every tenth row
+    assert processes.digests(array, "x") != before
+    array[10] -= 1
+    array[11] += 1
+    assert processes.digests(array, "x") == before
