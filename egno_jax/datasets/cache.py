@@ -21,9 +21,19 @@ _logger = logging.getLogger(__name__)
 
 
 def default_directory() -> pathlib.Path:
-    """Returns `$EGNO_CACHE_DIR` if it is set, else `~/.cache/egno_jax`."""
+    """Returns `$EGNO_CACHE_DIR` if it is set, else `~/.cache/egno_jax`.
+
+    Raises:
+      ValueError: it is not set, and the user has no home directory.
+    """
     configured = os.environ.get("EGNO_CACHE_DIR")
-    return pathlib.Path(configured or "~/.cache/egno_jax").expanduser()
+    try:
+        return pathlib.Path(configured or "~/.cache/egno_jax").expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"EGNO_CACHE_DIR: got {configured!r} and no home directory ({error}), expected a "
+            "folder; set it"
+        ) from error
 
 
 def load_or_build(

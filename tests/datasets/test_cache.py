@@ -222,3 +222,13 @@ def test_write_refuses_what_it_could_not_read(tmp_path, arrays, message):
 def test_read_says_that_a_file_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError):
         cache.read(tmp_path / "data.npz", SETTINGS)
+
+
+def test_without_a_home_the_variable_to_set_is_named(monkeypatch):
+    def fail(_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("EGNO_CACHE_DIR", raising=False)
+    monkeypatch.setattr(cache.pathlib.Path, "expanduser", fail)
+    with pytest.raises(ValueError, match="EGNO_CACHE_DIR: got None and no home directory"):
+        cache.default_directory()

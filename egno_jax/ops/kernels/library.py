@@ -3,8 +3,9 @@
 The library is compiled by `$CXX`, or else `c++`, `g++` or `clang++`, against jaxlib's headers and
 for the instruction set of this processor. It is kept in `$EGNO_CACHE_DIR/kernels` or
 `~/.cache/egno_jax/kernels`, with its checksum; its name is a hash of everything that determines its
-content. If that folder is not writable, each process compiles a library. Without a compiler
-everything runs on JAX's operations, slower.
+content. One process compiles it while others wait. A library is loaded only if file and folder are
+the user's own and nobody else can write to them; without such a folder each process compiles a
+library for itself. Without a compiler everything runs on JAX's operations, slower.
 
 The environment variable `EGNO_JAX_KERNELS` is `auto` (the default), `off`, or `require`: an error
 instead of a warning if there are no kernels.
@@ -12,7 +13,6 @@ instead of a warning if there are no kernels.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import hashlib
@@ -21,14 +21,18 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+
+from egno_jax.locks import LockedError, lock
 
 _FOLDER = Path(__file__).parent
 _SOURCES = [*sorted(_FOLDER.glob("*.h")), _FOLDER / "kernels.cc"]
@@ -104,25 +108,54 @@ def _register() -> str:
     compiler = _compiler()
     command = [*compiler, *_flags(), "-I", jax.ffi.include_dir()]
     name = f"kernels-{_fingerprint(compiler, command)}.so"
-    with contextlib.ExitStack() as stack:
-        folder = _cache()
-        if folder is None or not (_is_intact(folder / name) or os.access(folder, os.W_OK)):
-            # An open library stays open when its file is deleted.
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="egno_jax-")))
-        path = folder / name
-        if not _is_intact(path):
-            _build(command, path)
-        library = ctypes.CDLL(str(path))
+    path, library = _cached(command, name)
     for symbol in _SYMBOLS:
         handler = jax.ffi.pycapsule(getattr(library, symbol))
         jax.ffi.register_ffi_target(symbol, handler, platform="cpu")
     return str(path)
 
 
-def _build(command: list[str], path: Path) -> None:
-    """Compiles the library to `path`, with its checksum; other processes may do the same."""
+def _cached(command: list[str], name: str) -> tuple[Path, ctypes.CDLL]:
+    """Returns the library, from the cache if there is one; compiles it if needed."""
+    try:
+        path = _cache() / name
+        if (library := _open(path)) is None:
+            with lock(path.with_name("compile.lock"), wait_seconds=_TIMEOUT):
+                library = _open(path) or _build(command, path)
+        return path, library
+    # If the compiler failed because of the cache's disk, it may not on the other one.
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory, or the compiler
+        reason = f"another one compiles them ({error})" if isinstance(error, LockedError) else error
+    # An open library stays open when its file is deleted.
+    with tempfile.TemporaryDirectory(prefix="egno_jax-") as folder:
+        path = Path(folder, name)
+        library = _build(command, path)
+    logger.warning(
+        "EGNO's CPU kernels were compiled for this process alone, as will be those of the next: %s "
+        "(set EGNO_CACHE_DIR to a folder of your own)",
+        reason,
+    )
+    return path, library
+
+
+def _open(path: Path) -> ctypes.CDLL | None:
+    """Opens a library if it is the user's own, intact and complete; None if not."""
+    if not _is_intact(path):
+        return None
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:
+        return None
+    return library if all(hasattr(library, symbol) for symbol in _SYMBOLS) else None
+
+
+def _build(command: list[str], path: Path) -> ctypes.CDLL:
+    """Compiles the library, opens it, and moves it to `path` with its checksum."""
+    for old in path.parent.glob("build-*"):  # of processes that were killed, as we hold the lock
+        shutil.rmtree(old, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as folder:
-        built, checksum = Path(folder, "kernels.so"), Path(folder, "checksum")
+        # A name of its own, as the loader knows the libraries that it has opened by their names.
+        built, checksum = (Path(folder, path.with_suffix(s).name) for s in (".so", ".sha256"))
         arguments = ["-o", str(built), str(_SOURCES[-1])]
         result = _run([*command, *arguments], check=False, env=os.environ | {"LC_ALL": "C"})
         if result.returncode or not built.is_file():
@@ -130,8 +163,16 @@ def _build(command: list[str], path: Path) -> None:
             errors = [line for line in lines if "error" in line] or lines[-1:]
             raise KernelError(f"{shlex.join(command)} failed: {'; '.join(errors[:3])}")
         checksum.write_text(_checksum(built))
-        os.replace(built, path)
-        os.replace(checksum, path.with_suffix(".sha256"))
+        for new in (built, checksum):
+            new.chmod(0o700)  # whatever the umask is
+        if (library := _open(built)) is None:
+            raise KernelError(f"{shlex.join(command)} made a library without the kernels")
+        for new in (built, checksum):
+            target = path.with_name(new.name)
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            os.replace(new, target)
+    return library
 
 
 def _run(command: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
@@ -141,28 +182,41 @@ def _run(command: list[str], **options: Any) -> subprocess.CompletedProcess[byte
 
 
 def _is_intact(path: Path) -> bool:
-    """Returns whether a library is intact; opening a truncated one would kill the process."""
+    """Returns whether a library is the user's own and intact.
+
+    Opening one of another user would run its code, opening a truncated one would kill the process.
+    """
     try:
-        return _checksum(path) == path.with_suffix(".sha256").read_text()
+        checksum = path.with_suffix(".sha256")
+        is_own = _is_private(path, stat.S_ISREG) and _is_private(checksum, stat.S_ISREG)
+        return is_own and _checksum(path) == checksum.read_text()
     except (OSError, UnicodeDecodeError):
         return False
+
+
+def _is_private(path: Path, is_kind: Callable[[int], bool]) -> bool:
+    """Returns whether a file or folder of a kind, no link, is writable for its owner, us, alone."""
+    status = path.lstat()
+    is_own = status.st_uid == os.getuid() and not status.st_mode & 0o022
+    return is_own and is_kind(status.st_mode)
 
 
 def _checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _cache() -> Path | None:
-    """Returns the folder of libraries; None if others can write to it or there is none."""
-    try:
-        folder = Path(os.environ.get("EGNO_CACHE_DIR") or "~/.cache/egno_jax").expanduser()
-        folder /= "kernels"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-    except (OSError, RuntimeError):  # RuntimeError: no home directory
-        return None
-    is_private = status.st_uid == os.getuid() and not status.st_mode & 0o022
-    return folder if is_private else None
+def _cache() -> Path:
+    """Returns the folder of libraries.
+
+    Raises:
+      OSError, RuntimeError: it cannot be made, there is no home directory, or others can write to
+        it.
+    """
+    folder = Path(os.environ.get("EGNO_CACHE_DIR") or "~/.cache/egno_jax").expanduser() / "kernels"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_private(folder.resolve(), stat.S_ISDIR):
+        raise PermissionError(f"{folder} is not your own, or others can write to it")
+    return folder
 
 
 def _compiler() -> list[str]:
