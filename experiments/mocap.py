@@ -17,6 +17,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from egno_jax import datasets
 from egno_jax.datasets import mocap
 from experiments import data_settings
 from experiments.experiment import Drawing, Experiment, RunConfig, Splits
@@ -39,6 +40,8 @@ class DataConfig:
         `training.random_times` draws; otherwise those of the protocol.
       height: whether heights are a feature; predictions are then equivariant only to rotations
         about the vertical.
+      up: whether the vertical direction is an external vector, for the layers that carry vectors;
+        predictions rotate with positions, velocities and this vector together.
       data_dir: the folder that holds `cmu/`; None: `$EGNO_DATA_DIR`.
 
     Raises:
@@ -52,6 +55,7 @@ class DataConfig:
     num_test: int = mocap.PUBLISHED_SIZES["run"]["test"]
     dense: bool = False
     height: bool = False
+    up: bool = False
     data_dir: Path | None = None
 
     def __post_init__(self) -> None:
@@ -80,6 +84,7 @@ class MocapConfig(RunConfig):
             )
 
 
+UP = (0.0, 1.0, 0.0)
 _OTHER_SPLIT = "on another split, of 23 trials"
 _OTHER = f"{_OTHER_SPLIT}; {EGNO_PAPER}"
 _OTHER_AGAIN = f"{_OTHER_SPLIT}; {REPRODUCTION}"
@@ -114,6 +119,8 @@ def load_splits(config: DataConfig) -> Splits:
         split: mocap.samples(cut, target_frames=targets[split], height=config.height)
         for split, cut in windows.items()
     }
+    if config.up:
+        samples = {split: datasets.with_vectors(each, [UP]) for split, each in samples.items()}
     return Splits(
         **samples,
         test_paths=windows["test"].positions[:, : mocap.HORIZON + 1],
@@ -129,6 +136,7 @@ def task(data: DataConfig) -> str:
         {"last": "", "uniform": "evenly spaced frames"}[data.protocol],
         f"{data.num_train} training windows" if data.num_train != usual["train"] else "",
         "heights given" if data.height else "",
+        "vertical given" if data.up else "",
         num_test=(data.num_test, usual["test"]),
     )
 

@@ -19,6 +19,7 @@ from egno_jax.datasets.base import (
     num_samples,
     take,
     validate,
+    with_vectors,
 )
 from egno_jax.datasets.buckets import Buckets, bucketed, choose_buckets, padding_share
 from egno_jax.datasets.cutting import samples_from_frames, samples_with_own_edges
@@ -44,4 +45,5 @@ __all__ = [
     "stack",
     "take",
     "validate",
+    "with_vectors",
 ]

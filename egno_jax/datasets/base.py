@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
+from numpy.typing import ArrayLike
 
 from egno_jax import graph as graph_lib
 from egno_jax.checks import check_array, type_name
@@ -81,6 +82,34 @@ def _shapes_by_field(samples: Samples) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each field without the sample axis, as `{".graph.senders": (E,)}`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(samples._replace(times=None))
     return {jax.tree_util.keystr(path): leaf.shape[1:] for path, leaf in leaves}
+
+
+def with_vectors(samples: Samples, vectors: Float[ArrayLike, "*S *N K 3"]) -> Samples:
+    """Adds external directions, `graph.nodes["vectors"]`, to samples; see `egno_jax.apply`.
+
+    Args:
+      samples: S samples.
+      vectors: `[K, 3]`, the same for all nodes; `[S, 1, K, 3]`, one set for each sample; or
+        `[S, N, K, 3]`.
+
+    Raises:
+      ValueError: the vectors do not have one of these shapes.
+    """
+    positions = samples.graph.nodes["positions"]
+    vectors = np.asarray(vectors, positions.dtype)
+    shape = (*positions.shape[:2], *vectors.shape[-2:])
+    try:
+        arranged = np.broadcast_to(vectors, shape)
+    except ValueError:
+        arranged = None
+    if vectors.ndim < 2 or shape[-1] != 3 or arranged is None:
+        sizes = " and ".join(f"{letter} = {n}" for letter, n in zip("SN", shape, strict=False))
+        raise ValueError(
+            f"vectors: got shape {list(vectors.shape)}, expected [K, 3], [S, 1, K, 3] or "
+            f"[S, N, K, 3] with {sizes}"
+        )
+    nodes = {**samples.graph.nodes, "vectors": np.ascontiguousarray(arranged)}
+    return samples._replace(graph=samples.graph._replace(nodes=nodes))
 
 
 def take(samples: Samples, indices: Int[Array, "B"], xp: Any = jnp) -> Batch:

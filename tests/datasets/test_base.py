@@ -268,3 +268,15 @@ def test_arrays_that_are_not_samples_are_refused():
     own = [edges._replace(features=np.ones((12, 1)))] * 3
     with pytest.raises(ValueError, match="num_edges: got 11, expected at least 12"):
         datasets.samples_with_own_edges(positions, velocities, speeds, own, times, num_edges=11)
+
+
+def test_external_vectors_are_given_to_every_node():
+    samples = datasets.nbody.samples(datasets.nbody.canonical("test", num_simulations=3))
+    for shape in ((2, 3), (3, 1, 2, 3), (3, 5, 2, 3)):
+        vectors = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        found = datasets.with_vectors(samples, vectors).graph.nodes["vectors"]
+        np.testing.assert_array_equal(found, np.broadcast_to(vectors, (3, 5, 2, 3)))
+    datasets.validate(datasets.with_vectors(samples, [[0, 0, 1]]))
+    for shape in ((3,), (1, 2), (2, 1, 2, 3), (4, 2, 3)):
+        with pytest.raises(ValueError, match=r"vectors: got shape .* with S = 3 and N = 5"):
+            datasets.with_vectors(samples, np.zeros(shape))
