@@ -133,6 +133,8 @@ def _usual_graph_types(params: Params, sizes: dict[str, Any]) -> dict[str, Any]:
 
     widths = {"positions": 3, "velocities": 3, "features": num_node_features}
     types = {"nodes": {name: of(jnp.float32, "N", size) for name, size in widths.items()}}
+    if num_vectors := params.config.num_external_vectors:
+        types["nodes"]["vectors"] = of(jnp.float32, "N", num_vectors, 3)
     if num_edge_features:
         types["edges"] = {"features": of(jnp.float32, "E", num_edge_features)}
     indices = {name: of(jnp.int32, letter) for name, letter in (("senders", "E"), ("n_node", "G"))}

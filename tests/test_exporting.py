@@ -106,12 +106,25 @@ def test_a_program_has_the_platforms_and_no_kernels_of_this_machine(params, tmp_
 
 def test_examples_determine_arrays_and_axes(params, tmp_path):
     graph = random_graph(3, 4)
-    more = graph._replace(nodes=graph.nodes | {"vectors": np.zeros((7, 2, 3), np.float32)})
+    more = graph._replace(nodes=graph.nodes | {"mass": np.zeros((7, 2, 3), np.float32)})
     times = np.array([[1, 2], [3, 5]], np.int32)
     egno_jax.export(params, tmp_path / "a", graph=more, times=times, platforms=["cpu"])
     program = jax_export.deserialize(bytearray((tmp_path / "a").read_bytes()))
     assert_close(
         program.call(as_dictionary(more), times), jax.jit(egno_jax.apply)(params, graph, times)
+    )
+
+
+def test_external_vectors_are_inputs_of_the_program(tmp_path):
+    graph, times = random_graph(3, 4), np.array([1.0, 2.0], np.float32)
+    vectors = np.random.default_rng(0).normal(size=(7, 1, 3)).astype(np.float32)
+    graph = graph._replace(nodes=graph.nodes | {"vectors": vectors})
+    config = egno_jax.EGNOConfig(layer="vector", num_layers=1, hidden_dim=16, num_vectors=4)
+    params = egno_jax.init(jax.random.key(0), config, graph, times)
+    egno_jax.export(params, tmp_path / "a", platforms=["cpu"])
+    program = jax_export.deserialize(bytearray((tmp_path / "a").read_bytes()))
+    assert_close(
+        program.call(as_dictionary(graph), times), jax.jit(egno_jax.apply)(params, graph, times)
     )
 
 
