@@ -40,6 +40,10 @@ format: setup  ## let ruff fix the style
 pytest: setup  ## tests alone: make pytest ARGS="tests/ops -k spectral"
 	$(PY) -m pytest -n $(WORKERS) $(ARGS)
 
+fuzz: setup  ## fuzz all readers of files, a minute each: make fuzz ARGS="--seconds 600 motion"
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[fuzz]"
+	$(PY) -m tests.fuzz_readers $(ARGS)
+
 slow: setup  ## the tests that take minutes
 	$(PY) -m pytest -n $(WORKERS) -m slow
 

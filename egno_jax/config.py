@@ -197,7 +197,7 @@ def _dtype(name: str, value: Any) -> str:
     """Returns the name of a floating dtype, which may be a name or a dtype of JAX or NumPy."""
     try:
         dtype = None if value is None else jnp.dtype(value).name
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # NumPy parses what is between commas
         dtype = None
     _check(name, value, dtype in _DTYPES, f"one of {list(_DTYPES)}")
     return dtype

@@ -97,7 +97,7 @@ def config_file(experiment: Experiment, name: str, folders: Sequence[Path]) -> P
     """Returns the file of a config in the first folder that has it; a ValueError if none has."""
     for folder in folders:
         path = folder / experiment.name / f"{name}.yaml"
-        if path.exists():
+        if Path(name).name == name and path.exists():  # no path out of the folder
             return path
     raise ValueError(f"config: got {name!r}, expected a file in {folders[0] / experiment.name}")
 

@@ -111,6 +111,7 @@ def test_missing_fields_take_their_defaults():
         ("dtype", 32),
         ("param_dtype", None),
         ("param_dtype", "int32"),
+        ("param_dtype", ",loat32"),
         ("matmul_precision", "exact"),
     ],
 )

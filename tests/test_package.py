@@ -29,6 +29,7 @@ INNER_MODULES = {
     "egno_jax.deprecation",
     "egno_jax.extras",
     "egno_jax.families",
+    "egno_jax.locks",
     "egno_jax.params",
 }
 # The import names of setup.cfg's core dependencies.

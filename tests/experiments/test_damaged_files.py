@@ -108,3 +108,11 @@ def test_published_results_are_replaced_in_one_step(files, tmp_path, monkeypatch
     with pytest.raises(OSError, match="No space left"):
         run_records.append(tmp_path, path, replace=True)
     assert path.read_bytes() == before
+
+
+def test_a_config_of_results_is_a_name_and_no_path(tmp_path):
+    (tmp_path / "nbody").mkdir()
+    (tmp_path / "outside.yaml").write_text("description: not in the folder\n")
+    for name in ("../outside", str(tmp_path / "outside")):
+        with pytest.raises(ValueError, match="config: got"):
+            run_records.config_file(nbody.EXPERIMENT, name, [tmp_path])
