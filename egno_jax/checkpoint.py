@@ -243,7 +243,7 @@ def _check_files(directory: Path, expected: dict[str, str]) -> None:
     if not expected:
         raise CheckpointError(f"{directory / _MANIFEST}: lists no weight files; it is damaged")
     for name, checksum in expected.items():
-        path = directory / _WEIGHTS / name
+        path = f"{directory / _WEIGHTS}/{name}"  # a damaged name may be an absolute path
         if name not in found:
             raise CheckpointError(f"{path}: the file is missing; the checkpoint is damaged")
         if found[name] != checksum:

@@ -116,3 +116,12 @@ def test_a_config_of_results_is_a_name_and_no_path(tmp_path):
     for name in ("../outside", str(tmp_path / "outside")):
         with pytest.raises(ValueError, match="config: got"):
             run_records.config_file(nbody.EXPERIMENT, name, [tmp_path])
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../x", ""])
+def test_a_checksum_of_another_file_is_named_with_the_checkpoint(files, tmp_path, name):
+    folder = shutil.copytree(FIXTURES / "checkpoints" / "egno", tmp_path / "model")
+    manifest = json.loads((folder / "egno_jax.json").read_text())
+    (folder / "egno_jax.json").write_text(json.dumps(manifest | {"sha256": {name: "0"}}))
+    with pytest.raises(ValueError, match=f"{folder}/weights/{name}: the file is missing"):
+        egno_jax.load(folder)
