@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -34,10 +33,8 @@ def test_a_killed_process_frees_its_lock_and_a_live_one_is_named(tmp_path):
             pass
         assert f"process {holder.pid} on host {socket.gethostname()}, since 2" in str(refused.value)
         assert str(path) in str(refused.value)  # its command
-        started = time.monotonic()
         with pytest.raises(locks.LockedError), locks.lock(path, wait_seconds=0.2):
             pass
-        assert time.monotonic() - started >= 0.2
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
