@@ -317,7 +317,8 @@ def check_columns(
     columns = _checked_columns(graph, (speed_column, squared_distance_column, distance_column))
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(graph)):
         return
-    values = {name: np.asarray(array) for name, array in _quantities(graph).items()}
+    with jax.ensure_compile_time_eval():  # a graph that can be read, perhaps inside `jit`
+        values = {name: np.asarray(array) for name, array in _quantities(graph).items()}
     for name, field, column in columns:
         found = np.asarray(getattr(graph, field)["features"])[:, column].astype(float)
         held = [key for key, array in values.items() if _is_close(found, array)]

@@ -1,0 +1,173 @@
+"""ASE: a model moves `ase.Atoms` window by window, as a dynamics class of ASE.
+
+    from egno_jax.ase import WindowDynamics
+
+    dynamics = WindowDynamics(atoms, params, times, graph_of, trajectory="copper.traj")
+    dynamics.attach(print_temperature, interval=len(times))
+    dynamics.run(10 * len(times))
+
+Needs the extra `ase`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jraph
+import numpy as np
+
+from egno_jax import graph as graph_lib
+from egno_jax.checks import as_count
+from egno_jax.extras import require
+from egno_jax.model import Params, apply, check_params
+
+if TYPE_CHECKING:
+    import ase
+    from jaxtyping import ArrayLike, Float
+
+_BaseDynamics: Any = require("ase.optimize.optimize", "ase").BaseDynamics
+_units = require("ase.units", "ase")
+
+__all__ = ["WindowDynamics"]
+
+_apply = jax.jit(apply)
+
+
+class WindowDynamics(_BaseDynamics):
+    """Dynamics whose steps are the times that a model predicts; P steps are one window.
+
+    The first step of a window predicts all its times in one pass; each step then sets the atoms'
+    positions and momenta to those of the next time. The next window starts from the atoms as they
+    are after the last time of the window. Positions are unwrapped. Observers, `trajectory`,
+    `attach` and `closelater` are those of ASE; an observer that changes atoms within a window is
+    overruled by the next step. No forces are computed, and atoms need no calculator.
+
+    Attributes:
+      atoms: the atoms, changed in place.
+      nsteps: steps since the start.
+    """
+
+    def __init__(
+        self,
+        atoms: ase.Atoms,
+        params: Params,
+        times: Float[ArrayLike, "P"],
+        graph_of: Callable[[ase.Atoms], jraph.GraphsTuple],
+        *,
+        thermostat: Callable[[ase.Atoms], None] | None = None,
+        supervised_velocities: bool | None = None,
+        time_unit: float = _units.fs,
+        velocity_unit: float = 1 / _units.fs,
+        trajectory: Any = None,
+        loginterval: int = 1,
+        **options: Any,
+    ):
+        """Makes the dynamics.
+
+        Args:
+          atoms: with momenta.
+          params: the model.
+          times: `[P]`, of a window, increasing and above 0, in the unit of the model.
+          graph_of: called with the atoms at the start of each window; returns the model's graph
+            with the same nodes, for example by `egno_jax.graph.from_atoms`.
+          thermostat: called with the atoms between windows, to change their momenta; for example
+            `lambda atoms: ase.md.velocitydistribution.force_temperature(atoms, 300)`.
+          supervised_velocities: whether momenta are those that the model predicts; otherwise they
+            come from differences of positions. By default, whether `params.config.velocity_weight`
+            is above 0.
+          time_unit: the unit of `times`, in ASE's unit of time; by default 1 fs.
+          velocity_unit: the unit of the graph's velocities, in that of ASE; by default Angstrom per
+            femtosecond, as in `egno_jax.graph.from_atoms`.
+          trajectory: an ASE `Trajectory`, or the name of a file, to which steps are written.
+          loginterval: number of steps between two frames of the trajectory.
+          **options: of ASE's dynamics, such as `append_trajectory`.
+
+        Raises:
+          ValueError: the atoms have no momenta, or times are not valid.
+        """
+        check_params(params)
+        self.times = np.asarray(times, float)
+        is_valid = self.times.ndim == 1 and self.times.size > 0
+        if not is_valid or not (np.diff(self.times, prepend=0) > 0).all():
+            raise ValueError(f"times: got {times}, expected [P], increasing and above 0")
+        if not atoms.has("momenta"):
+            raise ValueError("atoms: got no momenta, expected velocities; use atoms.set_velocities")
+        super().__init__(atoms, trajectory=trajectory, loginterval=loginterval, **options)
+        self.atoms, self.params, self.graph_of, self.thermostat = (
+            atoms,
+            params,
+            graph_of,
+            thermostat,
+        )
+        if supervised_velocities is None:
+            supervised_velocities = params.config.velocity_weight > 0
+        self.supervised_velocities = supervised_velocities
+        self.time_unit, self.velocity_unit = time_unit, velocity_unit
+        self._window: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def get_time(self) -> float:
+        """Returns the time since the start, in ASE's unit."""
+        windows, steps = divmod(self.nsteps, len(self.times))
+        return self.time_unit * (windows * self.times[-1] + np.append(self.times, 0)[steps - 1])
+
+    def step(self) -> None:
+        """Moves the atoms to the next time of the window, or to the first of the next window."""
+        if not self._window:
+            if self.nsteps and self.thermostat is not None:
+                self.thermostat(self.atoms)
+            self._window = self._predicted()
+        positions, velocities = self._window.pop(0)
+        self.atoms.set_positions(positions, apply_constraint=False)
+        self.atoms.set_velocities(velocities)
+
+    def irun(self, steps: int = 50) -> Any:
+        """Runs a number of steps as a generator; yields whether they are done."""
+        last = self.nsteps + as_count("steps", steps, 0)
+        if self.nsteps == 0:
+            self.call_observers()
+        yield self.nsteps == last
+        while self.nsteps < last:
+            self.step()
+            self.nsteps += 1
+            self.call_observers()
+            yield self.nsteps == last
+
+    def run(self, steps: int = 50) -> bool:
+        """Runs a number of steps; returns True."""
+        return [*self.irun(steps)][-1]
+
+    def todict(self) -> dict[str, Any]:
+        """Returns what a trajectory file records of the dynamics."""
+        return {
+            "type": "molecular-dynamics",
+            "md-type": type(self).__name__,
+            "timestep": self.time_unit * self.times[-1] / len(self.times),
+        }
+
+    def _predicted(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Returns positions and velocities `[N, 3]` of each time of the next window."""
+        graph = self.graph_of(self.atoms)
+        start = self.atoms.get_positions()
+        if np.shape(graph.nodes["positions"]) != start.shape:
+            raise ValueError(
+                f"graph_of: got {len(graph.nodes['positions'])} nodes, expected {len(start)}, one "
+                "for each atom, not padded"
+            )
+        # Of few sizes, so that windows with other edges share a compilation.
+        padded, mask = graph_lib.pad(graph)
+        found = _apply(self.params, padded, self.times)
+        positions, velocities = (
+            np.asarray(x, float)[:, mask] for x in (found.positions, found.velocities)
+        )
+        if not np.isfinite(positions).all():
+            raise FloatingPointError(
+                f"window {self.nsteps // len(self.times)}: got positions that are not finite, "
+                "expected finite ones; the state is too far from those that the model knows"
+            )
+        velocities = velocities * self.velocity_unit
+        if not self.supervised_velocities:
+            steps = np.diff(self.times, prepend=0)[:, None, None] * self.time_unit
+            velocities = np.diff(positions, axis=0, prepend=start[None]) / steps
+        return [*zip(positions, velocities, strict=True)]
