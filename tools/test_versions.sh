@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs the core tests with the oldest dependencies that setup.cfg allows and with the newest ones, on
 # the oldest and the newest supported Python of this machine. The newest environment has XLA's compiler
-# for TPU too, so that programs are compiled for TPUs (tests/benchmarks/test_compiled.py).
+# for TPU too, so that programs are compiled for TPUs (tests/benchmarks/test_compiled.py), and JAX MD.
 #
 #   test_versions.sh [WORKERS]  (from the repository's root)
 #
@@ -40,7 +40,7 @@ fi
 
 for version in 3.13 3.12; do
     if python=$(sh tools/find_python.sh "$version"); then
-        core_tests newest "$python" ".[aot-tpu]" || status=1
+        core_tests newest "$python" ".[aot-tpu,jax-md]" || status=1
         exit $status
     fi
 done
