@@ -10,6 +10,8 @@ from egno_jax.config import EGNOConfig
 from egno_jax.convert import from_torch_state_dict, to_torch_state_dict
 from egno_jax.exporting import export
 from egno_jax.model import EGNO, Params, Trajectory, apply, init
+from egno_jax.predicting import Prediction, predict
+from egno_jax.recipe import GraphRecipe
 from egno_jax.rolling import Rollout, rollout
 
 if _TYPE_CHECKING:
@@ -21,7 +23,9 @@ __all__ = [
     "EGNO",
     "CheckpointError",
     "EGNOConfig",
+    "GraphRecipe",
     "Params",
+    "Prediction",
     "Rollout",
     "Trajectory",
     "apply",
@@ -34,6 +38,7 @@ __all__ = [
     "metrics",
     "nn",
     "ops",
+    "predict",
     "rolling",
     "rollout",
     "save",

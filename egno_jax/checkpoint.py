@@ -2,8 +2,8 @@
 
 A checkpoint is a directory:
 
-    egno_jax.json    format version, config and its class, versions of the libraries, SHA-256 of
-                     every weight file
+    egno_jax.json    format version, config and its class, recipe of the graphs if there is one,
+                     versions of the libraries, SHA-256 of every weight file
     weights/         the tree of arrays, as orbax writes it
 
 It is written to a temporary directory next to its final place and moved there when complete.
@@ -31,6 +31,7 @@ from egno_jax.checks import parse_json
 from egno_jax.config import EGNOConfig
 from egno_jax.families import class_name, config_class
 from egno_jax.params import Params, check_config, check_params, check_weights, feature_sizes
+from egno_jax.recipe import GraphRecipe, from_record
 
 FORMAT_VERSION = 1
 
@@ -81,6 +82,7 @@ def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool =
             "config": dataclasses.asdict(params.config),
             "config_class": class_name(type(params.config)),
             "feature_sizes": dict(zip(_SIZES, feature_sizes(params), strict=True)),
+            "recipe": None if params.recipe is None else dataclasses.asdict(params.recipe),
             "versions": library_versions(),
             "sha256": _checksums(staging / _WEIGHTS),
         }
@@ -100,7 +102,8 @@ def load(directory: str | os.PathLike[str]) -> Params:
     manifest = _read_manifest(directory)
     config = _read_config(directory, manifest)
     _check_files(directory, manifest["sha256"])
-    params = Params(weights=_restore(directory / _WEIGHTS), config=config)
+    recipe = _read_recipe(directory, manifest)
+    params = Params(weights=_restore(directory / _WEIGHTS), config=config, recipe=recipe)
     sizes = manifest.get("feature_sizes")  # not in checkpoints of 0.1
     try:
         check_config(config)
@@ -227,6 +230,14 @@ def _read_config(directory: Path, manifest: dict[str, Any]) -> EGNOConfig:
         return found.from_json(json.dumps(manifest["config"]))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def _read_recipe(directory: Path, manifest: dict[str, Any]) -> GraphRecipe | None:
+    record = manifest.get("recipe")  # not in checkpoints before 0.2
+    try:
+        return None if record is None else from_record(record)
+    except ValueError as error:
+        raise CheckpointError(f"{directory / _MANIFEST}: {error}") from error
 
 
 def _checksums(root: Path) -> dict[str, str]:

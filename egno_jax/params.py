@@ -15,6 +15,7 @@ from egno_jax import graph as graph_lib
 from egno_jax.config import EGNOConfig
 from egno_jax.families import family_of
 from egno_jax.nn.block import layer_factory
+from egno_jax.recipe import GraphRecipe
 
 if TYPE_CHECKING:
     Shapes = dict[str, tuple[int, ...]]
@@ -28,10 +29,12 @@ class Params:
     Attributes:
       weights: nested dict of arrays, exactly Linen's `variables["params"]`, one subtree a block.
       config: the configuration that the weights belong to.
+      recipe: how its graphs are made of states, for `egno_jax.predict`; None: in your own code.
     """
 
     weights: dict[str, Any]
     config: EGNOConfig = dataclasses.field(metadata={"static": True})
+    recipe: GraphRecipe | None = dataclasses.field(default=None, metadata={"static": True})
 
 
 def weight_shapes(config: EGNOConfig, num_node_features: int, num_edge_features: int) -> Shapes:

@@ -76,6 +76,12 @@ def window_frames(
             f"starts: got {starts.dtype} {list(starts.shape)}, expected integers [S] with S >= 1"
         )
     last = num_frames - 2 - offsets[-1]
+    if last < 0:
+        raise ValueError(
+            f"positions: got {num_frames} frames, expected at least {offsets[-1] + 2}: a window "
+            f"needs the initial frame, {offsets[-1]} up to the last target, and one for its "
+            "velocity; use a smaller window or a longer trajectory"
+        )
     outside = np.flatnonzero((starts < 0) | (starts > last))
     if outside.size:
         raise ValueError(

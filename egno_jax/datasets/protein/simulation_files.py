@@ -7,7 +7,7 @@ import pathlib
 import re
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from egno_jax.datasets.npz import PathLike, shorten, xyz_frames
@@ -21,7 +21,9 @@ _PICKLES = (".npz", ".npy", ".pkl", ".pickle", ".joblib")
 _MAGIC = {b"\x80": "a pickle", b"PK\x03\x04": "a zip or NumPy archive", b"\x93NUMPY": "NumPy's"}
 
 
-def load_universe(topology: PathLike, *coordinates: PathLike) -> MDAnalysis.Universe:
+def load_universe(
+    topology: PathLike, *coordinates: PathLike, to_guess: Sequence[str] | None = None
+) -> MDAnalysis.Universe:
     """Opens a simulation in any of MDAnalysis' formats, strictly; needs the extra `data`.
 
     MDAnalysis drops an incomplete last frame of a trajectory, and the bonds of a PSF file that was
@@ -33,6 +35,8 @@ def load_universe(topology: PathLike, *coordinates: PathLike) -> MDAnalysis.Univ
     Args:
       topology: atoms, and preferably bonds and charges: PSF, PRMTOP, TPR, PDB, GRO and others.
       *coordinates: trajectories of these atoms, in order; none if the topology holds coordinates.
+      to_guess: attributes that MDAnalysis guesses from names and distances, such as `("bonds",)`;
+        None: MDAnalysis' own choice, types and masses.
 
     Raises:
       ValueError: a file is missing, empty, a pickle, damaged, cut short or of the wrong kind, or
@@ -42,9 +46,10 @@ def load_universe(topology: PathLike, *coordinates: PathLike) -> MDAnalysis.Univ
     paths = [pathlib.Path(path) for path in (topology, *coordinates)]
     for path in paths:
         _check(path)
+    guessed = {} if to_guess is None else {"to_guess": tuple(to_guess)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a format lacks is an error where it is needed
-        universe = _attempt(paths[0], "a topology", lambda: mda.Universe(str(paths[0])))
+        universe = _attempt(paths[0], "a topology", lambda: mda.Universe(str(paths[0]), **guessed))
         for path in paths[1:]:
             kind = f"coordinates of {len(universe.atoms)} atoms"
             _attempt(path, kind, lambda p=path: universe.load_new(str(p), refresh_offsets=True))

@@ -1,0 +1,38 @@
+"""The subcommands by name; a new one is a function with typed arguments and an entry here."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from egno_jax.cli.converting import convert_torch
+from egno_jax.cli.inspecting import inspect
+from egno_jax.cli.making import train
+from egno_jax.cli.using import evaluate, predict, rollout
+from egno_jax.extras import require
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "inspect": inspect,
+    "train": train,
+    "predict": predict,
+    "rollout": rollout,
+    "evaluate": evaluate,
+    "convert-torch": convert_torch,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit status: 0, or 1 after an error that says what to do."""
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        require("tyro", "cli").extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="egno-jax",
+            description="From your trajectory to a predicted one.",
+            args=arguments,
+        )
+    except (ValueError, OSError, ImportError, ArithmeticError) as error:
+        print(f"egno-jax: error: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,198 @@
+"""`egno-jax train`: a model from trajectory files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+
+from egno_jax import EGNOConfig, init, visualize
+from egno_jax.cli.options import DataOptions, describe_recipe, frames_in, read
+from egno_jax.datasets import Samples, take, trajectories
+from egno_jax.datasets.trajectories import Recording
+from egno_jax.extras import require
+from egno_jax.recipe import GraphRecipe
+from egno_jax.training import (
+    JSONLines,
+    OptimizerConfig,
+    Progress,
+    TrainingConfig,
+    evaluate,
+    fit,
+)
+
+_conf = require("tyro", "cli").conf
+_MOST_TARGETS = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WindowOptions(DataOptions):
+    """What a window and its graph are.
+
+    Attributes:
+      window: time from the initial state to the last target: 40fs, 2ps, 20frames; by default ten
+        frames, or fewer if there are few.
+      targets: number of targets, equally spaced; by default the largest divisor up to 8.
+      stride: from one window to the next.
+      cutoff: connects nodes within this distance; by default all pairs of a small open system,
+        else 5 Å.
+      velocities: from the file, or by finite differences; by default from the file if it has any.
+    """
+
+    window: str | None = None
+    targets: int | None = None
+    stride: str = "1frame"
+    cutoff: float | None = None
+    velocities: Literal["file", "difference"] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions(WindowOptions):
+    """How a model is trained.
+
+    Attributes:
+      out: the folder of the run; by default runs/ and the name of the data.
+      resume: continues the run in that folder.
+    """
+
+    out: pathlib.Path | None = None
+    resume: bool = False
+
+
+def recipe_for(recording: Recording, options: WindowOptions) -> GraphRecipe:
+    """Returns the recipe that options and a recording lead to."""
+    if options.window is None:
+        window = min(10, max(recording.positions.shape[1] // 12, 1))
+    else:
+        window = frames_in(options.window, recording, "window")
+    divisors = [n for n in range(1, min(window, _MOST_TARGETS) + 1) if window % n == 0]
+    return trajectories.make_recipe(
+        recording,
+        window=window,
+        num_targets=options.targets or divisors[-1],
+        cutoff=options.cutoff,
+        velocities=options.velocities,
+    )
+
+
+def train(
+    data: _conf.Positional[tuple[pathlib.Path, ...]],
+    options: Annotated[TrainOptions, _conf.arg(name="")] = TrainOptions(),
+    model: EGNOConfig = EGNOConfig(velocity_scale=1.0),  # noqa: B008
+    training: TrainingConfig = TrainingConfig(  # noqa: B008
+        num_steps=2000,
+        batch_size=32,
+        ema_decay=0.99,
+        velocity_weight=0.1,
+        optimizer=OptimizerConfig(warmup_steps=50),  # noqa: B008
+    ),
+) -> None:
+    """Trains a model on a trajectory and reports its errors on the last fifth of the data.
+
+    Args:
+      data: a file, or a topology and its trajectories.
+      options: data, windows, and where the run lives.
+      model: the model; time_scale and the time grid follow from the window.
+      training: the training.
+    """
+    recording = read(data, options)
+    recipe = recipe_for(recording, options)
+    print(f"  {describe_recipe(recipe)}")
+    stride = frames_in(options.stride, recording, "stride")
+    starts = trajectories.partition(recording, recipe, stride=stride)
+    parts = [trajectories.samples_at(recording, recipe, part) for part in starts]
+    print("  windows: " + ", ".join(f"{n} {len(p)}" for n, p in starts._asdict().items()))
+    out = options.out or pathlib.Path("runs", data[0].name.partition(".")[0])
+    config = _model_config(model, recipe)
+    settings = _settings(training, len(starts.train))
+    example = take(parts[0], np.arange(1), np)
+    params = init(jax.random.key(settings.seed), config, example.graph, example.times)
+    params = dataclasses.replace(params, recipe=recipe)
+    result = fit(
+        out,
+        params,
+        parts[0],
+        parts[1],
+        settings,
+        resume=options.resume,
+        make_callbacks=lambda step: [
+            Progress(settings.num_steps, step),
+            JSONLines(out / "log.jsonl", step),
+        ],
+    )
+    errors = errors_of(result.params, parts[2])
+    summary = {
+        "data": recording.source,
+        "windows": {name: len(part) for name, part in starts._asdict().items()},
+        "recipe": dataclasses.asdict(recipe),
+        "best_step": result.best_step,
+        "seconds": result.seconds,
+        "test_mse_per_time": errors,
+    }
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    draw(out / "errors.png", recipe, errors)
+    print(report(recipe, errors))
+    print(f"model: {out}/best, errors: {out}/summary.json and errors.png")
+    print(f"next: egno-jax predict {out} {' '.join(map(str, data))} --out predicted.extxyz")
+
+
+def _model_config(model: EGNOConfig, recipe: GraphRecipe) -> EGNOConfig:
+    """Returns the model's settings, with times in the unit of the recipe."""
+    times = recipe.times
+    changed: dict[str, Any] = {"time_scale": times[0]}
+    if model.velocity_scale == 1:
+        changed["velocity_scale"] = float(len(times))
+    if len(times) > 1:  # any time of the window can then be requested
+        changed |= {"temporal_grid": "context", "context_times": times}
+    return dataclasses.replace(model, **changed)
+
+
+def _settings(training: TrainingConfig, num_train: int) -> TrainingConfig:
+    """Returns the settings, with intervals that suit the number of steps and samples."""
+    every = training.eval_every or max(training.num_steps // 20, 1)
+    return dataclasses.replace(
+        training,
+        batch_size=min(training.batch_size, num_train),
+        eval_every=every,
+        steps_per_chunk=training.steps_per_chunk or min(every, 50),
+    )
+
+
+def errors_of(params: Any, samples: Samples) -> dict[str, list[float]]:
+    """Returns the squared error at each time of the model, of x + v t, and of standing still."""
+    graph, mask = samples.graph, samples.node_mask
+    start, velocity = graph.nodes["positions"], graph.nodes["velocities"]
+    elapsed = np.asarray(samples.times)[:, None, None] / params.recipe.velocity_time
+    guesses = {
+        "x + v t": start[:, None] + elapsed * velocity[:, None],
+        "x": np.broadcast_to(start[:, None], samples.positions.shape),
+    }
+    errors = {"model": np.asarray(evaluate(params, samples)[2]).tolist()}
+    for name, guess in guesses.items():
+        squares = np.mean((guess - samples.positions) ** 2, axis=-1)
+        errors[name] = [float(squares[:, p][mask].mean()) for p in range(squares.shape[1])]
+    return errors
+
+
+def draw(path: pathlib.Path, recipe: GraphRecipe, errors: dict[str, list[float]]) -> None:
+    """Writes a picture of errors over time."""
+    unit = "Å" if recipe.length_unit == "angstrom" else ""
+    figure = visualize.plot_error_over_time(
+        np.asarray(recipe.times), errors, time_unit=recipe.time_unit, length_unit=unit
+    )
+    figure.savefig(path, dpi=150)
+
+
+def report(recipe: GraphRecipe, errors: dict[str, list[float]]) -> str:
+    """Returns a table of root mean squared errors."""
+    unit = "Å" if recipe.length_unit == "angstrom" else "unit of the data"
+    lines = [f"root mean squared error per coordinate ({unit})"]
+    lines.append(f"{'time (' + recipe.time_unit + ')':>12}" + "".join(f"{n:>12}" for n in errors))
+    for index, time in enumerate(recipe.times):
+        row = "".join(f"{np.sqrt(values[index]):12.4g}" for values in errors.values())
+        lines.append(f"{time:12g}{row}")
+    return "\n".join(lines)

@@ -1,0 +1,108 @@
+"""Options that commands share, and what they print of data."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from egno_jax.datasets import trajectories
+from egno_jax.datasets.trajectories import Recording
+from egno_jax.durations import FEMTOSECOND, convert, format_time, parse
+from egno_jax.recipe import GraphRecipe
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How files are read.
+
+    Attributes:
+      time_step: time between frames, such as 2fs; replaces that of the files.
+      selection: which atoms: `heavy`, or a selection in MDAnalysis' language.
+      guess: what MDAnalysis should guess, such as `bonds`.
+      accept: kinds of suspicions that you know to be harmless, such as `step`; `all` for every one.
+    """
+
+    time_step: str | None = None
+    selection: str = ""
+    guess: tuple[str, ...] = ()
+    accept: tuple[str, ...] = ()
+
+
+def read(paths: Sequence[pathlib.Path], options: DataOptions, selection: str = "") -> Recording:
+    """Reads and checks files, and prints what was read and accepted."""
+    recording = trajectories.read(
+        *paths,
+        selection=options.selection or selection,
+        time_step=options.time_step,
+        to_guess=options.guess or None,
+    )
+    print(describe(recording))
+    for suspicion in trajectories.check(recording, options.accept):
+        print(f"  accepted [{suspicion.kind}]: {suspicion.text}")
+    return recording
+
+
+def describe(recording: Recording) -> str:
+    """Returns what a recording holds, in a few lines."""
+    samples, frames, nodes, _ = recording.positions.shape
+    lines = [f"{recording.source}: {samples} recording(s) of {frames} frame(s) of {nodes} nodes"]
+    if recording.numbers is not None:
+        numbers, counts = np.unique(recording.numbers, return_counts=True)
+        pairs = zip(numbers.tolist(), counts.tolist(), strict=True)
+        lines.append("atomic numbers: " + ", ".join(f"{z} ({n} atoms)" for z, n in pairs))
+    if recording.cells is not None:
+        lengths = np.linalg.norm(recording.cells[0], axis=1)
+        lines.append("periodic cell of lengths " + ", ".join(f"{x:.4g}" for x in lengths) + " Å")
+    known = "as stored in the file" if recording.velocities is not None else "finite differences"
+    lines.append(f"velocities: {known}")
+    if recording.time_step is None:
+        lines.append("no times: frames are counted; --time-step gives the time between them")
+    return "\n  ".join([*lines, *recording.notes])
+
+
+def frames_in(text: str, recording: Recording, name: str) -> int:
+    """Returns a duration as a number of frames of a recording, which must be whole.
+
+    Raises:
+      ValueError: it is not a whole number of frames.
+    """
+    found = convert(parse(text, name), "frame", recording.time_step, name)
+    frames = round(found)
+    if frames < 1 or abs(found - frames) > 1e-6 * max(found, 1):
+        raise ValueError(
+            f"{name}: got {text}, which is {found:g} frames, expected a whole number of frames"
+        )
+    return frames
+
+
+def request(texts: Sequence[str], recipe: GraphRecipe) -> list[float] | None:
+    """Returns requested times in the recipe's unit; `a:b:c` are the times from a to b, c apart."""
+    spacing = recipe.spacing if recipe.time_unit == FEMTOSECOND else None
+    times: list[float] = []
+    for text in texts:
+        ends = [convert(parse(t, "times"), recipe.time_unit, spacing) for t in text.split(":")]
+        if len(ends) == 3:
+            count = int(np.floor((ends[1] - ends[0]) / ends[2] + 1e-9)) + 1
+            times += [ends[0] + index * ends[2] for index in range(count)]
+        elif len(ends) == 1:
+            times += ends
+        else:
+            raise ValueError(f"times: got {text!r}, expected a time, or START:STOP:STEP")
+    return times or None
+
+
+def describe_recipe(recipe: GraphRecipe) -> str:
+    """Returns the recipe in a few lines."""
+    edges = "all pairs" if recipe.edges == "all" else f"pairs within {recipe.cutoff:g}"
+    edges += ", also across the walls of the cell" if recipe.is_periodic else ""
+    rule = {"file": "stored in the file", "difference": "finite differences"}[recipe.velocities]
+    unit = recipe.time_unit
+    return (
+        f"window: {format_time(recipe.times[-1], unit)}, {len(recipe.times)} targets, so "
+        f"time_scale is {format_time(recipe.times[0], unit)}\n  edges: {edges}\n  velocities: {rule}\n  "
+        f"node features: {', '.join(recipe.node_features)}; edge features: "
+        f"{', '.join(recipe.edge_features)}"
+    )

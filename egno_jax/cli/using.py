@@ -1,0 +1,161 @@
+"""`egno-jax predict`, `rollout` and `evaluate`: a trained model on files."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Annotated
+
+import numpy as np
+
+from egno_jax import checkpoint, predicting
+from egno_jax.cli.making import errors_of, report
+from egno_jax.cli.options import DataOptions, read, request
+from egno_jax.datasets import trajectories
+from egno_jax.datasets.trajectories import Recording
+from egno_jax.durations import FEMTOSECOND, format_time
+from egno_jax.extras import require
+from egno_jax.params import Params
+from egno_jax.recipe import State
+
+_conf = require("tyro", "cli").conf
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StateOptions(DataOptions):
+    """Which state to start from, and where the result goes.
+
+    Attributes:
+      times: 10fs 20fs, or START:STOP:STEP; by default those that the model was trained on.
+      frame: the initial frame; -1 is the last one.
+      recording: which of several recordings.
+      out: the file: .extxyz, .xyz, .traj, .pdb, .xtc, .dcd, .trr, .gro or .npz.
+    """
+
+    times: tuple[str, ...] = ()
+    frame: int = -1
+    recording: int = 0
+    out: pathlib.Path = pathlib.Path("predicted.extxyz")
+
+
+def load(model: str) -> Params:
+    """Returns the model of a run of `egno-jax train`, of a checkpoint, or of a name."""
+    best = pathlib.Path(model) / "best"
+    params = checkpoint.load(best if best.is_dir() else model)
+    if params.recipe is None:
+        raise ValueError(f"model: got {model}, which has no recipe, expected one of egno-jax train")
+    return params
+
+
+def predict(
+    model: _conf.Positional[str],
+    state: _conf.Positional[tuple[pathlib.Path, ...]],
+    options: Annotated[StateOptions, _conf.arg(name="")] = StateOptions(),
+) -> None:
+    """Predicts the motion after a state, and writes it to a file.
+
+    Args:
+      model: the folder of a run or of a model.
+      state: a file that holds the state, or a topology and a trajectory.
+      options: the state, the times and the file.
+    """
+    _predict(model, state, options, num_windows=1, bound=np.inf)
+
+
+def rollout(
+    model: _conf.Positional[str],
+    state: _conf.Positional[tuple[pathlib.Path, ...]],
+    windows: int = 10,
+    bound: float = 10.0,
+    options: Annotated[StateOptions, _conf.arg(name="")] = StateOptions(),
+) -> None:
+    """Predicts many windows in a row, each from the end of the one before it.
+
+    Args:
+      model: the folder of a run or of a model.
+      state: a file that holds the state, or a topology and a trajectory.
+      windows: how many windows.
+      bound: stops where a node is farther from the centre than this many times the initial size.
+      options: the state, the times of a window and the file.
+    """
+    _predict(model, state, options, num_windows=windows, bound=bound)
+
+
+def _predict(
+    model: str,
+    paths: tuple[pathlib.Path, ...],
+    options: StateOptions,
+    *,
+    num_windows: int,
+    bound: float,
+) -> None:
+    params = load(model)
+    recipe = params.recipe
+    recording = read(paths, options, recipe.selection)
+    state = _state(recording, params, options)
+    size = np.linalg.norm(state.positions - state.positions.mean(axis=0), axis=-1).max()
+    times = request(options.times, recipe)
+    found = predicting.predict(
+        params, state, times, num_windows=num_windows, bound=bound * max(size, 1e-6)
+    )
+    if found.first_invalid is not None:
+        print(f"window {found.first_invalid} is not finite or out of bounds; it is left out")
+    if not len(found.times):
+        raise ValueError("prediction: got no valid window; raise --bound, or train for longer")
+    predicting.write(options.out, found, template=recording.template)
+    last = format_time(float(found.times[-1]), found.time_unit)
+    print(f"{options.out}: the initial state and {len(found.times)} predicted frames, to {last}")
+
+
+def _state(recording: Recording, params: Params, options: StateOptions) -> State:
+    """Returns the initial state, in the unit of the recipe."""
+    recipe, (samples, frames) = params.recipe, recording.positions.shape[:2]
+    if not (-frames <= options.frame < frames and 0 <= options.recording < samples):
+        raise ValueError(
+            f"frame, recording: got {options.frame} and {options.recording}, expected one of "
+            f"{frames} frames and {samples} recordings"
+        )
+    rule = recipe.velocities
+    if rule == "file" and recording.velocities is None:
+        print(
+            f"  {recording.source} has no velocities, which the model was trained with: finite "
+            "differences are used"
+        )
+        rule = "difference"
+    if rule == "difference" and frames < 2 and recording.velocities is not None:
+        print("  one frame: its stored velocities are used, and not finite differences")
+        rule = "file"
+    is_same = recording.time_unit == recipe.time_unit
+    if not is_same and recipe.time_unit == FEMTOSECOND:
+        stored = rule == "file"
+        if not stored:
+            print(f"  no times: frames are taken to be {recipe.spacing:g} fs apart, as in training")
+            recording = dataclasses.replace(recording, time_step=recipe.spacing)
+    elif not is_same:
+        recording = dataclasses.replace(recording, time_step=None)
+    velocities = trajectories.velocities_by(recording, rule)
+    return trajectories.state_at(recording, velocities, options.recording, options.frame % frames)
+
+
+def evaluate(
+    model: _conf.Positional[str],
+    data: _conf.Positional[tuple[pathlib.Path, ...]],
+    options: Annotated[DataOptions, _conf.arg(name="")] = DataOptions(),  # noqa: B008
+) -> None:
+    """Reports the errors of a model on all windows of a trajectory.
+
+    Args:
+      model: the folder of a run or of a model.
+      data: a file, or a topology and its trajectories.
+      options: how the files are read.
+    """
+    params = load(model)
+    recording = read(data, options, params.recipe.selection)
+    starts = trajectories.starts_of(recording, params.recipe)
+    if not len(starts):
+        raise ValueError(
+            f"data: got {recording.positions.shape[1]} frames, too few for a window of the model"
+        )
+    samples = trajectories.samples_at(recording, params.recipe, starts)
+    print(f"  {len(starts)} windows")
+    print(report(params.recipe, errors_of(params, samples)))

@@ -1,0 +1,110 @@
+"""Recordings of simulation files, a topology and its trajectories, that MDAnalysis reads."""
+
+from __future__ import annotations
+
+import pathlib
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from egno_jax.datasets.npz import shorten
+from egno_jax.datasets.protein.simulation_files import load_universe
+from egno_jax.datasets.trajectories.recording import Recording
+from egno_jax.extras import require
+
+if TYPE_CHECKING:
+    import MDAnalysis
+
+# Formats that hold no times: MDAnalysis counts their frames as picoseconds.
+_TIMELESS = ("PDB", "XYZ", "CRD", "LAMMPSDUMP", "CONFIG", "MEMORY", "ENT", "PDBQT", "PQR")
+_FEMTOSECONDS_PER_PS = 1e3
+
+
+def read_universe(
+    paths: Sequence[pathlib.Path], selection: str = "", to_guess: Sequence[str] | None = None
+) -> Recording:
+    """Reads a topology and its trajectories, as one recording; needs the extra `data`.
+
+    Args:
+      paths: the topology, then trajectories; the topology alone if it holds the frames.
+      selection: the atoms that are nodes, in MDAnalysis' language; empty: all.
+      to_guess: see `egno_jax.datasets.protein.load_universe`.
+
+    Raises:
+      ValueError: a file cannot be read, or the selection selects no atom.
+    """
+    universe = load_universe(*paths, to_guess=to_guess)
+    try:
+        group = universe.select_atoms(selection or "all")
+    except Exception as error:  # Its parser raises anything.
+        raise ValueError(f"selection: got {selection!r}, which is not valid ({error})") from error
+    if not len(group):
+        raise ValueError(
+            f"selection: got {selection!r}, which selects none of {len(universe.atoms)} atoms"
+        )
+    found = _frames(universe, group, paths[-1])
+    box = found["boxes"]
+    has_box = all(b is not None and (b[:3] > 0).all() for b in box)
+    cells = None
+    if has_box:
+        vectors = require("MDAnalysis.lib.mdamath", "data").triclinic_vectors
+        cells = np.stack([vectors(b) for b in box]).astype(float)
+    velocities = found["velocities"]
+    notes = () if velocities is None else ("velocities from the trajectory",)
+    charges = getattr(group, "charges", None)
+    return Recording(
+        source=" + ".join(str(path) for path in paths),
+        positions=found["positions"][None],
+        velocities=None if velocities is None else velocities[None] / _FEMTOSECONDS_PER_PS,
+        numbers=_numbers(group),
+        charges=None if charges is None or not np.any(charges) else np.asarray(charges, float),
+        cells=cells,
+        periodic=(has_box,) * 3,
+        times=found["times"],
+        selection=selection,
+        template=group,
+        notes=notes,
+    )
+
+
+def _frames(
+    universe: MDAnalysis.Universe, group: MDAnalysis.AtomGroup, path: pathlib.Path
+) -> dict[str, np.ndarray | list | None]:
+    """Returns positions, velocities if all frames have them, boxes, and times in fs."""
+    positions, velocities, boxes, times = [], [], [], []
+    total = len(universe.trajectory)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # no time step: then the times are not used
+            for step in universe.trajectory:
+                positions.append(group.positions.astype(float))
+                boxes.append(None if step.dimensions is None else step.dimensions.copy())
+                times.append(step.time * _FEMTOSECONDS_PER_PS)
+                if step.has_velocities:
+                    velocities.append(group.velocities.astype(float))
+    except Exception as error:  # Damaged bytes make the readers raise anything.
+        reason = shorten(f"{type(error).__name__}: {error}", 200)
+        place = f"{path}: frame {len(positions)} of {total}"
+        raise ValueError(f"{place}: cannot be read ({reason})") from error
+    if not positions or len(positions) < total:
+        raise ValueError(f"{path}: got {len(positions)} frames, expected {max(total, 1)}")
+    formats = universe.trajectory.format
+    known = {formats} if isinstance(formats, str) else {*formats}
+    is_timed = not known & {*_TIMELESS} and total > 1
+    return {
+        "positions": np.stack(positions),
+        "velocities": np.stack(velocities) if len(velocities) == total else None,
+        "boxes": boxes,
+        "times": np.asarray(times) if is_timed else None,
+    }
+
+
+def _numbers(group: MDAnalysis.AtomGroup) -> np.ndarray | None:
+    """Returns atomic numbers from the elements, or None if the topology does not say."""
+    known = require("ase.data", "data").atomic_numbers
+    elements = [str(e).capitalize() for e in getattr(group, "elements", ())]
+    if not elements or not {*elements} <= known.keys():
+        return None
+    return np.array([known[element] for element in elements])

@@ -1,0 +1,270 @@
+"""Predictions of a model that knows its recipe: from a state of the data to positions in time."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jraph
+import numpy as np
+
+from egno_jax import graph as graph_lib
+from egno_jax.checkpoint import load
+from egno_jax.checks import as_count
+from egno_jax.datasets import trajectories
+from egno_jax.durations import FEMTOSECOND, Duration, convert, parse
+from egno_jax.extras import require
+from egno_jax.model import Params, apply
+from egno_jax.recipe import GraphRecipe, State, graph_of
+
+if TYPE_CHECKING:
+    import ase
+    from jaxtyping import Float
+
+_apply = jax.jit(apply)
+
+
+class Prediction(NamedTuple):
+    """Predicted motion of one system, in the units of the data.
+
+    Attributes:
+      times: `[P]`, from the initial state, in `time_unit`.
+      positions: `[P, N, 3]`.
+      velocities: `[P, N, 3]`, length per `time_unit`; None if the model was not trained on them.
+      time_unit: `"fs"` or `"frame"`.
+      state: the initial state.
+      first_invalid: the first window that is not finite or out of bounds, of several; the
+        prediction ends before it. None: all are valid.
+    """
+
+    times: Float[np.ndarray, "P"]
+    positions: Float[np.ndarray, "P N 3"]
+    velocities: Float[np.ndarray, "P N 3"] | None
+    time_unit: str
+    state: State
+    first_invalid: int | None = None
+
+
+def predict(
+    model: Params | str | os.PathLike[str],
+    state: State | ase.Atoms | Mapping[str, Any] | Sequence[ase.Atoms],
+    times: Sequence[float | str | Duration] | None = None,
+    *,
+    num_windows: int = 1,
+    bound: float = np.inf,
+) -> Prediction:
+    """Predicts the motion that follows a state, with the recipe that travels in the checkpoint.
+
+        prediction = egno_jax.predict("runs/copper", atoms, ["50fs", "100fs"])
+
+    Args:
+      model: a model with a recipe, or what `egno_jax.load` reads.
+      state: `egno_jax.recipe.State`; or ASE Atoms, with momenta, or the frame before it and itself
+        where the recipe takes differences; or a mapping with `positions` `[N, 3]` (or `[2, N, 3]`,
+        the frame before it first) and, as the recipe needs, `velocities` (length per unit of time
+        of the recipe), `numbers`, `charges`, `cell`.
+      times: after the state, increasing: numbers in the recipe's unit, or texts such as `"2ps"`;
+        None: the times that the model was trained on.
+      num_windows: predicts this many windows in a row, each from the end of the one before it.
+      bound: a window is invalid if a node is farther than this from the centre of the initial
+        state.
+
+    Raises:
+      ValueError: the model has no recipe, the state lacks something, or times are not valid.
+    """
+    params = model if isinstance(model, Params) else load(model)
+    recipe = params.recipe
+    if recipe is None:
+        raise ValueError(
+            "model: got one without a recipe, expected one that egno-jax trained; build its graph "
+            "yourself and call egno_jax.apply, or set it: dataclasses.replace(params, recipe=...)"
+        )
+    count = as_count("num_windows", num_windows, 1)
+    requested = _times(recipe, times)
+    _warn_of_times(params, requested)
+    return _predict(params, as_state(recipe, state), requested, count, bound)
+
+
+def _predict(
+    params: Params, initial: State, requested: Float[np.ndarray, "P"], count: int, bound: float
+) -> Prediction:
+    """Predicts windows until one is not valid."""
+    current, centre = initial, np.mean(initial.positions, axis=0)
+    supervised = params.config.velocity_weight > 0
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    first_invalid = None
+    for window in range(count):
+        positions, velocities = _window(params, current, requested)
+        distances = np.linalg.norm(positions - centre, axis=-1)
+        if not (np.isfinite(positions).all() and distances.max() <= bound):
+            first_invalid = window
+            break
+        parts.append((positions, velocities))
+        current = _following(current, requested, positions, velocities if supervised else None)
+    if not parts:
+        parts = [(np.zeros((0, *initial.positions.shape)),) * 2]
+    positions, velocities = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    all_times = (np.arange(count)[:, None] * requested[-1] + requested).ravel()[: len(positions)]
+    return Prediction(
+        times=all_times,
+        positions=positions,
+        velocities=velocities if supervised else None,
+        time_unit=params.recipe.time_unit,
+        state=initial,
+        first_invalid=first_invalid,
+    )
+
+
+def write(path: str | os.PathLike[str], prediction: Prediction, *, template: Any = None) -> None:
+    """Writes a prediction, its initial state first, by `datasets.trajectories.write`.
+
+    `template` is what names and residues are taken from: ASE Atoms or an MDAnalysis AtomGroup.
+    """
+    state = prediction.state
+    velocities = None
+    if prediction.velocities is not None:
+        velocities = np.concatenate([state.velocities[None], prediction.velocities])
+    trajectories.write(
+        path,
+        np.concatenate([state.positions[None], prediction.positions]),
+        times=np.concatenate([[0.0], prediction.times]),
+        time_unit=prediction.time_unit,
+        velocities=velocities,
+        numbers=state.numbers,
+        cell=state.cell,
+        periodic=state.periodic,
+        template=template,
+    )
+
+
+def as_state(recipe: GraphRecipe, state: Any) -> State:
+    """Returns a state in the units of a recipe; arguments and errors are those of `predict`."""
+    if isinstance(state, State):
+        return state
+    if isinstance(state, Mapping):
+        return _state_of_arrays(recipe, state)
+    frames = [*state] if isinstance(state, list | tuple) else [state]
+    if not frames or not all(hasattr(frame, "get_positions") for frame in frames):
+        raise ValueError(
+            f"state: got {type(state).__name__}, expected egno_jax.recipe.State, ase.Atoms or a "
+            "mapping of arrays"
+        )
+    return _state_of_atoms(recipe, frames)
+
+
+def _state_of_atoms(recipe: GraphRecipe, frames: list[Any]) -> State:
+    atoms = frames[-1]
+    arrays: dict[str, Any] = {
+        "positions": np.stack([frame.get_positions() for frame in frames]),
+        "numbers": atoms.numbers,
+    }
+    if atoms.has("momenta"):
+        fs = require("ase.units", "data").fs
+        arrays["velocities"] = atoms.get_velocities() * fs
+        if recipe.time_unit != FEMTOSECOND:
+            arrays["velocities"] *= recipe.spacing
+    if atoms.has("initial_charges"):
+        arrays["charges"] = atoms.get_initial_charges()
+    if atoms.pbc.any():
+        arrays["cell"] = atoms.cell.array
+    state = _state_of_arrays(recipe, arrays)
+    return state._replace(periodic=tuple(map(bool, atoms.pbc)))
+
+
+def _state_of_arrays(recipe: GraphRecipe, arrays: Mapping[str, Any]) -> State:
+    if unknown := {*arrays} - {"positions", "velocities", "numbers", "charges", "cell"}:
+        raise ValueError(f"state: got the unknown keys {sorted(unknown)}, expected those of State")
+    positions = np.asarray(arrays.get("positions"), float)
+    if positions.ndim not in (2, 3) or positions.shape[-1] != 3 or positions.shape[0] < 1:
+        raise ValueError(
+            f"state['positions']: got {[*positions.shape]}, expected [N, 3], or [2, N, 3] with the "
+            "frame before it first"
+        )
+    frames = positions if positions.ndim == 3 else positions[None]
+    cell = arrays.get("cell")
+    periodic = (cell is not None,) * 3
+    velocities = arrays.get("velocities")
+    if len(frames) > 1 and (recipe.velocities == "difference" or velocities is None):
+        if cell is not None:
+            cells = np.broadcast_to(np.asarray(cell, float), (len(frames), 3, 3))
+            frames = trajectories.unwrapped(frames[None], cells, periodic)[0][0]
+        velocities = (frames[-1] - frames[-2]) / recipe.spacing
+    return State(
+        positions=frames[-1],
+        velocities=None if velocities is None else np.asarray(velocities, float),
+        numbers=arrays.get("numbers"),
+        charges=arrays.get("charges"),
+        cell=None if cell is None else np.asarray(cell, float),
+        periodic=periodic,
+    )
+
+
+def _times(
+    recipe: GraphRecipe, times: Sequence[float | str | Duration] | None
+) -> Float[np.ndarray, "P"]:
+    """Returns the requested times in the recipe's unit."""
+    if times is None:
+        return np.asarray(recipe.times)
+    spacing = recipe.spacing if recipe.time_unit == FEMTOSECOND else None
+
+    def number(time: Any) -> float:
+        if isinstance(time, str | Duration):
+            return convert(parse(time, "times"), recipe.time_unit, spacing, "times")
+        return float(time)
+
+    found = np.asarray([number(time) for time in times])
+    if not found.size or not np.isfinite(found).all() or (np.diff(found, prepend=0) <= 0).any():
+        raise ValueError(f"times: got {[*times]}, expected increasing times above 0")
+    return found
+
+
+def _warn_of_times(params: Params, times: Float[np.ndarray, "P"]) -> None:
+    """Warns of times that the model was not trained on."""
+    trained, unit = params.recipe.times, params.recipe.time_unit
+    if not trained:
+        return
+    if times[-1] > trained[-1] * (1 + 1e-6):
+        warnings.warn(
+            f"times: got {times[-1]:g} {unit}, and the model was trained up to {trained[-1]:g} "
+            f"{unit}; for longer predictions use several windows",
+            stacklevel=3,
+        )
+    is_index = params.config.temporal_grid == "index"
+    if is_index and not (len(times) == len(trained) and np.allclose(times, trained)):
+        warnings.warn(
+            f"times: got {times.tolist()}, and this model was trained for exactly "
+            f"{[*trained]} {unit} (temporal_grid='index'); errors are larger at other times",
+            stacklevel=3,
+        )
+
+
+def _window(
+    params: Params, state: State, times: Float[np.ndarray, "P"]
+) -> tuple[Float[np.ndarray, "P N 3"], Float[np.ndarray, "P N 3"]]:
+    """Predicts one window; velocities in the recipe's unit of time."""
+    graph: jraph.GraphsTuple = graph_of(params.recipe, state)
+    if params.recipe.edges == "radius":  # of few sizes, so that windows share a compilation
+        graph, _ = graph_lib.pad(graph)
+    found = _apply(params, graph, times)
+    count = len(state.positions)
+    positions, velocities = (
+        np.asarray(leaf, np.float64)[:, :count] for leaf in (found.positions, found.velocities)
+    )
+    return positions, velocities / params.recipe.velocity_time
+
+
+def _following(
+    state: State,
+    times: Float[np.ndarray, "P"],
+    positions: Float[np.ndarray, "P N 3"],
+    velocities: Float[np.ndarray, "P N 3"] | None,
+) -> State:
+    """Returns the state at the end of a window."""
+    if velocities is not None:
+        return state._replace(positions=positions[-1], velocities=velocities[-1])
+    path = np.concatenate([state.positions[None], positions])
+    spacing = np.diff(times, prepend=0)[-1]
+    return state._replace(positions=path[-1], velocities=(path[-1] - path[-2]) / spacing)

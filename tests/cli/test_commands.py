@@ -1,0 +1,66 @@
+"""Three commands from a file to a predicted file, which another program opens."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tyro")
+pytest.importorskip("MDAnalysis")
+chemfiles = pytest.importorskip("chemfiles")
+
+from egno_jax.cli import main  # noqa: E402
+
+FILES = pathlib.Path(__file__).parents[1] / "datasets" / "files"
+TINY = (
+    "--training.num-steps 2 --training.eval-every 2 --training.checkpoint-every 2 "
+    "--model.num-layers 1 --model.hidden-dim 4 --model.time-embed-dim 4"
+).split()
+INPUTS = {
+    "recorded.npy": (["recorded.npy"], "predicted.extxyz", ["--window", "10"]),
+    "momenta": (["cluster_momenta.extxyz"], "predicted.xtc", ["--window", "20fs"]),
+    "traj": (["cluster.traj"], "predicted.dcd", ["--window", "20fs"]),
+    "gz": (["plain.xyz.gz"], "predicted.extxyz", ["--window", "20fs", "--time-step", "2fs"]),
+    "crystal": (["copper_wrapped.extxyz"], "predicted.extxyz", ["--window", "20fs"]),
+    "md17": (["md17_like.npz"], "predicted.pdb", ["--window", "10frames"]),
+    "rmd17": (["rmd17_like.npz"], "predicted.npz", ["--window", "10frames"]),
+    "helix": (["helix_box.pdb", "helix_box.xtc"], "predicted.pdb", ["--window", "10ps"]),
+}
+
+
+def opened(path):
+    """Returns the positions [T, N, 3] that another library than the writer reads."""
+    if path.suffix == ".npz":
+        return np.load(path)["positions"]
+    with chemfiles.Trajectory(str(path), "r", "XYZ" if path.suffix == ".extxyz" else "") as file:
+        return np.stack([file.read_step(t).positions.copy() for t in range(file.nsteps)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INPUTS)
+def test_three_commands_make_a_file_that_another_program_opens(name, tmp_path, capsys):
+    files, out, window = INPUTS[name]
+    paths = [str(FILES / file) for file in files]
+    run, out = str(tmp_path / "run"), tmp_path / out
+    step = ["--time-step", "2fs"] if "2fs" in window else []
+    assert main(["inspect", *paths, *step]) == 0
+    assert main(["train", *paths, *window, "--stride", "10", "--out", run, *TINY]) == 0
+    assert main(["predict", run, *paths, "--out", str(out), *step]) == 0, capsys.readouterr().err
+    positions = opened(out)
+    assert positions.shape[0] > 2 and np.isfinite(positions).all()
+    assert np.abs(positions[1:] - positions[:1]).max() > 0
+    assert "root mean squared error" in capsys.readouterr().out
+
+
+def test_inspect_says_what_is_in_a_file(capsys):
+    assert main(["inspect", str(FILES / "copper_wrapped.extxyz")]) == 0
+    text = capsys.readouterr().out
+    for part in ("120 frame(s) of 32 nodes", "7.22", "momenta", "2 fs apart", "across the walls"):
+        assert part in text
+
+
+def test_errors_are_one_line_and_a_status(capsys, tmp_path):
+    assert main(["inspect", str(tmp_path / "missing.xyz")]) == 1
+    assert "missing.xyz" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path), str(FILES / "recorded.npy")]) == 1
+    assert "is no checkpoint" in capsys.readouterr().err
