@@ -19,7 +19,7 @@ from egno_jax.checks import as_count, shape_text, type_name
 from egno_jax.model import Params, apply, check_params
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, ArrayLike, Bool, Float
+    from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
     _Columns = tuple[int | None, ...]  # in the order of `_QUANTITIES`
 
@@ -62,12 +62,15 @@ class Rollout:
       times: `[W P]` or `[W P, G]`, since the initial state.
       overflow: `[]`, whether a window needed more edges than the graph has room for; from that
         window on the trajectory is wrong.
+      first_invalid: `[]`, the first window with a position that is not finite, or a coordinate
+        larger than `bound`; W if there is none.
     """
 
     positions: Float[Array, "WP N 3"]
     velocities: Float[Array, "WP N 3"]
     times: Float[Array, "WP *G"]
     overflow: Bool[Array, ""]
+    first_invalid: Int[Array, ""] | None = None
 
 
 def rollout(
@@ -78,6 +81,7 @@ def rollout(
     *,
     next_graph: NextGraph | None = None,
     supervised_velocities: bool | None = None,
+    bound: float = np.inf,
 ) -> Rollout:
     """Decodes `num_windows` windows in a row, each from the last state of the previous one.
 
@@ -94,6 +98,7 @@ def rollout(
         None replaces only positions and velocities: right if no feature depends on the state.
       supervised_velocities: whether the model was trained on velocities, so that a window can start
         from those it predicts; by default, whether `params.config.velocity_weight` is above 0.
+      bound: largest valid size of a coordinate, for `Rollout.first_invalid`.
 
     Raises:
       ValueError: an input is invalid; or there is neither a supervised velocity nor a `next_graph`.
@@ -125,11 +130,25 @@ def rollout(
 
     # No window starts from the last graph, so its overflow does not count.
     _, found = jax.lax.scan(jax.checkpoint(window), graph, length=num_windows)
+    return _joined(found, times, bound)
+
+
+def _joined(found: tuple[Array, ...], times: Float[Array, "P *G"], bound: float) -> Rollout:
+    """Joins the positions, velocities and overflow flags of all windows."""
+    num_windows = found[0].shape[0]
     starts = jnp.arange(num_windows).reshape(-1, *[1] * times.ndim) * times[-1]
     positions, velocities, all_times = (
         leaf.reshape(-1, *leaf.shape[2:]) for leaf in (*found[:2], starts + times)
     )
-    return Rollout(positions, velocities, all_times, overflow=jnp.any(found[2]))
+    is_valid = jnp.isfinite(found[0]) & (jnp.abs(found[0]) <= bound)
+    is_valid = jnp.append(jnp.all(is_valid, axis=(1, 2, 3)), False)
+    return Rollout(
+        positions,
+        velocities,
+        all_times,
+        overflow=jnp.any(found[2]),
+        first_invalid=jnp.argmin(is_valid),
+    )
 
 
 def _accepts_length_column(function: Callable) -> Callable:

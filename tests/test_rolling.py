@@ -431,3 +431,27 @@ def test_radius_graphs_ask_for_the_mask_of_padding(mask, message):
     with pytest.raises(ValueError, match=f"node_mask: {message}"):
         next_graph = rolling.radius_graph(1.0, mask)
         rolling.rollout(params, graph, TIMES, 2, next_graph=next_graph, supervised_velocities=True)
+
+
+def test_the_first_window_that_is_not_valid_is_named():
+    graph, params = system()
+    roll = jax.jit(
+        lambda graph, bound: rolling.rollout(
+            params,
+            graph,
+            TIMES,
+            3,
+            next_graph=rolling.refresh(),
+            supervised_velocities=True,
+            bound=bound,
+        )
+    )
+    found = roll(graph, np.inf)
+    assert found.first_invalid == 3
+    sizes = np.abs(found.positions).reshape(3, -1).max(axis=1)
+    assert roll(graph, 0.99 * sizes[0]).first_invalid == 0
+    bound = 1.01 * sizes[0]
+    larger = np.flatnonzero(sizes > bound)
+    assert roll(graph, bound).first_invalid == (larger[0] if larger.size else 3)
+    nodes = {**graph.nodes, "velocities": graph.nodes["velocities"] * np.nan}
+    assert roll(graph._replace(nodes=nodes), np.inf).first_invalid == 0

@@ -102,7 +102,7 @@ def describe_recipe(recipe: GraphRecipe) -> str:
     unit = recipe.time_unit
     return (
         f"window: {format_time(recipe.times[-1], unit)}, {len(recipe.times)} targets, so "
-        f"time_scale is {format_time(recipe.times[0], unit)}\n  edges: {edges}\n  velocities: {rule}\n  "
-        f"node features: {', '.join(recipe.node_features)}; edge features: "
+        f"time_scale is {format_time(recipe.times[0], unit)}\n  edges: {edges}\n  "
+        f"velocities: {rule}\n  node features: {', '.join(recipe.node_features)}; edge features: "
         f"{', '.join(recipe.edge_features)}"
     )

@@ -64,13 +64,17 @@ def read(path: PathLike) -> Trajectory:
       ValueError: the file is damaged or holds no trajectory of one molecule; names the place.
     """
     path = pathlib.Path(path)
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(f"path: got {path}, expected a suffix of {_SUFFIXES}")
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise ValueError(
+            f"path: got {path}, expected a suffix of {_SUFFIXES}; "
+            "egno_jax.datasets.trajectories.read reads other files"
+        )
     if path.is_dir():
         raise ValueError(f"{path}: got a folder, expected a file")
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: got an empty file, expected a trajectory")
-    return _read_npz(path) if path.suffix == ".npz" else _read_frames(path)
+    return _read_npz(path) if suffix == ".npz" else _read_frames(path)
 
 
 def write(path: PathLike, trajectory: Trajectory) -> None:
@@ -225,7 +229,7 @@ def _parse_provenance(text: str) -> dict[str, Any]:
 
 def _read_frames(path: pathlib.Path) -> Trajectory:
     """Reads files that ASE reads, frame by frame."""
-    frames = _traj_frames(path) if path.suffix == ".traj" else _xyz_frames(path)
+    frames = _traj_frames(path) if path.suffix.lower() == ".traj" else _xyz_frames(path)
     positions: list[np.ndarray] = []
     numbers = None
     while True:

@@ -86,8 +86,8 @@ def _check_finite(recording: Recording) -> None:
         if array is not None and not np.isfinite(array).all():
             sample, frame, atom, _ = np.argwhere(~np.isfinite(array))[0].tolist()
             raise ValueError(
-                f"{recording.source}: {name} of atom {atom} in frame {frame} of recording {sample}: "
-                f"got {array[sample, frame, atom].tolist()}, expected finite numbers"
+                f"{recording.source}: {name} of atom {atom} in frame {frame} of recording "
+                f"{sample}: got {array[sample, frame, atom].tolist()}, expected finite numbers"
             )
 
 

@@ -116,6 +116,9 @@ def _write_universe(
     if "cell" in arrays and any(periodic):
         box = require("MDAnalysis.lib.mdamath", "data").triclinic_box(*arrays["cell"])
         positions = positions @ _rotation(arrays["cell"], box)
+    elif path.suffix.lower() == ".dcd":
+        _write_open_dcd(path, positions, times)
+        return
     options = {}
     if path.suffix.lower() == ".dcd" and len(times) > 1:
         options = {"dt": float(times[1] - times[0])}
@@ -131,6 +134,16 @@ def _write_universe(
                 if "velocities" in arrays:
                     universe.atoms.velocities = arrays["velocities"][frame] * 1e3
                 file.write(universe.atoms)
+
+
+def _write_open_dcd(path: pathlib.Path, positions: np.ndarray, times: np.ndarray) -> None:
+    """Writes a DCD file without a cell, for which MDAnalysis' writer has a cell of zeros."""
+    picosecond = require("MDAnalysis.units", "data").convert(1.0, "ps", "AKMA")
+    spacing = float(times[1] - times[0]) if len(times) > 1 else 1.0
+    with require("MDAnalysis.lib.formats.libdcd", "data").DCDFile(str(path), "w") as file:
+        file.write_header("egno_jax", positions.shape[1], 0, 1, spacing * picosecond, 0)
+        for frame in positions:
+            file.write(frame.astype(np.float32), np.zeros(6))
 
 
 def _rotation(cell: np.ndarray, box: np.ndarray) -> np.ndarray:
