@@ -8,7 +8,8 @@ from typing import Annotated
 
 import numpy as np
 
-from egno_jax import checkpoint, predicting
+import egno_jax
+from egno_jax import predicting
 from egno_jax.cli.making import errors_of, report
 from egno_jax.cli.options import DataOptions, read, request
 from egno_jax.datasets import trajectories
@@ -41,7 +42,7 @@ class StateOptions(DataOptions):
 def load(model: str) -> Params:
     """Returns the model of a run of `egno-jax train`, of a checkpoint, or of a name."""
     best = pathlib.Path(model) / "best"
-    params = checkpoint.load(best if best.is_dir() else model)
+    params = egno_jax.load(best if best.is_dir() else model)
     if params.recipe is None:
         raise ValueError(f"model: got {model}, which has no recipe, expected one of egno-jax train")
     return params

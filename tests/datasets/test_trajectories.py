@@ -182,3 +182,21 @@ def test_written_files_are_read_by_another_library(tmp_path, suffix, is_open):
     tolerance = {".xtc": 6e-3, ".pdb": 6e-4}.get(suffix, 1e-5)
     np.testing.assert_allclose(found, positions, atol=tolerance)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_is_too_short_or_not_known_is_named(tmp_path):
+    state = read("helix_box.pdb")
+    assert state.positions.shape == (1, 1, 48, 3)
+    with pytest.raises(ValueError, match="1 x 1 frames has no 7 frames in a row"):
+        recipe = trajectories.make_recipe(state, window=5, num_targets=5)
+        trajectories.partition(state, recipe)
+    with pytest.raises(ValueError, match="expected a divisor of 10"):
+        trajectories.make_recipe(state, window=10, num_targets=3)
+    with pytest.raises(ValueError, match="selects none of 48 atoms"):
+        read("helix_box.pdb helix_box.xtc", selection="name XX")
+    assert read("helix_box.pdb helix_box.xtc", selection="name CA").positions.shape[2] == 12
+    with pytest.raises(ValueError, match="accept: got"):
+        trajectories.check(state, accept=["everything"])
+    np.save(tmp_path / "flat.npy", np.zeros((4, 3)))
+    with pytest.raises(ValueError, match=r"got float64 \[4, 3\], expected numbers \[T, N, 3\]"):
+        trajectories.read(tmp_path / "flat.npy")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pathlib
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,11 +14,10 @@ from numpy.typing import ArrayLike
 from egno_jax.checks import LARGEST_LENGTH, check_array, is_length
 from egno_jax.datasets import npz
 from egno_jax.datasets.md17.molecules import MOLECULES
-from egno_jax.datasets.npz import PathLike, xyz_frames
-from egno_jax.extras import require
+from egno_jax.datasets.npz import PathLike
+from egno_jax.datasets.trajectories.ase_files import frames_of, suffix_of
 
 if TYPE_CHECKING:
-    import ase
     from jaxtyping import Float, Int
 
 FORMAT_VERSION = 1
@@ -64,7 +61,7 @@ def read(path: PathLike) -> Trajectory:
       ValueError: the file is damaged or holds no trajectory of one molecule; names the place.
     """
     path = pathlib.Path(path)
-    suffix = path.suffix.lower()
+    suffix = suffix_of(path)
     if suffix not in _SUFFIXES:
         raise ValueError(
             f"path: got {path}, expected a suffix of {_SUFFIXES}; "
@@ -229,7 +226,7 @@ def _parse_provenance(text: str) -> dict[str, Any]:
 
 def _read_frames(path: pathlib.Path) -> Trajectory:
     """Reads files that ASE reads, frame by frame."""
-    frames = _traj_frames(path) if path.suffix.lower() == ".traj" else _xyz_frames(path)
+    frames = frames_of(path)
     positions: list[np.ndarray] = []
     numbers = None
     while True:
@@ -258,25 +255,3 @@ def _read_frames(path: pathlib.Path) -> Trajectory:
         return check(Trajectory(np.stack(positions), numbers))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _xyz_frames(path: pathlib.Path) -> Iterator[ase.Atoms]:
-    read_xyz = require("ase.io.extxyz", "data").read_xyz
-    with path.open(encoding="utf-8-sig") as file:
-        for lines in xyz_frames(file):
-            yield next(read_xyz(io.StringIO("".join(lines)), 0, properties_parser=_header))
-
-
-def _header(comment: str) -> dict[str, Any]:
-    """Returns the fields of a comment, after checking that positions are among the columns."""
-    fields = require("ase.io.extxyz", "data").key_val_str_to_dict(comment)
-    columns = fields.get("Properties", "pos:R:3")
-    if not re.search(r"(^|:)pos:R:3(:|$)", str(columns)):
-        raise ValueError(f"Properties: got {npz.shorten(repr(columns))}, expected pos:R:3 in it")
-    return fields
-
-
-def _traj_frames(path: pathlib.Path) -> Iterator[ase.Atoms]:
-    trajectory = require("ase.io.trajectory", "data")
-    with trajectory.TrajectoryReader(str(path)) as file:
-        yield from file
