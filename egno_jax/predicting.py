@@ -14,7 +14,6 @@ import numpy as np
 from egno_jax import graph as graph_lib
 from egno_jax.checkpoint import load
 from egno_jax.checks import as_count
-from egno_jax.datasets import trajectories
 from egno_jax.durations import FEMTOSECOND, Duration, convert, parse
 from egno_jax.extras import require
 from egno_jax.model import Params, apply
@@ -123,6 +122,8 @@ def write(path: str | os.PathLike[str], prediction: Prediction, *, template: Any
 
     `template` is what names and residues are taken from: ASE Atoms or an MDAnalysis AtomGroup.
     """
+    from egno_jax.datasets import trajectories  # not needed to predict
+
     state = prediction.state
     velocities = None
     if prediction.velocities is not None:
@@ -189,6 +190,8 @@ def _state_of_arrays(recipe: GraphRecipe, arrays: Mapping[str, Any]) -> State:
     velocities = arrays.get("velocities")
     if len(frames) > 1 and (recipe.velocities == "difference" or velocities is None):
         if cell is not None:
+            from egno_jax.datasets import trajectories  # not needed for most states
+
             cells = np.broadcast_to(np.asarray(cell, float), (len(frames), 3, 3))
             frames = trajectories.unwrapped(frames[None], cells, periodic)[0][0]
         velocities = (frames[-1] - frames[-2]) / recipe.spacing
