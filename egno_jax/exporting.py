@@ -16,6 +16,7 @@ as `egno_jax.apply`, can be exported and serialized with `jax.export`. Such a fi
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ import jraph
 from jax import export as jax_export
 
 from egno_jax import graph as graph_lib
+from egno_jax import recipe
 from egno_jax.extras import require
 from egno_jax.families import class_name, config_class, family_of
 from egno_jax.model import Trajectory, apply, checked_inputs
@@ -160,19 +162,20 @@ def _as_graphs_tuple(graph: dict[str, Any]) -> jraph.GraphsTuple:
 
 
 def _config_to_bytes(auxiliary: tuple[Any, ...]) -> bytes:
-    (config,) = auxiliary
-    return json.dumps([class_name(type(config)), config.to_json()]).encode()
+    config, made_by = auxiliary
+    record = made_by and dataclasses.asdict(made_by)
+    return json.dumps([class_name(type(config)), config.to_json(), record]).encode()
 
 
 def _config_from_bytes(data: bytes) -> tuple[Any, ...]:
-    name, text = json.loads(data)
+    name, text, record = json.loads(data)
     found = config_class((), name)
     if found is None:
         raise ValueError(
             f"config_class: got {name!r}, expected a registered class; import the module that "
             "registers it with egno_jax.model.register"
         )
-    return (found.from_json(text),)
+    return found.from_json(text), record and recipe.from_record(record)
 
 
 jax_export.register_pytree_node_serialization(

@@ -71,6 +71,7 @@ class EGNO(_Weights):
 
     Attributes:
       config: the hyper-parameters.
+      recipe: how its graphs are made of states, see `egno_jax.GraphRecipe`; or None.
 
     Raises:
       ValueError: these are not valid parameters.
@@ -78,7 +79,7 @@ class EGNO(_Weights):
 
     def __init__(self, params: Params) -> None:
         check_params(params)
-        self.config = params.config
+        self.config, self.recipe = params.config, params.recipe
         self._set_weights(params.weights)
 
     @classmethod
@@ -92,7 +93,7 @@ class EGNO(_Weights):
     @property
     def params(self) -> Params:
         """The model as parameters for the functions of `egno_jax`."""
-        return Params(weights=self._weights(), config=self.config)
+        return Params(self._weights(), self.config, self.recipe)
 
     def __call__(self, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]) -> Trajectory:
         """Decodes the trajectory; see `egno_jax.apply`."""

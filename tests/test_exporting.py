@@ -1,5 +1,6 @@
 """Exported models: they run without this library, for any sizes, and equal `apply`."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from jax import export as jax_export
 
 import egno_jax
 from egno_jax import graph as graph_lib
+from egno_jax.recipe import GraphRecipe
 
 pytest.importorskip("flatbuffers")
 
@@ -130,6 +132,7 @@ def test_external_vectors_are_inputs_of_the_program(tmp_path):
 
 def test_apply_itself_can_be_serialized(params):
     graph, times = random_graph(3), np.ones(1, np.float32)
+    params = dataclasses.replace(params, recipe=GraphRecipe(spacing=2.0))
     data = jax_export.export(jax.jit(egno_jax.apply))(params, graph, times).serialize(vjp_order=1)
     program = jax_export.deserialize(data)
     found = program.call(params, graph, times)

@@ -1,5 +1,7 @@
 """NNX modules: the weights and results of the Linen layers, in NNX's own transforms."""
 
+import dataclasses
+
 import e3nn_jax as e3nn
 import flax.linen as linen
 import jax
@@ -11,6 +13,7 @@ from flax import nnx
 
 import egno_jax
 from egno_jax import graph as graph_lib
+from egno_jax.recipe import GraphRecipe
 
 CONFIG = egno_jax.EGNOConfig(num_layers=1, hidden_dim=16, mean_field=True, mean_field_channels=2)
 TIMES = np.arange(1, 5)
@@ -53,7 +56,7 @@ def test_weights_are_those_of_init_and_survive_the_way_there_and_back(model, gra
     params = egno_jax.init(nnx.Rngs(0).params(), CONFIG, graph, TIMES)
     assert jax.tree.structure(model.params) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, model.params, params)
-    changed = random_like(params)
+    changed = dataclasses.replace(random_like(params), recipe=GraphRecipe())
     jax.tree.map(np.testing.assert_array_equal, egno_jax.nnx.EGNO(changed).params, changed)
     assert isinstance(model.block_0.egnn_layer.message_mlp.linear_0.kernel, nnx.Param)
 
