@@ -19,9 +19,11 @@ import jraph
 import numpy as np
 
 from egno_jax import graph as graph_lib
+from egno_jax import recipe as recipe_lib
 from egno_jax.checks import as_count
 from egno_jax.extras import require
 from egno_jax.model import Params, apply, check_params
+from egno_jax.predicting import as_state
 
 if TYPE_CHECKING:
     import ase
@@ -33,6 +35,16 @@ _units = require("ase.units", "ase")
 __all__ = ["WindowDynamics"]
 
 _apply = jax.jit(apply)
+
+
+def _by_recipe(params: Params) -> Callable[[ase.Atoms], jraph.GraphsTuple]:
+    recipe = params.recipe
+    if recipe is None:
+        raise ValueError(
+            "graph_of: got None with a model without a recipe, expected a function from atoms to "
+            "the model's graph; pass one"
+        )
+    return lambda atoms: recipe_lib.graph_of(recipe, as_state(recipe, atoms))
 
 
 class WindowDynamics(_BaseDynamics):
@@ -54,7 +66,7 @@ class WindowDynamics(_BaseDynamics):
         atoms: ase.Atoms,
         params: Params,
         times: Float[ArrayLike, "P"],
-        graph_of: Callable[[ase.Atoms], jraph.GraphsTuple],
+        graph_of: Callable[[ase.Atoms], jraph.GraphsTuple] | None = None,
         *,
         thermostat: Callable[[ase.Atoms], None] | None = None,
         supervised_velocities: bool | None = None,
@@ -71,7 +83,8 @@ class WindowDynamics(_BaseDynamics):
           params: the model.
           times: `[P]`, of a window, increasing and above 0, in the unit of the model.
           graph_of: called with the atoms at the start of each window; returns the model's graph
-            with the same nodes, for example by `egno_jax.graph.from_atoms`.
+            with the same nodes, for example by `egno_jax.graph.from_atoms`. None: the recipe of the
+            model, which `egno-jax train` stores with it.
           thermostat: called with the atoms between windows, to change their momenta; for example
             `lambda atoms: ase.md.velocitydistribution.force_temperature(atoms, 300)`.
           supervised_velocities: whether momenta are those that the model predicts; otherwise they
@@ -85,7 +98,8 @@ class WindowDynamics(_BaseDynamics):
           **options: of ASE's dynamics, such as `append_trajectory`.
 
         Raises:
-          ValueError: the atoms have no momenta, or times are not valid.
+          ValueError: the atoms have no momenta, times are not valid, or there is neither `graph_of`
+            nor a recipe.
         """
         check_params(params)
         self.times = np.asarray(times, float)
@@ -94,6 +108,8 @@ class WindowDynamics(_BaseDynamics):
             raise ValueError(f"times: got {times}, expected [P], increasing and above 0")
         if not atoms.has("momenta"):
             raise ValueError("atoms: got no momenta, expected velocities; use atoms.set_velocities")
+        if graph_of is None:
+            graph_of = _by_recipe(params)
         super().__init__(atoms, trajectory=trajectory, loginterval=loginterval, **options)
         self.atoms, self.params, self.graph_of, self.thermostat = (
             atoms,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -20,6 +21,8 @@ from ase.io import read  # noqa: E402
 from ase.md.velocitydistribution import force_temperature  # noqa: E402
 
 from egno_jax.ase import WindowDynamics  # noqa: E402
+from egno_jax.recipe import GraphRecipe  # noqa: E402
+from egno_jax.recipe import graph_of as recipe_graph_of  # noqa: E402
 
 TIMES = np.array([2.0, 4.0, 8.0], np.float32)
 
@@ -101,6 +104,19 @@ def test_supervised_velocities_are_those_of_the_model():
     dynamics.run(1)
     expected = apply(model(), graph_of(copper()), TIMES).velocities[0]
     np.testing.assert_allclose(atoms.get_velocities() * units.fs, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_recipe_of_a_model_makes_its_graphs():
+    atoms = copper()
+    recipe = GraphRecipe(edges="radius", cutoff=3.0, is_periodic=True)
+    graph = recipe_graph_of(recipe, egno_jax.predicting.as_state(recipe, atoms))
+    config = egno_jax.EGNOConfig(num_layers=1, hidden_dim=8, num_modes=2, time_embed_dim=4)
+    params = egno_jax.init(jax.random.key(0), config, graph, TIMES)
+    expected = apply(params, graph, TIMES).positions
+    WindowDynamics(atoms, dataclasses.replace(params, recipe=recipe), TIMES).run(3)
+    np.testing.assert_allclose(atoms.positions, expected[-1], atol=1e-4)
+    with pytest.raises(ValueError, match="graph_of: got None with a model without a recipe"):
+        WindowDynamics(copper(), params, TIMES)
 
 
 def test_wrong_inputs_are_refused():
