@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.base import Samples
-from egno_jax.graph import Edges, pad_nodes, squared_distances
+from egno_jax.graph import Edges, edge_vectors, pad_nodes
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -139,7 +139,8 @@ def samples_from_frames(
             f"edges: got nodes {ends.min()} to {ends.max()}, expected 0 to {num_nodes - 1}; build "
             "them of the same nodes as the samples"
         )
-    columns = [squared_distances(positions[:, 0], edges)]
+    vectors = edge_vectors(positions[:, 0], edges)
+    columns = [np.sum(vectors**2, axis=-1, keepdims=True)]
     if edges.features is not None:
         shape = (num_samples, *edges.features.shape[-2:])
         columns.insert(0, np.broadcast_to(edges.features, shape))

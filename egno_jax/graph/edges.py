@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import jraph
@@ -38,7 +39,7 @@ def shifts_of(graph: jraph.GraphsTuple) -> Float[Array, "E 3"] | None:
 
     `egno_jax.ops.displacements` defines their sign. Works inside `jit`.
     """
-    return None if graph.edges is None else graph.edges.get("shifts")
+    return graph.edges.get("shifts") if isinstance(graph.edges, Mapping) else None
 
 
 def fully_connected_edges(num_nodes: int) -> Edges:
@@ -215,16 +216,21 @@ def bonds_within(
     return np.unique(bonds[bonds[:, 0] < bonds[:, 1]], axis=0)
 
 
+def edge_vectors(
+    positions: Float[np.ndarray, "*S N 3"], edges: Edges
+) -> Float[np.ndarray, "*S E 3"]:
+    """Returns `r_ij = x_i - x_j + s_ij` of every edge, with the shifts s_ij if it has any."""
+    vectors = positions[..., edges.receivers, :] - positions[..., edges.senders, :]
+    return vectors if edges.shifts is None else vectors + edges.shifts
+
+
 def squared_distances(positions: ArrayLike, edges: Edges) -> Float[np.ndarray, "E 1"]:
     """Returns |r_ij|^2 of every edge, `[E, 1]`: the usual edge feature of an initial state.
 
-    The displacement is `r_ij = x_i - x_j + s_ij`, with the shifts s_ij of the edges if they have
-    any. Positions may have axes in front, `[..., N, 3]`; the result then has them too.
+    r_ij are the `edge_vectors`. Positions may have axes in front, `[..., N, 3]`; the result then has
+    them too.
     """
-    positions = as_floating(positions, "positions")
-    vectors = positions[..., edges.receivers, :] - positions[..., edges.senders, :]
-    if edges.shifts is not None:
-        vectors = vectors + edges.shifts
+    vectors = edge_vectors(as_floating(positions, "positions"), edges)
     return np.sum(vectors**2, axis=-1, keepdims=True)
 
 

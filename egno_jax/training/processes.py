@@ -30,6 +30,7 @@ from egno_jax.checkpoint import library_versions
 # Processes may load their data at different speeds.
 _PATIENCE = 24 * 3600
 _BEAT, _SILENCE, _LONGEST_SILENCE = 0.5, 4.0, 60.0  # seconds
+_GRACE = 2.5  # seconds in which a process can still end with an error of its own
 _NAMED = 5
 _LARGEST_DIGEST = 2**26  # bytes of an array that are read
 RESUMABLE = 75
@@ -53,7 +54,7 @@ def fail(message: str, code: int) -> int:
     """Prints the message to stderr and returns the exit code.
 
     One of several processes ends at once instead, because the others may wait for it within a step,
-    and JAX makes a process that exits normally wait for them. They end within a second, too, with a
+    and JAX makes a process that exits normally wait for them. They end within seconds, too, with a
     line that gives this process and the message.
     """
     if is_one_of_several():
@@ -65,7 +66,7 @@ def fail(message: str, code: int) -> int:
         with contextlib.suppress(Exception):
             store.client.key_value_set(f"{_ENDED}/{store.process_id}", message.splitlines()[-1])
         if store.process_id == 0:
-            time.sleep(4 * _BEAT)  # the store ends with this process
+            time.sleep(_GRACE + 4 * _BEAT)  # the store ends with this process
         os._exit(code)
     return code
 
@@ -149,6 +150,7 @@ def _beat(is_over: threading.Event) -> None:
                 return
             for key, message in store.client.key_value_dir_get(_ENDED):
                 if (index := _process(key)) != store.process_id:
+                    time.sleep(_GRACE)
                     fail(f"process {index} ended ({message}), so this one ends too", RESUMABLE)
             now = time.monotonic()
             for key, value in _beats().items() if store.process_id == 0 else ():
