@@ -4,7 +4,7 @@ import importlib as _importlib
 from importlib import metadata as _metadata
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from egno_jax import baselines, graph, metrics, nn, ops, rolling
+from egno_jax import baselines, graph, metrics, nn, ops, published, rolling
 from egno_jax.checkpoint import CheckpointError, load, save
 from egno_jax.config import EGNOConfig
 from egno_jax.convert import from_torch_state_dict, to_torch_state_dict
@@ -39,6 +39,7 @@ __all__ = [
     "nn",
     "ops",
     "predict",
+    "published",
     "rolling",
     "rollout",
     "save",

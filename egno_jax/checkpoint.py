@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from egno_jax import published
 from egno_jax.checks import parse_json
 from egno_jax.config import EGNOConfig
 from egno_jax.families import class_name, config_class
@@ -91,13 +92,22 @@ def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool =
 
 
 def load(directory: str | os.PathLike[str]) -> Params:
-    """Reads the model that `save` wrote to a directory, bit for bit, onto the default device.
+    """Reads a model, bit for bit, onto the default device.
+
+    Args:
+      directory: what `save` wrote; or the name of a model that is published with the library, such
+        as `"nbody"` (`egno_jax.published`). A directory of that name comes first.
 
     Raises:
       CheckpointError: there is no checkpoint, it is of another format version, a file is missing,
         truncated or changed, weights and config do not belong together, or the weights are
         float64 and JAX's x64 mode is off; names the file.
     """
+    if directory in published.names() and not Path(directory).is_dir():
+        try:
+            return published.load(directory)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
     directory = Path(directory).absolute()
     manifest = _read_manifest(directory)
     config = _read_config(directory, manifest)
@@ -188,6 +198,8 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         hint = f"; a save was killed, the one before it is {left_behind[-1]}" if left_behind else ""
         if (directory / "best" / _MANIFEST).is_file():  # written by `egno_jax.training.fit`
             hint = f"; it is a run of training, whose model is {directory / 'best'}"
+        if not directory.exists():
+            hint += f"; names of published models are {published.names()}"
         raise CheckpointError(
             f"directory: {directory} is no checkpoint, it has no {_MANIFEST}{hint}"
         ) from error

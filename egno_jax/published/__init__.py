@@ -1,0 +1,146 @@
+"""Published models: weights that are installed with the library and load by name.
+
+A model is two files in this folder: `<name>.npz`, its weights as plain arrays, and `<name>.json`,
+its config, recipe, version, card and
+checksum. Nothing is downloaded and nothing is unpickled.
+
+    params = egno_jax.load("nbody")
+    egno_jax.published.card("nbody")["errors"]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from egno_jax.families import class_name, config_class
+from egno_jax.params import Params, check_params, check_weights, feature_sizes
+from egno_jax.recipe import from_record
+
+FORMAT_VERSION = 1
+MAX_BYTES = 2_000_000
+# What a card says, for a reader who wants to know whether the model is for them.
+CARD_FIELDS = ("title", "input", "data", "command", "commit", "date", "errors", "limits")
+
+_FOLDER = Path(__file__).parent
+_SIZES = ("nodes", "edges")
+
+
+def names(folder: Path = _FOLDER) -> list[str]:
+    """Returns the names of the published models."""
+    return sorted(path.stem for path in folder.glob("*.json"))
+
+
+def card(name: str, folder: Path = _FOLDER) -> dict[str, Any]:
+    """Returns what is known about a model: input, data, errors, limits, the command that made it.
+
+    Raises:
+      ValueError: there is no model of this name.
+    """
+    record = _record(name, folder)
+    return {"name": name, "version": record["version"], **record["card"]}
+
+
+def load(name: str, folder: Path = _FOLDER) -> Params:
+    """Returns a published model, bit for bit as it was written.
+
+    Raises:
+      ValueError: there is no model of this name, a file is missing or was changed, or the weights
+        are not those of the config.
+    """
+    record, path = _record(name, folder), folder / f"{name}.npz"
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: the file is missing; install egno_jax again") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != record["sha256"]:
+        raise ValueError(
+            f"{path}: its SHA-256 is {found[:12]}..., expected {record['sha256'][:12]}...; the "
+            "file was changed, install egno_jax again"
+        )
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        flat = {key: jnp.asarray(arrays[key]) for key in arrays.files}
+    kind = config_class(record["config"], record["config_class"])
+    if kind is None:
+        raise ValueError(
+            f"{path}: config_class is {record['config_class']!r}, which is not registered; import "
+            "its module first"
+        )
+    config = kind.from_json(json.dumps(record["config"]))
+    made_by = record["recipe"] and from_record(record["recipe"])
+    weights = traverse_util.unflatten_dict(flat, sep="/")
+    params = Params(weights=weights, config=config, recipe=made_by)
+    check_weights(params, tuple(record["feature_sizes"][name] for name in _SIZES))
+    return params
+
+
+def write(
+    name: str,
+    params: Params,
+    card: Mapping[str, Any],
+    *,
+    folder: Path = _FOLDER,
+) -> None:
+    """Writes a model into a folder of published models; a new version if the name exists.
+
+    Args:
+      name: an identifier in lower case.
+      params: the model; its weights are stored as float32.
+      card: text and numbers, with the entries `CARD_FIELDS`.
+      folder: the folder; by default that of this library.
+
+    Raises:
+      ValueError: the name or the parameters are not valid, an entry of the card is missing, or the
+        weights are larger than `MAX_BYTES`.
+    """
+    if not (name.isidentifier() and name == name.lower()):
+        raise ValueError(f"name: got {name!r}, expected an identifier in lower case")
+    if missing := [field for field in CARD_FIELDS if not card.get(field)]:
+        raise ValueError(f"card: got no {missing}, expected the entries {[*CARD_FIELDS]}")
+    check_params(params)
+    weights = jax.tree.map(lambda x: np.asarray(x, np.float32), params.weights)
+    buffer = io.BytesIO()
+    np.savez(buffer, **traverse_util.flatten_dict(weights, sep="/"))
+    data = buffer.getvalue()
+    if len(data) > MAX_BYTES:
+        raise ValueError(
+            f"params: got {len(data)} bytes of weights, expected at most {MAX_BYTES}; publish a "
+            "smaller model"
+        )
+    version = _record(name, folder)["version"] + 1 if name in names(folder) else 1
+    record = {
+        "format_version": FORMAT_VERSION,
+        "version": version,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "config_class": class_name(type(params.config)),
+        "config": dataclasses.asdict(params.config),
+        "feature_sizes": dict(zip(_SIZES, feature_sizes(params), strict=True)),
+        "recipe": params.recipe and dataclasses.asdict(params.recipe),
+        "card": dict(card),
+    }
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    (folder / f"{name}.npz").write_bytes(data)
+    (folder / f"{name}.json").write_text(text)
+
+
+def _record(name: str, folder: Path) -> dict[str, Any]:
+    if name not in names(folder):
+        raise ValueError(f"name: got {name!r}, expected one of {names(folder)}")
+    record = json.loads((folder / f"{name}.json").read_text())
+    if record["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"{folder / name}.json: format_version is {record['format_version']!r}, this egno_jax "
+            f"reads {FORMAT_VERSION}; load it with the version that wrote it"
+        )
+    return record

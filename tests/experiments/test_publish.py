@@ -1,0 +1,24 @@
+"""Publishing the model of a run: its card, and the page of all cards."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from egno_jax import published
+from experiments import publish
+
+
+def test_the_page_is_that_of_the_published_models():
+    page = Path(publish.__file__).parent.parent / "docs" / "models.md"
+    assert page.read_text() == publish.page(published.names())
+
+
+def test_a_card_is_made_of_a_finished_run_alone(tmp_path):
+    with pytest.raises(ValueError, match=r"name: got 'other'"):
+        publish.card(tmp_path, "other")
+    with pytest.raises(ValueError, match="finished run"):
+        publish.card(tmp_path, "nbody")
+    (tmp_path / "results.json").write_text(json.dumps({"finished": False}))
+    with pytest.raises(ValueError, match="stopped"):
+        publish.card(tmp_path, "nbody")
