@@ -108,15 +108,10 @@ class WindowDynamics(_BaseDynamics):
             raise ValueError(f"times: got {times}, expected [P], increasing and above 0")
         if not atoms.has("momenta"):
             raise ValueError("atoms: got no momenta, expected velocities; use atoms.set_velocities")
-        if graph_of is None:
-            graph_of = _by_recipe(params)
         super().__init__(atoms, trajectory=trajectory, loginterval=loginterval, **options)
-        self.atoms, self.params, self.graph_of, self.thermostat = (
-            atoms,
-            params,
-            graph_of,
-            thermostat,
-        )
+        self.atoms, self.params = atoms, params
+        self.graph_of = graph_of or _by_recipe(params)
+        self.thermostat = thermostat
         if supervised_velocities is None:
             supervised_velocities = params.config.velocity_weight > 0
         self.supervised_velocities = supervised_velocities

@@ -227,8 +227,8 @@ def edge_vectors(
 def squared_distances(positions: ArrayLike, edges: Edges) -> Float[np.ndarray, "E 1"]:
     """Returns |r_ij|^2 of every edge, `[E, 1]`: the usual edge feature of an initial state.
 
-    r_ij are the `edge_vectors`. Positions may have axes in front, `[..., N, 3]`; the result then has
-    them too.
+    r_ij are the `edge_vectors`. Positions may have axes in front, `[..., N, 3]`, and the result
+    then has them too.
     """
     vectors = edge_vectors(as_floating(positions, "positions"), edges)
     return np.sum(vectors**2, axis=-1, keepdims=True)
