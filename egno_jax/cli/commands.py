@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from egno_jax.cli.converting import convert_torch
 from egno_jax.cli.inspecting import inspect
 from egno_jax.cli.making import train
+from egno_jax.cli.publishing import export, models
 from egno_jax.cli.using import evaluate, predict, rollout
 from egno_jax.extras import require
 
@@ -19,6 +20,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "rollout": rollout,
     "evaluate": evaluate,
     "convert-torch": convert_torch,
+    "export": export,
+    "models": models,
 }
 
 

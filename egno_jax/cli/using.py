@@ -39,10 +39,15 @@ class StateOptions(DataOptions):
     out: pathlib.Path = pathlib.Path("predicted.extxyz")
 
 
+def model_of(name: str) -> Params:
+    """Returns the model of a run, of a checkpoint, or of the name of a published one."""
+    best = pathlib.Path(name) / "best"
+    return egno_jax.load(best if best.is_dir() else name)
+
+
 def load(model: str) -> Params:
-    """Returns the model of a run of `egno-jax train`, of a checkpoint, or of a name."""
-    best = pathlib.Path(model) / "best"
-    params = egno_jax.load(best if best.is_dir() else model)
+    """Returns a model that has a recipe, see `model_of`."""
+    params = model_of(model)
     if params.recipe is None:
         raise ValueError(f"model: got {model}, which has no recipe, expected one of egno-jax train")
     return params

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,7 +10,10 @@ pytest.importorskip("tyro")
 pytest.importorskip("MDAnalysis")
 chemfiles = pytest.importorskip("chemfiles")
 
+import egno_jax  # noqa: E402
+from egno_jax import datasets  # noqa: E402
 from egno_jax.cli import main  # noqa: E402
+from egno_jax.datasets import nbody  # noqa: E402
 
 FILES = pathlib.Path(__file__).parents[1] / "datasets" / "files"
 TINY = (
@@ -64,3 +68,41 @@ def test_errors_are_one_line_and_a_status(capsys, tmp_path):
     assert "missing.xyz" in capsys.readouterr().err
     assert main(["predict", str(tmp_path), str(FILES / "recorded.npy")]) == 1
     assert "is no checkpoint" in capsys.readouterr().err
+
+
+def test_published_models_are_listed_and_exported(capsys, tmp_path):
+    assert main(["models"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == egno_jax.published.names()
+    assert main(["models", "nbody"]) == 0
+    assert '"command": "python -m experiments.nbody' in capsys.readouterr().out
+    assert main(["models", "unknown"]) == 1
+    pytest.importorskip("flatbuffers")
+    program = tmp_path / "nbody.stablehlo"
+    assert main(["export", "nbody", "--out", str(program), "--platforms", "cpu"]) == 0
+    assert jax.export.deserialize(bytearray(program.read_bytes())).platforms == ("cpu",)
+    assert main(["export", "nbody", "--out", str(program), "--platforms", "cpu"]) == 1
+    assert "pass --overwrite" in capsys.readouterr().err
+
+
+def test_a_published_model_predicts_a_file(tmp_path, capsys):
+    states = nbody.samples(nbody.canonical("test", num_simulations=1))
+    graph, charges = states.graph, np.array([1.0, -1, 1, 1, -1])
+    arrays = {name: graph.nodes[name] for name in ("positions", "velocities")}
+    np.savez(tmp_path / "state.npz", **arrays, charges=charges)
+    out = tmp_path / "predicted.xyz"
+    state = str(tmp_path / "state.npz")
+    assert main(["predict", "nbody", state, "--out", str(out)]) == 0, capsys.readouterr().err
+    assert opened(out).shape == (6, 5, 3)
+
+
+def test_weights_of_the_original_code_are_converted(tmp_path, capsys):
+    config = egno_jax.EGNOConfig(num_layers=1, hidden_dim=8, time_embed_dim=8)
+    batch = datasets.take(nbody.samples(nbody.canonical("test", num_simulations=1)), np.arange(1))
+    params = egno_jax.init(jax.random.key(0), config, batch.graph, batch.times)
+    np.savez(tmp_path / "weights.npz", **egno_jax.to_torch_state_dict(params))
+    sizes = ["--model.num-layers", "1", "--model.hidden-dim", "8", "--model.time-embed-dim", "8"]
+    command = ["convert-torch", str(tmp_path / "weights.npz"), "--out", str(tmp_path / "new")]
+    assert main([*command, *sizes]) == 0, capsys.readouterr().err
+    found = egno_jax.load(tmp_path / "new")
+    jax.tree.map(np.testing.assert_array_equal, found.weights, params.weights)
