@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +25,11 @@ _MLPS = {
 # The original's names of the two temporal convolutions of a layer.
 _CONVS = {"temporal_conv": "time_conv_modules", "vector_temporal_conv": "time_conv_x_modules"}
 
+# Where training scripts keep the state of the model in a checkpoint.
+_NESTED = ("state_dict", "model_state_dict", "model")
+# What DataParallel and torch.compile put before every name.
+_WRAPPERS = ("module.", "_orig_mod.")
+
 
 def from_torch_state_dict(state: Mapping[str, ArrayLike], config: EGNOConfig) -> Params:
     """Converts a checkpoint of the original EGNO code.
@@ -33,8 +38,9 @@ def from_torch_state_dict(state: Mapping[str, ArrayLike], config: EGNOConfig) ->
     `times = 0..P-1` in units of `config.time_scale`.
 
     Args:
-      state: the original's names and arrays: `{k: v.numpy() for k, v in
-        torch_model.state_dict().items()}`.
+      state: `torch_model.state_dict()`, or its names and NumPy arrays; also a checkpoint that holds
+        it as `state_dict`, `model_state_dict` or `model`, and names that begin with `module.`
+        (`DataParallel`) or `_orig_mod.` (`torch.compile`). Nothing is unpickled here.
       config: the sizes of that model; `param_dtype` is the dtype of the result. Sizes are checked
         against the weights, except `time_embed_dim`: the weights determine only its sum with the
         number of node features, which `apply` checks.
@@ -53,6 +59,7 @@ def from_torch_state_dict(state: Mapping[str, ArrayLike], config: EGNOConfig) ->
             f"state: got {type(state).__name__}, expected a mapping of names to arrays, such as "
             "torch_model.state_dict()"
         )
+    state = _unwrapped(state)
     names = _torch_names(config)
     missing, unknown = sorted(names.keys() - set(state)), sorted(set(state) - names.keys())
     if missing or unknown:
@@ -102,6 +109,26 @@ def _check_is_original(config: EGNOConfig) -> None:
             )
 
 
+def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the state of a model out of a training checkpoint, without the names of wrappers."""
+    for key in _NESTED:
+        if isinstance(state.get(key), Mapping):
+            return _unwrapped(state[key])
+    for prefix in _WRAPPERS:
+        if state and all(str(name).startswith(prefix) for name in state):
+            return _unwrapped({name.removeprefix(prefix): x for name, x in state.items()})
+    return dict(state)
+
+
+def _as_numpy(array: ArrayLike) -> np.ndarray:
+    """Converts an array, or a tensor of PyTorch on any device, with or without gradient."""
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+        if "bfloat16" in str(array.dtype):  # NumPy has no such dtype
+            array = array.float()
+    return np.asarray(array)
+
+
 def _torch_names(config: EGNOConfig) -> dict[str, tuple[str, ...]]:
     """Returns the path in `Params.weights` of every array of the original."""
     names = {
@@ -126,8 +153,8 @@ def _as_finite(array: ArrayLike, name: str, dtype: str) -> np.ndarray:
     """Returns the weights in `dtype`, in which they must be finite."""
     try:
         with np.errstate(over="ignore"):  # overflow gives infinity, which is reported below
-            array = np.asarray(array).astype(jnp.dtype(dtype))
-    except (TypeError, ValueError) as error:
+            array = _as_numpy(array).astype(jnp.dtype(dtype))
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"state[{name!r}]: not an array of numbers ({error})") from error
     if not np.isfinite(array).all():
         raise ValueError(

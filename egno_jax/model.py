@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jraph
+from jax.sharding import PartitionSpec
 
 from egno_jax import graph as graph_lib
 from egno_jax import ops
@@ -17,6 +18,7 @@ from egno_jax.config import EGNOConfig
 from egno_jax.families import Kind, ModelFamily, class_name, config_class, family_of, register
 from egno_jax.nn import Block, State, TimeEmbedding
 from egno_jax.nn.block import LayerFactory, initial_extra, layer_factory, layer_options
+from egno_jax.ops import sharding
 from egno_jax.params import (
     Params,
     check_config,
@@ -151,9 +153,10 @@ def _init_weights(key: Array, config: EGNOConfig, graph: jraph.GraphsTuple, time
 def apply(params: Params, graph: jraph.GraphsTuple, times: Float[Array, "P *G"]) -> Trajectory:
     """Decodes the trajectory of a state at the requested times, all of them in one pass.
 
-    Pure: `jit`, `vmap`, `grad`, `remat` and sharding work on it. Equivariant: rotating, reflecting
-    or translating the graph's positions (and rotating its velocities too) does the same to the
-    result. Values are not checked; use `egno_jax.graph.validate`.
+    Pure: `jit`, `vmap`, `grad`, `remat` and sharding work on it. On a mesh of explicit axes the
+    nodes of the result are sharded as those of the graph. Equivariant: rotating, reflecting or
+    translating the graph's positions (and rotating its velocities too) does the same to the result.
+    Values are not checked; use `egno_jax.graph.validate`.
 
     Args:
       params: the model, from `init`, `load` or `from_torch_state_dict`.
@@ -172,6 +175,16 @@ def apply(params: Params, graph: jraph.GraphsTuple, times: Float[Array, "P *G"])
     check_params(params)
     graph, times = checked_inputs(graph_lib.prepared(graph), times)
     check_feature_sizes(params, graph)
+    mesh = sharding.explicit_mesh((params.weights, graph, times))
+    if mesh is None:
+        return _apply_checked(params, graph, times)
+    nodes = jax.typeof(graph.nodes["positions"]).sharding.spec[:1]
+    result = jax.NamedSharding(mesh, PartitionSpec(None, *nodes))
+    function = jax.sharding.auto_axes(_apply_checked, axes=mesh.explicit_axes, out_sharding=result)
+    return function(params, graph, times)
+
+
+def _apply_checked(params: Params, graph: jraph.GraphsTuple, times: Array) -> Trajectory:
     module = family_of(params.config).module(params.config)
     return module.apply({"params": params.weights}, graph, times)
 

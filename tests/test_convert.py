@@ -185,3 +185,50 @@ def test_what_is_no_model_is_refused(fixture):
     linear = egno_jax.init(jax.random.key(0), baseline, graph, np.arange(1.0, 3.0))
     with pytest.raises(ValueError, match="got a BaselineConfig, expected an EGNOConfig"):
         egno_jax.to_torch_state_dict(linear)
+
+
+def as_torch_would(state):
+    """Tensors that require a gradient: NumPy cannot read them before `detach`."""
+
+    class Tensor:
+        def __init__(self, array):
+            self._array = array
+
+        dtype = "torch.float32"
+
+        def detach(self):
+            return Detached(self._array)
+
+        def __array__(self, *args, **kwargs):
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad")
+
+    class Detached:
+        def __init__(self, array):
+            self._array, self.dtype = array, "torch.float32"
+
+        def cpu(self):
+            return self
+
+        def __array__(self, *args, **kwargs):
+            return self._array
+
+    return {name: Tensor(array) for name, array in state.items()}
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_checkpoints_of_training_scripts_are_unwrapped(fixture, key, prefix):
+    state = {prefix + name: array for name, array in as_torch_would(fixture.state()).items()}
+    config = fixture.params().config
+    found = egno_jax.from_torch_state_dict({key: state, "epoch": 3}, config)
+    helpers.assert_trees_close(found, fixture.params(), 0.0)
+
+
+def test_a_tensor_that_cannot_be_read_is_named(fixture):
+    class Broken:
+        def __array__(self, *args, **kwargs):
+            raise RuntimeError("on another device")
+
+    state = {**fixture.state(), f"{ONE_MLP}.weight": Broken()}
+    with pytest.raises(ValueError, match=rf"{ONE_MLP}.weight'\]: .*another device"):
+        egno_jax.from_torch_state_dict(state, fixture.params().config)

@@ -1,12 +1,13 @@
 """Sharding constraints for arrays with a time axis; no-ops without a mesh.
 
 The mesh is that of `jax.set_mesh`, with automatic axes: `"data"` shards batches of graphs, `"time"`
-the requested times. JAX traces a function separately for each mesh.
+the requested times. `egno_jax.apply` makes explicit axes automatic. JAX traces a function
+separately for each mesh.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,19 @@ def replicate(x: Float[Array, "*rest"]) -> Float[Array, "*rest"]:
     if axis_size(TIME_AXIS) == 1:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * x.ndim))
+
+
+def explicit_mesh(tree: Any) -> Any:
+    """Returns the mesh with explicit axes that shards an array of a tree; None if none does.
+
+    Such axes are the default of `jax.make_mesh` in recent versions of JAX.
+    """
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.number):
+            mesh = jax.typeof(leaf).sharding.mesh
+            if mesh.explicit_axes:
+                return mesh
+    return None
 
 
 def num_missing_times(num_times: int) -> int:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ class JSONLines:
     on_evaluation = functools.partialmethod(_write, "valid")
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
+def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Reads the records of a `JSONLines` file, in its order; a missing file has none.
 
     A last line cut off in mid-write is left out.
@@ -84,6 +85,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
       ValueError: a line other than the last is not JSON, or one has no step; names file and line.
     """
+    path = Path(path)
     lines = path.read_bytes().splitlines() if path.exists() else []
     records = []
     for number, line in enumerate(lines, start=1):

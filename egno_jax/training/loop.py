@@ -22,6 +22,7 @@ from egno_jax.checkpoint import CheckpointError, load, remove_leftovers, save
 from egno_jax.datasets.base import Samples, validate
 from egno_jax.datasets.buckets import Buckets, by_size, padding_share
 from egno_jax.model import Params, check_feature_sizes, check_params
+from egno_jax.training.advice import scale_text, warn_of_data
 from egno_jax.training.batches import check_noise
 from egno_jax.training.callbacks import Callback, Cost, memory_bytes, watch
 from egno_jax.training.checkpoints import RunCheckpoints, StorageError, check_writable
@@ -138,7 +139,7 @@ def fit(
         _check_mesh(params, settings, config, (train, valid), mesh, resume)
         trainer = Trainer(train, valid, config, mesh, loss_fn=loss_fn, metrics=chosen)
         config = _resolved(config, trainer.steps_per_epoch)
-        run = _Run(Path(directory), trainer, config, settings, padding_share(train), profile)
+        run = _Run(Path(directory), trainer, config, settings, _facts(train), profile)
         return _carry_out(run, params, resume, make_callbacks, stop)
 
 
@@ -249,6 +250,7 @@ def _check_inputs(
             "target times of the training samples"
         )
     _check_objective(params, train, config, loss_fn)
+    warn_of_data(params.config, train)
 
 
 def _check_objective(
@@ -279,6 +281,17 @@ class _Progress:
     best_score: float = math.inf
 
 
+class _Facts(NamedTuple):
+    """The share of padding in the training set, and the size of its positions in words."""
+
+    padding: float
+    scale: str
+
+
+def _facts(train: Samples | Buckets) -> _Facts:
+    return _Facts(padding_share(train), scale_text(train))
+
+
 class _Run(NamedTuple):
     """What does not change during a run; zeros of the config are resolved, of `settings` not."""
 
@@ -286,7 +299,7 @@ class _Run(NamedTuple):
     trainer: Trainer
     config: TrainingConfig
     settings: dict[str, Any]
-    padding: float
+    facts: _Facts
     profile: str | os.PathLike[str] | None
     checkpoints: RunCheckpoints | None = None
 
@@ -440,7 +453,7 @@ def _chunk_record(run: _Run, progress: _Progress, steps: StepMetrics, cost: Cost
         "num_compiles": cost.num_compiles,
         "compile_seconds": cost.compile_seconds,
         "memory_bytes": memory_bytes(),
-        "padding": run.padding,
+        "padding": run.facts.padding,
     }
 
 
@@ -479,7 +492,8 @@ def _divergence(run: _Run, steps: StepMetrics, progress: _Progress) -> str:
         f"{steps.grad_norm[index]}, on the training samples {samples}; {progress.skipped_steps} "
         f"steps of the run were not finite, {run.config.max_skipped_steps} are allowed "
         f"(max_skipped_steps); the last checkpoint is {_last_checkpoint(run.directory)}; lower "
-        "optimizer.learning_rate or optimizer.clip_norm"
+        "optimizer.learning_rate or optimizer.clip_norm; nodes are "
+        f"{run.facts.scale}"
     )
 
 

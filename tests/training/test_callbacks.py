@@ -102,3 +102,10 @@ def test_a_run_reports_its_costs_and_writes_a_trace(task, config, tmp_path):
     (trace,) = (tmp_path / "profile").rglob("perfetto_trace.json.gz")
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     assert any("run_chunk" in event.get("name", "") for event in events)
+
+
+def test_a_file_may_be_named_by_a_text(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 3}\n')
+    assert read_json_lines(str(path)) == [{"step": 3}]
+    assert read_json_lines(str(tmp_path / "none.jsonl")) == []
