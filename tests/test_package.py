@@ -208,3 +208,12 @@ def test_citation_names_the_software_and_the_paper():
 def test_changelog_has_this_version():
     version = re.escape(setup_cfg()["metadata"]["version"])
     assert re.search(rf"^## \[{version}\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def test_the_conda_recipe_has_the_version_and_the_dependencies_of_setup_cfg():
+    config, text = setup_cfg(), (ROOT / "conda" / "meta.yaml").read_text()
+    assert f'version = "{config["metadata"]["version"]}"' in text
+    run = text.partition("  run:\n")[2].partition("\n\n")[0]
+    listed = [line.strip(" -").replace(" ", "") for line in run.splitlines()]
+    wanted = config["options"]["install_requires"].split()
+    assert listed == [f"python{config['options']['python_requires']}", *wanted]

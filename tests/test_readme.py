@@ -43,12 +43,18 @@ def run(code: str, folder: pathlib.Path, cache: pathlib.Path) -> None:
     )
 
 
+def test_a_published_model_predicts_and_writes_a_file(tmp_path, cache):
+    run(python_blocks("README.md")[0], tmp_path, cache)
+    frames = (tmp_path / "bodies.xyz").read_text().split("Properties=")
+    assert len(frames) == 1 + 1 + 5
+
+
 def test_the_five_lines_run_as_they_stand_and_the_next_train_save_and_load(tmp_path, cache):
     """The first Python block is a program of five lines, and its last is what it promises.
 
     The second goes on from there, here in fewer steps on fewer samples.
     """
-    first, second = python_blocks("README.md")
+    _, first, second = python_blocks("README.md")
     assert len(first.strip().splitlines()) == 5
     check = "assert trajectory.positions.shape == (5, 40, 3), trajectory.positions.shape"
     second = smaller(second, num_samples="8", num_steps="2", batch_size="8")
