@@ -7,7 +7,11 @@ import re
 from typing import NamedTuple
 
 FRAME = "frame"
+"""The unit of times that are counted in frames."""
+
 FEMTOSECOND = "fs"
+"""The unit of all other times."""
+
 _FEMTOSECONDS = {"as": 1e-3, "fs": 1.0, "ps": 1e3, "ns": 1e6, "us": 1e9, "ms": 1e12, "s": 1e15}
 _PATTERN = re.compile(r"\s*([-+0-9.eE]+)\s*([a-z]*)\s*")
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+"""Where an exported program runs unless other platforms are given."""
 
 # The axis that each field of a graph has first.
 _AXES = {"nodes": "N", "edges": "E", "globals": "G", "senders": "E", "receivers": "E"}

@@ -28,9 +28,13 @@ from egno_jax.params import Params, check_params, check_weights, feature_sizes
 from egno_jax.recipe import from_record
 
 FORMAT_VERSION = 1
+"""Version of the two files of a model."""
+
 MAX_BYTES = 2_000_000
-# What a card says, for a reader who wants to know whether the model is for them.
+"""The most bytes of a model's weights."""
+
 CARD_FIELDS = ("title", "input", "data", "command", "commit", "date", "errors", "limits")
+"""What a card says, for a reader who wants to know whether the model is for them."""
 
 _FOLDER = Path(__file__).parent
 _SIZES = ("nodes", "edges")
