@@ -1,5 +1,6 @@
 import dataclasses
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -200,3 +201,28 @@ def test_what_is_too_short_or_not_known_is_named(tmp_path):
     np.save(tmp_path / "flat.npy", np.zeros((4, 3)))
     with pytest.raises(ValueError, match=r"got float64 \[4, 3\], expected numbers \[T, N, 3\]"):
         trajectories.read(tmp_path / "flat.npy")
+
+
+@pytest.mark.parametrize("has_velocities", [True, False])
+def test_particles_without_species_are_written_without_ase_and_read_by_it(
+    tmp_path, monkeypatch, has_velocities
+):
+    rng = np.random.default_rng(0)
+    positions, velocities = rng.normal(size=(2, 3, 4, 3))
+    path, cell = tmp_path / "bodies.xyz", np.diag([5.0, 6.0, 7.0])
+    more = {"velocities": velocities} if has_velocities else {}
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "ase", None)
+        trajectories.write(
+            path, positions, times=[0, 2, 4], cell=cell, periodic=(True, True, False), **more
+        )
+    frames = pytest.importorskip("ase.io").read(path, ":")
+    assert [frame.info["time"] for frame in frames] == [0, 2, 4]
+    for index, frame in enumerate(frames):
+        np.testing.assert_allclose(frame.positions, positions[index], atol=1e-7)
+        np.testing.assert_array_equal(frame.cell[:], cell)
+        assert frame.get_chemical_symbols() == ["X"] * 4
+        assert frame.pbc.tolist() == [True, True, False]
+        assert ("velocities" in frame.arrays) == has_velocities
+        if has_velocities:
+            np.testing.assert_allclose(frame.arrays["velocities"], velocities[index], atol=1e-7)

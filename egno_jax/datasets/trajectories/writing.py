@@ -36,7 +36,8 @@ def write(
 ) -> None:
     """Writes frames to a file, by its suffix, completely or not at all.
 
-    - `.extxyz`, `.xyz`, `.traj`: ASE; momenta, cell, and `info["time"]` in fs;
+    - `.extxyz`, `.xyz`, `.traj`: ASE, which XYZ without `numbers` does not need; momenta, cell, and
+      `info["time"]` in fs;
     - `.pdb`, `.xtc`, `.dcd`, `.trr`, `.gro`: MDAnalysis, with its units, so times in ps;
     - `.npz`: `positions`, `velocities`, `numbers`, `cell`, and `times` with `time_unit`.
 
@@ -70,6 +71,8 @@ def write(
         save_npz(path, {**arrays, "time_unit": np.array(time_unit)})
         return
     writer = _write_ase if suffix in _ASE else _write_universe
+    if numbers is None and suffix in (".extxyz", ".xyz"):
+        writer = _write_particles  # without atoms nothing of ASE is needed
     partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
     try:
         writer(partial, arrays, periodic, template)
@@ -77,6 +80,29 @@ def write(
     finally:
         for left in path.parent.glob(f".{partial.stem}*"):  # its index of frames, too
             left.unlink(missing_ok=True)
+
+
+def _write_particles(
+    path: pathlib.Path,
+    arrays: dict[str, np.ndarray],
+    periodic: tuple[bool, bool, bool],
+    template: Any,
+) -> None:
+    """Writes extended XYZ of particles of unknown species, as ASE does."""
+    names = [name for name in ("positions", "velocities") if name in arrays]
+    columns = {"positions": "pos:R:3", "velocities": "velocities:R:3"}
+    properties = ":".join(["species:S:1", *(columns[name] for name in names)])
+    pbc = " ".join("T" if is_periodic else "F" for is_periodic in periodic)
+    cell = ""
+    if "cell" in arrays:
+        cell = f'Lattice="{" ".join(f"{x:.16g}" for x in arrays["cell"].ravel())}" '
+    lines = []
+    for index, time in enumerate(arrays["times"]):
+        lines.append(f"{arrays['positions'].shape[1]}")
+        lines.append(f'{cell}Properties={properties} time={float(time)} pbc="{pbc}"')
+        rows = np.concatenate([arrays[name][index] for name in names], axis=1)
+        lines += ["X " + " ".join(f"{x:16.8f}" for x in row) for row in rows]
+    path.write_text("\n".join(lines) + "\n")
 
 
 def _write_ase(
