@@ -41,6 +41,11 @@ def check_archives(dist: pathlib.Path) -> None:
     sources = [name for name in inside if name.startswith(KERNEL_SOURCES) and name.endswith(".cc")]
     assert headers, f"the wheel has no headers in {KERNEL_SOURCES}: {inside}"
     assert sources, f"the wheel has no C++ source in {KERNEL_SOURCES}: {inside}"
+    models = {name for name in inside if name.startswith("egno_jax/published/")}
+    cards = {name for name in models if name.endswith(".json")}
+    assert cards, f"the wheel has no published models: {inside}"
+    lost = {name.replace(".json", ".npz") for name in cards} - models
+    assert not lost, f"the wheel lacks the weights {sorted(lost)}"
     strange = {name.split("/")[0] for name in inside if not name.startswith("egno_jax")}
     assert not strange, f"the wheel holds more than egno_jax: {strange}"
     with tarfile.open(sdist) as archive:
