@@ -48,7 +48,7 @@ slow: setup  ## the tests that take minutes
 	$(PY) -m pytest -n $(WORKERS) -m slow
 
 docs: setup  ## the documentation, in docs/_build/html; any warning is an error
-	$(PY) -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
+	$(PY) -m sphinx -E -W --keep-going -q -j $(WORKERS) -b html docs docs/_build/html
 
 wheel: setup  ## wheel and sdist, in dist/
 	rm -rf dist build
