@@ -17,6 +17,8 @@ from egno_jax.baselines import BaselineConfig
 from egno_jax.datasets import base, cutting
 from tests import helpers
 
+pytest.importorskip("vesin")
+
 TIMES = np.array([1.0, 2.0, 3.0], np.float32)
 SMALL = {"num_layers": 1, "hidden_dim": 16, "num_modes": 2, "time_embed_dim": 8}
 CONFIG = egno_jax.EGNOConfig(**SMALL, mean_field=True, mean_field_channels=1)
