@@ -77,7 +77,7 @@ def test_blocks_give_what_the_edges_give():
         return jnp.sum(jnp.square(egno_jax.apply(params, graph, TIMES).positions))
 
     found, expected = (
-        jax.value_and_grad(loss)(params, graph_lib.prepare(graph, kind))
+        jax.jit(jax.value_and_grad(loss))(params, graph_lib.prepare(graph, kind))
         for kind in ("blocks", "none")
     )
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -87,13 +87,14 @@ def test_blocks_give_what_the_edges_give():
 def test_external_directions_matter_and_must_be_those_of_the_model(tmp_path):
     graph, params = graph_and_params("vector", num_external_vectors=1)
     assert params.config.num_external_vectors == 1
-    plain = egno_jax.apply(params, graph, TIMES).positions
+    apply = jax.jit(egno_jax.apply)
+    plain = apply(params, graph, TIMES).positions
     nodes = graph.nodes | {"vectors": -graph.nodes["vectors"]}
-    turned = egno_jax.apply(params, graph._replace(nodes=nodes), TIMES).positions
+    turned = apply(params, graph._replace(nodes=nodes), TIMES).positions
     assert helpers.relative_error(turned, plain) > 1e-4
     egno_jax.save(tmp_path / "model", params)
     loaded = egno_jax.load(tmp_path / "model")
-    assert np.array_equal(egno_jax.apply(loaded, graph, TIMES).positions, plain)
+    assert np.array_equal(apply(loaded, graph, TIMES).positions, plain)
     without = {name: x for name, x in graph.nodes.items() if name != "vectors"}
     with pytest.raises(ValueError, match=r"vectors'\]: got 0 external vectors, expected 1"):
         egno_jax.apply(params, graph._replace(nodes=without), TIMES)
