@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 NODE_FEATURES = ("speed", "species", "charge")
-"""Features of nodes that a recipe can ask for."""
+"""Features of nodes that a recipe can request."""
 
 EDGE_FEATURES = ("distance", "squared_distance", "charge_product")
-"""Features of edges that a recipe can ask for."""
+"""Features of edges that a recipe can request."""
 
 
 class State(NamedTuple):

@@ -63,7 +63,7 @@ class Rollout:
       overflow: `[]`, whether a window needed more edges than the graph has room for; from that
         window on the trajectory is wrong.
       first_invalid: `[]`, the first window with a position that is not finite, or a coordinate
-        larger than `bound`; W if there is none.
+        larger than `bound`; W if all are valid.
     """
 
     positions: Float[Array, "WP N 3"]

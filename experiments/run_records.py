@@ -121,7 +121,7 @@ def load(path: Path = RESULTS, folders: Sequence[Path] = (settings.CONFIGS,)) ->
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a file of results; a ValueError names the line that is none."""
+    """Returns the lines of a file of results; a ValueError names one that is not valid."""
     found = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         place = f"{path}, line {number}"

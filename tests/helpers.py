@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -139,3 +140,23 @@ class Fixture:
 
     def times(self) -> np.ndarray:
         return self.arrays["times"].astype(self.config.param_dtype)
+
+
+class SignalAfter:
+    """A callback that sends this process a signal once a step is reached."""
+
+    def __init__(self, step: int, number: int):
+        self.step, self.number = step, number
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def on_chunk(self, record):
+        if record["step"] == self.step:
+            os.kill(os.getpid(), self.number)
+
+    def on_evaluation(self, record):
+        pass

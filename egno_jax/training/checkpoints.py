@@ -240,7 +240,7 @@ def check_writable(directory: Path) -> None:
     while not place.exists() and place != place.parent:
         place = place.parent
     try:
-        with tempfile.TemporaryFile(dir=place) as file:  # no name that a kill would leave behind
+        with tempfile.TemporaryFile(dir=place) as file:  # without a name, which a kill would leave
             file.write(bytes(4096))
             file.flush()
     except OSError as error:

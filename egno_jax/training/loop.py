@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -282,14 +283,14 @@ class _Progress:
 
 
 class _Facts(NamedTuple):
-    """The share of padding in the training set, and the size of its positions in words."""
+    """The share of padding in the training set, and what describes the size of its positions."""
 
     padding: float
-    scale: str
+    describe_scale: Callable[[], str]
 
 
 def _facts(train: Samples | Buckets) -> _Facts:
-    return _Facts(padding_share(train), scale_text(train))
+    return _Facts(padding_share(train), functools.partial(scale_text, train))
 
 
 class _Run(NamedTuple):
@@ -493,7 +494,7 @@ def _divergence(run: _Run, steps: StepMetrics, progress: _Progress) -> str:
         f"steps of the run were not finite, {run.config.max_skipped_steps} are allowed "
         f"(max_skipped_steps); the last checkpoint is {_last_checkpoint(run.directory)}; lower "
         "optimizer.learning_rate or optimizer.clip_norm; nodes are "
-        f"{run.facts.scale}"
+        f"{run.facts.describe_scale()}"
     )
 
 

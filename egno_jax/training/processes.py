@@ -150,7 +150,8 @@ def _beat(is_over: threading.Event) -> None:
                 return
             for key, message in store.client.key_value_dir_get(_ENDED):
                 if (index := _process(key)) != store.process_id:
-                    time.sleep(_GRACE)
+                    if is_over.wait(_GRACE):
+                        return
                     fail(f"process {index} ended ({message}), so this one ends too", RESUMABLE)
             now = time.monotonic()
             for key, value in _beats().items() if store.process_id == 0 else ():

@@ -163,7 +163,7 @@ def test_a_compiler_that_leaves_kernels_out_is_an_error_and_nothing_is_kept(comp
 
 
 def test_one_compiles_while_others_wait(compiler, tmp_path):
-    """Threads stand in for processes: the lock is one of open files."""
+    """Threads stand in for processes: the lock belongs to an open file."""
     slow = fake_compiler(tmp_path, "slow", library._SYMBOLS, seconds=1)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         found = [*pool.map(lambda _: library._cached(slow, NAME), range(3))]

@@ -15,28 +15,9 @@ import jax
 
 from egno_jax import training
 from egno_jax.training import processes
+from tests.helpers import SignalAfter
 from tests.training.kill_runs import settings
 from tests.training.mesh_runs import task
-
-
-class KilledAt:
-    """Kills the process after a step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def on_chunk(self, record):
-        if record["step"] == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def on_evaluation(self, record):
-        pass
 
 
 def main(directory, coordinator, count, index, kind) -> int:
@@ -47,7 +28,7 @@ def main(directory, coordinator, count, index, kind) -> int:
     if is_odd and kind == "settings":
         config = dataclasses.replace(config, batch_size=4, seed=7)
     if kind == "kill 0" and not is_odd:
-        callbacks = [KilledAt(3)]
+        callbacks = [SignalAfter(3, signal.SIGKILL)]
     try:
         training.start_processes(coordinator, count, int(index))
         params, train, valid = task()

@@ -17,8 +17,9 @@ from egno_jax.training import JSONLines, evaluate, fit, mse_loss, read_json_line
 from egno_jax.training.step import Trainer
 from tests import helpers
 from tests.datasets.test_buckets import swarm
+from tests.helpers import SignalAfter
 from tests.training.conftest import CONFIG, MODEL
-from tests.training.test_loop import SignalAfter, assert_same_weights, without_times
+from tests.training.test_loop import assert_same_weights, without_times
 
 SIZES = (3, 4, 6)
 loss_of = functools.partial(mse_loss, egno_jax.apply, velocity_weight=0.1)

@@ -18,8 +18,9 @@ import pytest
 import egno_jax
 from egno_jax import training
 from egno_jax.training import checkpoints, fit
+from tests.helpers import SignalAfter
 from tests.training.conftest import CONFIG
-from tests.training.test_loop import SignalAfter, assert_same_weights
+from tests.training.test_loop import assert_same_weights
 
 STEPS = (3, 6, 9)
 

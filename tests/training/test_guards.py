@@ -1,4 +1,4 @@
-"""One run at a time in a directory, signals at any time, and nothing left behind by kills."""
+"""One run at a time in a directory, signals at any time, and nothing that kills leave."""
 
 from __future__ import annotations
 

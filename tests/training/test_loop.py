@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import re
 import signal
 import types
@@ -19,27 +18,8 @@ import egno_jax
 from egno_jax import training
 from egno_jax.training import JSONLines, TrainingConfig, evaluate, fit, loop, read_json_lines
 from tests import helpers
+from tests.helpers import SignalAfter
 from tests.training.conftest import CONFIG
-
-
-class SignalAfter:
-    """A callback that sends this process a signal once a step is reached."""
-
-    def __init__(self, step: int, number: int):
-        self.step, self.number = step, number
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def on_chunk(self, record):
-        if record["step"] == self.step:
-            os.kill(os.getpid(), self.number)
-
-    def on_evaluation(self, record):
-        pass
 
 
 def lines_in(directory, *others):

@@ -19,7 +19,7 @@ from egno_jax.training import JSONLines, batch_indices, evaluate, fit, init_stat
 from egno_jax.training.objective import velocity_weight
 from egno_jax.training.step import Trainer
 from tests import helpers
-from tests.training.test_loop import SignalAfter
+from tests.helpers import SignalAfter
 
 
 def absolute_loss(model, params, batch):

@@ -14,8 +14,9 @@ import egno_jax
 from egno_jax import training
 from egno_jax.datasets import at_times, nbody, take
 from egno_jax.training import init_state, time_indices, train_chunk
+from tests.helpers import SignalAfter
 from tests.training.conftest import CONFIG
-from tests.training.test_loop import SignalAfter, assert_same_weights
+from tests.training.test_loop import assert_same_weights
 
 FRAMES = (2, 3, 4, 6, 8, 10, 11)
 
