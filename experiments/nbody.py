@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from pathlib import Path
+
+import numpy as np
 
 from egno_jax import datasets
 from egno_jax.datasets import nbody
@@ -36,6 +39,11 @@ class DataConfig:
       target_frames: frames to predict, increasing and after `start`.
       time_reversal: whether each training window is also shown reversed in time, which doubles the
         training set and uses no other frame.
+      parts: whether the parts of each training window are shown too: as many targets, one frame
+        apart, from each frame of the window that leaves room for them. Whole windows are repeated
+        as often, so that they remain half of the training set. It uses no other frame.
+      scale_spread: s of the factors exp(s e), e ~ N(0, 1), that multiply the lengths of each
+        training window (`egno_jax.datasets.nbody.scaled_samples`); 0 leaves them.
       cache_dir: folder of the simulated data; None: `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`.
 
     Raises:
@@ -48,12 +56,16 @@ class DataConfig:
     start: int = nbody.START
     target_frames: tuple[int, ...] = nbody.TARGET_FRAMES
     time_reversal: bool = True
+    parts: bool = False
+    scale_spread: float = 0.0
     cache_dir: Path | None = None
 
     def __post_init__(self) -> None:
         for split, number in data_settings.split_sizes(self).items():
             most = nbody.SPLIT_SIZES[split]
             data_settings.check(self, f"num_{split}", 1 <= number <= most, f"1 to {most}")
+        is_spread = 0 <= self.scale_spread < math.inf
+        data_settings.check(self, "scale_spread", is_spread, "a number, 0 or more")
         frames = (self.start, *self.target_frames)
         is_increasing = all(a < b for a, b in itertools.pairwise(frames))
         if len(frames) < 2 or frames[0] < 0 or frames[-1] > 48 or not is_increasing:
@@ -83,17 +95,34 @@ PUBLISHED = (
 
 def load_splits(config: DataConfig) -> Splits:
     """Loads the data of a run; simulates them if the cache does not have them."""
-    frames = {"start": config.start, "target_frames": config.target_frames}
+    start, targets = config.start, config.target_frames
     train, valid, test = (
         nbody.load_trajectories(split, num_simulations=number, cache_dir=config.cache_dir)
         for split, number in data_settings.split_sizes(config).items()
     )
-    paths = test.positions[:, config.start : config.target_frames[-1] + 1]
-    splits = Splits(*(nbody.samples(each, **frames) for each in (train, valid, test)), paths)
-    if not config.time_reversal:
-        return splits
-    backwards = nbody.reversed_samples(train, **frames)
-    return splits._replace(train=datasets.concatenate(splits.train, backwards))
+    evaluated = (nbody.samples(each, start=start, target_frames=targets) for each in (valid, test))
+    return Splits(_augmented(train, config), *evaluated, test.positions[:, start : targets[-1] + 1])
+
+
+def _augmented(train: nbody.Trajectories, config: DataConfig) -> datasets.Samples:
+    """Returns the windows to train on: published, reversed in time, parts, of other lengths."""
+    first, last = config.start, config.target_frames[-1]
+    windows = [(first, config.target_frames)]
+    if config.parts:
+        length = len(config.target_frames)
+        starts = range(first, last - length + 1)
+        parts = [(start, range(start + 1, start + length + 1)) for start in starts]
+        windows = windows * len(parts) + parts
+    found = []
+    for start, targets in windows:
+        found.append(nbody.samples(train, start=start, target_frames=targets))
+        if config.time_reversal:
+            found.append(nbody.reversed_samples(train, start=start, target_frames=targets))
+    samples = datasets.concatenate(*found)
+    if config.scale_spread == 0:
+        return samples
+    normal = np.random.default_rng(0).normal(size=datasets.num_samples(samples))
+    return nbody.scaled_samples(samples, np.exp(config.scale_spread * normal))
 
 
 def task(data: DataConfig) -> str:

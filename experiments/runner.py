@@ -168,7 +168,7 @@ def _for_model(model: egno_jax.EGNOConfig, splits: Splits) -> Splits:
 
     def last(samples: Samples) -> Samples:
         targets = {key: getattr(samples, key)[:, -1:] for key in ("positions", "velocities")}
-        return samples._replace(times=samples.times[-1:], **targets)
+        return samples._replace(times=samples.times[..., -1:], **targets)
 
     drawing = splits.drawing
     if drawing is not None:

@@ -40,14 +40,14 @@ class Samples(NamedTuple):
     Attributes:
       graph: leaves have a leading axis S: positions `[S, N, 3]`, senders `[S, E]` (counted within
         the sample), n_node `[S, g]`; g is 1, or 2 after `egno_jax.graph.pad`.
-      times: `[P]`, from the initial state to the targets, the same for all samples.
+      times: `[P]`, from the initial state to the targets, or `[S, P]` where samples differ.
       positions: `[S, P, N, 3]`, targets.
       velocities: likewise; None if unknown, and then a model can be trained on positions alone.
       node_mask: `[S, N]`, False on padding nodes.
     """
 
     graph: jraph.GraphsTuple
-    times: Float[Array, "P"]
+    times: Float[Array, "P"] | Float[Array, "S P"]
     positions: Float[Array, "S P N 3"]
     velocities: Float[Array, "S P N 3"] | None
     node_mask: Bool[Array, "S N"]
@@ -59,14 +59,14 @@ def num_samples(samples: Samples) -> int:
 
 
 def concatenate(first: Samples, *others: Samples) -> Samples:
-    """Joins samples of the same sizes N, E, P and the same times, as NumPy arrays in their order.
+    """Joins samples of the same sizes N, E, P, as NumPy arrays in their order.
+
+    Times are `[P]` if they are the same for all samples, and `[S, P]` otherwise.
 
     Raises:
-      ValueError: the fields, their sizes or their times differ.
+      ValueError: the fields or their sizes differ.
     """
     for other in others:
-        if not np.array_equal(first.times, other.times):
-            raise ValueError(f"times: got {other.times}, expected {first.times} as in the first")
         shapes, expected = (_shapes_by_field(samples) for samples in (other, first))
         if shapes != expected:
             fields = [k for k in {**expected, **shapes} if expected.get(k) != shapes.get(k)]
@@ -74,13 +74,23 @@ def concatenate(first: Samples, *others: Samples) -> Samples:
                 ", ".join(f"{k}: got {shapes.get(k)}, expected {expected.get(k)}" for k in fields)
                 + "; pad graphs of different sizes to one size first (egno_jax.graph.pad)"
             )
-    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), first, *others)
-    return joined._replace(times=np.asarray(first.times))
+    parts = [first, *others]
+    is_one_grid = all(np.array_equal(part.times, first.times) for part in parts)
+    if np.ndim(first.times) == 1 and is_one_grid:
+        times, parts = np.asarray(first.times), [part._replace(times=None) for part in parts]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)._replace(times=times)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *map(with_own_times, parts))
+
+
+def with_own_times(samples: Samples) -> Samples:
+    """Returns samples whose times are `[S, P]`."""
+    shape = num_samples(samples), np.shape(samples.times)[-1]
+    return samples._replace(times=np.broadcast_to(samples.times, shape))
 
 
 def _shapes_by_field(samples: Samples) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each field without the sample axis, as `{".graph.senders": (E,)}`."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(samples._replace(times=None))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(with_own_times(samples))
     return {jax.tree_util.keystr(path): leaf.shape[1:] for path, leaf in leaves}
 
 
@@ -142,9 +152,12 @@ def take(samples: Samples, indices: Int[Array, "B"], xp: Any = jnp) -> Batch:
     graph = jax.tree.map(_join, graph)
     if layout is not None:
         graph = graph_lib.with_layout(graph, layout.joined(nodes_per_sample))
+    times = samples.times
+    if np.ndim(times) == 2:
+        times = xp.repeat(rows(times).T, samples.graph.n_node.shape[1], axis=1)
     return Batch(
         graph=graph,
-        times=samples.times,
+        times=times,
         positions=positions,
         velocities=velocities,
         node_mask=_join(mask),
@@ -182,7 +195,9 @@ def at_times(batch: Batch, indices: Int[Array, "Q B"]) -> Batch:
         kept = jnp.take_along_axis(by_sample, indices[..., None], axis=0)
         return kept.reshape(num_kept, -1, 3)
 
-    times = jnp.repeat(jnp.asarray(batch.times)[indices], graphs_per_sample, axis=1)
+    indices_of_graphs = jnp.repeat(indices, graphs_per_sample, axis=1)
+    times = jnp.asarray(batch.times)
+    times = jnp.take_along_axis(times.reshape(len(times), -1), indices_of_graphs, axis=0)
     positions, velocities = jax.tree.map(keep, (batch.positions, batch.velocities))
     return batch._replace(times=times, positions=positions, velocities=velocities)
 
@@ -229,7 +244,8 @@ def check_structure(samples: Samples) -> None:
     num_graphs, num_nodes, _ = samples.graph.nodes["positions"].shape
     sizes = {"S": num_graphs, "N": num_nodes}
     check_array("node_mask", samples.node_mask, "boolean", ("S", "N"), sizes)
-    check_array("times", samples.times, "integer or floating", ("P",), sizes)
+    shape = ("P",) if np.ndim(samples.times) == 1 else ("S", "P")
+    check_array("times", samples.times, "integer or floating", shape, sizes)
     for field in ("positions", "velocities"):
         targets = getattr(samples, field)
         if field == "positions" or targets is not None:

@@ -10,7 +10,13 @@ import numpy as np
 
 from egno_jax import graph as graph_lib
 from egno_jax.datasets.argument_checks import check_integer
-from egno_jax.datasets.base import Samples, check_structure, concatenate, num_samples
+from egno_jax.datasets.base import (
+    Samples,
+    check_structure,
+    concatenate,
+    num_samples,
+    with_own_times,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -22,7 +28,8 @@ class Buckets(NamedTuple):
     `egno_jax.training.fit` and `evaluate` accept them in place of `Samples`.
 
     Attributes:
-      samples: the samples of each bucket, of one size; all buckets have the same times.
+      samples: the samples of each bucket, of one size; all buckets have the same times, or
+        samples their own.
       origins: for each bucket, the indices of its samples in the input.
     """
 
@@ -78,7 +85,8 @@ def bucketed(parts: Sequence[Samples], num_buckets: int = 4) -> Buckets:
     """Pads samples of different sizes to a few sizes; returns the buckets, smallest first.
 
     Args:
-      parts: samples without padding, of one size in each part, with the same times and features.
+      parts: samples without padding, of one size in each part, with as many times and the same
+        features.
       num_buckets: the largest number of sizes; see `choose_buckets`.
 
     Raises:
@@ -108,11 +116,11 @@ def bucketed(parts: Sequence[Samples], num_buckets: int = 4) -> Buckets:
         if len(sizes_of := {_size(part) for part in members}) > 1:
             members = [padded(part, *size_of_all(sizes_of)) for part in members]
         samples.append(concatenate(*members))
-    for bucket in samples[1:]:
-        if not np.array_equal(bucket.times, samples[0].times):
-            raise ValueError(
-                f"times: got {bucket.times}, expected {samples[0].times} as in the first part"
-            )
+    if len({bucket.positions.shape[1] for bucket in samples}) > 1:
+        numbers = [part.positions.shape[1] for part in parts]
+        raise ValueError(f"times: got {numbers} of them in the parts, expected equally many")
+    if any(not np.array_equal(bucket.times, samples[0].times) for bucket in samples[1:]):
+        samples = [with_own_times(bucket) for bucket in samples]
     return Buckets(tuple(samples), tuple(origins))
 
 

@@ -32,13 +32,15 @@ class VectorLayer(nn.Module):
     incoming edges, and with linear maps P, Q, ... of the K channels:
 
         x_i <- x_i + S_i / d,    V_i <- V_i + P U_i / d^q
-        h_i <- h_i + phi_h(LN([h_i, M_i / d^q, QV_i . RV_i, BA_i . CA_i]))
-        A_i <- A_i + g(h_i) D (EV_i x FV_i),    V_i <- V_i + g'(h_i) G (HV_i x IA_i)
+        h_i <- h_i + phi_h(LN([h_i, M_i / d^q, QW_i . RW_i, BB_i . CB_i]))
+        A_i <- A_i + g(h_i) D (EW_i x FW_i),    V_i <- V_i + g'(h_i) G (HW_i x IB_i)
         x_i <- x_i + phi_v(h_i) v_i + sum_k phi_k(h_i) V_ik,    v_i <- v_i + w' V_i
 
-    Products of vectors are in the update of nodes, of which there are fewer than edges. With
-    `config.symmetry = "SO(3)"` the products `QV_i . BA_i`, which reflections change, are among the
-    inputs of phi_h too, so that the layer tells an image from its mirror image.
+    Products of vectors are in the update of nodes, of which there are fewer than edges, and have
+    bounded factors, without which training diverges at high rates: W = V / sqrt(1 + mean_k |V_k|^2)
+    and B likewise of A. With `config.symmetry = "SO(3)"` the products `QW_i . BB_i`, which
+    reflections change, are among the inputs of phi_h too, so that the layer tells an image from its
+    mirror image.
 
     A subclass, registered under a name of its own, can change the options.
 
@@ -130,11 +132,12 @@ class VectorLayer(nn.Module):
     ) -> tuple[Float[Array, "P N B"], Float[Array, "P N 3 K"], list[Float[Array, "P N 3 K"]]]:
         """Returns the dot products, and the vectors and pseudo-vectors with cross products."""
         num = self.config.num_vectors
+        mixed = self._mix("vectors_in", _bounded(vectors), (2 if pseudo is None else 5) * num)
+        left, right, *factors = jnp.split(mixed, mixed.shape[-1] // num, axis=-1)
         if pseudo is None:
-            left, right = jnp.split(self._mix("vectors_in", vectors, 2 * num), 2, axis=-1)
             return jnp.sum(left * right, axis=-2), vectors, []
-        left, right, *factors = jnp.split(self._mix("vectors_in", vectors, 5 * num), 5, axis=-1)
-        pseudo_left, pseudo_right = jnp.split(self._mix("pseudo_in", pseudo, 2 * num), 2, axis=-1)
+        mixed = self._mix("pseudo_in", _bounded(pseudo), 2 * num)
+        pseudo_left, pseudo_right = jnp.split(mixed, 2, axis=-1)
         pairs = [(left, right), (pseudo_left, pseudo_right)]
         if self.config.symmetry == "SO(3)":
             pairs.append((left, pseudo_left))
@@ -165,6 +168,12 @@ class VectorLayer(nn.Module):
             name=name,
         )
         return mix(vectors)
+
+
+def _bounded(vectors: Float[Array, "P N 3 K"]) -> Float[Array, "P N 3 K"]:
+    """Divides vectors by sqrt(1 + their mean square)."""
+    square = jnp.mean(jnp.sum(vectors**2, axis=-2, keepdims=True), axis=-1, keepdims=True)
+    return vectors * jax.lax.rsqrt(1.0 + square)
 
 
 def _joined(like: e3nn.IrrepsArray, *parts: Float[Array, "P N 3 K"]) -> e3nn.IrrepsArray:

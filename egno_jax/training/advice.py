@@ -17,7 +17,7 @@ LARGEST_SPREAD = 1000.0
 
 def warn_of_data(config: EGNOConfig, train: Samples | Buckets) -> None:
     """Warns of modes that get no training, and of positions far larger than 1."""
-    num_times = len(config.context_times) or min(len(part.times) for part in by_size(train))
+    num_times = len(config.context_times) or min(part.positions.shape[1] for part in by_size(train))
     num_modes = num_live_modes(num_times, config.num_modes)
     if num_modes < config.num_modes and type(config) is EGNOConfig:
         warnings.warn(

@@ -308,8 +308,11 @@ def in_shares(samples: Samples, num_shares: int) -> Samples:
     def split(leaf: Any) -> np.ndarray:
         return np.asarray(leaf)[None] if num_shares == 1 else np.asarray(leaf)[places]
 
-    times = np.broadcast_to(samples.times, (num_shares, *np.shape(samples.times)))
     shares = jax.tree.map(split, samples._replace(times=None))
+    if np.ndim(samples.times) == 2:
+        times = split(samples.times)
+    else:
+        times = np.broadcast_to(samples.times, (num_shares, *np.shape(samples.times)))
     return shares._replace(times=times, node_mask=shares.node_mask & is_sample[..., None])
 
 

@@ -107,7 +107,7 @@ def fit(
       directory: where the run lives; created if needed.
       params: the initial model, also when resuming (its structure is needed).
       train: the training set, of one size or in buckets (`egno_jax.datasets.bucketed`).
-      valid: the validation set, at the times of the training set (with `random_times` at any).
+      valid: the validation set, at the times of the training set unless those vary.
       config: the settings.
       loss_fn: `loss_fn(model, params, batch) -> scalar`, a mean over the real nodes of the batch;
         `model` is `egno_jax.apply`. Shares and buckets are weighted by their real nodes. None:
@@ -236,6 +236,7 @@ def _check_inputs(
                 check_feature_sizes(params, part.graph)
                 expected = by_size(train)[0].times
                 is_free = name == "valid" and config.random_times != "all"
+                is_free = is_free or np.ndim(expected) == 2
                 if not is_free and not np.array_equal(part.times, expected):
                     raise ValueError(
                         f"times: got {np.asarray(part.times)}, expected those of the training set, "

@@ -105,10 +105,22 @@ def test_concatenate_refuses_samples_without_the_same_fields():
         datasets.concatenate(samples, bare)
 
 
-def test_concatenate_refuses_other_times():
+def test_samples_of_other_times_keep_them():
     samples = random_samples(0)
-    with pytest.raises(ValueError, match="times"):
-        datasets.concatenate(samples, samples._replace(times=samples.times + 1))
+    later = samples._replace(times=samples.times + 1)
+    joined = datasets.concatenate(samples, later, samples)
+    datasets.validate(joined)
+    assert joined.times.shape == (15, 3)
+    indices = np.array([2, 7, 14])
+    batch = datasets.take(joined, indices)
+    np.testing.assert_array_equal(batch.times, np.array([[1, 2, 1], [2, 3, 2], [3, 4, 3]]))
+    assert_equal(datasets.take(joined, indices, np), jax.device_get(batch))
+    expected = datasets.take(samples, indices % 5)
+    assert_equal(batch._replace(times=expected.times), expected)
+    kept = datasets.at_times(batch, np.array([[0, 0, 1], [1, 2, 2]]))
+    np.testing.assert_array_equal(kept.times, np.array([[1, 2, 2], [2, 4, 3]]))
+    with pytest.raises(ValueError, match=r"times: got \(3,\), expected \(2,\)"):
+        datasets.concatenate(random_samples(0, num_times=2), samples)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64])
@@ -185,9 +197,9 @@ FAULTS = {
         with_array("times", lambda x: np.arange(1.0, 5.0)),
         "positions: .* with S = 5, P = 4, .* axis 1 must have length 4",
     ),
-    "times of each sample": (
-        with_array("times", lambda x: np.tile(x, (5, 1))),
-        r"times: got .* \[5, 3\], expected .*\[P\]",
+    "times of other samples": (
+        with_array("times", lambda x: np.tile(x, (4, 1))),
+        r"times: got .* \[4, 3\], expected .*S = 5",
     ),
     "a graph without samples": (
         with_array("graph", lambda g: jax.tree.map(lambda leaf: leaf[0], g)),
@@ -196,6 +208,10 @@ FAULTS = {
     "edges of other samples": (
         with_array("graph", lambda g: g._replace(senders=g.senders[:3])),
         r"graph.senders: got int32 \[3, 6\], expected integer \[S, E\] with S = 5",
+    ),
+    "times of one sample that fall": (
+        with_array("times", lambda x: np.concatenate([np.tile(x, (4, 1)), [x[::-1]]])),
+        "times: .* increase strictly",
     ),
     "times that fall": (with_array("times", lambda x: x[::-1]), "times: .* increase strictly"),
     "infinite velocities": (

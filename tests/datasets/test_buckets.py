@@ -81,13 +81,20 @@ def test_more_buckets_waste_less():
     assert waste == sorted(waste, reverse=True) and waste[0] > 0.3 and waste[-1] == 0
 
 
+def test_buckets_whose_times_differ_keep_them():
+    first, second = swarm(3, 2), swarm(5, 1)
+    found = bucketed([first, second._replace(times=second.times + 1)], 2)
+    for bucket, expected in zip(found.samples, ([[1, 2]] * 2, [[2, 3]]), strict=True):
+        np.testing.assert_array_equal(bucket.times, np.array(expected))
+
+
 def test_what_does_not_fit_is_named():
     part = swarm(3, 2)
     padded = part._replace(node_mask=np.zeros_like(part.node_mask))
     for parts, message in (
         ([], "parts: got none"),
         ([part, padded], r"parts\[1\]: got padded"),
-        ([part, swarm(5, 1, num_times=3)], "times: got"),
+        ([part, swarm(5, 1, num_times=3)], r"times: got \[2, 3\] of them"),
     ):
         with pytest.raises(ValueError, match=message):
             bucketed(parts, 2)

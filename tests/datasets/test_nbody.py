@@ -4,6 +4,7 @@ import math
 import os
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -408,6 +409,53 @@ def test_reversed_samples_use_the_window_alone():
         nbody.reversed_samples(window, dtype=np.float64).positions, backward.positions
     )
     assert datasets.num_samples(datasets.concatenate(forward, backward)) == 6
+
+
+@pytest.mark.parametrize("cut", [nbody.samples, nbody.reversed_samples])
+def test_scaled_samples_are_those_of_a_scaled_simulation(cut):
+    """A simulation of scaled states, in steps as much longer, passes through scaled frames."""
+    trajectories = nbody.canonical("train", num_simulations=3)
+    factors = np.array([0.5, 1.0, 1.7])
+    frames = (33, 35, 37, 39, 41)  # the first frame of a simulation is one after its initial state
+    plain = cut(trajectories, start=31, target_frames=frames, dtype=np.float64)
+    found = nbody.scaled_samples(plain, factors)
+    datasets.validate(found)
+    np.testing.assert_allclose(found.times, plain.times * factors[:, None] ** 1.5, rtol=1e-14)
+    for index, factor in enumerate(factors):
+        again = nbody.simulate(
+            factor * trajectories.positions[[index], 30],
+            factor**-0.5 * trajectories.velocities[[index], 30],
+            trajectories.couplings[[index]],
+            num_frames=11,
+            dt=factor**1.5 * nbody.DT,
+            max_force=nbody.MAX_FORCE / factor**2,
+        )
+        again = cut(
+            again,
+            start=0,
+            target_frames=[2, 4, 6, 8, 10],
+            dtype=np.float64,
+            **({"dt": factor**1.5 * nbody.DT} if cut is nbody.reversed_samples else {}),
+        )
+        expected = jax.tree.map(lambda leaf: leaf[0], again._replace(times=found.times[[index]]))
+        one = jax.tree.map(lambda leaf, index=index: leaf[index], found)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), one, expected
+        )
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ([1.0, 2.0], r"factors: got .* \[2\], expected .*S = 3"),
+        ([1.0, 0.0, 2.0], r"factors: got 0\.0, expected finite numbers above 0"),
+        ([1.0, np.nan, 2.0], r"factors: got nan, expected"),
+    ],
+)
+def test_factors_that_make_no_sense(factors, message):
+    samples = nbody.samples(nbody.canonical("train", num_simulations=3))
+    with pytest.raises(ValueError, match=message):
+        nbody.scaled_samples(samples, factors)
 
 
 def test_reversed_samples_of_uneven_frames_have_their_own_times():

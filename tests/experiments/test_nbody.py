@@ -174,6 +174,25 @@ def test_data_are_the_windows_asked_for(cache):
     assert datasets.num_samples(plain.train) == 20
 
 
+def test_parts_and_lengths_of_windows(cache):
+    config = DataConfig(num_train=20, num_valid=10, num_test=12, cache_dir=cache, parts=True)
+    train = nbody.load_splits(config).train
+    whole = nbody.load_splits(dataclasses.replace(config, parts=False)).train
+    assert datasets.num_samples(train) == 20 * 2 * (6 + 6)
+    np.testing.assert_array_equal(np.unique(train.times, axis=0), [np.arange(1, 6), whole.times])
+    first, last = (jax.tree.map(lambda leaf, at=at: leaf[at], train) for at in (slice(40), 40 * 6))
+    jax.tree.map(np.testing.assert_array_equal, first.graph, whole.graph)
+    np.testing.assert_array_equal(last.graph.nodes["positions"], whole.graph.nodes["positions"][0])
+    np.testing.assert_array_equal(last.positions[[1, 3]], whole.positions[0, :2])
+    scaled = nbody.load_splits(dataclasses.replace(config, scale_spread=0.2)).train
+    factors = (scaled.times / train.times) ** (2 / 3)
+    np.testing.assert_allclose(factors, factors[:, :1] * np.ones(5), rtol=1e-6)
+    assert 0.15 < np.log(factors[:, 0]).std() < 0.25
+    for value in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"DataConfig\.scale_spread"):
+            DataConfig(scale_spread=value)
+
+
 def test_original_preset_is_the_table_of_the_original_settings():
     config = preset("original")
     model, loop, optimizer = config.model, config.training, config.training.optimizer

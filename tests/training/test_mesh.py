@@ -339,8 +339,10 @@ def test_a_run_moves_from_8_devices_to_2_to_1(runs):
 
 @pytest.mark.parametrize("num_buckets", [0, 2])
 def test_a_stream_gives_the_batches_of_a_training_set_on_the_device(task, config, num_buckets):
+    """Samples of one size have times of their own."""
     pytest.importorskip("grain")
     train = task[1]
+    train = datasets.concatenate(train, train._replace(times=2 * train.times))
     if num_buckets:
         train = datasets.bucketed([swarm(bodies, 4) for bodies in (3, 4, 6)], num_buckets)
     streamed, resident = (Trainer(train, task[2], config, stream=flag) for flag in (True, False))

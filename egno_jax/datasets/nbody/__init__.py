@@ -9,7 +9,13 @@ Sources: Kipf et al., "Neural Relational Inference for Interacting Systems" (ICM
 simulations; Satorras et al., "E(n) Equivariant Graph Neural Networks" (ICML 2021) for the 3D set.
 """
 
-from egno_jax.datasets.nbody.body_samples import START, TARGET_FRAMES, reversed_samples, samples
+from egno_jax.datasets.nbody.body_samples import (
+    START,
+    TARGET_FRAMES,
+    reversed_samples,
+    samples,
+    scaled_samples,
+)
 from egno_jax.datasets.nbody.charged5 import (
     PUBLISHED_SIZES,
     SPLIT_SIZES,
@@ -59,5 +65,6 @@ __all__ = [
     "reverse_time",
     "reversed_samples",
     "samples",
+    "scaled_samples",
     "simulate",
 ]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from egno_jax.checks import check_array
 from egno_jax.datasets.argument_checks import check_frames
-from egno_jax.datasets.base import Samples
+from egno_jax.datasets.base import Samples, num_samples
 from egno_jax.datasets.cutting import samples_from_frames
 from egno_jax.datasets.nbody.simulation import (
     COULOMB,
@@ -19,6 +22,9 @@ from egno_jax.datasets.nbody.simulation import (
     reverse_time,
 )
 from egno_jax.graph import fully_connected_edges
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 START = 30
 TARGET_FRAMES = (32, 34, 36, 38, 40)
@@ -82,3 +88,55 @@ def reversed_samples(
     backwards = reverse_time(window, interaction=interaction, dt=dt, max_force=max_force)
     cut = samples(backwards, start=0, target_frames=range(1, len(frames)), dtype=dtype)
     return cut._replace(times=(frames[-1] - frames[-2::-1]).astype(dtype))
+
+
+def scaled_samples(samples: Samples, factors: Float[ArrayLike, "S"]) -> Samples:
+    """Multiplies the lengths of samples of charges, which gives new samples of the same physics.
+
+    Coulomb's force falls with the square of the distance, so if x(t) solves the equations of
+    motion, then so does
+
+        x'(t) = f x(f^(-3/2) t),    v'(t) = f^(-1/2) v(f^(-3/2) t)
+
+    with the same charges and masses ("mechanical similarity"): lengths are multiplied by f, times
+    by f^(3/2), and velocities and speeds by f^(-1/2). Where a simulation limited the force,
+    this holds only nearly.
+
+    Args:
+      samples: S samples of `samples` or `reversed_samples`, simulated with `COULOMB`.
+      factors: f of each sample, above 0.
+
+    Returns:
+      Samples in the same order, with times of their own, `[S, P]`.
+
+    Raises:
+      ValueError: factors have another shape, or one is not finite or not above 0.
+
+    Source: Landau and Lifshitz, "Mechanics", section 10.
+    """
+    count, dtype = num_samples(samples), samples.positions.dtype
+    factors = np.asarray(factors, np.float64)
+    check_array("factors", factors, "floating", ("S",), {"S": count})
+    if not (np.isfinite(factors).all() and (factors > 0).all()):
+        wrong = factors[~(np.isfinite(factors) & (factors > 0))][0]
+        raise ValueError(f"factors: got {wrong}, expected finite numbers above 0")
+
+    def times_power(array: np.ndarray, power: float) -> np.ndarray:
+        factor = (factors**power).reshape(-1, *[1] * (array.ndim - 1))
+        return (np.asarray(array) * factor).astype(dtype)
+
+    nodes, edges = samples.graph.nodes, samples.graph.edges["features"]
+    nodes = {
+        "positions": times_power(nodes["positions"], 1.0),
+        "velocities": times_power(nodes["velocities"], -0.5),
+        "features": times_power(nodes["features"], -0.5),
+    }
+    couplings, squares = edges[..., :1], times_power(edges[..., 1:], 2.0)
+    edges = {"features": np.concatenate([couplings, squares], axis=-1)}
+    times = np.broadcast_to(samples.times, (count, np.shape(samples.times)[-1]))
+    return samples._replace(
+        graph=samples.graph._replace(nodes=nodes, edges=edges),
+        times=times_power(times, 1.5),
+        positions=times_power(samples.positions, 1.0),
+        velocities=times_power(samples.velocities, -0.5),
+    )
