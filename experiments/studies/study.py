@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import json
+import re
 import shlex
 import sys
 import time
@@ -16,7 +19,7 @@ import numpy as np
 
 import egno_jax
 from egno_jax import EGNOConfig, Params, training
-from egno_jax.datasets import Samples, take
+from egno_jax.datasets import Batch, Samples, take
 from egno_jax.training import TrainingConfig
 from experiments import run_directory
 
@@ -59,20 +62,33 @@ class Workshop:
         self.models: dict[str, dict[str, Any]] = {}
 
     def train(
-        self, name: str, model: EGNOConfig, config: TrainingConfig, train: Samples, valid: Samples
+        self,
+        name: str,
+        model: EGNOConfig,
+        config: TrainingConfig,
+        train: Samples,
+        valid: Samples,
+        off: str = "",
     ) -> Params:
         """Returns the model that is best on `valid`: trains it, or loads it if that was done.
+
+        Weights whose path in the model contains `off`, such as `/temporal_conv/`, stay zero.
 
         Raises:
           CheckpointError: the directory holds a model of this name with other settings.
         """
-        directory = self._directory / "models" / name.replace(" ", "-").replace(",", "")
+        directory = self._directory / "models" / re.sub(r"[^\w=.-]+", "-", name)
         example = take(train, np.arange(1))
         initial = jax.jit(egno_jax.init, static_argnums=1)(
             jax.random.key(config.seed), model, example.graph, example.times
         )
+        loss = None
+        if off:
+            initial, loss = _without(initial, off), functools.partial(_loss_without, off)
         is_known = (directory / "checkpoints").exists()
-        result = training.fit(directory, initial, train, valid, config, resume=is_known)
+        result = training.fit(
+            directory, initial, train, valid, config, resume=is_known, loss_fn=loss
+        )
         if result.interrupted:
             raise KeyboardInterrupt
         error, seconds = result.best_f_mse, result.seconds
@@ -84,6 +100,21 @@ class Workshop:
         }
         print(f"{name}: valid F-MSE {error:.5f}, {seconds:.0f} s of training", flush=True)
         return result.params
+
+
+def _without(params: Params, off: str) -> Params:
+    """Returns a model whose weights with `off` in their path are zero."""
+
+    def kept(path: Any, leaf: jax.Array) -> jax.Array:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return 0 * leaf if off in name else leaf
+
+    weights = jax.tree_util.tree_map_with_path(kept, params.weights)
+    return dataclasses.replace(params, weights=weights)
+
+
+def _loss_without(off: str, model: Any, params: Params, batch: Batch) -> jax.Array:
+    return training.mse_loss(model, _without(params, off), batch)
 
 
 def main(study: Study, arguments: Sequence[str] | None = None) -> int:

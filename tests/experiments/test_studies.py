@@ -15,6 +15,7 @@ from experiments.studies import body_frame, leakage, paths, sizes, symmetry
 from experiments.studies.study import PUBLISHED, main
 
 STUDIES = (
+    "accuracy",
     "body_frame",
     "leakage",
     "long_windows",

@@ -1,0 +1,233 @@
+"""What buys accuracy: layer, channels, convolutions, data and steps, at the error they give.
+
+    python -m experiments.studies.accuracy
+
+Models of the 5-body problem that differ from one of them in a single thing, trained alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from egno_jax import EGNOConfig, Params, training
+from egno_jax.datasets import Samples, concatenate, nbody
+from egno_jax.nn import VectorLayer, register_layer
+from egno_jax.training import OptimizerConfig, TrainingConfig
+from experiments.decoding import decode
+from experiments.studies.study import Figure, Record, Study, Workshop, main, panels
+
+_TIME_SCALE = 2.0
+_NUM_GROUPS = 5  # of test samples, by the distance of the closest pair
+
+
+@register_layer("vector_alone")
+class VectorsAlone(VectorLayer):
+    """The layer `vector` without pseudo-vectors."""
+
+    pseudovectors: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """What differs from the usual model, which has the layer `vector`.
+
+    Attributes:
+      group: what the difference is about.
+      model: fields of `EGNOConfig`.
+      off: a pattern of the names of weights that are kept at zero.
+      last_only: whether the last target alone is trained on and predicted.
+      num_train: number of simulations to train on; None: the usual one.
+      steps: training steps, as a multiple of the usual number.
+    """
+
+    group: str
+    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    off: str = ""
+    last_only: bool = False
+    num_train: int | None = None
+    steps: float = 1.0
+
+
+_CONVOLUTIONS = {
+    "all": "temporal_conv",
+    "h": "/temporal_conv/",
+    "x, v": "vector_temporal_conv",
+    "V, A": "temporal_conv_vectors",
+}
+VARIANTS = {
+    "usual": Variant("usual"),
+    "egnn": Variant("layer", {"layer": "egnn"}),
+    "vector, no pseudo-vectors": Variant("layer", {"layer": "vector_alone"}),
+    "steerable, l = 1": Variant("layer", {"layer": "steerable", "max_degree": 1}),
+    "steerable, l = 2": Variant("layer", {"layer": "steerable", "max_degree": 2}),
+    "4 vectors": Variant("size", {"num_vectors": 4}),
+    "32 vectors": Variant("size", {"num_vectors": 32}),
+    "32 features": Variant("size", {"hidden_dim": 32}),
+    "128 features": Variant("size", {"hidden_dim": 128}),
+    "2 layers": Variant("size", {"num_layers": 2}),
+    "6 layers": Variant("size", {"num_layers": 6}),
+    **{f"not over time: {key}": Variant("time", off=off) for key, off in _CONVOLUTIONS.items()},
+    "last frame alone": Variant("time", {"num_modes": 1}, last_only=True),
+    "1000 simulations": Variant("data", num_train=1000),
+    "10000 simulations": Variant("data", num_train=10000),
+    "half the steps": Variant("steps", steps=0.5),
+    "twice the steps": Variant("steps", steps=2),
+    "4 times the steps": Variant("steps", steps=4),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is trained and tested: numbers of simulations and steps, and which variants."""
+
+    num_train: int = 3000
+    num_test: int = 2000
+    num_steps: int = 1200
+    batch_size: int = 50
+    variants: tuple[str, ...] = tuple(VARIANTS)
+
+
+SIZES = {
+    "default": Size(),
+    "smoke": Size(
+        num_train=40,
+        num_test=10,
+        num_steps=2,
+        batch_size=4,
+        variants=("usual", "not over time: h", "last frame alone", "half the steps"),
+    ),
+}
+
+
+def measure(size: Size, workshop: Workshop) -> Record:
+    """Trains every variant once.
+
+    Returns:
+      `variants`: for each its group, F-MSE and A-MSE on the test set, number of weights, and
+      milliseconds of a training step; `by_distance`: the F-MSE of the usual model on the test
+      samples, divided by the smallest distance of a pair of bodies in the window.
+    """
+    numbers = {"valid": size.num_test, "test": size.num_test}
+    numbers["train"] = max(VARIANTS[name].num_train or size.num_train for name in size.variants)
+    paths = {
+        split: nbody.load_trajectories(split, num_simulations=number)
+        for split, number in numbers.items()
+    }
+    found = {}
+    for name in size.variants:
+        variant = VARIANTS[name]
+        params = _trained(name, variant, size, workshop, paths)
+        test = _cut(paths["test"], variant)
+        errors = training.evaluate(params, test, batch_size=100)
+        course = workshop.models[name]
+        found[name] = {
+            "group": variant.group,
+            "f_mse": float(errors.f_mse),
+            "a_mse": float(errors.a_mse),
+            "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "ms_per_step": 1000 * course["train_seconds"] / course["steps"],
+        }
+        if name == "usual":
+            by_distance = _by_distance(params, test, paths["test"])
+    return {"variants": found, "by_distance": by_distance}
+
+
+def _trained(
+    name: str,
+    variant: Variant,
+    size: Size,
+    workshop: Workshop,
+    paths: Mapping[str, nbody.Trajectories],
+) -> Params:
+    num_train = variant.num_train or size.num_train
+    train = nbody.Trajectories(*(field[:num_train] for field in paths["train"]))
+    samples = concatenate(_cut(train, variant), _cut(train, variant, nbody.reversed_samples))
+    usual = {"layer": "vector", "time_scale": _TIME_SCALE}
+    model = EGNOConfig(**{**usual, **variant.model})
+    num_steps = max(int(variant.steps * size.num_steps), 1)
+    config = TrainingConfig(
+        num_steps=num_steps,
+        batch_size=size.batch_size,
+        eval_every=max(num_steps // 8, 1),
+        eval_batch_size=min(250, size.num_test),
+        optimizer=OptimizerConfig(
+            # The published rates of both kinds of layers.
+            learning_rate=2e-3 if model.layer == "egnn" else 4e-3,
+            warmup_steps=min(200, num_steps // 4),
+        ),
+    )
+    valid = _cut(paths["valid"], variant)
+    return workshop.train(name, model, config, samples, valid, off=variant.off)
+
+
+def _cut(paths: nbody.Trajectories, variant: Variant, cut: Any = nbody.samples) -> Samples:
+    frames = nbody.TARGET_FRAMES
+    samples = cut(paths, start=nbody.START, target_frames=frames)
+    if not variant.last_only:
+        return samples
+    targets = {key: getattr(samples, key)[:, -1:] for key in ("positions", "velocities")}
+    return samples._replace(times=samples.times[-1:], **targets)
+
+
+def _by_distance(
+    params: Params, test: Samples, paths: nbody.Trajectories
+) -> dict[str, list[float]]:
+    """Returns the F-MSE of groups of samples, by the smallest distance of a pair of bodies."""
+    window = paths.positions[:, nbody.START : nbody.TARGET_FRAMES[-1] + 1]
+    pairs = np.triu_indices(window.shape[2], 1)
+    gaps = window[:, :, pairs[0]] - window[:, :, pairs[1]]
+    closest = np.linalg.norm(gaps, axis=-1).min(axis=(1, 2))
+    predicted = decode(params, test, batch_size=100)[0]
+    errors = np.mean((predicted[:, -1] - test.positions[:, -1]) ** 2, axis=(1, 2))
+    groups = np.array_split(np.argsort(closest), _NUM_GROUPS)
+    return {
+        "distance": [float(closest[group].mean()) for group in groups],
+        "f_mse": [float(errors[group].mean()) for group in groups],
+    }
+
+
+def draw(record: Record) -> Figure:
+    """Draws the F-MSE of all variants, over the cost of a step, and by the closest pair."""
+    figure, (bars, cost, near) = panels(3, 15, 5.5)
+    variants = record["variants"]
+    colors = {group: f"C{n}" for n, group in enumerate(dict.fromkeys(_groups(variants)))}
+    for place, (name, found) in enumerate(variants.items()):
+        color = colors[found["group"]]
+        bars.barh(place, found["f_mse"], color=color)
+        cost.plot(found["ms_per_step"], found["f_mse"], "o", color=color)
+        cost.annotate(
+            name,
+            (found["ms_per_step"], found["f_mse"]),
+            xytext=(4, 2),
+            textcoords="offset points",
+            fontsize=7,
+        )
+    bars.set_yticks(range(len(variants)), [*variants])
+    bars.invert_yaxis()
+    usual = variants["usual"]["f_mse"]
+    for axes, line in ((bars, bars.axvline), (cost, cost.axhline)):
+        line(usual, color="0.5", linewidth=0.8)
+        axes.set_title("all else as in the usual model", fontsize=10)
+    bars.set(xlabel="F-MSE", xscale="log")
+    cost.set(xlabel="milliseconds of a training step", ylabel="F-MSE", xscale="log", yscale="log")
+    groups = record["by_distance"]
+    near.plot(groups["distance"], groups["f_mse"], "o-")
+    near.set(xlabel="closest pair in the window", ylabel="F-MSE", yscale="log")
+    near.set_title("the usual model, fifths of the test set", fontsize=10)
+    return figure
+
+
+def _groups(variants: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [found["group"] for found in variants.values()]
+
+
+QUESTION = "What makes a model of the 5-body problem accurate, and what does it cost?"
+STUDY = Study("accuracy", QUESTION, SIZES, measure, draw)
+
+if __name__ == "__main__":
+    raise SystemExit(main(STUDY))
