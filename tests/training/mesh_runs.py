@@ -113,9 +113,10 @@ def losses(names: list[str]) -> dict:
 
 
 def mixed(names: list[str]) -> dict:
-    """Trains on padded graphs of several sizes on each mesh, with another loss."""
+    """Trains on padded graphs of several sizes on each mesh, with another loss and vectors."""
     buckets = datasets.bucketed([swarm(bodies, 6, num_times=5) for bodies in (3, 4, 6)], 1)
-    params = helpers.random_params(np.random.default_rng(0), MODEL, 1, 0)
+    model = dataclasses.replace(MODEL, layer="vector", num_vectors=2)
+    params = helpers.random_params(np.random.default_rng(0), model, 1, 0)
     options = {"loss_fn": absolute_loss, "metrics": METRICS}
     return {
         name: run(
