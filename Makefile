@@ -38,14 +38,14 @@ format: setup  ## let ruff fix the style
 	$(PY) -m ruff format .
 
 pytest: setup  ## tests alone: make pytest ARGS="tests/ops -k spectral"
-	$(PY) -m pytest -n $(WORKERS) $(ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 fuzz: setup  ## fuzz all readers of files, a minute each: make fuzz ARGS="--seconds 600 motion"
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[fuzz]"
 	$(PY) -m tests.fuzz_readers $(ARGS)
 
 slow: setup  ## the tests that take minutes
-	$(PY) -m pytest -n $(WORKERS) -m slow
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m slow
 
 docs: setup  ## the documentation, in docs/_build/html; any warning is an error
 	$(PY) -m sphinx -E -W --keep-going -q -j $(WORKERS) -b html docs docs/_build/html

@@ -28,7 +28,7 @@ names = "jax jaxlib flax optax jraph e3nn-jax orbax-checkpoint chex numpy".split
 print("Python", platform.python_version(), *(f"{n}=={metadata.version(n)}" for n in names))')"
     # Deprecations in versions other than the pinned ones are no errors.
     # XLA_FLAGS is empty, so that programs are optimized as for users; see tests/conftest.py.
-    XLA_FLAGS="" "$venv/bin/python" -m pytest -n "$workers" -o filterwarnings=default \
+    XLA_FLAGS="" "$venv/bin/python" -m pytest -n "$workers" --dist loadfile -o filterwarnings=default \
         --ignore=tests/experiments --disable-pytest-warnings
 }
 
