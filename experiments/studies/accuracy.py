@@ -87,7 +87,7 @@ class Size:
 
     num_train: int = 3000
     num_test: int = 2000
-    num_steps: int = 1200
+    num_steps: int = 600
     batch_size: int = 50
     variants: tuple[str, ...] = tuple(VARIANTS)
 
