@@ -17,7 +17,7 @@ from egno_jax.checks import as_count
 from egno_jax.durations import FEMTOSECOND, Duration, convert, parse
 from egno_jax.extras import require
 from egno_jax.model import Params, apply
-from egno_jax.recipe import GraphRecipe, State, graph_of
+from egno_jax.recipe import GraphRecipe, State, graph_of, with_numbers
 
 if TYPE_CHECKING:
     import ase
@@ -61,10 +61,11 @@ def predict(
 
     Args:
       model: a model with a recipe, or what `egno_jax.load` reads.
-      state: `egno_jax.recipe.State`; or ASE Atoms, with momenta, or the frame before it and itself
-        where the recipe takes differences; or a mapping with `positions` `[N, 3]` (or `[2, N, 3]`,
-        the frame before it first) and, as the recipe needs, `velocities` (length per unit of time
-        of the recipe), `numbers`, `charges`, `cell`.
+      state: `egno_jax.recipe.State`; or ASE Atoms, with momenta, or a list of two frames for a
+        difference; or a mapping with `positions` `[N, 3]` (or `[2, N, 3]`, two frames) and, as the
+        recipe needs, `velocities` (length per unit of time of the recipe), `numbers`, `charges`,
+        `cell`. Of two frames the second is the state; if the recipe takes forward differences, the
+        first.
       times: after the state, increasing: numbers in the recipe's unit, or texts such as `"2ps"`;
         None: the times that the model was trained on.
       num_windows: predicts this many windows in a row, each from the end of the one before it.
@@ -143,6 +144,10 @@ def write(path: str | os.PathLike[str], prediction: Prediction, *, template: Any
 
 def as_state(recipe: GraphRecipe, state: Any) -> State:
     """Returns a state in the units of a recipe; arguments and errors are those of `predict`."""
+    return with_numbers(recipe, _as_state(recipe, state))
+
+
+def _as_state(recipe: GraphRecipe, state: Any) -> State:
     if isinstance(state, State):
         return state
     if isinstance(state, Mapping):
@@ -157,7 +162,7 @@ def as_state(recipe: GraphRecipe, state: Any) -> State:
 
 
 def _state_of_atoms(recipe: GraphRecipe, frames: list[Any]) -> State:
-    atoms = frames[-1]
+    atoms = frames[0 if recipe.velocities == "forward_difference" else -1]
     arrays: dict[str, Any] = {
         "positions": np.stack([frame.get_positions() for frame in frames]),
         "numbers": atoms.numbers,
@@ -181,22 +186,23 @@ def _state_of_arrays(recipe: GraphRecipe, arrays: Mapping[str, Any]) -> State:
     positions = np.asarray(arrays.get("positions"), float)
     if positions.ndim not in (2, 3) or positions.shape[-1] != 3 or positions.shape[0] < 1:
         raise ValueError(
-            f"state['positions']: got {[*positions.shape]}, expected [N, 3], or [2, N, 3] with the "
-            "frame before it first"
+            f"state['positions']: got {[*positions.shape]}, expected [N, 3], or two frames "
+            "[2, N, 3], the earlier one first"
         )
     frames = positions if positions.ndim == 3 else positions[None]
     cell = arrays.get("cell")
     periodic = (cell is not None,) * 3
     velocities = arrays.get("velocities")
-    if len(frames) > 1 and (recipe.velocities == "difference" or velocities is None):
+    place = 0 if recipe.velocities == "forward_difference" else -1
+    if len(frames) > 1 and (recipe.velocities != "file" or velocities is None):
         if cell is not None:
             from egno_jax.datasets import trajectories  # not needed for most states
 
             cells = np.broadcast_to(np.asarray(cell, float), (len(frames), 3, 3))
             frames = trajectories.unwrapped(frames[None], cells, periodic)[0][0]
-        velocities = (frames[-1] - frames[-2]) / recipe.spacing
+        velocities = np.diff(frames, axis=0)[place] / recipe.spacing
     return State(
-        positions=frames[-1],
+        positions=frames[place],
         velocities=None if velocities is None else np.asarray(velocities, float),
         numbers=arrays.get("numbers"),
         charges=arrays.get("charges"),
@@ -251,7 +257,7 @@ def _window(
     graph: jraph.GraphsTuple = graph_of(params.recipe, state)
     if params.recipe.edges == "radius":  # of few sizes, so that windows share a compilation
         graph, _ = graph_lib.pad(graph)
-    found = _apply(params, graph, times)
+    found = _apply(params, graph, times / params.recipe.model_time)
     count = len(state.positions)
     positions, velocities = (
         np.asarray(leaf, np.float64)[:, :count] for leaf in (found.positions, found.velocities)

@@ -18,11 +18,16 @@ from egno_jax.durations import FEMTOSECOND, FRAME
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-NODE_FEATURES = ("speed", "species", "charge")
+NODE_FEATURES = ("speed", "species", "charge", "scaled_number")
 """Features of nodes that a recipe can request."""
 
-EDGE_FEATURES = ("distance", "squared_distance", "charge_product")
+EDGE_FEATURES = (
+    *("distance", "squared_distance", "charge_product"),
+    *("numbers", "num_bonds", "stick"),
+)
 """Features of edges that a recipe can request."""
+
+_OF_BONDS = {"num_bonds", "stick"}  # edge features that need bonds
 
 
 class State(NamedTuple):
@@ -58,14 +63,23 @@ class GraphRecipe:
       spacing: time between two frames of the training data.
       times: `[P]`, the times that the model was trained on; they are its default.
       velocities: `"file"`: velocities stored with the data; `"difference"`: (x[t] - x[t-1]) /
-        spacing, which needs the frame before the state.
+        spacing, which needs the frame before the state; `"forward_difference"`: (x[t+1] - x[t]) /
+        spacing, which needs the frame after it.
       velocity_time: velocities in a graph are lengths per this time.
-      edges: `"all"` pairs, or the pairs within a `"radius"`.
-      cutoff: the radius, in the unit of positions; 0 with `"all"`.
+      model_time: the model is called with times divided by this.
+      edges: `"all"` pairs; the pairs within a `"radius"`; or those one or two `"bonds"` apart, see
+        `egno_jax.graph.bond_edges`.
+      cutoff: the radius, in the unit of positions; 0 without a radius.
+      bonds: `[B, 2]`, pairs of nodes, from 0 to N - 1, each in at least one bond: the model is for
+        this system of N nodes alone; empty without bonds.
+      sticks: `[K, 2]`, the pairs with the edge feature `"stick"`.
       is_periodic: whether edges connect periodic images across the walls of the cell.
       node_features: of `"speed"` |v_i|, `"species"` (one column for each of `species`, 1 on nodes
-        of it) and `"charge"`.
-      edge_features: of `"distance"` |r_ij|, `"squared_distance"` |r_ij|^2 and `"charge_product"`.
+        of it), `"charge"`, and `"scaled_number"` Z_i / max_j Z_j.
+      edge_features: of `"distance"` |r_ij|, `"squared_distance"` |r_ij|^2, `"charge_product"`,
+        `"numbers"` (two columns, Z_i and Z_j), `"num_bonds"` 1 or 2, and `"stick"` 1 or 0.
+      numbers: `[N]`, the atomic numbers of the nodes, if they are the same in all states; states
+        need none then. Empty: they differ or are unknown.
       species: the atomic numbers in the training data, increasing; empty if unknown.
       charge_unit: charges are divided by this.
       selection: which atoms of the data are nodes; empty: all. See `datasets.trajectories.read`.
@@ -80,11 +94,15 @@ class GraphRecipe:
     times: tuple[float, ...] = ()
     velocities: str = "file"
     velocity_time: float = 1.0
+    model_time: float = 1.0
     edges: str = "all"
     cutoff: float = 0.0
+    bonds: tuple[tuple[int, int], ...] = ()
+    sticks: tuple[tuple[int, int], ...] = ()
     is_periodic: bool = False
     node_features: tuple[str, ...] = ("speed",)
     edge_features: tuple[str, ...] = ("squared_distance",)
+    numbers: tuple[int, ...] = ()
     species: tuple[int, ...] = ()
     charge_unit: float = 1.0
     selection: str = ""
@@ -93,18 +111,18 @@ class GraphRecipe:
         choices = {
             "length_unit": ("angstrom", "unknown"),
             "time_unit": (FEMTOSECOND, FRAME),
-            "velocities": ("file", "difference"),
-            "edges": ("all", "radius"),
+            "velocities": ("file", "difference", "forward_difference"),
+            "edges": ("all", "radius", "bonds"),
         }
         for name, known in choices.items():
             check_field(self, name, getattr(self, name) in known, f"one of {known}")
-        for name in ("spacing", "velocity_time", "charge_unit"):
+        for name in ("spacing", "velocity_time", "model_time", "charge_unit"):
             check_field(self, name, _is_positive(getattr(self, name)), "a finite number above 0")
         wanted = "a finite number above 0 with edges='radius', else 0"
         is_radius = self.edges == "radius"
         is_right = _is_positive(self.cutoff) if is_radius else self.cutoff == 0
         check_field(self, "cutoff", is_right, wanted)
-        check_field(self, "is_periodic", not self.is_periodic or is_radius, "False with all pairs")
+        check_field(self, "is_periodic", not self.is_periodic or is_radius, "False without radius")
         for name, kind in (("times", float), ("species", int)):
             values = tuple(kind(value) for value in getattr(self, name))
             object.__setattr__(self, name, values)
@@ -117,6 +135,40 @@ class GraphRecipe:
             check_field(self, name, is_right, f"some of {expected}")
         check_field(self, "node_features", self.node_features != (), "at least one")
         check_field(self, "selection", isinstance(self.selection, str), "a text")
+        self._check_system()
+
+    def _check_system(self) -> None:
+        """Checks the fields that describe the nodes of one system."""
+        object.__setattr__(self, "numbers", tuple(int(number) for number in self.numbers))
+        is_right = all(map(_is_positive, self.numbers))
+        check_field(self, "numbers", is_right, "atomic numbers")
+        for name in ("bonds", "sticks"):
+            check_field(self, name, _are_pairs(getattr(self, name)), "pairs of nodes [[i, j], ...]")
+            object.__setattr__(self, name, tuple((int(i), int(j)) for i, j in getattr(self, name)))
+        nodes = {node for bond in self.bonds for node in bond}
+        is_right = bool(nodes) if self.edges == "bonds" else not nodes
+        check_field(self, "bonds", is_right, "pairs of nodes with edges='bonds', else none")
+        is_right = nodes == {*range(len(nodes))} and all(i != j for i, j in self.bonds)
+        check_field(self, "bonds", is_right, "pairs of different nodes, each of 0 to N - 1 in one")
+        is_right = {node for stick in self.sticks for node in stick} <= nodes
+        check_field(self, "sticks", is_right, "pairs of the nodes of bonds")
+        if nodes and self.numbers:
+            is_right = len(self.numbers) == len(nodes)
+            check_field(self, "numbers", is_right, f"{len(nodes)}, one for each node of bonds")
+        is_right = bool(nodes) or not {*self.edge_features} & _OF_BONDS
+        check_field(self, "edge_features", is_right, f"none of {sorted(_OF_BONDS)} without bonds")
+
+    @property
+    def num_nodes(self) -> int | None:
+        """N, if the model is for one system of this many nodes; None if it is for any number."""
+        if self.bonds:
+            return 1 + max(map(max, self.bonds))
+        return len(self.numbers) or None
+
+
+def _are_pairs(value: Any) -> bool:
+    array = np.asarray(value) if isinstance(value, list | tuple | np.ndarray) else np.zeros(())
+    return array.shape == (0,) or (array.dtype.kind in "iu" and array.shape[1:] == (2,))
 
 
 def _is_positive(value: Any) -> bool:
@@ -155,28 +207,57 @@ def graph_of(recipe: GraphRecipe, state: State) -> jraph.GraphsTuple:
     """
     count = len(state.positions)
     if state.velocities is None:
+        neighbour = "after" if recipe.velocities == "forward_difference" else "before"
         raise ValueError(
             "state.velocities: got None, expected [N, 3]; give a frame with velocities, or the "
-            "frame before it for a finite difference"
+            f"frame {neighbour} it for a finite difference"
         )
     positions = np.asarray(state.positions, np.float64)
     check_array("state.positions", positions, "floating", ("N", 3), {"N": count})
+    state = with_numbers(recipe, state)
     velocities = np.asarray(state.velocities, np.float64) * recipe.velocity_time
     edges = _edges_of(recipe, state, positions)
     columns = {
         "speed": lambda: np.linalg.norm(velocities, axis=-1)[:, None],
         "species": lambda: _one_hot(recipe, state),
         "charge": lambda: _charges(recipe, state)[:, None],
+        "scaled_number": lambda: (_numbers(state) / _numbers(state).max())[:, None],
     }
     features = np.concatenate([columns[name]() for name in recipe.node_features], axis=1)
     edges = _with_edge_features(recipe, state, positions, edges)
     return graph_lib.build(positions, velocities, features, edges)
 
 
+def with_numbers(recipe: GraphRecipe, state: State) -> State:
+    """Returns a state with the atomic numbers of the recipe, if it has none of its own.
+
+    Raises:
+      ValueError: the state is not of the recipe's system: another number of nodes, or other atoms.
+    """
+    count = len(state.positions)
+    if recipe.num_nodes not in (None, count):
+        raise ValueError(
+            f"state.positions: got {count} nodes, expected {recipe.num_nodes}, as the model is for "
+            "one system of that many; choose the same nodes in the same order"
+        )
+    if not recipe.numbers:
+        return state
+    if state.numbers is None:
+        return state._replace(numbers=np.asarray(recipe.numbers))
+    for atom in np.flatnonzero(np.asarray(state.numbers) != recipe.numbers):
+        raise ValueError(
+            f"state.numbers[{atom}]: got {state.numbers[atom]}, expected {recipe.numbers[atom]}, "
+            "as the model is for one molecule; use its order of atoms"
+        )
+    return state
+
+
 def _edges_of(recipe: GraphRecipe, state: State, positions: np.ndarray) -> graph_lib.Edges:
     """Returns the edges of a state; across the walls of its cell they have shifts."""
     if recipe.edges == "all":
         return graph_lib.fully_connected_edges(len(positions))
+    if recipe.edges == "bonds":
+        return graph_lib.bond_edges(recipe.bonds, len(positions))
     if recipe.is_periodic and state.cell is None:
         raise ValueError(
             "state.cell: got None, expected lattice vectors [3, 3], as the model was trained on a "
@@ -195,29 +276,44 @@ def _edges_of(recipe: GraphRecipe, state: State, positions: np.ndarray) -> graph
 def _with_edge_features(
     recipe: GraphRecipe, state: State, positions: np.ndarray, edges: graph_lib.Edges
 ) -> graph_lib.Edges:
-    squared = graph_lib.squared_distances(positions, edges)
+    # In float64, as samples of the data sets are made, and rounded by `build`.
+    squared = np.sum(graph_lib.edge_vectors(positions, edges) ** 2, axis=-1, keepdims=True)
+    num_bonds = edges.features
+    ends = np.stack([edges.receivers, edges.senders], axis=1)
     columns = {
         "distance": lambda: np.sqrt(squared),
         "squared_distance": lambda: squared,
-        "charge_product": lambda: np.prod(
-            _charges(recipe, state)[np.stack([edges.receivers, edges.senders])], axis=0
-        ),
+        "charge_product": lambda: np.prod(_charges(recipe, state)[ends], axis=1),
+        "numbers": lambda: _numbers(state)[ends],
+        "num_bonds": lambda: num_bonds,
+        "stick": lambda: _are_among(ends, recipe.sticks),
     }
+    edges = edges._replace(features=None)
     return graph_lib.with_features(edges, *(columns[name]() for name in recipe.edge_features))
 
 
+def _are_among(ends: np.ndarray, pairs: tuple[tuple[int, int], ...]) -> np.ndarray:
+    """Returns which edges `[E, 2]` connect one of the pairs, in either direction."""
+    both = {*pairs, *((j, i) for i, j in pairs)}
+    return np.array([(i, j) in both for i, j in ends.tolist()], bool)
+
+
 def _one_hot(recipe: GraphRecipe, state: State) -> np.ndarray:
-    if state.numbers is None:
-        raise ValueError(
-            "state.numbers: got None, expected atomic numbers [N], which the model's features need"
-        )
-    numbers, species = np.asarray(state.numbers), np.asarray(recipe.species)
+    numbers, species = _numbers(state), np.asarray(recipe.species)
     for atom in np.flatnonzero(~np.isin(numbers, species)):
         raise ValueError(
             f"state.numbers[{atom}]: got {numbers[atom]}, expected one of the atomic numbers "
             f"{[*recipe.species]} that the model was trained on"
         )
     return (numbers[:, None] == species).astype(np.float64)
+
+
+def _numbers(state: State) -> np.ndarray:
+    if state.numbers is None:
+        raise ValueError(
+            "state.numbers: got None, expected atomic numbers [N], which the model's features need"
+        )
+    return np.asarray(state.numbers)
 
 
 def _charges(recipe: GraphRecipe, state: State) -> np.ndarray:

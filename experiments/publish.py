@@ -3,8 +3,9 @@
     python -m experiments.publish runs/nbody-paper-seed0 nbody
     python -m experiments.publish
 
-Both write docs/models.md, the cards of all published models; the second does nothing else. A card
-has the text for NAME in cards.yaml and what the run recorded.
+Both write docs/models.md, the cards of all published models, and the recipes of cards.yaml into
+their files; the second does nothing else. A card has the text for NAME in cards.yaml and what the
+run recorded.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import yaml
 
 import egno_jax
 from egno_jax import published
-from egno_jax.recipe import from_record
+from egno_jax.recipe import GraphRecipe, from_record
 from experiments import run_directory
 from experiments.run_records import EXPERIMENTS, portable
 
@@ -57,7 +58,23 @@ def card(directory: Path, name: str) -> dict[str, Any]:
     errors |= {label: results[key]["f_mse"] for label, key in _REFERENCES.items()}
     recorded = {key: results[key] for key in ("date", "device", "seed", "versions")}
     recorded |= {"command": portable(results["command"]), "commit": results["git_commit"]}
-    return {**texts[name], **recorded, "errors": errors}
+    text = {key: value for key, value in texts[name].items() if key != "recipe"}
+    return {**text, **recorded, "errors": errors}
+
+
+def recipe_of(name: str) -> GraphRecipe | None:
+    """Returns how the graphs of a model are made, by `cards.yaml`; None if it does not say."""
+    record = yaml.safe_load(_TEXTS.read_text()).get(name, {}).get("recipe")
+    return record and from_record(record)
+
+
+def write_recipe(name: str, folder: Path = Path(published.__file__).parent) -> None:
+    """Writes the recipe of `cards.yaml` into the file of a published model."""
+    path = folder / f"{name}.json"
+    record = json.loads(path.read_text())
+    found = recipe_of(name)
+    record["recipe"] = found and dataclasses.asdict(found)
+    path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 def section(name: str) -> str:
@@ -88,6 +105,10 @@ def page(names: Sequence[str]) -> str:
         "# Published models",
         "`egno_jax.load(NAME)` returns one of these models. They are installed with the library; "
         "nothing is downloaded. `egno_jax.published.card(NAME)` returns the card as a dictionary.",
+        "`egno_jax.predict(NAME, state)` and the command line make the graph of a state: a mapping "
+        'with `"positions"` and `"velocities"` `[N, 3]`, or the positions of two frames in a row '
+        '`[2, N, 3]`; `nbody` needs `"charges"` too. Velocities are per frame. For '
+        "`aspirin` they are per fs, and times are in fs.",
         "Errors are mean squared errors of positions on the test set, averaged over samples, nodes "
         "and coordinates: F-MSE at the last time, A-MSE over all times. `python -m "
         "experiments.publish` writes this page and the files.",
@@ -107,13 +128,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             found = card(options.run, options.name)
             params = egno_jax.load((options.run / run_directory.BEST).absolute())
-            made_by = found.pop("recipe", None)
-            if made_by is not None:
-                params = dataclasses.replace(params, recipe=from_record(made_by))
+            params = dataclasses.replace(params, recipe=recipe_of(options.name))
             published.write(options.name, params, found)
         except ValueError as error:
             print(error, file=sys.stderr)
             return 1
+    for name in published.names():
+        write_recipe(name)
     _PAGE.write_text(page(published.names()))
     return 0
 

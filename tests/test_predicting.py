@@ -64,5 +64,60 @@ def test_what_is_missing_is_named(params, tmp_path):
         write(tmp_path / "a.txt", egno_jax.predict(params, STATE))
 
 
-def test_records_are_json():
-    assert from_record(json.loads(json.dumps(dataclasses.asdict(RECIPE)))) == RECIPE
+BONDED = dataclasses.replace(
+    RECIPE, edges="bonds", bonds=((0, 1), (1, 2), (2, 3), (3, 4)), sticks=((1, 0),)
+)
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, BONDED])
+def test_records_are_json(recipe):
+    assert from_record(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
+    hash(recipe)
+
+
+def test_bonds_make_edges_and_their_features():
+    recipe = dataclasses.replace(BONDED, edge_features=("num_bonds", "stick"))
+    graph = graph_of(recipe, STATE)
+    pairs = [*zip(graph.receivers.tolist(), graph.senders.tolist(), strict=True)]
+    assert len(pairs) == 2 * (4 + 3) and {(0, 2), (2, 0)} <= {*pairs}
+    for pair, (num_bonds, stick) in zip(pairs, graph.edges["features"], strict=True):
+        assert num_bonds == abs(pair[0] - pair[1])
+        assert stick == ({*pair} == {0, 1})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bonds": ()}, "bonds: got .*expected pairs of nodes with edges='bonds'"),
+        ({"edges": "all"}, "bonds: got .*expected pairs of nodes with edges='bonds'"),
+        ({"bonds": ((0, 1), (1, 3))}, "bonds: got .*each of 0 to N - 1"),
+        ({"bonds": ((0, 0), (0, 1))}, "bonds: got .*different nodes"),
+        ({"bonds": ((0, 1, 2),)}, r"bonds: got .*\[\[i, j\], ...\]"),
+        ({"sticks": ((0, 7),)}, "sticks: got"),
+        ({"numbers": (6, 6)}, "numbers: got .*expected 5"),
+        ({"edges": "all", "bonds": (), "sticks": (), "edge_features": ("stick",)}, "without bonds"),
+        ({"model_time": 0.0}, "model_time: got"),
+    ],
+)
+def test_recipes_that_are_not_valid_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(BONDED, **changes)
+
+
+def test_of_two_frames_the_first_is_the_state_of_a_forward_difference(params):
+    after = STATE.positions + 2.0 * STATE.velocities
+    recipe = dataclasses.replace(RECIPE, velocities="forward_difference")
+    pair = {"positions": np.stack([STATE.positions, after])}
+    found = egno_jax.predict(dataclasses.replace(params, recipe=recipe), pair)
+    np.testing.assert_array_equal(found.state.positions, STATE.positions)
+    np.testing.assert_allclose(found.state.velocities, STATE.velocities)
+    with pytest.raises(ValueError, match="the frame after it"):
+        graph_of(recipe, STATE._replace(velocities=None))
+
+
+def test_the_model_sees_times_in_its_own_unit(params):
+    recipe = dataclasses.replace(RECIPE, model_time=4.0)
+    found = egno_jax.predict(dataclasses.replace(params, recipe=recipe), STATE)
+    expected = egno_jax.apply(params, graph_of(RECIPE, STATE), np.array([1.0, 2.0]))
+    np.testing.assert_allclose(found.positions, expected.positions, atol=1e-5)
+    np.testing.assert_allclose(found.times, RECIPE.times)

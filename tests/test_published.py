@@ -9,8 +9,8 @@ import pytest
 
 import egno_jax
 from egno_jax import published
-from egno_jax.datasets import nbody, take
-from egno_jax.recipe import GraphRecipe
+from egno_jax.datasets import md17, mocap, nbody, take
+from egno_jax.recipe import GraphRecipe, State, graph_of
 
 CARD = {field: "text" for field in published.CARD_FIELDS}
 
@@ -56,6 +56,72 @@ def test_predict_with_a_published_model_makes_the_graphs_of_its_training():
     }
     found = egno_jax.predict("nbody", state)
     np.testing.assert_allclose(found.positions, expected.positions, atol=1e-5)
+
+
+def assert_equal_to_the_bit(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    dtypes = [[np.asarray(leaf).dtype for leaf in jax.tree.leaves(x)] for x in (found, expected)]
+    assert dtypes[0] == dtypes[1]
+
+
+def walkers(rng, bonds):
+    """Returns two windows of joints `[2, 32, 31, 3]` that move at random, two units apart."""
+    body = np.zeros((2, 1, 31, 3))
+    for joint, parent in bonds:
+        step = rng.normal(size=(2, 1, 3))
+        body[:, :, joint] = body[:, :, parent] + 2 * step / np.linalg.norm(step)
+    return body + np.cumsum(0.1 * rng.normal(size=(2, 32, 31, 3)), axis=1)
+
+
+@pytest.mark.parametrize("name", ["running", "walking"])
+def test_recipes_of_motion_make_the_graphs_of_its_data_set(name):
+    params = egno_jax.load(name)
+    positions = walkers(np.random.default_rng(0), params.recipe.bonds)
+    windows = mocap.Windows(positions, np.array(params.recipe.bonds), np.zeros(2), np.zeros(2))
+    samples = mocap.samples(windows)
+    for index, frames in enumerate(positions):
+        batch = take(samples, np.array([index]), np)
+        state = State(frames[0], frames[1] - frames[0])
+        assert_equal_to_the_bit(graph_of(params.recipe, state), batch.graph)
+        found = egno_jax.predict(params, {"positions": frames[:2]})
+        expected = jax.jit(egno_jax.apply)(params, batch.graph, batch.times)
+        np.testing.assert_array_equal(found.positions, expected.positions)
+        np.testing.assert_array_equal(found.times, batch.times)
+    with pytest.raises(ValueError, match="got 30 nodes, expected 31"):
+        egno_jax.predict(params, {"positions": frames[:2, :30]})
+
+
+# The first frame of the trajectory that `python -m egno_jax.datasets.md17` generates, in Angstrom.
+ASPIRIN = np.array(
+    "2.56 0.07 2.55 1.23 -0.14 1.90 0.11 -0.15 2.45 1.45 -0.29 0.61 0.39 -0.46 -0.33 0.52 -1.59 "
+    "-1.06 -0.33 -1.89 -2.14 -1.25 -0.90 -2.42 -1.41 0.21 -1.70 -0.60 0.58 -0.59 -0.89 1.80 "
+    "0.24 -0.12 2.64 0.61 -2.26 1.80 0.41 2.98 0.64 1.73 3.22 -0.76 2.84 2.33 0.66 3.35 1.23 "
+    "-2.39 -0.65 -0.21 -2.75 -2.72 -2.00 -1.18 -3.28 -2.22 0.82 -1.94 -2.53 2.53 1.09".split(),
+    float,
+).reshape(21, 3)
+
+
+def test_the_recipe_of_aspirin_makes_the_graphs_of_its_data_set():
+    params = egno_jax.load("aspirin")
+    numbers = np.array(params.recipe.numbers)
+    noise = 0.003 * np.random.default_rng(0).normal(size=(90, 21, 3))
+    positions = (ASPIRIN + np.cumsum(noise, axis=0) * (np.arange(90) > 0)[:, None, None]).astype(
+        np.float32
+    )
+    trajectory = md17.Trajectory(positions, numbers)
+    samples = md17.samples(trajectory, np.array([0, 3]), md17.bond_graph(trajectory), window=80)
+    for index, start in enumerate((0, 3)):
+        batch = take(samples, np.array([index]), np)
+        frames = positions[start : start + 2].astype(float)
+        state = State(frames[0], (frames[1] - frames[0]) / 0.5, numbers=numbers)
+        assert_equal_to_the_bit(graph_of(params.recipe, state), batch.graph)
+        found = egno_jax.predict(params, {"positions": frames})
+        expected = jax.jit(egno_jax.apply)(params, batch.graph, batch.times)
+        np.testing.assert_array_equal(found.positions, expected.positions)
+        np.testing.assert_array_equal(found.times, 0.5 * batch.times)  # in fs
+        np.testing.assert_array_equal(found.state.numbers, numbers)
+    with pytest.raises(ValueError, match=r"state.numbers\[0\]: got 1, expected 6"):
+        graph_of(params.recipe, state._replace(numbers=numbers[::-1]))
 
 
 def test_what_is_written_is_read_and_versions_count(params, tmp_path):

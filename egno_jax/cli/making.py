@@ -166,7 +166,7 @@ def errors_of(params: Any, samples: Samples) -> dict[str, list[float]]:
     """Returns the squared error at each time of the model, of x + v t, and of standing still."""
     graph, mask = samples.graph, samples.node_mask
     start, velocity = graph.nodes["positions"], graph.nodes["velocities"]
-    elapsed = np.asarray(samples.times)[:, None, None] / params.recipe.velocity_time
+    elapsed = np.asarray(params.recipe.times)[:, None, None] / params.recipe.velocity_time
     guesses = {
         "x + v t": start[:, None] + elapsed * velocity[:, None],
         "x": np.broadcast_to(start[:, None], samples.positions.shape),

@@ -96,9 +96,17 @@ def request(texts: Sequence[str], recipe: GraphRecipe) -> list[float] | None:
 
 def describe_recipe(recipe: GraphRecipe) -> str:
     """Returns the recipe in a few lines."""
-    edges = "all pairs" if recipe.edges == "all" else f"pairs within {recipe.cutoff:g}"
+    edges = {
+        "all": "all pairs",
+        "radius": f"pairs within {recipe.cutoff:g}",
+        "bonds": f"pairs one or two of {len(recipe.bonds)} bonds apart",
+    }[recipe.edges]
     edges += ", also across the walls of the cell" if recipe.is_periodic else ""
-    rule = {"file": "stored in the file", "difference": "finite differences"}[recipe.velocities]
+    rule = {
+        "file": "stored in the file",
+        "difference": "finite differences",
+        "forward_difference": "finite differences to the next frame",
+    }[recipe.velocities]
     unit = recipe.time_unit
     return (
         f"window: {format_time(recipe.times[-1], unit)}, {len(recipe.times)} targets, so "

@@ -128,7 +128,7 @@ def _state(recording: Recording, params: Params, options: StateOptions) -> State
             "differences are used"
         )
         rule = "difference"
-    if rule == "difference" and frames < 2 and recording.velocities is not None:
+    if rule != "file" and frames < 2 and recording.velocities is not None:
         print("  one frame: its stored velocities are used, and not finite differences")
         rule = "file"
     is_same = recording.time_unit == recipe.time_unit
@@ -140,7 +140,14 @@ def _state(recording: Recording, params: Params, options: StateOptions) -> State
     elif not is_same:
         recording = dataclasses.replace(recording, time_step=None)
     velocities = trajectories.velocities_by(recording, rule)
-    return trajectories.state_at(recording, velocities, options.recording, options.frame % frames)
+    frame = options.frame % frames
+    if rule == "forward_difference" and 0 < frame == frames - 1:
+        frame -= 1
+        print(
+            f"  the model's velocities are differences to the next frame: the initial state is "
+            f"frame {frame}"
+        )
+    return trajectories.state_at(recording, velocities, options.recording, frame)
 
 
 def evaluate(

@@ -37,7 +37,8 @@ def opened(path):
     if path.suffix == ".npz":
         return np.load(path)["positions"]
     with chemfiles.Trajectory(str(path), "r", "XYZ" if path.suffix == ".extxyz" else "") as file:
-        return np.stack([file.read_step(t).positions.copy() for t in range(file.nsteps)])
+        frames = [file.read_step(t) for t in range(file.nsteps)]  # their positions are views
+        return np.stack([frame.positions.copy() for frame in frames])
 
 
 @pytest.mark.slow
@@ -94,6 +95,22 @@ def test_a_published_model_predicts_a_file(tmp_path, capsys):
     state = str(tmp_path / "state.npz")
     assert main(["predict", "nbody", state, "--out", str(out)]) == 0, capsys.readouterr().err
     assert opened(out).shape == (6, 5, 3)
+
+
+def test_a_published_model_of_bonds_predicts_and_is_evaluated(tmp_path, capsys):
+    rng, body = np.random.default_rng(0), np.zeros((31, 3))
+    for joint, parent in egno_jax.load("running").recipe.bonds:
+        body[joint] = body[parent] + rng.choice([-1.0, 1.0], size=3)
+    path, out = tmp_path / "motion.npy", tmp_path / "predicted.xyz"
+    np.save(path, body + np.cumsum(0.1 * rng.normal(size=(34, 31, 3)), axis=0))
+    assert main(["predict", "running", str(path), "--out", str(out)]) == 0, capsys.readouterr().err
+    assert "the initial state is frame 32" in capsys.readouterr().out
+    np.testing.assert_allclose(opened(out)[0], np.load(path)[32], atol=1e-6)
+    rollout = ["rollout", "walking", str(path), "--windows", "2", "--out", str(out)]
+    assert main(rollout) == 0, capsys.readouterr().err
+    assert opened(out).shape == (11, 31, 3)
+    assert main(["evaluate", "running", str(path)]) == 0, capsys.readouterr().err
+    assert "3 windows" in capsys.readouterr().out
 
 
 def test_weights_of_the_original_code_are_converted(tmp_path, capsys):

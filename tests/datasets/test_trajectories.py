@@ -148,6 +148,19 @@ def test_times_order_of_species_and_constraints(tmp_path):
     assert "constraints" in kinds(trajectories.read(written(tmp_path, fixed)))
 
 
+def test_forward_differences_need_the_next_frame(tmp_path):
+    recording = read("plain.xyz.gz", time_step="2fs")
+    recipe = trajectories.make_recipe(
+        recording, window=4, num_targets=2, velocities="forward_difference"
+    )
+    starts = trajectories.starts_of(recording, recipe)
+    assert starts[0, 1] == 0 and starts[-1, 1] == 200 - 1 - 4 - 1
+    samples = trajectories.samples_at(recording, recipe, starts[:3])
+    steps = np.diff(recording.positions[0], axis=0) * 2  # in the unit of the graphs, a target
+    np.testing.assert_allclose(samples.graph.nodes["velocities"], steps[:3], atol=1e-5)
+    np.testing.assert_allclose(samples.velocities[:, -1], steps[4:7], atol=1e-5)
+
+
 def test_gaps_in_old_indices_are_not_crossed(tmp_path):
     archive = dict(np.load(FILES / "rmd17_like.npz"))
     archive["old_indices"] = archive["old_indices"] + 5 * (archive["old_indices"] >= 100)

@@ -14,6 +14,16 @@ def test_the_page_is_that_of_the_published_models():
     assert page.read_text() == publish.page(published.names())
 
 
+@pytest.mark.parametrize("name", published.names())
+def test_recipes_are_those_of_the_texts_and_none_is_missing(name, tmp_path):
+    recipe = published.load(name).recipe
+    assert recipe is not None and recipe == publish.recipe_of(name)
+    text = (Path(published.__file__).parent / f"{name}.json").read_text()
+    (tmp_path / f"{name}.json").write_text(json.dumps({**json.loads(text), "recipe": None}))
+    publish.write_recipe(name, tmp_path)
+    assert json.loads((tmp_path / f"{name}.json").read_text()) == json.loads(text)
+
+
 def test_a_card_is_made_of_a_finished_run_alone(tmp_path):
     with pytest.raises(ValueError, match=r"name: got 'other'"):
         publish.card(tmp_path, "other")

@@ -114,7 +114,8 @@ def starts_of(
       recording: the data.
       recipe: its times must be multiples of the recording's spacing.
       stride: frames from one window to the next.
-      frames: the frames that a window may use, the one before it for a difference too; None: all.
+      frames: the frames that a window may use, the one before or after it for a difference too;
+        None: all.
     """
     check_integer("stride", stride)
     num_samples, num_frames = recording.positions.shape[:2]
@@ -132,7 +133,8 @@ def starts_of(
 
 def _reach(recording: Recording, recipe: GraphRecipe) -> tuple[int, int]:
     """Returns how many frames a window needs before and after its initial frame."""
-    return int(recipe.velocities == "difference"), int(_offsets(recording, recipe)[-1])
+    after = int(_offsets(recording, recipe)[-1]) + (recipe.velocities == "forward_difference")
+    return int(recipe.velocities == "difference"), after
 
 
 def _offsets(recording: Recording, recipe: GraphRecipe) -> Int[np.ndarray, "P"]:
@@ -173,7 +175,7 @@ def partition(recording: Recording, recipe: GraphRecipe, *, stride: int = 1) -> 
         parts = [starts_of(recording, recipe, stride=stride, frames=block) for block in blocks]
     for name, part in zip(PARTITIONS, parts, strict=True):
         if not len(part):
-            needed = window + 1 + _reach(recording, recipe)[0]
+            needed = 1 + sum(_reach(recording, recipe))
             raise ValueError(
                 f"window: got {window} frames, but the {name} part of {num_samples} x {num_frames} "
                 f"frames has no {needed} frames in a row; use a smaller window, or more frames "
@@ -200,4 +202,4 @@ def samples_at(
     frames = starts[:, 1, None] + offsets
     targets = recording.positions[starts[:, :1], frames]
     speeds = velocities[starts[:, :1], frames] * recipe.velocity_time
-    return stack(graphs, np.asarray(recipe.times), targets, speeds)
+    return stack(graphs, np.asarray(recipe.times) / recipe.model_time, targets, speeds)

@@ -78,6 +78,7 @@ def velocities_by(recording: Recording, rule: str) -> Float[np.ndarray, "S T N 3
     """Returns the velocities of all frames, by the rule of a recipe.
 
     With `"difference"`, v[t] = (x[t] - x[t-1]) / spacing; NaN where the previous frame is unknown.
+    With `"forward_difference"`, v[t] = (x[t+1] - x[t]) / spacing; NaN where the next is.
 
     Raises:
       ValueError: the rule is `"file"`, and the files have none.
@@ -90,8 +91,9 @@ def velocities_by(recording: Recording, rule: str) -> Float[np.ndarray, "S T N 3
             )
         return recording.velocities
     steps = np.diff(recording.positions, axis=1) / recording.spacing
+    steps = np.where(recording.has_previous[1:, None, None], steps, np.nan)
     found = np.full(recording.positions.shape, np.nan)
-    found[:, 1:] = np.where(recording.has_previous[1:, None, None], steps, np.nan)
+    found[:, slice(None, -1) if rule == "forward_difference" else slice(1, None)] = steps
     return found
 
 
