@@ -69,11 +69,11 @@ def recipe_of(name: str) -> GraphRecipe | None:
 
 
 def write_recipe(name: str, folder: Path = Path(published.__file__).parent) -> None:
-    """Writes the recipe of `cards.yaml` into the file of a published model."""
+    """Writes the recipe of `cards.yaml`, if it has one, into the file of a published model."""
     path = folder / f"{name}.json"
     record = json.loads(path.read_text())
-    found = recipe_of(name)
-    record["recipe"] = found and dataclasses.asdict(found)
+    if (found := recipe_of(name)) is not None:
+        record["recipe"] = dataclasses.asdict(found)
     path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
@@ -128,7 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             found = card(options.run, options.name)
             params = egno_jax.load((options.run / run_directory.BEST).absolute())
-            params = dataclasses.replace(params, recipe=recipe_of(options.name))
+            made_by = recipe_of(options.name) or params.recipe
+            params = dataclasses.replace(params, recipe=made_by)
             published.write(options.name, params, found)
         except ValueError as error:
             print(error, file=sys.stderr)
