@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import pathlib
 import sys
 
@@ -171,31 +172,146 @@ def test_gaps_in_old_indices_are_not_crossed(tmp_path):
     assert not any(start - 1 < 100 <= start + 10 for start in starts)
 
 
-@pytest.mark.parametrize("suffix", [".extxyz", ".pdb", ".xtc", ".dcd", ".npz"])
+TIMES = np.array([0.0, 500.0, 1000.0, 1500.0])  # fs
+MASSES = np.array([63.546, 15.999] * 6)[:, None]  # of copper and oxygen
+ASE_TIME = 10.180505  # fs, sqrt(u Å^2 / eV)
+AKMA_TIME = 0.04888821  # ps, sqrt(u Å^2 mol / kcal), the unit of DCD files
+
+
+def chemfiles_frames(path):
+    """Returns what chemfiles reads: positions, velocities or None, times or None, frames."""
+    chemfiles = pytest.importorskip("chemfiles")
+    with chemfiles.Trajectory(str(path), "r", "XYZ" if path.suffix == ".extxyz" else "") as file:
+        frames = [file.read_step(t) for t in range(file.nsteps)]
+    positions = np.stack([frame.positions.copy() for frame in frames])
+    velocities = None
+    if frames[0].has_velocities():
+        velocities = np.stack([frame.velocities.copy() for frame in frames]) / 1e3  # of Å/ps
+    elif "momenta" in frames[0].atoms[0].list_properties():  # of ASE
+        momenta = np.array([[atom["momenta"] for atom in frame.atoms] for frame in frames])
+        velocities = momenta / MASSES / ASE_TIME
+    times = None
+    if "time" in frames[0].list_properties():
+        unit = {".dcd": 1e3 * AKMA_TIME, ".extxyz": 1, ".xyz": 1}.get(path.suffix, 1e3)
+        times = np.array([float(frame["time"]) for frame in frames]) * unit
+    if path.suffix == ".gro":  # in picoseconds in the titles
+        titles = [line for line in path.read_text().splitlines() if "t=" in line]
+        times = np.array([float(title.split("t=")[1]) for title in titles]) * 1e3
+    return positions, velocities, times, frames
+
+
+def traj_frames(path):
+    """Returns the same of ASE's .traj, read by its description (ase.io.ulm) with NumPy alone."""
+    data = path.read_bytes()
+    assert data[:8] == b"- of Ulm" and data[8:24].rstrip(b"\0 ") == b"ASE-Trajectory"
+    _, count, place = np.frombuffer(data, "<i8", 3, 24)
+    masses, fields = None, []
+    for offset in np.frombuffer(data, "<i8", count, place):
+        (length,) = np.frombuffer(data, "<i8", 1, offset)
+        fields.append(json.loads(data[offset + 8 : offset + 8 + length]))
+
+    def array(entry):
+        shape, dtype, offset = entry["ndarray"]
+        return np.frombuffer(data, dtype, np.prod(shape), offset).reshape(shape)
+
+    masses = MASSES if array(fields[0]["numbers."]).any() else 1.0  # ASE's mass of X
+    positions = np.stack([array(each["positions."]) for each in fields])
+    momenta = np.stack([array(each["momenta."]) for each in fields])
+    cell = fields[0].get("cell", np.zeros((3, 3)))
+    return positions, momenta / masses / ASE_TIME, np.asarray(cell), fields[0]["pbc"]
+
+
+HAS_VELOCITIES = (".extxyz", ".xyz", ".trr", ".gro")
+TOLERANCES = {".xtc": 6e-3, ".pdb": 6e-4, ".gro": 6e-3}
+
+
+@pytest.mark.parametrize("suffix", sorted({*trajectories.SUFFIXES} - {".npz", ".traj"}))
 @pytest.mark.parametrize("is_open", [False, True])
 def test_written_files_are_read_by_another_library(tmp_path, suffix, is_open):
-    chemfiles = pytest.importorskip("chemfiles")
     rng = np.random.default_rng(0)
     positions, path = rng.normal(size=(4, 12, 3)), tmp_path / f"out{suffix}"
+    velocities = 0.01 * rng.normal(size=(4, 12, 3))
     trajectories.write(
         path,
         positions,
-        times=[0, 500, 1000, 1500],
-        numbers=[29] * 12,
+        times=TIMES,
+        velocities=velocities,
+        numbers=[29, 8] * 6,
         cell=None if is_open else 9.0 * np.eye(3),
         periodic=(not is_open,) * 3,
     )
-    if suffix == ".npz":
-        found = np.load(path)["positions"]
-    else:
-        with chemfiles.Trajectory(str(path), "r", "XYZ" if suffix == ".extxyz" else "") as file:
-            frames = [file.read_step(t) for t in range(file.nsteps)]
-            found = np.stack([frame.positions.copy() for frame in frames])
-            lengths = frames[0].cell.lengths  # PDB has 1 where there is no cell
-            np.testing.assert_allclose(lengths, 0 if is_open else 9, atol=1 if is_open else 1e-4)
-    tolerance = {".xtc": 6e-3, ".pdb": 6e-4}.get(suffix, 1e-5)
-    np.testing.assert_allclose(found, positions, atol=tolerance)
+    found, found_velocities, times, frames = chemfiles_frames(path)
+    np.testing.assert_allclose(found, positions, atol=TOLERANCES.get(suffix, 1e-5))
+    assert (found_velocities is not None) == (suffix in HAS_VELOCITIES)
+    if found_velocities is not None:
+        np.testing.assert_allclose(found_velocities, velocities, atol=1e-6)
+    assert (times is not None) == (suffix != ".pdb")
+    if times is not None:
+        np.testing.assert_allclose(times, TIMES, rtol=1e-5)
+    if suffix in (".extxyz", ".xyz", ".pdb", ".gro"):
+        assert [atom.name for atom in frames[0].atoms] == ["Cu", "O"] * 6
+    lengths = frames[0].cell.lengths  # PDB has 1 where there is no cell
+    np.testing.assert_allclose(lengths, 0 if is_open else 9, atol=1 if is_open else 1e-4)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("numbers", [[29, 8] * 6, None])
+def test_trajectories_of_ase_hold_positions_momenta_and_cell(tmp_path, numbers):
+    rng = np.random.default_rng(0)
+    positions, velocities = rng.normal(size=(2, 4, 12, 3))
+    path, cell = tmp_path / "out.traj", np.array([[9.0, 0, 0], [2, 8, 0], [1, -1.5, 7]])
+    more = {"velocities": velocities, "numbers": numbers, "cell": cell}
+    trajectories.write(path, positions, times=TIMES, periodic=(True, True, False), **more)
+    found, found_velocities, found_cell, pbc = traj_frames(path)
+    np.testing.assert_allclose(found, positions)
+    np.testing.assert_allclose(found_velocities, velocities, rtol=1e-6)
+    np.testing.assert_allclose(found_cell, cell)
+    assert [bool(each) for each in pbc] == [True, True, False]
+    assert [atoms.info["time"] for atoms in ase_io.read(path, ":")] == [*TIMES]
+
+
+def test_arrays_are_read_by_numpy(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = dict(zip(("positions", "velocities"), rng.normal(size=(2, 4, 12, 3)), strict=True))
+    arrays |= {"times": TIMES, "numbers": np.full(12, 29), "cell": 9.0 * np.eye(3)}
+    trajectories.write(tmp_path / "out.npz", periodic=(True,) * 3, **arrays)
+    with np.load(tmp_path / "out.npz") as found:
+        assert str(found["time_unit"]) == "fs"
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("suffix", [".pdb", ".xtc", ".dcd", ".trr", ".gro"])
+@pytest.mark.parametrize("is_left_handed", [False, True])
+def test_in_files_with_lengths_and_angles_all_is_rotated_together(tmp_path, suffix, is_left_handed):
+    rng, path = np.random.default_rng(0), tmp_path / f"out{suffix}"
+    positions, velocities = rng.normal(size=(4, 12, 3)), 0.01 * rng.normal(size=(4, 12, 3))
+    cell = np.array([[0.0, 9, 0], [8, 2, 0], [-1.5, 1, -7]])
+    if is_left_handed:
+        cell[2] *= -1
+    more = {"velocities": velocities, "cell": cell, "periodic": (True,) * 3}
+    trajectories.write(path, positions, times=TIMES, numbers=[29, 8] * 6, **more)
+    found, found_velocities, _, frames = chemfiles_frames(path)
+
+    def invariants(x, v, box):
+        """Returns lengths, angles and handedness of positions, velocities and cell together."""
+        arms = np.concatenate([x[:, 1:] - x[:, :1]] + ([] if v is None else [100 * v]), axis=1)
+        volumes = np.linalg.det(arms[:, :9].reshape(-1, 3, 3))
+        fractions = np.abs(arms @ np.linalg.inv(box))  # the same for a cell and its negative
+        return arms @ arms.swapaxes(1, 2), volumes, fractions
+
+    box = np.array(frames[0].cell.matrix).T  # its columns are the vectors
+    v = None if found_velocities is None else velocities
+    expected, got = invariants(positions, v, cell), invariants(found, found_velocities, box)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=0.1 if suffix in TOLERANCES else 1e-3)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_uneven_times_in_files_of_even_ones_are_warned_of(tmp_path, is_open):
+    options = {} if is_open else {"cell": 9.0 * np.eye(3), "periodic": (True,) * 3}
+    with pytest.warns(UserWarning, match=r"path: got \.dcd, which has evenly spaced frames"):
+        trajectories.write(tmp_path / "a.dcd", np.zeros((3, 2, 3)), times=[0, 26, 27], **options)
 
 
 def test_what_is_too_short_or_not_known_is_named(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import uuid
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +42,10 @@ def write(
     - `.pdb`, `.xtc`, `.dcd`, `.trr`, `.gro`: MDAnalysis, with its units, so times in ps;
     - `.npz`: `positions`, `velocities`, `numbers`, `cell`, and `times` with `time_unit`.
 
-    Times in frames are written as if a frame were 1 fs. Unknown atoms are written as X.
+    Times in frames are written as if a frame were 1 fs. Unknown atoms are written as X. Velocities
+    are in `.extxyz`, `.xyz`, `.traj`, `.trr`, `.gro` and `.npz`. PDB has no times, and DCD only
+    evenly spaced ones. GRO and XTC are rounded to 0.01 Angstrom, PDB to 0.001. MDAnalysis writes
+    lengths and angles of a cell; positions and velocities are rotated with it.
 
     Args:
       path: the file; its folder is made if missing.
@@ -63,9 +67,8 @@ def write(
     if suffix not in SUFFIXES:
         raise ValueError(f"path: got {path}, expected a suffix of {SUFFIXES}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {"positions": positions, "times": times, "velocities": velocities, "numbers": numbers}
-    if cell is not None:
-        arrays["cell"] = cell
+    arrays = {"positions": positions, "times": times, "velocities": velocities}
+    arrays |= {"numbers": numbers, "cell": cell}
     arrays = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
     if suffix == ".npz":
         save_npz(path, {**arrays, "time_unit": np.array(time_unit)})
@@ -117,7 +120,7 @@ def _write_ase(
     for index, positions in enumerate(arrays["positions"]):
         atoms = ase.Atoms(numbers, positions, cell=arrays.get("cell"), pbc=periodic)
         if "velocities" in arrays:
-            if (numbers == 0).any():
+            if (numbers == 0).any() and path.suffix.lower() != ".traj":  # has no such columns
                 atoms.arrays["velocities"] = arrays["velocities"][index]
             else:
                 atoms.set_velocities(arrays["velocities"][index] / fs)
@@ -137,35 +140,67 @@ def _write_universe(
 ) -> None:
     mda = require("MDAnalysis", "data")
     universe = _universe(mda, arrays, template)
-    positions, times = arrays["positions"], arrays["times"] / 1e3
+    positions, velocities = arrays["positions"], arrays.get("velocities")
+    times = arrays["times"] / 1e3
     box = None
     if "cell" in arrays and any(periodic):
         box = require("MDAnalysis.lib.mdamath", "data").triclinic_box(*arrays["cell"])
-        positions = positions @ _rotation(arrays["cell"], box)
-    elif path.suffix.lower() == ".dcd":
-        _write_open_dcd(path, positions, times)
-        return
-    options = {}
-    if path.suffix.lower() == ".dcd" and len(times) > 1:
-        options = {"dt": float(times[1] - times[0])}
-    elif path.suffix.lower() in (".pdb", ".gro"):
-        options = {"reindex": True} if path.suffix.lower() == ".gro" else {"multiframe": True}
+        rotation = _rotation(arrays["cell"], box)
+        positions, velocities = (x if x is None else x @ rotation for x in (positions, velocities))
+    suffix, spacing = path.suffix.lower(), 1.0
+    if suffix == ".dcd":
+        spacing = _even_spacing(times)
+        if box is None:
+            _write_open_dcd(path, positions, spacing)
+            return
+
+    def frames() -> Iterator[MDAnalysis.AtomGroup]:
+        for frame, time in enumerate(times):
+            universe.atoms.positions = positions[frame]
+            step = universe.trajectory.ts
+            step.frame, step.time, step.dimensions = frame, float(time), box
+            if velocities is not None:
+                universe.atoms.velocities = 1e3 * velocities[frame]  # per ps
+            yield universe.atoms
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of defaults for what the data do not have
-        with mda.Writer(str(path), n_atoms=positions.shape[1], **options) as file:
-            for frame, time in enumerate(times):
-                universe.atoms.positions = positions[frame]
-                step = universe.trajectory.ts
-                step.frame, step.time, step.dimensions = frame, float(time), box
-                if "velocities" in arrays:
-                    universe.atoms.velocities = arrays["velocities"][frame] * 1e3
-                file.write(universe.atoms)
+        if suffix == ".gro":
+            _write_gro(path, frames())
+            return
+        of_format = {".dcd": {"dt": spacing}, ".pdb": {"multiframe": True}}.get(suffix, {})
+        with mda.Writer(str(path), n_atoms=positions.shape[1], **of_format) as file:
+            for atoms in frames():
+                file.write(atoms)
 
 
-def _write_open_dcd(path: pathlib.Path, positions: np.ndarray, times: np.ndarray) -> None:
+def _write_gro(path: pathlib.Path, frames: Iterator[MDAnalysis.AtomGroup]) -> None:
+    """Writes all frames, with times in their titles, as GROMACS does."""
+    parts = []
+    for atoms in frames:
+        atoms.write(str(path), reindex=True)
+        _, rest = path.read_text().split("\n", 1)
+        parts.append(f"egno_jax t= {atoms.universe.trajectory.ts.time:.5f}\n{rest}")
+    path.write_text("".join(parts))
+
+
+def _even_spacing(times: np.ndarray) -> float:
+    """Returns the time between frames, of which DCD files have one for all."""
+    steps = np.diff(times)
+    if not len(steps):
+        return 1.0
+    if not np.allclose(steps, steps[0], rtol=1e-3):
+        warnings.warn(
+            "path: got .dcd, which has evenly spaced frames alone, and times that are not: those "
+            "in the file are wrong; write another format for right ones",
+            stacklevel=4,
+        )
+    return float(steps[0])
+
+
+def _write_open_dcd(path: pathlib.Path, positions: np.ndarray, spacing: float) -> None:
     """Writes a DCD file without a cell, for which MDAnalysis' writer has a cell of zeros."""
     picosecond = require("MDAnalysis.units", "data").convert(1.0, "ps", "AKMA")
-    spacing = float(times[1] - times[0]) if len(times) > 1 else 1.0
     with require("MDAnalysis.lib.formats.libdcd", "data").DCDFile(str(path), "w") as file:
         file.write_header("egno_jax", positions.shape[1], 0, 1, spacing * picosecond, 0)
         for frame in positions:
@@ -173,9 +208,13 @@ def _write_open_dcd(path: pathlib.Path, positions: np.ndarray, times: np.ndarray
 
 
 def _rotation(cell: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Returns the rotation from a cell to that of its lengths and angles, which files hold."""
+    """Returns the rotation from a cell to that of its lengths and angles, which files hold.
+
+    A left-handed cell is replaced by its negative, which has the same lattice: files hold
+    right-handed ones, and a reflection would change the handedness of molecules.
+    """
     vectors = require("MDAnalysis.lib.mdamath", "data").triclinic_vectors
-    return np.linalg.inv(cell) @ vectors(box).astype(float)
+    return np.linalg.inv(np.sign(np.linalg.det(cell)) * cell) @ vectors(box).astype(float)
 
 
 def _universe(mda: Any, arrays: dict[str, np.ndarray], template: Any) -> MDAnalysis.Universe:
