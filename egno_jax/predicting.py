@@ -176,11 +176,14 @@ def _state_of_atoms(recipe: GraphRecipe, frames: list[Any]) -> State:
         arrays["charges"] = atoms.get_initial_charges()
     if atoms.pbc.any():
         arrays["cell"] = atoms.cell.array
-    state = _state_of_arrays(recipe, arrays)
-    return state._replace(periodic=tuple(map(bool, atoms.pbc)))
+    return _state_of_arrays(recipe, arrays, tuple(map(bool, atoms.pbc)))
 
 
-def _state_of_arrays(recipe: GraphRecipe, arrays: Mapping[str, Any]) -> State:
+def _state_of_arrays(
+    recipe: GraphRecipe,
+    arrays: Mapping[str, Any],
+    periodic: tuple[bool, bool, bool] = (True, True, True),
+) -> State:
     if unknown := {*arrays} - {"positions", "velocities", "numbers", "charges", "cell"}:
         raise ValueError(f"state: got the unknown keys {sorted(unknown)}, expected those of State")
     positions = np.asarray(arrays.get("positions"), float)
@@ -191,7 +194,7 @@ def _state_of_arrays(recipe: GraphRecipe, arrays: Mapping[str, Any]) -> State:
         )
     frames = positions if positions.ndim == 3 else positions[None]
     cell = arrays.get("cell")
-    periodic = (cell is not None,) * 3
+    periodic = periodic if cell is not None else (False, False, False)
     velocities = arrays.get("velocities")
     place = 0 if recipe.velocities == "forward_difference" else -1
     if len(frames) > 1 and (recipe.velocities != "file" or velocities is None):

@@ -323,7 +323,7 @@ def xyz_lines(tmp_path, trajectory=None):
         (lambda lines: [""], "got no frames"),
         (
             lambda lines: [*lines[:12], 'Lattice="9 0 0 0 9 0 0 0 9"', *lines[13:]],
-            r"frame 1: got pbc \[True.*unwrap",
+            r"frame 1: got pbc \[True.*trajectories.read or egno-jax train.*unwrap",
         ),
     ],
 )

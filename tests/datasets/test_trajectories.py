@@ -9,9 +9,12 @@ import pytest
 pytest.importorskip("MDAnalysis")
 ase_io = pytest.importorskip("ase.io")
 
+from ase.build import fcc111  # noqa: E402
 from ase.constraints import FixAtoms  # noqa: E402
 
 from egno_jax.datasets import trajectories  # noqa: E402
+from egno_jax.predicting import as_state  # noqa: E402
+from egno_jax.recipe import GraphRecipe  # noqa: E402
 
 FILES = pathlib.Path(__file__).parent / "files"
 INPUTS = {
@@ -57,6 +60,51 @@ def test_positions_in_a_cell_are_unwrapped():
         < 0.5
         < np.abs(np.diff(wrapped, axis=0)).max()
     )
+
+
+def slab(tmp_path, vacuum):
+    """Writes a layer of copper that moves along x and is wrapped; the cell may have no volume."""
+    atoms, frames = fcc111("Cu", (3, 3, 2), vacuum=vacuum), []
+    for frame in range(30):
+        moved = atoms.copy()
+        moved.positions += [0.1 * frame, 0.0, 0.3 * np.sin(frame)]
+        moved.wrap()
+        moved.info = {"time": 2.0 * frame}
+        frames.append(moved)
+    ase_io.write(tmp_path / "slab.extxyz", frames)
+    return tmp_path / "slab.extxyz"
+
+
+@pytest.mark.parametrize("vacuum", [None, 5.0])
+def test_slabs_are_unwrapped_with_or_without_a_third_vector(tmp_path, vacuum):
+    recording = trajectories.read(slab(tmp_path, vacuum))
+    steps = np.diff(recording.positions, axis=1)
+    np.testing.assert_allclose(steps[..., 0], 0.1, atol=1e-6)
+    assert kinds(recording) == set()
+    recipe = trajectories.make_recipe(recording, window=4, num_targets=2, cutoff=3.0)
+    samples = trajectories.samples_at(
+        recording, recipe, trajectories.starts_of(recording, recipe)[:2]
+    )
+    assert (samples.graph.n_edge == 18 * 9).all()  # six in the layer, three in the other
+    out = tmp_path / "out.pdb"
+    more = {"cell": recording.cells[0], "periodic": recording.periodic}
+    trajectories.write(out, recording.positions[0], times=recording.times, **more)
+    assert len(trajectories.read(out).positions[0]) == 30
+
+
+def test_two_frames_of_a_slab_make_a_state(tmp_path):
+    frames = ase_io.read(slab(tmp_path, None), ":2")
+    recipe = GraphRecipe(edges="radius", cutoff=3.0, is_periodic=True, velocities="difference")
+    state = as_state(recipe, frames)
+    np.testing.assert_allclose(state.velocities[:, 0], 0.1, atol=1e-6)
+    assert state.periodic == (True, True, False)
+
+
+def test_a_periodic_vector_that_is_zero_is_named(tmp_path):
+    path = slab(tmp_path, None)
+    path.write_text(path.read_text().replace('pbc="T T F"', 'pbc="T T T"'))
+    with pytest.raises(ValueError, match=r"cell of frame 0 has no volume.*expected 3 independent"):
+        trajectories.read(path)
 
 
 @pytest.fixture(scope="module")

@@ -240,8 +240,9 @@ def _read_frames(path: pathlib.Path) -> Trajectory:
             break
         if atoms.pbc.any():
             raise ValueError(
-                f"{place}: got pbc {atoms.pbc.tolist()}, expected open boundaries; unwrap the "
-                "positions, set atoms.pbc = False and write the file again"
+                f"{place}: got pbc {atoms.pbc.tolist()}, expected open boundaries; read periodic "
+                "systems with egno_jax.datasets.trajectories.read or egno-jax train, or unwrap "
+                "one molecule, set atoms.pbc = False and write the file again"
             )
         numbers = atoms.numbers if numbers is None else numbers
         if not np.array_equal(atoms.numbers, numbers):

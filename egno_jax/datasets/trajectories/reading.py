@@ -113,10 +113,11 @@ def _heavy(recording: Recording) -> Recording:
 def _unwrapped(recording: Recording) -> Recording:
     if recording.cells is None:
         return recording
-    for frame in np.flatnonzero(np.abs(np.linalg.det(recording.cells)) < 1e-6):
+    vectors = recording.cells[:, np.asarray(recording.periodic)]
+    for frame in np.flatnonzero(np.linalg.matrix_rank(vectors) < vectors.shape[1]):
         raise ValueError(
-            f"{recording.source}: the cell of frame {frame} has no volume, expected three lattice "
-            "vectors"
+            f"{recording.source}: the cell of frame {frame} has no volume: got "
+            f"{vectors[frame].tolist()}, expected {vectors.shape[1]} independent lattice vectors"
         )
     positions, count = unwrapped(recording.positions, recording.cells, recording.periodic)
     steps = f"{count} step{'' if count == 1 else 's'} across a wall of the cell unwrapped"

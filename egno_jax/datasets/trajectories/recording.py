@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from egno_jax.durations import FEMTOSECOND, FRAME
+from egno_jax.graph import periodic_cell
 from egno_jax.recipe import State
 
 if TYPE_CHECKING:
@@ -112,6 +113,18 @@ def state_at(
     )
 
 
+def inverse_cells(
+    cells: Float[np.ndarray, "T 3 3"], periodic: tuple[bool, bool, bool]
+) -> Float[np.ndarray, "T 3 3"]:
+    """Returns the inverses of cells, whose vectors that are not periodic may be zero, as ASE's."""
+    if all(periodic):
+        return np.linalg.inv(cells)
+    if (cells == cells[:1]).all():
+        cells = cells[:1]
+    inverses = [np.linalg.inv(periodic_cell(cell, periodic)[0]) for cell in cells]
+    return np.asarray(inverses).reshape(-1, 3, 3)
+
+
 def unwrapped(
     positions: Float[np.ndarray, "S T N 3"],
     cells: Float[np.ndarray, "T 3 3"],
@@ -122,7 +135,7 @@ def unwrapped(
     x[t+1] <- x[t] + d - round(d C^-1) C with d = x[t+1] - x[t] and the lattice vectors C of frame
     t + 1. It is right if no atom moves farther than half a cell between two frames.
     """
-    inverse = np.linalg.inv(cells[1:])
+    inverse = inverse_cells(cells[1:], periodic)
     fractions = np.einsum("stni,tij->stnj", np.diff(positions, axis=1), inverse)
     turns = np.round(fractions) * np.asarray(periodic, float)
     images = np.cumsum(np.einsum("stni,tij->stnj", turns, cells[1:]), axis=1)

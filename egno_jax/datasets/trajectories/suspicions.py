@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from egno_jax.datasets.trajectories.reading import velocity_slope
-from egno_jax.datasets.trajectories.recording import Recording
+from egno_jax.datasets.trajectories.recording import Recording, inverse_cells
 from egno_jax.extras import require
 
 KINDS = {
@@ -151,7 +151,7 @@ def _exchanged(
 def _half_cells(recording: Recording) -> list[Suspicion]:
     if recording.cells is None:
         return []
-    inverse = np.linalg.inv(recording.cells[1:])
+    inverse = inverse_cells(recording.cells[1:], recording.periodic)
     fractions = np.abs(np.einsum("stni,tij->stnj", _steps_of(recording), inverse))
     fractions = np.max(fractions * np.asarray(recording.periodic, float), axis=-1)
     sample, frame, atom = np.unravel_index(np.argmax(fractions), fractions.shape)
@@ -247,7 +247,8 @@ def _nearest(recording: Recording, positions: np.ndarray, radii: np.ndarray) -> 
     vectors = positions[chosen, None] - positions[None]
     if recording.cells is not None:
         cell = recording.cells[0]
-        turns = np.round(vectors @ np.linalg.inv(cell)) * np.asarray(recording.periodic, float)
+        inverse = inverse_cells(cell[None], recording.periodic)[0]
+        turns = np.round(vectors @ inverse) * np.asarray(recording.periodic, float)
         vectors = vectors - turns @ cell
     ratios = np.linalg.norm(vectors, axis=-1) / (radii[chosen, None] + radii[None])
     ratios[np.arange(len(chosen)), chosen] = np.inf

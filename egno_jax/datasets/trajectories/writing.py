@@ -39,13 +39,13 @@ def write(
 
     - `.extxyz`, `.xyz`, `.traj`: ASE, which XYZ without `numbers` does not need; momenta, cell, and
       `info["time"]` in fs;
-    - `.pdb`, `.xtc`, `.dcd`, `.trr`, `.gro`: MDAnalysis, with its units, so times in ps;
+    - `.pdb`, `.xtc`, `.dcd`, `.trr`, `.gro`: MDAnalysis, so times in ps; no cells without volume;
     - `.npz`: `positions`, `velocities`, `numbers`, `cell`, and `times` with `time_unit`.
 
     Times in frames are written as if a frame were 1 fs. Unknown atoms are written as X. Velocities
     are in `.extxyz`, `.xyz`, `.traj`, `.trr`, `.gro` and `.npz`. PDB has no times, and DCD only
-    evenly spaced ones. GRO and XTC are rounded to 0.01 Angstrom, PDB to 0.001. MDAnalysis writes
-    lengths and angles of a cell; positions and velocities are rotated with it.
+    evenly spaced ones. GRO and XTC are rounded to 0.01 Angstrom, PDB to 0.001. Positions and
+    velocities are rotated with cells of which a file has lengths and angles.
 
     Args:
       path: the file; its folder is made if missing.
@@ -143,7 +143,7 @@ def _write_universe(
     positions, velocities = arrays["positions"], arrays.get("velocities")
     times = arrays["times"] / 1e3
     box = None
-    if "cell" in arrays and any(periodic):
+    if "cell" in arrays and any(periodic) and np.linalg.det(arrays["cell"]):
         box = require("MDAnalysis.lib.mdamath", "data").triclinic_box(*arrays["cell"])
         rotation = _rotation(arrays["cell"], box)
         positions, velocities = (x if x is None else x @ rotation for x in (positions, velocities))
