@@ -21,6 +21,7 @@ import numpy as np
 from egno_jax import graph as graph_lib
 from egno_jax import recipe as recipe_lib
 from egno_jax.checks import as_count
+from egno_jax.durations import FEMTOSECOND
 from egno_jax.extras import require
 from egno_jax.model import Params, apply, check_params
 from egno_jax.predicting import as_state
@@ -47,6 +48,14 @@ def _by_recipe(params: Params) -> Callable[[ase.Atoms], jraph.GraphsTuple]:
     return lambda atoms: recipe_lib.graph_of(recipe, as_state(recipe, atoms))
 
 
+def _units_of(params: Params, is_by_recipe: bool) -> tuple[float, float]:
+    """Returns the units of a model's times and velocities, by its recipe if that makes graphs."""
+    recipe = params.recipe
+    if not is_by_recipe or recipe is None or recipe.time_unit != FEMTOSECOND:
+        return _units.fs, 1 / _units.fs
+    return recipe.model_time * _units.fs, 1 / (recipe.velocity_time * _units.fs)
+
+
 class WindowDynamics(_BaseDynamics):
     """Dynamics whose steps are the times that a model predicts; P steps are one window.
 
@@ -70,8 +79,8 @@ class WindowDynamics(_BaseDynamics):
         *,
         thermostat: Callable[[ase.Atoms], None] | None = None,
         supervised_velocities: bool | None = None,
-        time_unit: float = _units.fs,
-        velocity_unit: float = 1 / _units.fs,
+        time_unit: float | None = None,
+        velocity_unit: float | None = None,
         trajectory: Any = None,
         loginterval: int = 1,
         **options: Any,
@@ -90,9 +99,11 @@ class WindowDynamics(_BaseDynamics):
           supervised_velocities: whether momenta are those that the model predicts; otherwise they
             come from differences of positions. By default, whether `params.config.velocity_weight`
             is above 0.
-          time_unit: the unit of `times`, in ASE's unit of time; by default 1 fs.
-          velocity_unit: the unit of the graph's velocities, in that of ASE; by default Angstrom per
-            femtosecond, as in `egno_jax.graph.from_atoms`.
+          time_unit: the unit of `times`, in ASE's unit of time; by default that of the recipe if it
+            makes the graphs, else 1 fs.
+          velocity_unit: the unit of the graph's velocities, in that of ASE; by default that of the
+            recipe if it makes the graphs, else Angstrom per femtosecond, as in
+            `egno_jax.graph.from_atoms`.
           trajectory: an ASE `Trajectory`, or the name of a file, to which steps are written.
           loginterval: number of steps between two frames of the trajectory.
           **options: of ASE's dynamics, such as `append_trajectory`.
@@ -115,7 +126,9 @@ class WindowDynamics(_BaseDynamics):
         if supervised_velocities is None:
             supervised_velocities = params.config.velocity_weight > 0
         self.supervised_velocities = supervised_velocities
-        self.time_unit, self.velocity_unit = time_unit, velocity_unit
+        usual = _units_of(params, graph_of is None)
+        self.time_unit = usual[0] if time_unit is None else time_unit
+        self.velocity_unit = usual[1] if velocity_unit is None else velocity_unit
         self._window: list[tuple[np.ndarray, np.ndarray]] = []
 
     def get_time(self) -> float:

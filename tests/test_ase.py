@@ -119,6 +119,22 @@ def test_the_recipe_of_a_model_makes_its_graphs():
         WindowDynamics(copper(), params, TIMES)
 
 
+def test_units_are_those_of_the_recipe():
+    recipe = GraphRecipe(
+        edges="radius", cutoff=3.0, is_periodic=True, velocity_time=4.0, model_time=2.0
+    )
+    graph = recipe_graph_of(recipe, egno_jax.predicting.as_state(recipe, copper()))
+    config = egno_jax.EGNOConfig(num_layers=1, hidden_dim=8, num_modes=2, time_embed_dim=4)
+    params = egno_jax.init(jax.random.key(0), config, graph, TIMES)
+    params = dataclasses.replace(params, recipe=recipe)
+    atoms = copper()
+    dynamics = WindowDynamics(atoms, params, TIMES, supervised_velocities=True)
+    dynamics.run(1)
+    expected = apply(params, graph, TIMES).velocities[0] / 4.0
+    np.testing.assert_allclose(atoms.get_velocities() * units.fs, expected, rtol=1e-4, atol=1e-6)
+    assert dynamics.get_time() / units.fs == pytest.approx(2 * TIMES[0])
+
+
 def test_wrong_inputs_are_refused():
     with pytest.raises(ValueError, match=r"times: got .*increasing"):
         WindowDynamics(copper(), model(), [1.0, 1.0], graph_of)
