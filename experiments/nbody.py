@@ -90,6 +90,10 @@ PUBLISHED = (
     Published("SEGNN", 0.0043, None, "trained for the last frame alone; Brandstetter et al. 2022"),
     Published("PONITA", 0.0043, None, "trained for the last frame alone; Bekkers et al. 2024"),
     Published("CGENN", 0.0039, None, "trained for the last frame alone; Ruhe et al. 2023"),
+    Published(
+        *("Multivector Neurons", 0.0035, None),
+        "trained for the last frame alone; Liu, Ruhe and Forré 2024, arXiv:2406.04052",
+    ),
 )
 
 
