@@ -362,6 +362,17 @@ def test_uneven_times_in_files_of_even_ones_are_warned_of(tmp_path, is_open):
         trajectories.write(tmp_path / "a.dcd", np.zeros((3, 2, 3)), times=[0, 26, 27], **options)
 
 
+def test_particles_of_unknown_species_are_read_and_make_a_recipe(tmp_path):
+    rng = np.random.default_rng(0)
+    positions = rng.normal(size=(1, 5, 3)) + 0.1 * np.arange(20)[:, None, None]
+    trajectories.write(tmp_path / "bodies.xyz", positions, times=2.0 * np.arange(20))
+    recording = trajectories.read(tmp_path / "bodies.xyz")
+    assert recording.numbers is None and recording.length_unit == "unknown"
+    assert kinds(recording) == set()
+    recipe = trajectories.make_recipe(recording, window=2, num_targets=1)
+    assert recipe.node_features == ("speed",) and recipe.species == ()
+
+
 def test_what_is_too_short_or_not_known_is_named(tmp_path):
     state = read("helix_box.pdb")
     assert state.positions.shape == (1, 1, 48, 3)

@@ -63,7 +63,8 @@ def read_ase(path: pathlib.Path) -> Recording:
     """Reads all frames of a file with ASE, as one recording.
 
     Velocities are taken from momenta, or from columns `velocities`, `vel` or `velo` in Angstrom per
-    femtosecond; times from `info["time"]` in femtoseconds.
+    femtosecond; times from `info["time"]` in femtoseconds. If all atoms are X, species and the unit
+    of lengths are not known.
 
     Raises:
       ValueError: a frame cannot be read, or has other atoms than the first one; names it.
@@ -114,17 +115,19 @@ def _recording(path: pathlib.Path, frames: list[ase.Atoms]) -> Recording:
         if type(constraint).__name__ == "FixAtoms":
             fixed[constraint.index] = True
     charges = first.arrays.get("initial_charges")
+    is_known = bool(first.numbers.any())  # X, of number 0, is an unknown atom or another particle
     return Recording(
         source=str(path),
         positions=np.stack([atoms.positions for atoms in frames])[None],
         velocities=velocities,
-        numbers=first.numbers.astype(int),
+        numbers=first.numbers.astype(int) if is_known else None,
         charges=None if charges is None else np.asarray(charges, float),
         cells=np.stack([a.cell.array for a in frames]) if first.pbc.any() else None,
         periodic=tuple(map(bool, first.pbc)),
         times=np.asarray(times, float) if has_times else None,
         fixed=fixed,
         constraints=tuple(type(constraint).__name__ for constraint in first.constraints),
+        length_unit="angstrom" if is_known else "unknown",
         template=first.copy(),
         notes=tuple(notes),
     )
