@@ -14,7 +14,7 @@ from egno_jax.cli.making import errors_of, report
 from egno_jax.cli.options import DataOptions, read, request
 from egno_jax.datasets import trajectories
 from egno_jax.datasets.trajectories import Recording
-from egno_jax.durations import FEMTOSECOND, format_time
+from egno_jax.durations import FEMTOSECOND, FRAME, format_time
 from egno_jax.extras import require
 from egno_jax.params import Params
 from egno_jax.recipe import State
@@ -139,6 +139,13 @@ def _state(recording: Recording, params: Params, options: StateOptions) -> State
             recording = dataclasses.replace(recording, time_step=recipe.spacing)
     elif not is_same:
         recording = dataclasses.replace(recording, time_step=None)
+    is_same = recording.time_unit == recipe.time_unit
+    if rule != "file" and is_same and not np.isclose(recording.spacing, recipe.spacing, rtol=1e-3):
+        print(
+            f"  frames are {format_time(recording.spacing, recording.time_unit)} apart, and "
+            f"{format_time(recipe.spacing, recipe.time_unit)} in training: finite differences are "
+            "less like the velocities that the model knows"
+        )
     velocities = trajectories.velocities_by(recording, rule)
     frame = options.frame % frames
     if rule == "forward_difference" and 0 < frame == frames - 1:
@@ -164,6 +171,8 @@ def evaluate(
     """
     params = load(model)
     recording = read(data, options, params.recipe.selection)
+    if params.recipe.time_unit == FRAME and params.recipe.velocities != "file":
+        recording = dataclasses.replace(recording, time_step=None)  # its frames are counted
     starts = trajectories.starts_of(recording, params.recipe)
     if not len(starts):
         raise ValueError(

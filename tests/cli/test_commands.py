@@ -13,7 +13,7 @@ chemfiles = pytest.importorskip("chemfiles")
 import egno_jax  # noqa: E402
 from egno_jax import datasets  # noqa: E402
 from egno_jax.cli import main  # noqa: E402
-from egno_jax.datasets import nbody  # noqa: E402
+from egno_jax.datasets import nbody, trajectories  # noqa: E402
 
 FILES = pathlib.Path(__file__).parents[1] / "datasets" / "files"
 TINY = (
@@ -109,8 +109,22 @@ def test_a_published_model_of_bonds_predicts_and_is_evaluated(tmp_path, capsys):
     rollout = ["rollout", "walking", str(path), "--windows", "2", "--out", str(out)]
     assert main(rollout) == 0, capsys.readouterr().err
     assert opened(out).shape == (11, 31, 3)
-    assert main(["evaluate", "running", str(path)]) == 0, capsys.readouterr().err
-    assert "3 windows" in capsys.readouterr().out
+    trajectories.write(tmp_path / "timed.xyz", np.load(path), times=8.0 * np.arange(34))
+    for data in (path, tmp_path / "timed.xyz"):
+        assert main(["evaluate", "running", str(data)]) == 0, capsys.readouterr().err
+        assert "3 windows" in capsys.readouterr().out
+
+
+def test_differences_over_another_time_than_in_training_are_named(tmp_path, capsys):
+    recipe = egno_jax.load("aspirin").recipe
+    frames = np.random.default_rng(0).normal(size=(1, 21, 3)) + 0.01 * np.arange(3)[:, None, None]
+    for spacing in (0.5, 4.0):
+        times = spacing * np.arange(3)
+        trajectories.write(tmp_path / "a.xyz", frames, times=times, numbers=recipe.numbers)
+        out = ["--accept", "all", "--out", str(tmp_path / "b.xyz")]
+        main(["predict", "aspirin", str(tmp_path / "a.xyz"), *out])
+        said = "frames are 4 fs apart, and 0.5 fs in training" in capsys.readouterr().out
+        assert said == (spacing == 4.0)
 
 
 def test_weights_of_the_original_code_are_converted(tmp_path, capsys):

@@ -141,8 +141,8 @@ def _offsets(recording: Recording, recipe: GraphRecipe) -> Int[np.ndarray, "P"]:
     """Returns the frames from an initial state to the recipe's times."""
     if recording.time_unit != recipe.time_unit:
         raise ValueError(
-            f"time_step: got data that count {recording.time_unit}s, expected {recipe.time_unit}s, "
-            "as the model was trained with; give the time between frames"
+            f"time_step: got data with times in {recording.time_unit}, expected times in "
+            f"{recipe.time_unit}, as the model was trained with; give the time between frames"
         )
     frames = np.asarray(recipe.times) / recording.spacing
     offsets = np.rint(frames).astype(int)
