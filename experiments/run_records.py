@@ -34,6 +34,8 @@ _FIRST = (
     *("name", "experiment", "config", "varied", "seed", "model", "f_mse", "a_mse", "valid_f_mse"),
     *("best_step", "steps", "num_parameters", "train_seconds"),
 )
+# As many differences of settings are listed; of more, the config is named.
+_FEW = 1
 
 
 class Row(NamedTuple):
@@ -88,9 +90,10 @@ class Rival(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The model, with † and the differences if there are any."""
-        settings = f" † (`{'`, `'.join(self.differences)}`)" if self.differences else ""
-        return self.row.model + settings
+        """The model, with † and the differences if there are any; if many, its config instead."""
+        few = len(self.differences) <= _FEW
+        named = self.differences if few else [self.row.config]
+        return self.row.model + (f" † (`{'`, `'.join(named)}`)" if self.differences else "")
 
 
 def config_file(experiment: Experiment, name: str, folders: Sequence[Path]) -> Path:
