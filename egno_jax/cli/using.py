@@ -95,6 +95,7 @@ def _predict(
     num_windows: int,
     bound: float,
 ) -> None:
+    _check_out(options.out, paths)
     params = load(model)
     recipe = params.recipe
     recording = read(paths, options, recipe.selection)
@@ -111,6 +112,18 @@ def _predict(
     predicting.write(options.out, found, template=recording.template)
     last = format_time(float(found.times[-1]), found.time_unit)
     print(f"{options.out}: the initial state and {len(found.times)} predicted frames, to {last}")
+
+
+def _check_out(out: pathlib.Path, paths: tuple[pathlib.Path, ...]) -> None:
+    """Checks the file of the result, before any time is spent on it."""
+    if out.suffix.lower() not in trajectories.SUFFIXES:
+        suffixes = " ".join(trajectories.SUFFIXES)
+        raise ValueError(f"out: got {out}, expected a file that ends in one of {suffixes}; add one")
+    if out.resolve() in {path.resolve() for path in paths}:
+        raise ValueError(
+            f"out: got {out}, which is a file of the initial state, expected another one; choose "
+            "another name, or your data would be lost"
+        )
 
 
 def _state(recording: Recording, params: Params, options: StateOptions) -> State:

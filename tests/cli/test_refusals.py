@@ -1,0 +1,47 @@
+"""What a command refuses, in one line that says what to do, before it spends time or loses data."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tyro")
+pytest.importorskip("ase")
+
+from egno_jax.cli import main
+
+FILES = pathlib.Path(__file__).parents[1] / "datasets" / "files"
+RECORDED = str(FILES / "recorded.npy")
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a command that must fail, and returns its error: one line on stderr."""
+
+    def run(*arguments):
+        assert main([str(argument) for argument in arguments]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        return line.removeprefix("egno-jax: error: ")
+
+    return run
+
+
+@pytest.fixture
+def bodies(tmp_path):
+    """A state of five charged particles, for the published model `nbody`."""
+    positions, velocities = np.random.default_rng(0).normal(size=(2, 1, 5, 3))
+    path = tmp_path / "bodies.npz"
+    np.savez(path, positions=positions, velocities=velocities, charges=[1.0, -1, 1, -1, 1])
+    return path
+
+
+def test_a_prediction_does_not_replace_its_data(refused, bodies):
+    before = bodies.read_bytes()
+    for out in (bodies, bodies.parent / "." / bodies.name):
+        assert "out: got" in refused("predict", "nbody", bodies, "--out", out)
+    assert bodies.read_bytes() == before
+
+
+def test_an_unknown_suffix_is_named_as_the_option(refused, bodies):
+    line = refused("rollout", "nbody", bodies, "--out", "predicted.foo")
+    assert line.startswith("out: got predicted.foo") and ".extxyz" in line
