@@ -99,6 +99,8 @@ def train(
       model: the model; time_scale and the time grid follow from the window.
       training: the training.
     """
+    out = options.out or _default_folder(data)
+    _check_folder(out, options.resume)
     recording = read(data, options)
     recipe = recipe_for(recording, options)
     print(f"  {describe_recipe(recipe)}")
@@ -106,7 +108,6 @@ def train(
     starts = trajectories.partition(recording, recipe, stride=stride)
     parts = [trajectories.samples_at(recording, recipe, part) for part in starts]
     print("  windows: " + ", ".join(f"{n} {len(p)}" for n, p in starts._asdict().items()))
-    out = options.out or pathlib.Path("runs", data[0].name.partition(".")[0])
     config = _model_config(model, recipe)
     settings = _settings(training, len(starts.train))
     example = take(parts[0], np.arange(1), np)
@@ -138,6 +139,19 @@ def train(
     print(report(recipe, errors))
     print(f"model: {out}/best, errors: {out}/summary.json and errors.png")
     print(f"next: egno-jax predict {out} {' '.join(map(str, data))} --out predicted.extxyz")
+
+
+def _default_folder(data: tuple[pathlib.Path, ...]) -> pathlib.Path:
+    return pathlib.Path("runs", data[0].name.partition(".")[0] if data else "")
+
+
+def _check_folder(out: pathlib.Path, resume: bool) -> None:
+    """Checks that a new run does not meet an old one, before any time is spent on it."""
+    if not resume and ((out / "best").exists() or any((out / "checkpoints").glob("[0-9]*"))):
+        raise ValueError(
+            f"out: got {out}, which holds a run, expected a new folder; choose another with --out, "
+            "or pass --resume to continue this run"
+        )
 
 
 def _model_config(model: EGNOConfig, recipe: GraphRecipe) -> EGNOConfig:

@@ -45,3 +45,10 @@ def test_a_prediction_does_not_replace_its_data(refused, bodies):
 def test_an_unknown_suffix_is_named_as_the_option(refused, bodies):
     line = refused("rollout", "nbody", bodies, "--out", "predicted.foo")
     assert line.startswith("out: got predicted.foo") and ".extxyz" in line
+
+
+@pytest.mark.parametrize("left", ["best", "checkpoints/20"])
+def test_a_run_is_not_replaced_and_the_options_are_named(refused, tmp_path, left):
+    (tmp_path / left).mkdir(parents=True)
+    line = refused("train", RECORDED, "--out", tmp_path)
+    assert line.startswith(f"out: got {tmp_path}") and "--resume" in line
