@@ -52,3 +52,9 @@ def test_a_run_is_not_replaced_and_the_options_are_named(refused, tmp_path, left
     (tmp_path / left).mkdir(parents=True)
     line = refused("train", RECORDED, "--out", tmp_path)
     assert line.startswith(f"out: got {tmp_path}") and "--resume" in line
+
+
+def test_a_misspelt_file_is_named_without_an_error_number(refused, tmp_path):
+    line = refused("inspect", tmp_path / "coper.xyz")
+    assert line.startswith(f"{tmp_path / 'coper.xyz'}: got no such file") and "Errno" not in line
+    assert "expected a file; name a trajectory" in refused("inspect")

@@ -52,7 +52,7 @@ def read(
       ValueError: a file is damaged, or does not hold what is needed; names the place.
     """
     if not paths:
-        raise ValueError("paths: got none, expected a file")
+        raise ValueError("paths: got none, expected a file; name a trajectory")
     files = [pathlib.Path(path) for path in paths]
     for path in files:
         _check_file(path)
@@ -75,9 +75,11 @@ def read(
 
 def _check_file(path: pathlib.Path) -> None:
     if path.is_dir():
-        raise ValueError(f"{path}: got a folder, expected a file")
+        raise ValueError(f"{path}: got a folder, expected a file; name a file in it")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: got no such file, expected a trajectory; check its name")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path}: got an empty file, expected a trajectory")
+        raise ValueError(f"{path}: got an empty file, expected a trajectory; write it again")
 
 
 def _check_finite(recording: Recording) -> None:
