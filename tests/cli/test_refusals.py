@@ -58,3 +58,10 @@ def test_a_misspelt_file_is_named_without_an_error_number(refused, tmp_path):
     line = refused("inspect", tmp_path / "coper.xyz")
     assert line.startswith(f"{tmp_path / 'coper.xyz'}: got no such file") and "Errno" not in line
     assert "expected a file; name a trajectory" in refused("inspect")
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "export"])
+def test_a_model_that_does_not_exist_is_named_as_the_argument(refused, tmp_path, command):
+    rest = ["--out", tmp_path / "m.stablehlo"] if command == "export" else [RECORDED]
+    line = refused(command, "nbodi", *rest)
+    assert line.startswith("model: got nbodi") and "running" in line
