@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,9 +26,15 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Returns False for what MDAnalysis logs whenever it is imported, of a format not used here."""
+    return "netCDF4 is not available" not in record.getMessage()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0, or 1 after an error that says what to do."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    logging.getLogger("MDAnalysis.coordinates.AMBER").addFilter(_is_news)
     try:
         require("tyro", "cli").extras.subcommand_cli_from_dict(
             COMMANDS,

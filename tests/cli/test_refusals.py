@@ -1,5 +1,6 @@
 """What a command refuses, in one line that says what to do, before it spends time or loses data."""
 
+import logging
 import pathlib
 
 import numpy as np
@@ -65,3 +66,11 @@ def test_a_model_that_does_not_exist_is_named_as_the_argument(refused, tmp_path,
     rest = ["--out", tmp_path / "m.stablehlo"] if command == "export" else [RECORDED]
     line = refused(command, "nbodi", *rest)
     assert line.startswith("model: got nbodi") and "running" in line
+
+
+def test_warnings_about_a_format_that_is_not_used_are_not_shown(caplog):
+    assert main(["models"]) == 0
+    logger = logging.getLogger("MDAnalysis.coordinates.AMBER")
+    logger.warning("netCDF4 is not available. Writing AMBER ncdf files will be slow.")
+    logger.warning("the file has no units")
+    assert [record.message for record in caplog.records] == ["the file has no units"]
