@@ -14,7 +14,7 @@ import numpy as np
 from egno_jax import graph as graph_lib
 from egno_jax.checkpoint import load
 from egno_jax.checks import as_count
-from egno_jax.durations import FEMTOSECOND, Duration, convert, parse
+from egno_jax.durations import FEMTOSECOND, Duration, convert, format_time, parse
 from egno_jax.extras import require
 from egno_jax.model import Params, apply
 from egno_jax.recipe import GraphRecipe, State, graph_of, with_numbers
@@ -214,20 +214,32 @@ def _state_of_arrays(
     )
 
 
+def time_of(recipe: GraphRecipe, time: float | str | Duration) -> float:
+    """Returns a requested time as a number in the recipe's unit.
+
+    Raises:
+      ValueError: it is not a time, or femtoseconds of a model that counts frames.
+    """
+    if not isinstance(time, str | Duration):
+        return float(time)
+    duration = parse(time, "times")
+    if recipe.time_unit == FEMTOSECOND:
+        return convert(duration, FEMTOSECOND, recipe.spacing, "times")
+    if duration.unit == FEMTOSECOND:
+        raise ValueError(
+            f"times: got {time}, expected frames, as the model was trained on data without times; "
+            "give frames, such as 3frames, or train it with a time step"
+        )
+    return duration.value
+
+
 def _times(
     recipe: GraphRecipe, times: Sequence[float | str | Duration] | None
 ) -> Float[np.ndarray, "P"]:
     """Returns the requested times in the recipe's unit."""
     if times is None:
         return np.asarray(recipe.times)
-    spacing = recipe.spacing if recipe.time_unit == FEMTOSECOND else None
-
-    def number(time: Any) -> float:
-        if isinstance(time, str | Duration):
-            return convert(parse(time, "times"), recipe.time_unit, spacing, "times")
-        return float(time)
-
-    found = np.asarray([number(time) for time in times])
+    found = np.asarray([time_of(recipe, time) for time in times])
     if not found.size or not np.isfinite(found).all() or (np.diff(found, prepend=0) <= 0).any():
         raise ValueError(f"times: got {[*times]}, expected increasing times above 0")
     return found
@@ -240,8 +252,9 @@ def _warn_of_times(params: Params, times: Float[np.ndarray, "P"]) -> None:
         return
     if times[-1] > trained[-1] * (1 + 1e-6):
         warnings.warn(
-            f"times: got {times[-1]:g} {unit}, and the model was trained up to {trained[-1]:g} "
-            f"{unit}; for longer predictions use several windows",
+            f"times: got {format_time(times[-1], unit)}, expected at most "
+            f"{format_time(trained[-1], unit)}, up to which the model was trained; for longer "
+            "predictions use several windows (num_windows, or egno-jax rollout)",
             stacklevel=3,
         )
     is_index = params.config.temporal_grid == "index"

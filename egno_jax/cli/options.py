@@ -10,7 +10,8 @@ import numpy as np
 
 from egno_jax.datasets import trajectories
 from egno_jax.datasets.trajectories import Recording
-from egno_jax.durations import FEMTOSECOND, convert, format_time, parse
+from egno_jax.durations import convert, format_time, parse
+from egno_jax.predicting import time_of
 from egno_jax.recipe import GraphRecipe
 
 
@@ -80,17 +81,18 @@ def frames_in(text: str, recording: Recording, name: str) -> int:
 
 def request(texts: Sequence[str], recipe: GraphRecipe) -> list[float] | None:
     """Returns requested times in the recipe's unit; `a:b:c` are the times from a to b, c apart."""
-    spacing = recipe.spacing if recipe.time_unit == FEMTOSECOND else None
     times: list[float] = []
     for text in texts:
-        ends = [convert(parse(t, "times"), recipe.time_unit, spacing) for t in text.split(":")]
+        ends = [time_of(recipe, end) for end in text.split(":")]
         if len(ends) == 3:
             count = int(np.floor((ends[1] - ends[0]) / ends[2] + 1e-9)) + 1
             times += [ends[0] + index * ends[2] for index in range(count)]
         elif len(ends) == 1:
             times += ends
         else:
-            raise ValueError(f"times: got {text!r}, expected a time, or START:STOP:STEP")
+            raise ValueError(
+                f"times: got {text}, expected a time, or START:STOP:STEP, such as 4fs:20fs:4fs"
+            )
     return times or None
 
 

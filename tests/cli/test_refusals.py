@@ -74,3 +74,18 @@ def test_warnings_about_a_format_that_is_not_used_are_not_shown(caplog):
     logger.warning("netCDF4 is not available. Writing AMBER ncdf files will be slow.")
     logger.warning("the file has no units")
     assert [record.message for record in caplog.records] == ["the file has no units"]
+
+
+def test_times_in_a_unit_that_the_model_does_not_know_are_explained(refused, bodies):
+    command = ["predict", "nbody", bodies, "--out", bodies.parent / "out.xyz", "--times"]
+    line = refused(*command, "4fs")
+    assert line.startswith("times: got 4fs, expected frames") and "3frames" in line
+    assert "such as 4fs:20fs:4fs" in refused(*command, "1:3")
+
+
+@pytest.mark.filterwarnings("always")
+def test_times_after_the_window_are_warned_of_with_the_command_for_them(bodies, capsys):
+    command = ["predict", "nbody", str(bodies), "--out", str(bodies.parent / "out.xyz")]
+    assert main([*command, "--times", "2", "99"]) == 0
+    text = capsys.readouterr().err
+    assert "times: got 99 frames, expected at most 10 frames" in text and "rollout" in text
