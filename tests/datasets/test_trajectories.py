@@ -270,7 +270,7 @@ def traj_frames(path):
 
 
 HAS_VELOCITIES = (".extxyz", ".xyz", ".trr", ".gro")
-TOLERANCES = {".xtc": 6e-3, ".pdb": 6e-4, ".gro": 6e-3}
+TOLERANCES = {".xtc": 6e-5, ".pdb": 6e-4, ".gro": 6e-3}
 
 
 @pytest.mark.parametrize("suffix", sorted({*trajectories.SUFFIXES} - {".npz", ".traj"}))

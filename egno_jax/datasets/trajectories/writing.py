@@ -44,7 +44,7 @@ def write(
 
     Times in frames are written as if a frame were 1 fs. Unknown atoms are written as X. Velocities
     are in `.extxyz`, `.xyz`, `.traj`, `.trr`, `.gro` and `.npz`. PDB has no times, and DCD only
-    evenly spaced ones. GRO and XTC are rounded to 0.01 Angstrom, PDB to 0.001. Positions and
+    evenly spaced ones. GRO is rounded to 0.01 Angstrom, PDB to 0.001, XTC to 0.0001. Positions and
     velocities are rotated with cells of which a file has lengths and angles.
 
     Args:
@@ -168,7 +168,12 @@ def _write_universe(
         if suffix == ".gro":
             _write_gro(path, frames())
             return
-        of_format = {".dcd": {"dt": spacing}, ".pdb": {"multiframe": True}}.get(suffix, {})
+        options: dict[str, dict[str, Any]] = {
+            ".dcd": {"dt": spacing},
+            ".pdb": {"multiframe": True},
+            ".xtc": {"precision": 5},  # decimals in nm: steps of some fs are of 0.01 Angstrom
+        }
+        of_format = options.get(suffix, {})
         with mda.Writer(str(path), n_atoms=positions.shape[1], **of_format) as file:
             for atoms in frames():
                 file.write(atoms)
