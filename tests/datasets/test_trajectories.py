@@ -298,8 +298,7 @@ def test_written_files_are_read_by_another_library(tmp_path, suffix, is_open):
         np.testing.assert_allclose(times, TIMES, rtol=1e-5)
     if suffix in (".extxyz", ".xyz", ".pdb", ".gro"):
         assert [atom.name for atom in frames[0].atoms] == ["Cu", "O"] * 6
-    lengths = frames[0].cell.lengths  # PDB has 1 where there is no cell
-    np.testing.assert_allclose(lengths, 0 if is_open else 9, atol=1 if is_open else 1e-4)
+    np.testing.assert_allclose(frames[0].cell.lengths, 0 if is_open else 9, atol=1e-4)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
@@ -353,6 +352,22 @@ def test_in_files_with_lengths_and_angles_all_is_rotated_together(tmp_path, suff
     expected, got = invariants(positions, v, cell), invariants(found, found_velocities, box)
     for one, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=0.1 if suffix in TOLERANCES else 1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("is_open", [False, True])
+def test_every_model_of_a_pdb_file_has_the_cell_and_none_is_empty(tmp_path, is_open):
+    path, positions = tmp_path / "out.pdb", np.random.default_rng(0).normal(size=(4, 12, 3))
+    cell = np.diag([9.0, 8, 7])
+    more = {} if is_open else {"cell": cell, "periodic": (True,) * 3}
+    trajectories.write(path, positions, times=TIMES, numbers=[29, 8] * 6, **more)
+    frames = ase_io.read(path, ":")
+    assert [len(atoms) for atoms in frames] == [12] * 4
+    for atoms in frames:
+        np.testing.assert_allclose(atoms.cell.lengths(), 0 if is_open else [9, 8, 7])
+        assert atoms.pbc.any() != is_open
+    found = trajectories.read(path).cells
+    assert found is None if is_open else np.allclose(found, [cell] * 4)
 
 
 @pytest.mark.parametrize("is_open", [False, True])

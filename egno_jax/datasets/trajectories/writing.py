@@ -177,6 +177,24 @@ def _write_universe(
         with mda.Writer(str(path), n_atoms=positions.shape[1], **of_format) as file:
             for atoms in frames():
                 file.write(atoms)
+    if suffix == ".pdb":
+        _complete_pdb(path, box is not None)
+
+
+def _complete_pdb(path: pathlib.Path, has_cell: bool) -> None:
+    """Writes the cell in every model, or in none, and removes END after the last one.
+
+    MDAnalysis and ASE read the cell of a model from the model. ASE takes END for one more model,
+    which is empty, and the cell of 1 Angstrom that stands for none for a cell.
+    """
+    lines = path.read_text().splitlines(keepends=True)
+    cells = [line for line in lines if line.startswith("CRYST1")][: int(has_cell)]
+    dropped = ("END\n", "END ") if has_cell else ("END\n", "END ", "CRYST1", "REMARK     285")
+    kept = []
+    for line in lines:
+        if not line.startswith(dropped):
+            kept += [line, *cells] if line.startswith("MODEL ") else [line]
+    path.write_text("".join(kept))
 
 
 def _write_gro(path: pathlib.Path, frames: Iterator[MDAnalysis.AtomGroup]) -> None:
