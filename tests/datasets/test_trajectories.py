@@ -370,6 +370,18 @@ def test_every_model_of_a_pdb_file_has_the_cell_and_none_is_empty(tmp_path, is_o
     assert found is None if is_open else np.allclose(found, [cell] * 4)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("length", [30.0, 1.0])  # 1 stands for no cell
+def test_the_cell_of_a_pdb_file_may_stand_before_its_models(tmp_path, length):
+    lines, path = (FILES / "helix_box.pdb").read_text().splitlines(), tmp_path / "models.pdb"
+    cell = f"CRYST1{length:9.3f}{length:9.3f}{length:9.3f}  90.00  90.00  90.00 P 1           1"
+    atoms = [line for line in lines if line.startswith("ATOM")]
+    models = [[f"MODEL     {model:4}", *atoms, "ENDMDL"] for model in (1, 2)]
+    path.write_text("\n".join([cell, *models[0], *models[1], "END", ""]))
+    cells = trajectories.read(path).cells
+    assert cells is None if length == 1 else np.allclose(cells, [length * np.eye(3)] * 2)
+
+
 @pytest.mark.parametrize("is_open", [False, True])
 def test_uneven_times_in_files_of_even_ones_are_warned_of(tmp_path, is_open):
     options = {} if is_open else {"cell": 9.0 * np.eye(3), "periodic": (True,) * 3}

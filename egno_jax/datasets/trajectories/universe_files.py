@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import warnings
 from collections.abc import Sequence
@@ -90,6 +91,8 @@ def _frames(
         raise ValueError(f"{place}: cannot be read ({reason})") from error
     if not positions or len(positions) < total:
         raise ValueError(f"{path}: got {len(positions)} frames, expected {max(total, 1)}")
+    if path.suffix.lower() == ".pdb" and all(box is None for box in boxes):
+        boxes = [_cell_before_models(path)] * total
     formats = universe.trajectory.format
     known = {formats} if isinstance(formats, str) else {*formats}
     is_timed = not known & {*_TIMELESS} and total > 1
@@ -99,6 +102,24 @@ def _frames(
         "boxes": boxes,
         "times": np.asarray(times) if is_timed else None,
     }
+
+
+def _cell_before_models(path: pathlib.Path) -> np.ndarray | None:
+    """Returns the lengths and angles of a cell that stands once, before all models of a PDB file.
+
+    MDAnalysis, which writes such files, reads the cells within models alone. A cell of 1 Angstrom
+    stands for none.
+    """
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in itertools.takewhile(lambda line: not line.startswith(("MODEL", "ATOM")), file):
+            if line.startswith("CRYST1"):
+                places = [(6, 15), (15, 24), (24, 33), (33, 40), (40, 47), (47, 54)]
+                try:
+                    box = np.array([float(line[first:last]) for first, last in places])
+                except ValueError:
+                    return None
+                return None if (box[:3] == 1).all() else box
+    return None
 
 
 def _numbers(group: MDAnalysis.AtomGroup) -> np.ndarray | None:
