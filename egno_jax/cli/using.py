@@ -117,7 +117,10 @@ def _predict(
         raise ValueError("prediction: got no valid window; raise --bound, or train for longer")
     predicting.write(options.out, found, template=recording.template)
     last = format_time(float(found.times[-1]), found.time_unit)
-    print(f"{options.out}: the initial state and {len(found.times)} predicted frames, to {last}")
+    if found.time_unit == FRAME and options.out.suffix.lower() != ".npz":
+        print("  the model counts frames: in the file a frame is 1 fs, for velocities too")
+    frames = f"{len(found.times)} predicted frame{'' if len(found.times) == 1 else 's'}"
+    print(f"{options.out}: the initial state and {frames}, to {last}")
 
 
 def _check_out(out: pathlib.Path, paths: tuple[pathlib.Path, ...]) -> None:
@@ -135,10 +138,14 @@ def _check_out(out: pathlib.Path, paths: tuple[pathlib.Path, ...]) -> None:
 def _state(recording: Recording, params: Params, options: StateOptions) -> State:
     """Returns the initial state, in the unit of the recipe."""
     recipe, (samples, frames) = params.recipe, recording.positions.shape[:2]
-    if not (-frames <= options.frame < frames and 0 <= options.recording < samples):
+    if not -frames <= options.frame < frames:
         raise ValueError(
-            f"frame, recording: got {options.frame} and {options.recording}, expected one of "
-            f"{frames} frames and {samples} recordings"
+            f"frame: got {options.frame}, expected one of 0 to {frames - 1}; count from 0, or back "
+            "from -1, the last"
+        )
+    if not 0 <= options.recording < samples:
+        raise ValueError(
+            f"recording: got {options.recording}, expected one of 0 to {samples - 1}; count from 0"
         )
     rule = recipe.velocities
     if rule == "file" and recording.velocities is None:

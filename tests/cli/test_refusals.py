@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+import warnings
 
 import numpy as np
 import pytest
@@ -89,3 +90,36 @@ def test_times_after_the_window_are_warned_of_with_the_command_for_them(bodies, 
     assert main([*command, "--times", "2", "99"]) == 0
     text = capsys.readouterr().err
     assert "times: got 99 frames, expected at most 10 frames" in text and "rollout" in text
+
+
+def test_frames_and_recordings_that_do_not_exist_are_told_apart(refused, bodies):
+    assert refused("predict", "nbody", bodies, "--frame", 3).startswith("frame: got 3, expected")
+    line = refused("predict", "nbody", bodies, "--recording", 3)
+    assert line.startswith("recording: got 3, expected one of 0 to 0")
+
+
+def test_missing_charges_are_named_with_the_file_that_holds_them(refused, tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(2, 5, 3)))
+    line = refused("predict", "nbody", tmp_path / "a.npy", "--accept", "all")
+    assert line.startswith("state.charges: got None") and line.endswith(".npz file as `charges`")
+
+
+def test_a_selection_of_nothing_lists_the_names_of_atoms(refused):
+    pytest.importorskip("MDAnalysis")
+    line = refused("inspect", FILES / "helix_box.pdb", "--selection", "name XX")
+    assert line.endswith("names of atoms in the file are: C, CA, N, O")
+
+
+def test_a_window_longer_than_recordings_says_how_long_they_must_be(refused):
+    line = refused("train", RECORDED, "--window", "50frames")
+    assert line.endswith("use a smaller window, or more frames (52 in each recording)")
+
+
+def test_a_file_of_a_model_that_counts_frames_says_what_its_times_are(bodies, capsys):
+    command = ["predict", "nbody", str(bodies), "--times", "2", "--out"]
+    for suffix in ("xyz", "npz"):
+        with warnings.catch_warnings(action="ignore"):
+            assert main([*command, str(bodies.parent / f"out.{suffix}")]) == 0
+        text = capsys.readouterr().out
+        assert ("in the file a frame is 1 fs" in text) == (suffix == "xyz")
+        assert "1 predicted frame, to 2 frames" in text
