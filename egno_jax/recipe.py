@@ -311,7 +311,8 @@ def _one_hot(recipe: GraphRecipe, state: State) -> np.ndarray:
 def _numbers(state: State) -> np.ndarray:
     if state.numbers is None:
         raise ValueError(
-            "state.numbers: got None, expected atomic numbers [N], which the model's features need"
+            "state.numbers: got None, expected atomic numbers [N], which the model's features "
+            "need; give them with the state, in an .npz file as `numbers`"
         )
     return np.asarray(state.numbers)
 
@@ -319,6 +320,7 @@ def _numbers(state: State) -> np.ndarray:
 def _charges(recipe: GraphRecipe, state: State) -> np.ndarray:
     if state.charges is None:
         raise ValueError(
-            "state.charges: got None, expected charges [N], which the model's features need"
+            "state.charges: got None, expected charges [N], which the model's features need; give "
+            "them with the state, in an .npz file as `charges`"
         )
     return np.asarray(state.charges, np.float64) / recipe.charge_unit
