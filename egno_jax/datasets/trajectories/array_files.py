@@ -62,7 +62,7 @@ def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
         if "positions" not in chosen:
             raise ValueError(
                 f"got fields {sorted(fields)}, expected positions under one of the names "
-                f"{_NAMES['positions']}"
+                f"{_NAMES['positions']}; rename the array of positions"
             )
         return [*chosen.values()]
 
@@ -113,7 +113,8 @@ def _sorted(old_indices: np.ndarray, fields: dict[str, Any]) -> dict[str, Any]:
     segments = np.concatenate([[0], np.cumsum(steps != usual)])
     note = f"frames sorted by old_indices; they are {usual} apart"
     if segments[-1]:
-        note += f", with {segments[-1]} gaps that no window crosses"
+        gaps = f"{segments[-1]} gap{'' if segments[-1] == 1 else 's'}"
+        note += f", with {gaps} that no window crosses"
     changed: dict[str, Any] = {"segments": segments, "notes": (note,)}
     for name, axis in (("positions", 1), ("velocities", 1), ("cells", 0), ("times", 0)):
         if name in fields:
@@ -127,7 +128,7 @@ def _frames(name: str, array: np.ndarray, expected: tuple[int, ...] | None = Non
     if not is_frames or not array.size:
         raise ValueError(
             f"{name}: got {array.dtype} {[*array.shape]}, expected numbers [T, N, 3] (frames) or "
-            "[S, T, N, 3] (several recordings)"
+            "[S, T, N, 3] (several recordings); reshape the array"
         )
     frames = np.asarray(array if array.ndim == 4 else array[None], np.float64)
     if expected is not None and frames.shape != expected:

@@ -176,10 +176,13 @@ def partition(recording: Recording, recipe: GraphRecipe, *, stride: int = 1) -> 
     for name, part in zip(PARTITIONS, parts, strict=True):
         if not len(part):
             needed = 1 + sum(_reach(recording, recipe))
+            more = f"about {math.ceil(needed / FRACTIONS[-1]) + 2 * window}"
+            if num_samples >= _FEWEST_RECORDINGS:  # which are not cut into blocks of time
+                more = f"{needed} in each recording"
             raise ValueError(
                 f"window: got {window} frames, but the {name} part of {num_samples} x {num_frames} "
                 f"frames has no {needed} frames in a row; use a smaller window, or more frames "
-                f"(about {math.ceil(needed / FRACTIONS[-1]) + 2 * window})"
+                f"({more})"
             )
     return Partitions(*parts)
 

@@ -40,10 +40,15 @@ def read_universe(
     try:
         group = universe.select_atoms(selection or "all")
     except Exception as error:  # Its parser raises anything.
-        raise ValueError(f"selection: got {selection!r}, which is not valid ({error})") from error
-    if not len(group):
         raise ValueError(
-            f"selection: got {selection!r}, which selects none of {len(universe.atoms)} atoms"
+            f"selection: got {selection!r}, which is not valid ({error}), expected MDAnalysis' "
+            "language; such as 'name CA' or 'protein and not element H'"
+        ) from error
+    if not len(group):
+        names = ", ".join(sorted({*map(str, getattr(universe.atoms, "names", ()))})[:12])
+        raise ValueError(
+            f"selection: got {selection!r}, which selects none of {len(universe.atoms)} atoms, "
+            f"expected at least one; names of atoms in the file are: {names or 'not given'}"
         )
     found = _frames(universe, group, paths[-1])
     box = found["boxes"]
