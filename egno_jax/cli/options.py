@@ -110,8 +110,9 @@ def describe_recipe(recipe: GraphRecipe) -> str:
         "forward_difference": "finite differences to the next frame",
     }[recipe.velocities]
     unit = recipe.time_unit
+    targets = f"{len(recipe.times)} target{'' if len(recipe.times) == 1 else 's'}"
     return (
-        f"window: {format_time(recipe.times[-1], unit)}, {len(recipe.times)} targets, so "
+        f"window: {format_time(recipe.times[-1], unit)}, {targets}, so "
         f"time_scale is {format_time(recipe.times[0], unit)}\n  edges: {edges}\n  "
         f"velocities: {rule}\n  node features: {', '.join(recipe.node_features)}; edge features: "
         f"{', '.join(recipe.edge_features)}"
