@@ -10,7 +10,7 @@ import numpy as np
 
 from egno_jax.datasets import trajectories
 from egno_jax.datasets.trajectories import Recording
-from egno_jax.durations import convert, format_time, parse
+from egno_jax.durations import FEMTOSECOND, convert, format_time, parse
 from egno_jax.predicting import time_of
 from egno_jax.recipe import GraphRecipe
 
@@ -32,18 +32,32 @@ class DataOptions:
     accept: tuple[str, ...] = ()
 
 
-def read(paths: Sequence[pathlib.Path], options: DataOptions, selection: str = "") -> Recording:
-    """Reads and checks files, and prints what was read and accepted."""
+def read(
+    paths: Sequence[pathlib.Path], options: DataOptions, recipe: GraphRecipe | None = None
+) -> Recording:
+    """Reads and checks files, for a model if there is one, and prints what was read and accepted.
+
+    If the files have no times, and the model counts in femtoseconds, the time between frames is
+    that of its training.
+    """
+    selection = "" if recipe is None else recipe.selection
     recording = trajectories.read(
         *paths,
         selection=options.selection or selection,
         time_step=options.time_step,
         to_guess=options.guess or None,
     )
-    print(describe(recording))
+    timed = recording
+    if recording.time_step is None and recipe is not None and recipe.time_unit == FEMTOSECOND:
+        note = f"no times: frames are taken to be {recipe.spacing:g} fs apart, as in training"
+        notes = (note,) if recording.positions.shape[1] > 1 else ()
+        timed = dataclasses.replace(
+            recording, time_step=recipe.spacing, notes=(*recording.notes, *notes)
+        )
+    print(describe(timed))
     for suspicion in trajectories.check(recording, options.accept):
         print(f"  accepted [{suspicion.kind}]: {suspicion.text}")
-    return recording
+    return timed
 
 
 def describe(recording: Recording) -> str:

@@ -14,7 +14,7 @@ from egno_jax.cli.making import errors_of, report
 from egno_jax.cli.options import DataOptions, read, request
 from egno_jax.datasets import trajectories
 from egno_jax.datasets.trajectories import Recording
-from egno_jax.durations import FEMTOSECOND, FRAME, format_time
+from egno_jax.durations import FRAME, format_time
 from egno_jax.extras import require
 from egno_jax.params import Params
 from egno_jax.recipe import State
@@ -104,7 +104,7 @@ def _predict(
     _check_out(options.out, paths)
     params = load(model)
     recipe = params.recipe
-    recording = read(paths, options, recipe.selection)
+    recording = read(paths, options, recipe)
     state = _state(recording, params, options)
     size = np.linalg.norm(state.positions - state.positions.mean(axis=0), axis=-1).max()
     times = request(options.times, recipe)
@@ -157,16 +157,9 @@ def _state(recording: Recording, params: Params, options: StateOptions) -> State
     if rule != "file" and frames < 2 and recording.velocities is not None:
         print("  one frame: its stored velocities are used, and not finite differences")
         rule = "file"
-    is_same = recording.time_unit == recipe.time_unit
-    if not is_same and recipe.time_unit == FEMTOSECOND:
-        stored = rule == "file"
-        if not stored:
-            print(f"  no times: frames are taken to be {recipe.spacing:g} fs apart, as in training")
-            recording = dataclasses.replace(recording, time_step=recipe.spacing)
-    elif not is_same:
+    if recording.time_unit != recipe.time_unit:  # the model counts frames
         recording = dataclasses.replace(recording, time_step=None)
-    is_same = recording.time_unit == recipe.time_unit
-    if rule != "file" and is_same and not np.isclose(recording.spacing, recipe.spacing, rtol=1e-3):
+    if rule != "file" and not np.isclose(recording.spacing, recipe.spacing, rtol=1e-3):
         print(
             f"  frames are {format_time(recording.spacing, recording.time_unit)} apart, and "
             f"{format_time(recipe.spacing, recipe.time_unit)} in training: finite differences are "
@@ -196,7 +189,7 @@ def evaluate(
       options: how the files are read.
     """
     params = load(model)
-    recording = read(data, options, params.recipe.selection)
+    recording = read(data, options, params.recipe)
     if params.recipe.time_unit == FRAME and params.recipe.velocities != "file":
         recording = dataclasses.replace(recording, time_step=None)  # its frames are counted
     starts = trajectories.starts_of(recording, params.recipe)

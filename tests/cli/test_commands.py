@@ -127,6 +127,19 @@ def test_differences_over_another_time_than_in_training_are_named(tmp_path, caps
         assert said == (spacing == 4.0)
 
 
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_data_without_times_are_as_far_apart_as_in_training(tmp_path, capsys, command):
+    recipe, rng = egno_jax.load("aspirin").recipe, np.random.default_rng(0)
+    frames = rng.normal(size=(1, 21, 3)) + 0.01 * rng.normal(size=(100, 21, 3)).cumsum(axis=0)
+    np.savez(tmp_path / "a.npz", positions=frames, numbers=recipe.numbers)
+    out = ["--out", str(tmp_path / "b.xyz")] if command == "predict" else []
+    path = str(tmp_path / "a.npz")
+    assert main([command, "aspirin", path, "--accept", "all", *out]) == 0, capsys.readouterr().err
+    text = capsys.readouterr().out
+    assert "frames are taken to be 0.5 fs apart, as in training" in text
+    assert "frames are counted" not in text
+
+
 def test_weights_of_the_original_code_are_converted(tmp_path, capsys):
     config = egno_jax.EGNOConfig(num_layers=1, hidden_dim=8, time_embed_dim=8)
     batch = datasets.take(nbody.samples(nbody.canonical("test", num_simulations=1)), np.arange(1))
