@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import shlex
 from typing import Annotated, Any, Literal
 
 import jax
@@ -69,7 +70,14 @@ def recipe_for(recording: Recording, options: WindowOptions) -> GraphRecipe:
         window = min(10, max(recording.positions.shape[1] // 12, 1))
     else:
         window = frames_in(options.window, recording, "window")
+    if options.cutoff is not None and not options.cutoff > 0:
+        raise ValueError(f"cutoff: got {options.cutoff:g}, expected a length above 0; give another")
     divisors = [n for n in range(1, min(window, _MOST_TARGETS) + 1) if window % n == 0]
+    if options.targets is not None and (options.targets < 1 or window % options.targets):
+        raise ValueError(
+            f"targets: got {options.targets} in a window of {window} frames, expected a divisor of "
+            f"it, as targets are equally spaced; choose one of {divisors}, or another window"
+        )
     return trajectories.make_recipe(
         recording,
         window=window,
@@ -138,7 +146,7 @@ def train(
     draw(out / "errors.png", recipe, errors)
     print(report(recipe, errors))
     print(f"model: {out}/best, errors: {out}/summary.json and errors.png")
-    print(f"next: egno-jax predict {out} {' '.join(map(str, data))} --out predicted.extxyz")
+    print(f"next: egno-jax predict {shlex.join(map(str, (out, *data)))} --out predicted.extxyz")
 
 
 def _default_folder(data: tuple[pathlib.Path, ...]) -> pathlib.Path:

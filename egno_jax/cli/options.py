@@ -55,6 +55,8 @@ def read(
             recording, time_step=recipe.spacing, notes=(*recording.notes, *notes)
         )
     print(describe(timed))
+    if recording.cells is not None and recipe is not None and not recipe.is_periodic:
+        print("  the data are periodic, and the model is not: no edge crosses a wall of the cell")
     for suspicion in trajectories.check(recording, options.accept):
         print(f"  accepted [{suspicion.kind}]: {suspicion.text}")
     return timed

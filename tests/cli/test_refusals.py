@@ -123,3 +123,26 @@ def test_a_file_of_a_model_that_counts_frames_says_what_its_times_are(bodies, ca
         text = capsys.readouterr().out
         assert ("in the file a frame is 1 fs" in text) == (suffix == "xyz")
         assert "1 predicted frame, to 2 frames" in text
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--targets", "2", "targets: got 2 in a window of 3 frames.*one of [1, 3]"),
+        ("--targets", "0", "targets: got 0 in a window of 3 frames.*one of [1, 3]"),
+        ("--cutoff", "-1", "cutoff: got -1, expected a length above 0.*"),
+    ],
+)
+def test_options_of_windows_are_named_as_they_are_typed(refused, option, value, expected):
+    start, end = expected.split(".*")
+    line = refused("train", RECORDED, option, value)
+    assert line.startswith(start) and end in line
+
+
+def test_a_model_without_a_cell_on_periodic_data_is_pointed_out(bodies, capsys):
+    with np.load(bodies) as arrays:
+        np.savez(bodies, **arrays, cell=30 * np.eye(3))
+    out = str(bodies.parent / "out.xyz")
+    with warnings.catch_warnings(action="ignore"):
+        assert main(["predict", "nbody", str(bodies), "--out", out]) == 0
+    assert "the data are periodic, and the model is not" in capsys.readouterr().out
