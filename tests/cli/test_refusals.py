@@ -146,3 +146,22 @@ def test_a_model_without_a_cell_on_periodic_data_is_pointed_out(bodies, capsys):
     with warnings.catch_warnings(action="ignore"):
         assert main(["predict", "nbody", str(bodies), "--out", out]) == 0
     assert "the data are periodic, and the model is not" in capsys.readouterr().out
+
+
+def test_files_with_a_wrong_suffix_are_one_line(refused, tmp_path):
+    archive, text = tmp_path / "archive.npy", tmp_path / "table.csv"
+    archive.write_bytes((FILES / "md17_like.npz").read_bytes())
+    text.write_text("a,b\n")
+    assert "name it .npz" in refused("inspect", archive)
+    assert "check that the suffix is right" in refused("inspect", text)
+
+
+def test_files_that_do_not_belong_together_are_one_line(refused, tmp_path):
+    pytest.importorskip("MDAnalysis")
+    structure = FILES / "helix_box.pdb"
+    for other in ("cluster.traj", "cluster_momenta.extxyz", "recorded.npy"):
+        line = refused("inspect", structure, FILES / other)
+        assert line.startswith(f"{FILES / other}: got 2 files") and "topology" in line
+    short = tmp_path / "short.pdb"
+    short.write_text("".join(structure.read_text().splitlines(keepends=True)[-5:]))
+    assert "same number of atoms" in refused("inspect", short, FILES / "helix_box.xtc")

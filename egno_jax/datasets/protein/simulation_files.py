@@ -65,9 +65,8 @@ def _attempt(path: pathlib.Path, kind: str, load):
     try:
         return load()
     except Exception as error:  # Damaged bytes make the readers raise anything.
-        raise ValueError(
-            f"{path}: cannot be read as {kind} ({shorten(f'{type(error).__name__}: {error}', 200)})"
-        ) from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())  # in one line
+        raise ValueError(f"{path}: cannot be read as {kind} ({shorten(reason, 200)})") from error
 
 
 def _check(path: pathlib.Path) -> None:

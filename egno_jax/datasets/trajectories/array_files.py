@@ -44,11 +44,15 @@ def read_arrays(path: pathlib.Path) -> Recording:
 
 def _load_npy(path: pathlib.Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        found = np.load(path, allow_pickle=False)
+        if not isinstance(found, np.ndarray):
+            raise ValueError("an archive of arrays; name it .npz")
+        return found
     except Exception as error:  # Damaged bytes make the reader raise anything.
         reason = npz.shorten(f"{type(error).__name__}: {error}", 200)
         raise ValueError(
-            f"{path}: cannot be read ({reason}), expected a NumPy array of plain numbers"
+            f"{path}: cannot be read ({reason}), expected a NumPy array of plain numbers; check "
+            "its suffix, or save it with numpy.save"
         ) from error
 
 

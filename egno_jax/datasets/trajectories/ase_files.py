@@ -79,13 +79,16 @@ def read_ase(path: pathlib.Path) -> Recording:
             raise
         except Exception as error:  # Damaged bytes make the readers raise anything.
             reason = npz.shorten(f"{type(error).__name__}: {error}", 200)
-            raise ValueError(f"{place}: cannot be read ({reason})") from error
+            raise ValueError(
+                f"{place}: cannot be read ({reason}), expected a format that ASE knows; check that "
+                "the suffix is right and that the file is complete"
+            ) from error
         if atoms is None:
             break
         all_atoms.append(atoms)
         _check_alike(place, all_atoms[0], atoms)
     if not all_atoms:
-        raise ValueError(f"{path}: got no frames, expected at least one")
+        raise ValueError(f"{path}: got no frames, expected at least one; is it a trajectory?")
     return _recording(path, all_atoms)
 
 

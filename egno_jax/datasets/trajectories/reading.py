@@ -56,6 +56,12 @@ def read(
     files = [pathlib.Path(path) for path in paths]
     for path in files:
         _check_file(path)
+    for path in files if len(files) > 1 else ():
+        if suffix_of(path) in (*_ARRAYS, ".extxyz", ".traj"):
+            raise ValueError(
+                f"{path}: got {len(files)} files with this one among them, expected it alone; "
+                "several files are a topology and its trajectories, such as .pdb and .xtc"
+            )
     is_heavy = selection == HEAVY
     suffix = suffix_of(files[0])
     if len(files) > 1 or (suffix in _SIMULATIONS and suffix == files[0].suffix.lower()):
