@@ -64,7 +64,6 @@ VARIANTS = {
     "egnn": Variant("layer", {"layer": "egnn"}),
     "vector, no pseudo-vectors": Variant("layer", {"layer": "vector_alone"}),
     "steerable, l = 1": Variant("layer", {"layer": "steerable", "max_degree": 1}),
-    "steerable, l = 2": Variant("layer", {"layer": "steerable", "max_degree": 2}),
     "4 vectors": Variant("size", {"num_vectors": 4}),
     "32 vectors": Variant("size", {"num_vectors": 32}),
     "32 features": Variant("size", {"hidden_dim": 32}),
@@ -78,6 +77,7 @@ VARIANTS = {
     "half the steps": Variant("steps", steps=0.5),
     "twice the steps": Variant("steps", steps=2),
     "4 times the steps": Variant("steps", steps=4),
+    "steerable, l = 2": Variant("layer", {"layer": "steerable", "max_degree": 2}),  # the slowest
 }
 
 
