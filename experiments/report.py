@@ -34,6 +34,12 @@ _HELP = "Publish results: experiments/RESULTS.md and the table in README.md."
 _BEGIN, _END = "<!-- results: python -m experiments.report -->", "<!-- end of results -->"
 _SUMMARY = "task|unit|EGNO, F-MSE|best baseline here|EGNO in its paper|its code run again|steps|"
 _SUMMARY += "seeds|notes"
+# Settings that make more training windows of the same frames.
+_FURTHER = {
+    "time_reversal": "reversed in time",
+    "parts": "in parts",
+    "scale_spread": "at other lengths",
+}
 _AHEAD = "task|error|EGNO|baseline|its error|seeds|EGNO, valid F-MSE|its valid F-MSE"
 _TASK = "model|config|F-MSE|A-MSE|valid F-MSE|seeds|steps|minutes"
 
@@ -51,8 +57,9 @@ def summary(title: str, ours: Row, rows: Sequence[Row]) -> list[Any]:
     without = selected([row for row in rows if not row.settings.model.mean_field])
     if ours.settings.model.mean_field and without is not None:
         notes.append(f"without global message passing {without.spread('f_mse')}")
-    if getattr(ours.settings.data, "time_reversal", False):
-        notes.append("training windows also reversed in time")
+    also = [text for name, text in _FURTHER.items() if getattr(ours.settings.data, name, False)]
+    if also:
+        notes.append(f"training windows also {', '.join(also)}")
     for best in rivals(rows, ours)[:1]:
         baseline = f"{best.title}: {best.row.spread('f_mse')}"
         seeds += f" / {best.row.seeds}"
