@@ -67,7 +67,6 @@ VARIANTS = {
     "4 vectors": Variant("size", {"num_vectors": 4}),
     "32 vectors": Variant("size", {"num_vectors": 32}),
     "32 features": Variant("size", {"hidden_dim": 32}),
-    "128 features": Variant("size", {"hidden_dim": 128}),
     "2 layers": Variant("size", {"num_layers": 2}),
     "6 layers": Variant("size", {"num_layers": 6}),
     **{f"not over time: {key}": Variant("time", off=off) for key, off in _CONVOLUTIONS.items()},
@@ -77,7 +76,6 @@ VARIANTS = {
     "half the steps": Variant("steps", steps=0.5),
     "twice the steps": Variant("steps", steps=2),
     "4 times the steps": Variant("steps", steps=4),
-    "steerable, l = 2": Variant("layer", {"layer": "steerable", "max_degree": 2}),  # the slowest
 }
 
 
