@@ -102,6 +102,7 @@ ASPIRIN = np.array(
 
 
 def test_the_recipe_of_aspirin_makes_the_graphs_of_its_data_set():
+    pytest.importorskip("vesin")
     params = egno_jax.load("aspirin")
     numbers = np.array(params.recipe.numbers)
     noise = 0.003 * np.random.default_rng(0).normal(size=(90, 21, 3))
