@@ -39,7 +39,7 @@ class Variant:
     Attributes:
       group: what the difference is about.
       model: fields of `EGNOConfig`.
-      off: a pattern of the names of weights that are kept at zero.
+      off: a part of the paths of weights that are kept at zero; empty: none are.
       last_only: whether the last target alone is trained on and predicted.
       num_train: number of simulations to train on; None: the usual one.
       steps: training steps, as a multiple of the usual number.
@@ -164,12 +164,7 @@ def _trained(
 
 
 def _cut(paths: nbody.Trajectories, variant: Variant, cut: Any = nbody.samples) -> Samples:
-    frames = nbody.TARGET_FRAMES
-    samples = cut(paths, start=nbody.START, target_frames=frames)
-    if not variant.last_only:
-        return samples
-    targets = {key: getattr(samples, key)[:, -1:] for key in ("positions", "velocities")}
-    return samples._replace(times=samples.times[-1:], **targets)
+    return cut(paths, target_frames=nbody.TARGET_FRAMES[-1 if variant.last_only else 0 :])
 
 
 def _by_distance(
@@ -193,7 +188,8 @@ def draw(record: Record) -> Figure:
     """Draws the F-MSE of all variants, over the cost of a step, and by the closest pair."""
     figure, (bars, cost, near) = panels(3, 15, 5.5)
     variants = record["variants"]
-    colors = {group: f"C{n}" for n, group in enumerate(dict.fromkeys(_groups(variants)))}
+    groups = dict.fromkeys(found["group"] for found in variants.values())
+    colors = {group: f"C{n}" for n, group in enumerate(groups)}
     for place, (name, found) in enumerate(variants.items()):
         color = colors[found["group"]]
         bars.barh(place, found["f_mse"], color=color)
@@ -213,15 +209,10 @@ def draw(record: Record) -> Figure:
         axes.set_title("all else as in the usual model", fontsize=10)
     bars.set(xlabel="F-MSE", xscale="log")
     cost.set(xlabel="milliseconds of a training step", ylabel="F-MSE", xscale="log", yscale="log")
-    groups = record["by_distance"]
-    near.plot(groups["distance"], groups["f_mse"], "o-")
+    near.plot(record["by_distance"]["distance"], record["by_distance"]["f_mse"], "o-")
     near.set(xlabel="closest pair in the window", ylabel="F-MSE", yscale="log")
     near.set_title("the usual model, fifths of the test set", fontsize=10)
     return figure
-
-
-def _groups(variants: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return [found["group"] for found in variants.values()]
 
 
 QUESTION = "What makes a model of the 5-body problem accurate, and what does it cost?"

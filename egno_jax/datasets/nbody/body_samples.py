@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from egno_jax.checks import check_array
 from egno_jax.datasets.argument_checks import check_frames
-from egno_jax.datasets.base import Samples, num_samples
+from egno_jax.datasets.base import Samples, num_samples, with_own_times
 from egno_jax.datasets.cutting import samples_from_frames
 from egno_jax.datasets.nbody.simulation import (
     COULOMB,
@@ -133,10 +133,9 @@ def scaled_samples(samples: Samples, factors: Float[ArrayLike, "S"]) -> Samples:
     }
     couplings, squares = edges[..., :1], times_power(edges[..., 1:], 2.0)
     edges = {"features": np.concatenate([couplings, squares], axis=-1)}
-    times = np.broadcast_to(samples.times, (count, np.shape(samples.times)[-1]))
     return samples._replace(
         graph=samples.graph._replace(nodes=nodes, edges=edges),
-        times=times_power(times, 1.5),
+        times=times_power(with_own_times(samples).times, 1.5),
         positions=times_power(samples.positions, 1.0),
         velocities=times_power(samples.velocities, -0.5),
     )
