@@ -64,18 +64,19 @@ class EdgeList(NamedTuple):
 
     def of_receivers(self, values: Float[Array, "P N C"]) -> Float[Array, "P E C"]:
         """See `Layout`."""
-        return jnp.take(values, self.receivers, axis=1, mode="clip")
+        return _take_rows(values, self.receivers)
 
     def of_senders(self, values: Float[Array, "P N C"]) -> Float[Array, "P E C"]:
         """See `Layout`."""
-        return jnp.take(values, self.senders, axis=1, mode="clip")
+        return _take_rows(values, self.senders)
 
     def to_receivers(self, values: Float[Array, "P E C"]) -> Float[Array, "P N C"]:
         """See `Layout`."""
         dtype = jnp.result_type(values.dtype, jnp.float32)
-        total = jnp.zeros((values.shape[0], self.num_nodes, values.shape[2]), dtype)
-        total = total.at[:, self.receivers].add(values.astype(dtype), mode="drop")
-        return total.astype(values.dtype)
+        rows = _rows(values.astype(dtype))
+        total = jnp.zeros((self.num_nodes, *rows.shape[1:]), dtype)
+        total = total.at[self.receivers].add(rows, mode="drop")
+        return _from_rows(total, values).astype(values.dtype)
 
     def edge_features(self, features: Float[Array, "E D"]) -> Float[Array, "E D"]:
         """See `Layout`."""
@@ -84,6 +85,30 @@ class EdgeList(NamedTuple):
     def in_degree(self, dtype: Any) -> Float[Array, "N 1"]:
         """See `Layout`."""
         return jnp.zeros((self.num_nodes, 1), dtype).at[self.receivers].add(1, mode="drop")
+
+
+# Values of fewer channels than this have all times in one row.
+_NARROW = 8
+
+
+def _rows(values: Float[Array, "P A C"]) -> Float[Array, "A ..."]:
+    """Returns values with nodes or edges first: rows `[P C]` if they are narrow, else `[P, C]`.
+
+    Rows are what accelerators gather. A TPU pads the last axis to 128, so three coordinates at
+    each time would cost as much as 128 channels, at every operation on edges.
+    """
+    times, number, channels = values.shape
+    rows = jnp.swapaxes(values, 0, 1)
+    return rows.reshape(number, times * channels) if channels < _NARROW else rows
+
+
+def _from_rows(rows: Float[Array, "A ..."], like: Float[Array, "P B C"]) -> Float[Array, "P A C"]:
+    """Returns rows as values with the times and channels of others; the inverse of `_rows`."""
+    return jnp.swapaxes(rows.reshape(rows.shape[0], like.shape[0], like.shape[2]), 0, 1)
+
+
+def _take_rows(values: Float[Array, "P N C"], indices: Int[Array, "E"]) -> Float[Array, "P E C"]:
+    return _from_rows(jnp.take(_rows(values), indices, axis=0, mode="clip"), values)
 
 
 @functools.partial(
@@ -280,14 +305,16 @@ def _apply_tables(values: Array, *tables: Array, num_tables: int, num_batch_axes
             _apply_tables, num_tables=num_tables, num_batch_axes=num_batch_axes - 1
         )
         return jax.vmap(inner)(values, *tables)
+    rows = _rows(values)
     for table in tables[:num_tables]:
-        found = jnp.take(values, table.reshape(-1), axis=1, mode="fill", fill_value=0)
+        zero = jnp.zeros((1, *rows.shape[1:]), rows.dtype)
+        found = jnp.take(jnp.concatenate([rows, zero]), table.reshape(-1), axis=0, mode="clip")
         if table.ndim == 2:
-            found = found.reshape(found.shape[0], *table.shape, found.shape[-1])
-            dtype = jnp.result_type(values.dtype, jnp.float32)
-            found = jnp.sum(found, axis=2, dtype=dtype).astype(values.dtype)
-        values = found
-    return values
+            found = found.reshape(*table.shape, *rows.shape[1:])
+            dtype = jnp.result_type(rows.dtype, jnp.float32)
+            found = jnp.sum(found, axis=1, dtype=dtype).astype(rows.dtype)
+        rows = found
+    return _from_rows(rows, values)
 
 
 def _jvp(primals: Any, tangents: Any, **options: int) -> tuple[Any, Any]:
