@@ -6,7 +6,7 @@ import pathlib
 from typing import Annotated
 
 from egno_jax.cli import making
-from egno_jax.cli.options import DataOptions, describe, describe_recipe
+from egno_jax.cli.options import describe, describe_recipe, frames_in
 from egno_jax.datasets import trajectories
 from egno_jax.extras import require
 
@@ -15,13 +15,13 @@ _conf = require("tyro", "cli").conf
 
 def inspect(
     data: _conf.Positional[tuple[pathlib.Path, ...]],
-    options: Annotated[DataOptions, _conf.arg(name="")] = DataOptions(),  # noqa: B008
+    options: Annotated[making.WindowOptions, _conf.arg(name="")] = making.WindowOptions(),  # noqa: B008
 ) -> None:
     """Reports what is in a trajectory, what a window would be, and what looks wrong.
 
     Args:
       data: a file, or a topology and its trajectories.
-      options: how the files are read.
+      options: how the files are read, and what windows would be.
     """
     recording = trajectories.read(
         *data,
@@ -35,7 +35,8 @@ def inspect(
     if recording.positions.shape[1] < 2:
         print("  one frame: a state to predict from; training needs more")
         return
-    recipe = making.recipe_for(recording, making.WindowOptions())
+    recipe = making.recipe_for(recording, options)
     print(f"  {describe_recipe(recipe)}")
-    for name, part in trajectories.partition(recording, recipe)._asdict().items():
+    stride = frames_in(options.stride, recording, "stride")
+    for name, part in trajectories.partition(recording, recipe, stride=stride)._asdict().items():
         print(f"  {name}: {len(part)} windows")

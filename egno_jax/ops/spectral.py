@@ -15,7 +15,9 @@ Neural Operator", 2024, section 4.1, for its use along time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import functools
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 NEGATIVE_SLOPE = 0.01
 # The most weights of a sum that is not a matrix product.
 MAX_SHORT_SUM = 128
+# A TPU, whose matrix products have 128 channels, computes with fewer than these in another way.
+MIN_CHANNELS = 8
 
 
 class Context(NamedTuple):
@@ -110,10 +114,24 @@ def spectral_conv_dft(
 def _products(
     coefficients: Float[Array, "2 M *rest A"], kernel: Float[Array, "2 M A B"], precision: str
 ) -> Float[Array, "2 2 M *rest B"]:
-    """Multiplies the real and imaginary parts of X_k by those of R_k; all four products."""
+    """Multiplies the real and imaginary parts of X_k by those of R_k; all four products.
+
+    A matrix product of two channels costs a TPU as much as one of 128, so it adds scaled channels.
+    """
     _check_kernel(kernel, coefficients.shape[-1])
     kernel = kernel.astype(coefficients.dtype)
-    return jnp.einsum("zm...a,ymab->zym...b", coefficients, kernel, precision=precision)
+
+    def product(x: Array, kernel: Array) -> Array:
+        return jnp.einsum("zm...a,ymab->zym...b", x, kernel, precision=precision)
+
+    def by_channels(x: Array, kernel: Array) -> Array:
+        ones = [1] * (x.ndim - 3)
+        kernel = kernel.reshape(1, *kernel.shape[:2], *ones, *kernel.shape[2:])
+        return sum(x[:, None, ..., a, None] * kernel[..., a, :] for a in range(x.shape[-1]))
+
+    if coefficients.shape[-1] >= MIN_CHANNELS:
+        return product(coefficients, kernel)
+    return jax.lax.platform_dependent(coefficients, kernel, tpu=by_channels, default=product)
 
 
 def _basis_of_products(num_times: int, num_modes: int) -> Float[np.ndarray, "P 2 2 M"]:
@@ -201,21 +219,46 @@ def _sum_over(
 ) -> Float[Array, "*out *rest"]:
     """Sums over the first `num_axes` axes of x, weighted by the basis; in float32 or wider.
 
-    It is a matrix product on a CPU and for many weights; else a sum of scaled slices, because a TPU
-    would rearrange all of x for a product, and a GPU launch several programs.
+    It is a matrix product on a CPU, for many weights, where devices share the times, and for few
+    channels on a TPU, which rearranges them fast; elsewhere `short_sum`.
     """
-    dtype = jnp.result_type(x.dtype, jnp.float32)
+    x = x.astype(jnp.result_type(x.dtype, jnp.float32))
 
     def product(x: Float[Array, "*axes *rest"]) -> Float[Array, "*out *rest"]:
-        return jnp.tensordot(jnp.asarray(basis, dtype), x, num_axes, precision="highest")
+        return jnp.tensordot(jnp.asarray(basis, x.dtype), x, num_axes, precision="highest")
 
-    def short_sum(x: Float[Array, "*axes *rest"]) -> Float[Array, "*out *rest"]:
-        weights = jnp.asarray(basis, dtype).reshape(*basis.shape, *[1] * (x.ndim - num_axes))
-        return jnp.sum(weights * x, axis=tuple(range(basis.ndim - num_axes, basis.ndim)))
+    is_long = fourier.is_symbolic(basis.size) or basis.size > MAX_SHORT_SUM
+    is_split = sharding.axis_size(sharding.TIME_AXIS) > 1
+    if is_long or is_split:
+        return product(x)
+    short = functools.partial(short_sum, basis, num_axes=num_axes)
+    on_tpu = short if x.shape[-1] >= MIN_CHANNELS else product
+    return jax.lax.platform_dependent(x, cpu=product, tpu=on_tpu, default=short)
 
-    if fourier.is_symbolic(basis.size) or basis.size > MAX_SHORT_SUM:
-        return product(x.astype(dtype))
-    return jax.lax.platform_dependent(x.astype(dtype), cpu=product, default=short_sum)
+
+def short_sum(
+    basis: Float[np.ndarray, "*out *axes"], x: Float[Array, "*axes *rest"], num_axes: int = 1
+) -> Float[Array, "*out *rest"]:
+    """Computes `tensordot(basis, x, num_axes)` as one scaled slice of x after another, summed.
+
+    A TPU would rearrange all of x for a product over its first axes, and a GPU launch several
+    programs. The derivative of this form would be slow, so it has another one, whose transpose is
+    again a sum of scaled slices.
+    """
+    rest = x.shape[num_axes:]
+    out = basis.shape[: basis.ndim - num_axes]
+    rows = basis.reshape(math.prod(out), -1, *[1] * len(rest)).astype(x.dtype)
+
+    @jax.custom_jvp
+    def by_slices(x: Float[Array, "A *rest"]) -> Float[Array, "B *rest"]:
+        return sum(rows[:, i] * x[i] for i in range(len(x)))
+
+    @by_slices.defjvp
+    def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
+        (x,), (tangent,) = primals, tangents
+        return by_slices(x), jnp.stack([jnp.sum(row * tangent, axis=0) for row in rows])
+
+    return by_slices(x.reshape(-1, *rest)).reshape(*out, *rest)
 
 
 def _dft_of_context(

@@ -64,6 +64,14 @@ def test_inspect_says_what_is_in_a_file(capsys):
         assert part in text
 
 
+def test_inspect_says_what_training_would_make_of_the_options(capsys):
+    options = ["--window", "6frames", "--targets", "2", "--stride", "2frames", "--cutoff", "3"]
+    assert main(["inspect", str(FILES / "copper_wrapped.extxyz"), *options]) == 0
+    text = capsys.readouterr().out
+    for part in ("window: 12 fs, 2 targets", "pairs within 3", "train: 30 windows"):
+        assert part in text
+
+
 def test_errors_are_one_line_and_a_status(capsys, tmp_path):
     assert main(["inspect", str(tmp_path / "missing.xyz")]) == 1
     assert "missing.xyz" in capsys.readouterr().err

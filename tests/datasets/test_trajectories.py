@@ -328,6 +328,17 @@ def test_arrays_are_read_by_numpy(tmp_path):
             np.testing.assert_array_equal(found[name], array)
 
 
+@pytest.mark.parametrize(("unit", "spacing"), [("frame", None), ("ps", 1000.0), ("fs", 1.0)])
+def test_arrays_say_the_unit_of_their_times(unit, spacing, tmp_path):
+    positions = np.random.default_rng(0).normal(size=(3, 4, 3))
+    path = tmp_path / "out.npz"
+    np.savez(path, positions=positions, times=np.arange(3.0), time_unit=unit)
+    assert trajectories.read(path).time_step == spacing
+    np.savez(path, positions=positions, times=np.arange(3.0), time_unit="years")
+    with pytest.raises(ValueError, match=r"out.npz: time_unit: got '1years', expected .* unit of"):
+        trajectories.read(path)
+
+
 @pytest.mark.parametrize("suffix", [".pdb", ".xtc", ".dcd", ".trr", ".gro"])
 @pytest.mark.parametrize("is_left_handed", [False, True])
 def test_in_files_with_lengths_and_angles_all_is_rotated_together(tmp_path, suffix, is_left_handed):

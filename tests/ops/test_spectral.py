@@ -1,5 +1,7 @@
 """The convolution over time: both methods against NumPy's FFT, and what makes it a convolution."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egno_jax import ops
+from egno_jax.ops import fourier, spectral
 from tests import helpers
 
 spectral_conv_fft = jax.jit(ops.spectral_conv_fft)
@@ -171,3 +174,21 @@ def test_conv_of_bfloat16_transforms_in_float32(method):
     assert found.dtype == jnp.bfloat16
     # Nothing but the last rounding is lost: the identity returns the bits that came.
     np.testing.assert_array_equal(found, half)
+
+
+@pytest.mark.parametrize(("num_times", "num_modes"), [(1, 1), (2, 2), (5, 2), (8, 4)])
+def test_short_sums_of_accelerators_are_the_product(num_times, num_modes):
+    cosines, sines = fourier.basis(num_times, num_modes)
+    to_modes = np.stack([cosines, -sines])
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        for basis, num_axes in ((to_modes, 1), (to_modes.transpose(2, 0, 1), 2)):
+            x, tangent = rng.normal(size=(2, *basis.shape[-num_axes:], 4, 3))
+            short = functools.partial(spectral.short_sum, basis, num_axes=num_axes)
+            product = functools.partial(jnp.tensordot, basis, axes=num_axes)
+            found, derivative = jax.jvp(short, (x,), (tangent,))
+            pairs = [(found, product(x)), (derivative, product(tangent))]
+            pairs.append((jax.vmap(short, -1, -1)(x), product(x)))
+            pairs.append([jax.vjp(each, x)[1](found)[0] for each in (short, product)])
+            for one, other in pairs:
+                np.testing.assert_allclose(one, other, rtol=0, atol=1e-13)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from egno_jax import durations
 from egno_jax.datasets import npz
 from egno_jax.datasets.trajectories.recording import Recording
 
@@ -18,6 +19,7 @@ _NAMES = {
     "charges": ("charges",),
     "cells": ("cell", "cells"),
     "times": ("times", "time"),
+    "time_unit": ("time_unit",),
     "old_indices": ("old_indices",),
 }
 
@@ -26,8 +28,9 @@ def read_arrays(path: pathlib.Path) -> Recording:
     """Reads `.npy` `[T, N, 3]` or `[S, T, N, 3]`, or `.npz` with such an array.
 
     Fields of an `.npz`: positions (or `R`, `coords`, `x`); optional are velocities, numbers (`z`,
-    `nuclear_charges`), charges, cell `[3, 3]` or `[T, 3, 3]`, times in fs, and `old_indices` of
-    rMD17, by which frames are sorted. No pickle is ever loaded.
+    `nuclear_charges`), charges, cell `[3, 3]` or `[T, 3, 3]`, times and their `time_unit` (fs if it
+    is missing; "frame" counts frames), and `old_indices` of rMD17, by which frames are sorted. No
+    pickle is ever loaded.
 
     Raises:
       ValueError: the file is damaged, or an array is missing or of a wrong shape; names it.
@@ -91,13 +94,21 @@ def _recording(path: pathlib.Path, found: dict[str, np.ndarray]) -> Recording:
         fields["periodic"] = (True, True, True)
     if "times" in found:
         _expect("times", found["times"], "fiu", (num_frames,))
-        fields["times"] = found["times"].astype(float)
+        fields["times"] = _femtoseconds(found["times"].astype(float), found.get("time_unit"))
     if "old_indices" in found:
         fields |= _sorted(found["old_indices"], fields)
     is_molecule = "numbers" in fields or "cells" in fields
     return Recording(
         source=str(path), length_unit="angstrom" if is_molecule else "unknown", **fields
     )
+
+
+def _femtoseconds(times: np.ndarray, unit: np.ndarray | None) -> np.ndarray | None:
+    """Returns times in fs; None if they count frames."""
+    if unit is None:
+        return times
+    one = durations.parse(f"1{unit}", "time_unit")
+    return None if one.unit == durations.FRAME else one.value * times
 
 
 def _sorted(old_indices: np.ndarray, fields: dict[str, Any]) -> dict[str, Any]:
