@@ -38,8 +38,12 @@ class DataConfig:
       num_test: windows to report errors on, a multiple of 3 or 5.
       dense: whether training samples have all frames up to the last as targets, from which
         `training.random_times` draws; otherwise those of the protocol.
+      parts: whether training samples also start at each later frame of a window that is before the
+        targets, with the same targets, which are then nearer. Whole windows are repeated as often,
+        so that they remain half of the training set. It uses no other frame.
       height: whether heights are a feature; predictions are then equivariant only to rotations
         about the vertical.
+      joints: whether which joint a node is is a feature; the model then learns this skeleton alone.
       up: whether the vertical direction is an external vector, for the layers that carry vectors;
         predictions rotate with positions, velocities and this vector together.
       data_dir: the folder that holds `cmu/`; None: `$EGNO_DATA_DIR`.
@@ -54,13 +58,20 @@ class DataConfig:
     num_valid: int = mocap.PUBLISHED_SIZES["run"]["valid"]
     num_test: int = mocap.PUBLISHED_SIZES["run"]["test"]
     dense: bool = False
+    parts: bool = False
     height: bool = False
+    joints: bool = False
     up: bool = False
     data_dir: Path | None = None
 
     def __post_init__(self) -> None:
         data_settings.check_choices(self)
         data_settings.check_positive(self, "num_train", "num_valid", "num_test")
+        if self.parts and self.dense:
+            raise ValueError(
+                "DataConfig: got parts and dense, expected only one of them: all later frames are "
+                "dense targets, so no window can start there"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,8 +126,18 @@ def load_splits(config: DataConfig) -> Splits:
     targets = dict.fromkeys(windows, frames)
     if config.dense:
         targets["train"] = range(1, mocap.HORIZON + 1)
+    starts = {split: [0] for split in windows}
+    if config.parts:
+        later = range(1, targets["train"][0])
+        starts["train"] = [0] * len(later) + [*later]
+    features = {"height": config.height, "joints": config.joints}
     samples = {
-        split: mocap.samples(cut, target_frames=targets[split], height=config.height)
+        split: datasets.concatenate(
+            *(
+                mocap.samples(cut, start=start, target_frames=targets[split], **features)
+                for start in starts[split]
+            )
+        )
         for split, cut in windows.items()
     }
     if config.up:
@@ -136,6 +157,7 @@ def task(data: DataConfig) -> str:
         {"last": "", "uniform": "evenly spaced frames"}[data.protocol],
         f"{data.num_train} training windows" if data.num_train != usual["train"] else "",
         "heights given" if data.height else "",
+        "joints given" if data.joints else "",
         "vertical given" if data.up else "",
         num_test=(data.num_test, usual["test"]),
     )

@@ -415,18 +415,26 @@ def test_positions_of_subject_35():
 
 
 @few
-@given(seed=seeds, frames=st.sets(st.integers(1, 30), min_size=1), height=st.booleans())
-def test_samples_hold_the_state_and_the_targets(seed, frames, height):
+@given(
+    seed=seeds,
+    first=st.integers(0, 9),
+    frames=st.sets(st.integers(10, 30), min_size=1),
+    height=st.booleans(),
+    joints=st.booleans(),
+)
+def test_samples_hold_the_state_and_the_targets(seed, first, frames, height, joints):
     rng = np.random.default_rng(seed)
     trial = rng.normal(size=(50, 4, 3))
     starts = rng.integers(0, 19, size=3)
     bonds = np.array([[1, 0], [2, 1], [3, 2]])
     windows = mocap.Windows(mocap.cut(trial, starts), bonds, np.zeros(3), starts)
     frames = sorted(frames)
-    found = mocap.samples(windows, target_frames=frames, height=height, dtype=np.float64)
+    chosen = {"start": first, "target_frames": frames, "height": height, "joints": joints}
+    found = mocap.samples(windows, **chosen, dtype=np.float64)
     nodes = found.graph.nodes
     for index, start in enumerate(starts):
-        x, v = trial[start], trial[start + 1] - trial[start]
+        x = trial[start + first]
+        v = trial[start + first + 1] - x
         np.testing.assert_array_equal(nodes["positions"][index], x)
         np.testing.assert_array_equal(nodes["velocities"][index], v)
         np.testing.assert_allclose(nodes["features"][index, :, 0], np.linalg.norm(v, axis=-1))
@@ -444,9 +452,11 @@ def test_samples_hold_the_state_and_the_targets(seed, frames, height):
         ):
             assert hops == abs(int(sender) - int(receiver))
             np.testing.assert_allclose(square, ((x[sender] - x[receiver]) ** 2).sum())
-    assert nodes["features"].shape == (3, 4, 2 if height else 1)
+    assert nodes["features"].shape == (3, 4, 1 + height + 4 * joints)
+    if joints:
+        np.testing.assert_array_equal(nodes["features"][..., -4:], [np.eye(4)] * 3)
     assert found.graph.senders.shape == (3, 10)  # 3 bonds and 2 pairs two bonds apart, both ways
-    np.testing.assert_array_equal(found.times, frames)
+    np.testing.assert_array_equal(found.times, np.array(frames) - first)
     datasets.validate(found)
 
 

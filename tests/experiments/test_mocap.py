@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -110,6 +111,21 @@ def test_data_are_those_asked_for(motion, protocol, folder):
     assert paths.shape[1] == 31 and splits.drawing.up == "y"
 
 
+def test_parts_of_windows(folder):
+    config = DataConfig(num_train=30, num_valid=15, num_test=15, data_dir=folder, joints=True)
+    whole = mocap.load_splits(config).train
+    assert whole.graph.nodes["features"].shape[1:] == (6, 1 + 6)
+    train = mocap.load_splits(dataclasses.replace(config, parts=True)).train
+    assert datasets.num_samples(train) == 30 * 2 * 25
+    times = [np.arange(26, 31) - start for start in range(26)]
+    np.testing.assert_array_equal(np.unique(train.times, axis=0), times[::-1])
+    first, last = (jax.tree.map(lambda leaf, at=at: leaf[at], train) for at in (slice(30), -1))
+    jax.tree.map(np.testing.assert_array_equal, first.graph, whole.graph)
+    np.testing.assert_array_equal(last.positions, whole.positions[-1])
+    with pytest.raises(ValueError, match="got parts and dense, expected only one"):
+        dataclasses.replace(config, parts=True, dense=True)
+
+
 def test_original_preset_is_the_table_of_the_original_settings():
     config = preset("run-original")
     model, loop, optimizer = config.model, config.training, config.training.optimizer
@@ -165,6 +181,7 @@ def test_published_figures_stand_only_beside_comparable_ones(run):
         ({"num_test": 120}, "running, num_test=120"),
         ({"motion": "walk"}, "walking, num_test=240"),
         ({"height": True}, "running, heights given"),
+        ({"joints": True}, "running, joints given"),
     ):
         table = compared(**changes)
         assert "ICML" not in table and f"<td>{name}</td>" in table

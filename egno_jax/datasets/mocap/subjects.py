@@ -54,6 +54,7 @@ def load(
     num_samples: int | None = None,
     target_frames: Sequence[int] = PROTOCOLS["last"],
     height: bool = False,
+    joints: bool = False,
     dtype: np.typing.DTypeLike = np.float32,
     data_dir: PathLike | None = None,
 ) -> Samples:
@@ -63,7 +64,9 @@ def load(
     target frames of the experiments.
     """
     windows = load_windows(motion, split, num_samples=num_samples, data_dir=data_dir)
-    return samples(windows, target_frames=target_frames, height=height, dtype=dtype)
+    return samples(
+        windows, target_frames=target_frames, height=height, joints=joints, dtype=dtype
+    )
 
 
 def load_windows(

@@ -63,25 +63,33 @@ def cut(
 def samples(
     windows: Windows,
     *,
+    start: int = 0,
     target_frames: Sequence[int] = PROTOCOLS["last"],
     height: bool = False,
+    joints: bool = False,
     dtype: DTypeLike = np.float32,
 ) -> Samples:
     """Makes samples of windows.
 
     Velocities are v(t) = x(t + 1) - x(t), per frame, as in the original. Node features are |v_i|,
-    edge features [1 for a bond or 2 for two, |x_i - x_j|^2] at frame 0; edges connect joints one or
-    two bonds apart.
+    edge features [1 for a bond or 2 for two, |x_i - x_j|^2] in the initial state; edges connect
+    joints one or two bonds apart.
 
     `height` appends y_i / 30 to the node features, with y up. The model then knows the floor and
     the direction of gravity, and is equivariant only under rotations about y and horizontal
     translations. The original divides by the largest height in the batch, so its predictions depend
     on the other samples of the batch; these do not.
 
+    `joints` appends N numbers to the features of each node, 1 at its own place and 0 elsewhere. The
+    model then knows which joint is which, and learns this one skeleton; it is still equivariant.
+
     Args:
       windows: S windows.
-      target_frames: `[P]`, the frames to predict, increasing, from 1 to 30; they become `times`.
+      start: frame of the initial state, from 0 to 29.
+      target_frames: `[P]`, the frames to predict, increasing, from `start` + 1 to 30; less `start`
+        they become `times`.
       height: whether heights are a feature.
+      joints: whether the joint is a feature.
       dtype: the dtype of all real numbers.
 
     Raises:
@@ -92,13 +100,18 @@ def samples(
         raise ValueError(
             f"windows.positions: got shape {positions.shape}, expected [S, {NUM_FRAMES}, N, 3]"
         )
-    frames = check_frames(0, target_frames, HORIZON + 1)
+    frames = check_frames(start, target_frames, HORIZON + 1)
     velocities = np.diff(positions, axis=1)[:, frames]
     positions = positions[:, frames]
     features = [np.linalg.norm(velocities[:, 0], axis=-1)]
     if height:
         features.append(positions[:, 0, :, 1] / HEIGHT_SCALE)
     edges = bond_edges(windows.bonds, positions.shape[2])
+    features = np.stack(features, axis=-1)
+    if joints:
+        number, nodes = features.shape[:2]
+        one_hot = np.broadcast_to(np.eye(nodes), (number, nodes, nodes))
+        features = np.concatenate([features, one_hot], axis=-1)
     return samples_from_frames(
-        positions, velocities, np.stack(features, axis=-1), edges, frames[1:], dtype=dtype
+        positions, velocities, features, edges, frames[1:] - start, dtype=dtype
     )
