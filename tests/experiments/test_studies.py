@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from egno_jax.datasets import nbody
 from egno_jax.datasets.buckets import padded
-from experiments.studies import body_frame, leakage, paths, sizes, symmetry
+from experiments.studies import body_frame, leakage, paths, precision, sizes, symmetry
 from experiments.studies.study import PUBLISHED, main
 
 STUDIES = (
@@ -154,3 +157,18 @@ def test_what_is_published_can_be_drawn(name):
     assert record["size"] == "default"
     assert not record["git_commit"].endswith("-dirty")
     assert module.STUDY.draw(record).axes
+
+
+def test_products_round_their_factors_and_cotangents_as_accelerators_do():
+    rng = np.random.default_rng(0)
+    x, y, w = (jnp.asarray(rng.normal(size=(8, 8)), jnp.float32) for _ in range(3))
+    to = [lambda z: z.astype(jnp.bfloat16).astype(jnp.float32)]
+    to.append(lambda z: to[0](z) + to[0](z - to[0](z)))
+    for precision_name, cut in zip(("default", "high"), to, strict=True):
+        product = functools.partial(precision.narrow(jnp.matmul), precision=precision_name)
+        found, pull = jax.vjp(product, x, y)
+        np.testing.assert_array_equal(found, jnp.matmul(cut(x), cut(y)))
+        for one, other in zip(pull(w), (cut(w) @ cut(y).T, cut(x).T @ cut(w)), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+    exact = precision.narrow(jnp.matmul)(x, y, precision="highest")
+    np.testing.assert_array_equal(exact, jnp.matmul(x, y, precision="highest"))
