@@ -12,10 +12,12 @@ import jax
 import numpy as np
 
 from egno_jax import EGNOConfig, init, visualize
+from egno_jax.cli.loading import as_trained, load
 from egno_jax.cli.options import DataOptions, describe_recipe, frames_in, read
 from egno_jax.datasets import Samples, take, trajectories
 from egno_jax.datasets.trajectories import Recording
 from egno_jax.extras import require
+from egno_jax.params import Params
 from egno_jax.recipe import GraphRecipe
 from egno_jax.training import (
     JSONLines,
@@ -28,6 +30,8 @@ from egno_jax.training import (
 
 _conf = require("tyro", "cli").conf
 _MOST_TARGETS = 8
+# What the recipe of a model to start from decides.
+_DECIDED = ("selection", "window", "targets", "cutoff", "velocities")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,10 +62,13 @@ class TrainOptions(WindowOptions):
     Attributes:
       out: the folder of the run; by default runs/ and the name of the data.
       resume: continues the run in that folder.
+      start_from: a model to start from, with its settings and its recipe: the folder of a run, a
+        checkpoint, or the name of a published model.
     """
 
     out: pathlib.Path | None = None
     resume: bool = False
+    start_from: str | None = None
 
 
 def recipe_for(recording: Recording, options: WindowOptions) -> GraphRecipe:
@@ -109,18 +116,20 @@ def train(
     """
     out = options.out or _default_folder(data)
     _check_folder(out, options.resume)
-    recording = read(data, options)
-    recipe = recipe_for(recording, options)
+    base = None if options.start_from is None else _base(options, model)
+    recording = read(data, options, base and base.recipe)
+    if base is None:
+        recipe = recipe_for(recording, options)
+    else:
+        recipe = base.recipe
+        recording = as_trained(recording, recipe)
     print(f"  {describe_recipe(recipe)}")
     stride = frames_in(options.stride, recording, "stride")
     starts = trajectories.partition(recording, recipe, stride=stride)
     parts = [trajectories.samples_at(recording, recipe, part) for part in starts]
     print("  windows: " + ", ".join(f"{n} {len(p)}" for n, p in starts._asdict().items()))
-    config = _model_config(model, recipe)
     settings = _settings(training, len(starts.train))
-    example = take(parts[0], np.arange(1), np)
-    params = init(jax.random.key(settings.seed), config, example.graph, example.times)
-    params = dataclasses.replace(params, recipe=recipe)
+    params = _initial(model, recipe, parts[0], settings.seed) if base is None else base
     result = fit(
         out,
         params,
@@ -147,6 +156,28 @@ def train(
     print(report(recipe, errors))
     print(f"model: {out}/best, errors: {out}/summary.json and errors.png")
     print(f"next: egno-jax predict {shlex.join(map(str, (out, *data)))} --out predicted.extxyz")
+
+
+def _base(options: TrainOptions, model: EGNOConfig) -> Params:
+    """Returns the model to start from; refuses options that it decides."""
+    usual = WindowOptions()
+    decided = [name for name in _DECIDED if getattr(options, name) != getattr(usual, name)]
+    if model != EGNOConfig(velocity_scale=1.0):
+        decided.append("model")
+    if decided:
+        raise ValueError(
+            f"start-from: got {options.start_from} together with {', '.join(decided)}, expected "
+            "one of both: settings and windows are those of the model; omit the others"
+        )
+    return load(options.start_from)
+
+
+def _initial(model: EGNOConfig, recipe: GraphRecipe, train: Samples, seed: int) -> Params:
+    """Returns a new model with its recipe."""
+    config = _model_config(model, recipe)
+    example = take(train, np.arange(1), np)
+    params = init(jax.random.key(seed), config, example.graph, example.times)
+    return dataclasses.replace(params, recipe=recipe)
 
 
 def _default_folder(data: tuple[pathlib.Path, ...]) -> pathlib.Path:

@@ -6,7 +6,7 @@ import json
 import pathlib
 
 import egno_jax
-from egno_jax.cli.using import model_of
+from egno_jax.cli.loading import model_of
 from egno_jax.extras import require
 
 _conf = require("tyro", "cli").conf

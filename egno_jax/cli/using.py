@@ -8,8 +8,8 @@ from typing import Annotated
 
 import numpy as np
 
-import egno_jax
 from egno_jax import predicting
+from egno_jax.cli.loading import as_trained, load
 from egno_jax.cli.making import errors_of, report
 from egno_jax.cli.options import DataOptions, read, request
 from egno_jax.datasets import trajectories
@@ -37,26 +37,6 @@ class StateOptions(DataOptions):
     frame: int = -1
     recording: int = 0
     out: pathlib.Path = pathlib.Path("predicted.extxyz")
-
-
-def model_of(name: str) -> Params:
-    """Returns the model of a run, of a checkpoint, or of the name of a published one."""
-    best = pathlib.Path(name) / "best"
-    if not best.parent.exists() and name not in egno_jax.published.names():
-        known = ", ".join(egno_jax.published.names())
-        raise ValueError(
-            f"model: got {name}, which does not exist, expected the folder of a run, a checkpoint, "
-            f"or one of {known}; check the name"
-        )
-    return egno_jax.load(best if best.is_dir() else name)
-
-
-def load(model: str) -> Params:
-    """Returns a model that has a recipe, see `model_of`."""
-    params = model_of(model)
-    if params.recipe is None:
-        raise ValueError(f"model: got {model}, which has no recipe, expected one of egno-jax train")
-    return params
 
 
 def predict(
@@ -189,9 +169,7 @@ def evaluate(
       options: how the files are read.
     """
     params = load(model)
-    recording = read(data, options, params.recipe)
-    if params.recipe.time_unit == FRAME and params.recipe.velocities != "file":
-        recording = dataclasses.replace(recording, time_step=None)  # its frames are counted
+    recording = as_trained(read(data, options, params.recipe), params.recipe)
     starts = trajectories.starts_of(recording, params.recipe)
     if not len(starts):
         raise ValueError(

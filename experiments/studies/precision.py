@@ -130,7 +130,7 @@ def measure(size: Size, workshop: Workshop) -> Record:
 def draw(record: Record) -> Figure:
     """Draws the errors of all precisions."""
     figure, (axes,) = panels(1, 6, 2.5)
-    for place, (name, found) in enumerate(record["errors"].items()):
+    for place, found in enumerate(record["errors"].values()):
         axes.barh(place, found["f_mse"], color="C0")
         axes.annotate(f" {found['f_mse']:.5f}", (found["f_mse"], place), va="center")
     axes.set_yticks(range(len(record["errors"])), [*record["errors"]])

@@ -77,6 +77,13 @@ def test_errors_are_one_line_and_a_status(capsys, tmp_path):
     assert "missing.xyz" in capsys.readouterr().err
     assert main(["predict", str(tmp_path), str(FILES / "recorded.npy")]) == 1
     assert "is no checkpoint" in capsys.readouterr().err
+    start = ["train", str(FILES / "recorded.npy"), "--start-from"]
+    out = ["--out", str(tmp_path / "out")]
+    assert main([*start, "nbody", *out, "--window", "2", "--model.num-layers", "1"]) == 1
+    assert "got nbody together with window, model, expected one" in capsys.readouterr().err
+    assert main([*start, "nowhere", *out]) == 1
+    assert "got nowhere, which does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_published_models_are_listed_and_exported(capsys, tmp_path):

@@ -63,9 +63,15 @@ def test_every_command_has_a_section_with_an_example():
 def test_the_commands_of_the_page_run(folder, capsys):
     for program, *arguments in commands(PAGE):
         assert program == "egno-jax"
-        if arguments[0] == "train" and "--resume" not in arguments:
+        is_other = "--start-from" in arguments
+        if arguments[0] == "train" and "--resume" not in arguments and not is_other:
             shutil.rmtree(folder / "runs", ignore_errors=True)  # the page begins with a summary
         small = SMALL if arguments[0] == "train" else []
+        small = small[: small.index("--model.num-layers")] if is_other else small
         assert main([*arguments, *small]) == 0, (arguments, capsys.readouterr().err)
         if "--out" in arguments:
             assert (folder / arguments[arguments.index("--out") + 1]).exists(), arguments
+    start, found = (egno_jax.load(folder / "runs" / name / "best") for name in ("copper", "other"))
+    assert found.config == start.config and found.recipe == start.recipe
+    moved = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (start, found)), strict=True)]
+    assert 0 < max(moved) < 0.01  # two small steps away from the first model

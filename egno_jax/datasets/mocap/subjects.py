@@ -64,9 +64,7 @@ def load(
     target frames of the experiments.
     """
     windows = load_windows(motion, split, num_samples=num_samples, data_dir=data_dir)
-    return samples(
-        windows, target_frames=target_frames, height=height, joints=joints, dtype=dtype
-    )
+    return samples(windows, target_frames=target_frames, height=height, joints=joints, dtype=dtype)
 
 
 def load_windows(
