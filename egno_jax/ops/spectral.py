@@ -220,12 +220,17 @@ def _sum_over(
     """Sums over the first `num_axes` axes of x, weighted by the basis; in float32 or wider.
 
     It is a matrix product on a CPU, for many weights, where devices share the times, and for few
-    channels on a TPU, which rearranges them fast; elsewhere `short_sum`.
+    channels on a TPU, which rearranges them fast. A GPU would launch several programs for a product
+    and one for a sum of scaled arrays.
     """
     x = x.astype(jnp.result_type(x.dtype, jnp.float32))
 
     def product(x: Float[Array, "*axes *rest"]) -> Float[Array, "*out *rest"]:
         return jnp.tensordot(jnp.asarray(basis, x.dtype), x, num_axes, precision="highest")
+
+    def scaled(x: Float[Array, "*axes *rest"]) -> Float[Array, "*out *rest"]:
+        weights = jnp.asarray(basis, x.dtype).reshape(*basis.shape, *[1] * (x.ndim - num_axes))
+        return jnp.sum(weights * x, axis=tuple(range(basis.ndim - num_axes, basis.ndim)))
 
     is_long = fourier.is_symbolic(basis.size) or basis.size > MAX_SHORT_SUM
     is_split = sharding.axis_size(sharding.TIME_AXIS) > 1
@@ -233,7 +238,7 @@ def _sum_over(
         return product(x)
     short = functools.partial(short_sum, basis, num_axes=num_axes)
     on_tpu = short if x.shape[-1] >= MIN_CHANNELS else product
-    return jax.lax.platform_dependent(x, cpu=product, tpu=on_tpu, default=short)
+    return jax.lax.platform_dependent(x, cpu=product, tpu=on_tpu, default=scaled)
 
 
 def short_sum(
@@ -241,9 +246,9 @@ def short_sum(
 ) -> Float[Array, "*out *rest"]:
     """Computes `tensordot(basis, x, num_axes)` as one scaled slice of x after another, summed.
 
-    A TPU would rearrange all of x for a product over its first axes, and a GPU launch several
-    programs. The derivative of this form would be slow, so it has another one, whose transpose is
-    again a sum of scaled slices.
+    For TPUs, which would rearrange all of x for a product over its first axes. The derivative of
+    this form would be slow there, so it has another one, whose transpose is again a sum of scaled
+    slices.
     """
     rest = x.shape[num_axes:]
     out = basis.shape[: basis.ndim - num_axes]

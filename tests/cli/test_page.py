@@ -73,5 +73,7 @@ def test_the_commands_of_the_page_run(folder, capsys):
             assert (folder / arguments[arguments.index("--out") + 1]).exists(), arguments
     start, found = (egno_jax.load(folder / "runs" / name / "best") for name in ("copper", "other"))
     assert found.config == start.config and found.recipe == start.recipe
-    moved = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (start, found)), strict=True)]
+    moved = [
+        np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (start, found)), strict=True)
+    ]
     assert 0 < max(moved) < 0.01  # two small steps away from the first model

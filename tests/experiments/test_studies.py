@@ -23,6 +23,7 @@ STUDIES = (
     "leakage",
     "long_windows",
     "modes",
+    "precision",
     "resolution",
     "rough",
     "sizes",

@@ -177,7 +177,7 @@ def test_conv_of_bfloat16_transforms_in_float32(method):
 
 
 @pytest.mark.parametrize(("num_times", "num_modes"), [(1, 1), (2, 2), (5, 2), (8, 4)])
-def test_short_sums_of_accelerators_are_the_product(num_times, num_modes):
+def test_short_sums_of_tpus_are_the_product(num_times, num_modes):
     cosines, sines = fourier.basis(num_times, num_modes)
     to_modes = np.stack([cosines, -sines])
     rng = np.random.default_rng(0)
