@@ -172,7 +172,10 @@ EXPERIMENT = Experiment(
         "ahead, all in one pass. A unit of length is 5.64 cm; papers print these errors times 100."
     ),
     default=MocapConfig(),
-    presets="run walk quick run-6x128 walk-6x128 run-original walk-uniform walk-dense".split(),
+    presets=(
+        *("run", "run-joints", "walk", "quick", "run-6x128", "walk-6x128", "run-original"),
+        *("walk-uniform", "walk-dense"),
+    ),
     load_splits=load_splits,
     task=task,
     published=PUBLISHED,

@@ -120,18 +120,22 @@ def _products(
     """
     _check_kernel(kernel, coefficients.shape[-1])
     kernel = kernel.astype(coefficients.dtype)
-
-    def product(x: Array, kernel: Array) -> Array:
-        return jnp.einsum("zm...a,ymab->zym...b", x, kernel, precision=precision)
-
-    def by_channels(x: Array, kernel: Array) -> Array:
-        ones = [1] * (x.ndim - 3)
-        kernel = kernel.reshape(1, *kernel.shape[:2], *ones, *kernel.shape[2:])
-        return sum(x[:, None, ..., a, None] * kernel[..., a, :] for a in range(x.shape[-1]))
-
+    product = functools.partial(jnp.einsum, "zm...a,ymab->zym...b", precision=precision)
     if coefficients.shape[-1] >= MIN_CHANNELS:
         return product(coefficients, kernel)
-    return jax.lax.platform_dependent(coefficients, kernel, tpu=by_channels, default=product)
+    return jax.lax.platform_dependent(coefficients, kernel, tpu=few_products, default=product)
+
+
+def few_products(
+    coefficients: Float[Array, "2 M *rest A"], kernel: Float[Array, "2 M A B"]
+) -> Float[Array, "2 2 M *rest B"]:
+    """Computes `einsum("zm...a,ymab->zym...b", ...)` as scaled channels, summed."""
+    ones = [1] * (coefficients.ndim - 3)
+    kernel = kernel.reshape(1, *kernel.shape[:2], *ones, *kernel.shape[2:])
+    channels = (
+        coefficients[:, None, ..., a, None] * kernel[..., a, :] for a in range(kernel.shape[-2])
+    )
+    return sum(channels)
 
 
 def _basis_of_products(num_times: int, num_modes: int) -> Float[np.ndarray, "P 2 2 M"]:

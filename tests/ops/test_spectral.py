@@ -192,3 +192,12 @@ def test_short_sums_of_tpus_are_the_product(num_times, num_modes):
             pairs.append([jax.vjp(each, x)[1](found)[0] for each in (short, product)])
             for one, other in pairs:
                 np.testing.assert_allclose(one, other, rtol=0, atol=1e-13)
+
+
+def test_products_of_few_channels_are_those_of_all():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 3, 4, 5, 2)), rng.normal(size=(2, 3, 2, 3))
+    with jax.enable_x64(True):
+        found = spectral.few_products(jnp.asarray(x), jnp.asarray(kernel))
+    expected = np.einsum("zm...a,ymab->zym...b", x, kernel)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
