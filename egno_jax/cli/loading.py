@@ -32,8 +32,8 @@ def load(model: str) -> Params:
     return params
 
 
-def as_trained(recording: Recording, recipe: GraphRecipe) -> Recording:
+def as_trained(recording: Recording, recipe: GraphRecipe | None) -> Recording:
     """Returns a recording without times for a model that counts frames, as its training did."""
-    if recipe.time_unit == FRAME and recipe.velocities != "file":
-        return dataclasses.replace(recording, time_step=None)
-    return recording
+    if recipe is None or recipe.time_unit != FRAME or recipe.velocities == "file":
+        return recording
+    return dataclasses.replace(recording, time_step=None)

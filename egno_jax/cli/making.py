@@ -117,12 +117,9 @@ def train(
     out = options.out or _default_folder(data)
     _check_folder(out, options.resume)
     base = None if options.start_from is None else _base(options, model)
-    recording = read(data, options, base and base.recipe)
-    if base is None:
-        recipe = recipe_for(recording, options)
-    else:
-        recipe = base.recipe
-        recording = as_trained(recording, recipe)
+    recipe = None if base is None else base.recipe
+    recording = as_trained(read(data, options, recipe), recipe)
+    recipe = recipe or recipe_for(recording, options)
     print(f"  {describe_recipe(recipe)}")
     stride = frames_in(options.stride, recording, "stride")
     starts = trajectories.partition(recording, recipe, stride=stride)
