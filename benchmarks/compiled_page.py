@@ -231,12 +231,15 @@ def _ratio(row: Row) -> float | None:
 
 
 def _draw(rows: Sequence[Row], title: str, value: Callable[[Row], float | None]) -> Any:
-    """Draws bars by case and variant, with axes for each kind of program and chip."""
+    """Draws bars by case and variant, with axes for each kind of program and chip.
+
+    Other precisions are in the tables alone: their floors differ.
+    """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     known = [row for row in rows if ":" not in row.target and "error" not in row.entry]
-    known = [row for row in known if value(row) is not None]
+    known = [row for row in known if value(row) is not None and "ours-" not in row.variant]
     targets = list(dict.fromkeys(row.target for row in known))
     if not known:
         return None
@@ -252,7 +255,8 @@ def _draw(rows: Sequence[Row], title: str, value: Callable[[Row], float | None])
                 colour = f"C{variants.index(row.variant)}"
                 place = names.index(row.case) + offset
                 axes.bar(place, value(row), width=0.8 / len(variants), color=colour)
-            axes.set_xticks([place + 0.25 for place in range(len(names))], names, rotation=30)
+            middle = 0.4 - 0.4 / len(variants)
+            axes.set_xticks([place + middle for place in range(len(names))], names, rotation=30)
             axes.set_title(f"{target}, {KINDS[kind].lower()}", fontsize="medium")
         grid[index][0].set_ylabel(title)
     colours = [Patch(color=f"C{number}", label=name) for number, name in enumerate(variants)]
