@@ -30,6 +30,8 @@ from egno_jax.training import (
 
 _conf = require("tyro", "cli").conf
 _MOST_TARGETS = 8
+# The model unless options say otherwise.
+_MODEL = EGNOConfig(velocity_scale=1.0)
 # What the recipe of a model to start from decides.
 _DECIDED = ("selection", "window", "targets", "cutoff", "velocities")
 
@@ -97,7 +99,7 @@ def recipe_for(recording: Recording, options: WindowOptions) -> GraphRecipe:
 def train(
     data: _conf.Positional[tuple[pathlib.Path, ...]],
     options: Annotated[TrainOptions, _conf.arg(name="")] = TrainOptions(),
-    model: EGNOConfig = EGNOConfig(velocity_scale=1.0),  # noqa: B008
+    model: EGNOConfig = _MODEL,
     training: TrainingConfig = TrainingConfig(  # noqa: B008
         num_steps=2000,
         batch_size=32,
@@ -159,7 +161,7 @@ def _base(options: TrainOptions, model: EGNOConfig) -> Params:
     """Returns the model to start from; refuses options that it decides."""
     usual = WindowOptions()
     decided = [name for name in _DECIDED if getattr(options, name) != getattr(usual, name)]
-    if model != EGNOConfig(velocity_scale=1.0):
+    if model != _MODEL:
         decided.append("model")
     if decided:
         raise ValueError(

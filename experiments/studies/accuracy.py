@@ -17,8 +17,8 @@ import numpy as np
 from egno_jax import EGNOConfig, Params, training
 from egno_jax.datasets import Samples, concatenate, nbody
 from egno_jax.nn import VectorLayer, register_layer
-from egno_jax.training import OptimizerConfig, TrainingConfig
 from experiments.decoding import decode
+from experiments.studies.paths import Budget
 from experiments.studies.study import Figure, Record, Study, Workshop, main, panels
 
 _TIME_SCALE = 2.0
@@ -80,13 +80,9 @@ VARIANTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
-    """How much is trained and tested: numbers of simulations and steps, and which variants."""
+class Size(Budget):
+    """How much is trained and tested, and which variants."""
 
-    num_train: int = 3000
-    num_test: int = 2000
-    num_steps: int = 600
-    batch_size: int = 50
     variants: tuple[str, ...] = tuple(VARIANTS)
 
 
@@ -110,7 +106,7 @@ def measure(size: Size, workshop: Workshop) -> Record:
       milliseconds of a training step; `by_distance`: the F-MSE of the usual model on the test
       samples, divided by the smallest distance of a pair of bodies in the window.
     """
-    numbers = {"valid": size.num_test, "test": size.num_test}
+    numbers = size.per_split()
     numbers["train"] = max(VARIANTS[name].num_train or size.num_train for name in size.variants)
     paths = {
         split: nbody.load_trajectories(split, num_simulations=number)
@@ -148,17 +144,8 @@ def _trained(
     usual = {"layer": "vector", "time_scale": _TIME_SCALE}
     model = EGNOConfig(**{**usual, **variant.model})
     num_steps = max(int(variant.steps * size.num_steps), 1)
-    config = TrainingConfig(
-        num_steps=num_steps,
-        batch_size=size.batch_size,
-        eval_every=max(num_steps // 8, 1),
-        eval_batch_size=min(250, size.num_test),
-        optimizer=OptimizerConfig(
-            # The published rates of both kinds of layers.
-            learning_rate=2e-3 if model.layer == "egnn" else 4e-3,
-            warmup_steps=min(200, num_steps // 4),
-        ),
-    )
+    # The published rates of both kinds of layers.
+    config = size.training(num_steps, learning_rate=2e-3 if model.layer == "egnn" else 4e-3)
     valid = _cut(paths["valid"], variant)
     return workshop.train(name, model, config, samples, valid, off=variant.off)
 

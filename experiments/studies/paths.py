@@ -54,6 +54,27 @@ def training_config(num_steps: int, **changes: Any) -> TrainingConfig:
     return dataclasses.replace(usual, **changes)
 
 
+@dataclasses.dataclass(frozen=True)
+class Budget(Size):
+    """A size to compare models of the canonical simulations at, with the samples of a step."""
+
+    num_test: int = 2000
+    num_steps: int = 600
+    batch_size: int = 50
+
+    def training(self, num_steps: int, learning_rate: float = 2e-3) -> TrainingConfig:
+        """Returns how a model is trained for so many steps."""
+        return TrainingConfig(
+            num_steps=num_steps,
+            batch_size=self.batch_size,
+            eval_every=max(num_steps // 8, 1),
+            eval_batch_size=min(250, self.num_test),
+            optimizer=OptimizerConfig(
+                learning_rate=learning_rate, warmup_steps=min(200, num_steps // 4)
+            ),
+        )
+
+
 class Paths(NamedTuple):
     """S charged systems, from frame 30 of their simulation on.
 

@@ -12,7 +12,6 @@ kernels for CPUs would round nothing, so they are off.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ import jax.numpy as jnp
 from egno_jax import EGNOConfig, training
 from egno_jax.datasets import concatenate, nbody
 from egno_jax.ops import kernels
-from egno_jax.training import OptimizerConfig, TrainingConfig
+from experiments.studies.paths import Budget
 from experiments.studies.study import Figure, Record, Study, Workshop, main, panels
 
 PRECISIONS: dict[str, dict[str, Any]] = {
@@ -37,19 +36,9 @@ PRECISIONS: dict[str, dict[str, Any]] = {
 _PARTS = {"default": 1, "high": 2}
 
 
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """How much is trained and tested: numbers of simulations and steps."""
-
-    num_train: int = 3000
-    num_test: int = 2000
-    num_steps: int = 1200
-    batch_size: int = 50
-
-
 SIZES = {
-    "default": Size(),
-    "smoke": Size(num_train=20, num_test=10, num_steps=2, batch_size=4),
+    "default": Budget(num_steps=1200),
+    "smoke": Budget(num_train=20, num_test=10, num_steps=2, batch_size=4),
 }
 
 
@@ -101,22 +90,15 @@ def emulated() -> Iterator[None]:
         yield
 
 
-def measure(size: Size, workshop: Workshop) -> Record:
+def measure(size: Budget, workshop: Workshop) -> Record:
     """Trains the model with each precision; returns the `errors` of each on the test set."""
-    counts = {"train": size.num_train, "valid": size.num_test, "test": size.num_test}
     paths = {
         split: nbody.load_trajectories(split, num_simulations=number)
-        for split, number in counts.items()
+        for split, number in size.per_split().items()
     }
     train = concatenate(nbody.samples(paths["train"]), nbody.reversed_samples(paths["train"]))
     valid, test = nbody.samples(paths["valid"]), nbody.samples(paths["test"])
-    config = TrainingConfig(
-        num_steps=size.num_steps,
-        batch_size=size.batch_size,
-        eval_every=max(size.num_steps // 8, 1),
-        eval_batch_size=min(250, size.num_test),
-        optimizer=OptimizerConfig(warmup_steps=min(200, size.num_steps // 4)),
-    )
+    config = size.training(size.num_steps)
     errors = {}
     for name, fields in PRECISIONS.items():
         model = EGNOConfig(time_scale=2.0, **fields)
