@@ -40,7 +40,8 @@ __all__ = ["figures", "main"]
 
 CHIPS = ("v5e", "v5p", "v6e", "h100")
 KINDS = ("forward", "step")
-VARIANTS = ("ours", "ours-high", "ours-default", "ours-bf16", "naive")
+VARIANTS = ("ours", "ours-high", "ours-default", "ours-bf16", "ours-pallas", "naive")
+PALLAS = {"EGNO_JAX_KERNELS": "pallas"}
 # A protein of 855 nodes at thousands of times: the example of docs/scaling.md.
 LONG = cases.Case(
     *("protein-p4096", "contacts", 1, (855, 855), 4096, 64, 4, 2, 2),
@@ -224,9 +225,10 @@ def compile_program(program: Program, text: Path | None = None) -> dict[str, Any
     if text is not None:
         text.mkdir(parents=True, exist_ok=True)
         request["text"] = str(text.resolve() / (program.name.replace("/", "-") + ".txt"))
+    kernels = PALLAS if program.row == "ours-pallas" else {}
     done = subprocess.run(
         [sys.executable, "-P", "-c", _START, program.package, json.dumps(request)],
-        env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(provenance.ROOT)},
+        env={**os.environ, **ENVIRONMENT, **kernels, "PYTHONPATH": str(provenance.ROOT)},
         capture_output=True,
         text=True,
     )

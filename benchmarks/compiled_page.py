@@ -19,7 +19,8 @@ _INTRODUCTION = """## Compiled for accelerators
 Written by `python -m benchmarks.compiled` from `results/compiled.json`. XLA compiled the programs
 for devices that were not there. **Every figure of this section is the compiler's; nothing was
 run.** [README.md](README.md) describes the figures. `ours` is this library, `naive` the plain
-segment-sum version of the same model; other rows are other precisions and other checkouts.
+segment-sum version of the same model, and `ours-pallas` this library with its Pallas kernel, whose
+cycles XLA does not estimate; other rows are other precisions and other checkouts.
 """
 
 
@@ -127,6 +128,7 @@ _COUNTS: Columns = {"launches": _figure("launches")}
 _UNESTIMATED: Columns = {"without an estimate": _figure("without_estimate")}
 _INDEXING: Columns = {"gathers": _figure("gathers"), "scatters": _figure("scatters")}
 _MEMORY: Columns = {
+    "accessed": lambda row: _memory("accessed")(row) if row.entry.get("accessed_bytes") else "–",
     "temporaries": _memory("temporary"),
     "arguments": _memory("argument"),
     "outputs": _memory("output"),

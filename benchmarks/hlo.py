@@ -72,11 +72,13 @@ def figures(compiled: Any) -> dict[str, Any]:
       `without_estimate`: launches on TPU whose cycles the compiler does not estimate;
       `gathers`, `scatters`: number of executions of these operations;
       `collectives`: by kind, `count` (operations) and `bytes` (of their results on one device);
+      `accessed_bytes`: what all operations read and write, as XLA's cost analysis counts it;
       `temporary_bytes`, `argument_bytes`, `output_bytes`: memory of one device.
     """
     memory = compiled.memory_analysis()
     return {
         **figures_of_text(compiled.as_text()),
+        "accessed_bytes": (compiled.cost_analysis() or {}).get("bytes accessed"),
         "temporary_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "output_bytes": memory.output_size_in_bytes,

@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours-high": {"matmul_precision": "high"},
     "ours-default": {"matmul_precision": "default"},
     "ours-bf16": {"dtype": "bfloat16"},
+    "ours-pallas": {},  # with the environment of `benchmarks.compiled.PALLAS`
     "naive": {},
 }
 _TARGETS = Path(__file__).parent / "targets"

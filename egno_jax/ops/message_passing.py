@@ -210,7 +210,10 @@ def velocity_factor_reference(
 # For a kernel of another platform, add an entry here.
 _STATIC = ["precision"]
 _message_sums = kernels.accelerate(
-    "message_sums", message_sums_reference, {"cpu": kernels.MESSAGE_SUMS}, _STATIC
+    "message_sums",
+    message_sums_reference,
+    {"cpu": kernels.MESSAGE_SUMS, "tpu": kernels.tpu.MESSAGE_SUMS},
+    _STATIC,
 )
 feature_update = kernels.accelerate(
     "feature_update", feature_update_reference, {"cpu": kernels.FEATURE_UPDATE}, _STATIC

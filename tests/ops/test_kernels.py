@@ -255,5 +255,5 @@ def test_kernels_can_be_switched_off(load):
 
 
 def test_unknown_settings_are_refused(load):
-    with pytest.raises(ValueError, match="got 'yes', expected auto, off or require"):
+    with pytest.raises(ValueError, match="got 'yes', expected auto, off, require, pallas"):
         load("yes")

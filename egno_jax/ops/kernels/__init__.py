@@ -1,9 +1,10 @@
 """Kernels for the operations that XLA compiles to far from a machine's limit.
 
 `accelerate` joins a function in JAX and its kernels; `cpu` calls the kernels of the CPU, which
-`library` compiles from the C++ in this folder.
+`library` compiles from the C++ in this folder; `tpu` has a kernel in Pallas.
 """
 
+from egno_jax.ops.kernels import tpu
 from egno_jax.ops.kernels.accelerated import Kernel, accelerate
 from egno_jax.ops.kernels.cpu import (
     FEATURE_UPDATE,
@@ -25,4 +26,5 @@ __all__ = [
     "Status",
     "accelerate",
     "load",
+    "tpu",
 ]

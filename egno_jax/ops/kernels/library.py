@@ -7,8 +7,9 @@ content. One process compiles it while others wait. A library is loaded only if 
 the user's own and nobody else can write to them; without such a folder each process compiles a
 library for itself. Without a compiler everything runs on JAX's operations, slower.
 
-The environment variable `EGNO_JAX_KERNELS` is `auto` (the default), `off`, or `require`: an error
-instead of a warning if there are no kernels.
+The environment variable `EGNO_JAX_KERNELS` is `auto` (the default); `off`; `require`: an error
+instead of a warning if there are no kernels; or `pallas`: as `auto`, and TPUs use the kernel that
+has never run on one (`egno_jax.ops.kernels.tpu`).
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ _SYMBOLS = tuple(
     for suffix in ("", "_vjp")
 )
 _TIMEOUT = 300.0
+SETTINGS = ("auto", "off", "require", "pallas")
 
 logger = logging.getLogger("egno_jax")
 _lock = threading.Lock()
@@ -62,6 +64,20 @@ class Status(NamedTuple):
 
 class KernelError(RuntimeError):
     """The kernels cannot be built or loaded; raised if `EGNO_JAX_KERNELS=require`."""
+
+
+def setting() -> str:
+    """Returns the value of `EGNO_JAX_KERNELS`.
+
+    Raises:
+      ValueError: it is not a valid one.
+    """
+    value = os.environ.get("EGNO_JAX_KERNELS") or "auto"
+    if value not in SETTINGS:
+        raise ValueError(
+            f"EGNO_JAX_KERNELS: got {value!r}, expected {', '.join(SETTINGS)}; set one of these"
+        )
+    return value
 
 
 def load() -> Status:
@@ -79,11 +95,7 @@ def load() -> Status:
 
 @functools.cache
 def _load() -> Status:
-    wanted = os.environ.get("EGNO_JAX_KERNELS") or "auto"
-    if wanted not in ("auto", "off", "require"):
-        raise ValueError(
-            f"EGNO_JAX_KERNELS: got {wanted!r}, expected auto, off or require; set one of these"
-        )
+    wanted = setting()
     if wanted == "off":
         return Status(False, "EGNO_JAX_KERNELS is off")
     try:

@@ -1,0 +1,79 @@
+"""The TPU kernel equals its specification, in Pallas' interpreter."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import pallas as pl
+
+from egno_jax import ops
+from egno_jax.ops import kernels
+from tests.ops.test_kernels import arguments, function_of_floats, normal, worst
+
+NAMES = ("message_sums", "message_sums with shifts")
+# times, nodes, edges, width of the input, width, edge features
+SIZES = [(5, 30, 300, 32, 32, 2), (1, 3, 7, 16, 64, 0), (3, 10, 33, 80, 128, 3)]
+KERNEL = kernels.tpu.MESSAGE_SUMS
+
+
+def drawn(name, sizes):
+    """Returns floating arguments, and the rest of the arguments."""
+    floats, indices = arguments(np.random.default_rng(0), *sizes)[name]
+    return floats, indices | {"precision": "highest"}
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_values_and_gradients_are_those_of_the_specification(monkeypatch, name, sizes):
+    interpreted = functools.partial(pl.pallas_call, interpret=True)
+    monkeypatch.setattr(pl, "pallas_call", interpreted)
+    monkeypatch.setattr(kernels.tpu, "_UNROLL", 1)
+    floats, rest = drawn(name, sizes)
+    found, residuals = KERNEL.function(floats | rest)
+    rng = np.random.default_rng(1)
+    cotangents = tuple(normal(rng, *x.shape) for x in found)
+    gradients = KERNEL.vjp(floats | rest, residuals, cotangents, None)
+    with jax.enable_x64(True):
+        wide, wide_cotangents = jax.tree.map(lambda x: x.astype(jnp.float64), (floats, cotangents))
+        reference = function_of_floats(ops.message_sums_reference, rest)
+        results, pullback = jax.vjp(jax.jit(reference), wide)
+        (expected,) = pullback(list(wide_cotangents))
+    assert worst(found, results) < 2e-6
+    assert jax.tree.structure(gradients) == jax.tree.structure(floats)
+    assert worst(gradients, expected) < 2e-5
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fits"),
+    [
+        (SIZES[0], True),
+        ((4, 6840, 9, 128, 128, 2), True),  # the benchmarks' eight proteins
+        ((1, 30, 9, 256, 256, 2), True),
+        ((4, 20_000, 9, 64, 64, 2), False),  # tables larger than the vector memory
+        ((1, 3, 7, 16, 48, 0), False),  # rows that are not full
+    ],
+    ids=str,
+)
+def test_it_is_for_tables_on_the_chip_and_full_rows(sizes, fits):
+    floats, rest = drawn("message_sums", (1, 3, 7, *sizes[3:]))
+    floats |= {
+        name: jax.ShapeDtypeStruct((*sizes[:2], floats[name].shape[2]), jnp.float32)
+        for name in ("positions", "features")
+    }
+    assert KERNEL.fits(floats | rest) == fits
+
+
+@pytest.mark.parametrize(("setting", "is_used"), [("pallas", True), ("auto", False)])
+def test_it_is_used_on_request(monkeypatch, setting, is_used):
+    monkeypatch.setenv("EGNO_JAX_KERNELS", setting)
+    floats, rest = drawn("message_sums", SIZES[0])
+
+    def loss(floats):
+        return sum(jnp.sum(x) for x in ops.message_sums(**floats, **rest))
+
+    traced = jax.jit(jax.value_and_grad(loss)).trace(floats)
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    for name in ("egno_sums_kernel", "egno_gradient_kernel"):
+        assert (name in text) == is_used
