@@ -214,12 +214,21 @@ _message_sums = kernels.accelerate(
     message_sums_reference,
     {"cpu": kernels.MESSAGE_SUMS, "tpu": kernels.tpu.MESSAGE_SUMS},
     _STATIC,
+    with_times=("positions", "features"),
 )
 feature_update = kernels.accelerate(
-    "feature_update", feature_update_reference, {"cpu": kernels.FEATURE_UPDATE}, _STATIC
+    "feature_update",
+    feature_update_reference,
+    {"cpu": kernels.FEATURE_UPDATE},
+    _STATIC,
+    with_times=("features", "messages"),
 )
 velocity_factor = kernels.accelerate(
-    "velocity_factor", velocity_factor_reference, {"cpu": kernels.VELOCITY_FACTOR}, _STATIC
+    "velocity_factor",
+    velocity_factor_reference,
+    {"cpu": kernels.VELOCITY_FACTOR},
+    _STATIC,
+    with_times=("features",),
 )
 
 

@@ -7,6 +7,7 @@ separately for each mesh.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -32,6 +33,29 @@ def axis_size(name: str) -> int:
 def is_partitioned() -> bool:
     """Returns whether XLA partitions the current program over a mesh with automatic axes."""
     return any(axis_size(name) > 1 for name in jax.sharding.get_abstract_mesh().axis_names)
+
+
+def splits_only_times(num_times: int) -> bool:
+    """Returns whether the current mesh splits P times evenly, and nothing else."""
+    size = axis_size(TIME_AXIS)
+    others = (name for name in jax.sharding.get_abstract_mesh().axis_names if name != TIME_AXIS)
+    return size > 1 and num_times % size == 0 and all(axis_size(name) == 1 for name in others)
+
+
+def map_times(function: Callable[..., Any], args: dict[str, Any], with_times: Sequence[str]) -> Any:
+    """Applies a function to the times of each device, as if the device were alone.
+
+    Args:
+      function: takes arguments by name, and returns arrays whose first axis is that of times.
+      args: its arguments.
+      with_times: the names of those whose first axis is that of times; the others are the same at
+        all times, and their gradient is summed over the devices.
+    """
+    specs = {name: PartitionSpec(TIME_AXIS if name in with_times else None) for name in args}
+    mapped = jax.shard_map(
+        lambda args: function(**args), in_specs=(specs,), out_specs=PartitionSpec(TIME_AXIS)
+    )
+    return mapped(args)
 
 
 def shard_times(x: Float[Array, "P *rest"]) -> Float[Array, "P *rest"]:

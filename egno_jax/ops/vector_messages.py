@@ -171,5 +171,9 @@ def _vector_sums_reference(
 
 
 _vector_sums = kernels.accelerate(
-    "vector_sums", _vector_sums_reference, {"cpu": kernels.VECTOR_SUMS}, ["precision"]
+    "vector_sums",
+    _vector_sums_reference,
+    {"cpu": kernels.VECTOR_SUMS},
+    ["precision"],
+    with_times=("positions", "node_vectors", "features", "features_of_senders"),
 )

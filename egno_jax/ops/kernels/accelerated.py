@@ -7,7 +7,8 @@ choice is made when a program is lowered for a platform. The specification compu
 - other platforms, dtypes and shapes;
 - forward mode, `vmap` and higher derivatives;
 - `jax.export`, because exported programs may run where there are no kernels;
-- programs that XLA partitions over a mesh of automatic axes, because XLA cannot split a kernel.
+- programs that XLA partitions over a mesh of automatic axes, because XLA cannot split a kernel,
+  except functions of each time alone where the mesh splits nothing but times.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def accelerate(
     specification: Callable[..., Any],
     kernels: Mapping[str, Kernel],
     static: Sequence[str] = (),
+    with_times: Sequence[str] = (),
 ) -> Callable[..., Any]:
     """Returns a function that computes `specification`, by a platform's kernel where it can.
 
@@ -75,12 +77,19 @@ def accelerate(
         of arrays. An argument that is None is left out: its default must be None.
       kernels: by platform, such as `"cpu"`.
       static: names of arguments that are not arrays, such as a precision.
+      with_times: names of the arguments whose first axis is that of times, if all times are
+        independent and the results have them first; else none.
     """
     function = _Accelerated(name, specification, kernels, tuple(static))
     signature = inspect.signature(specification)
 
     def compiled(**args: Any) -> Any:
-        return (specification if sharding.is_partitioned() else function)(**args)
+        if not sharding.is_partitioned():
+            return function(**args)
+        if not with_times or not sharding.splits_only_times(args[with_times[0]].shape[0]):
+            return specification(**args)
+        fixed = {name: args.pop(name) for name in static}
+        return sharding.map_times(functools.partial(function, **fixed), args, with_times)
 
     compiled.__name__ = name
     compiled = jax.jit(compiled, static_argnames=tuple(static))
