@@ -109,15 +109,11 @@ def coefficient_bytes(size: Size) -> float:
 def time_traffic(size: Size) -> float:
     """Returns the bytes that a step sums over `time` for one sample; independent of P.
 
-        L [2 * 8 M N (C + 6) + 4 E C] + 4 N C
+        L 2 * 8 M N (C + 6) + 4 N C
 
-    Coefficients forward and backward, and the gradients of edge and node terms shared by all times.
+    Coefficients forward and backward, and the gradient of the node terms shared by all times.
     """
-    c = size.width
-    per_layer = 2 * coefficient_bytes(size)
-    if size.edge_features:
-        per_layer += 4 * size.edges * c
-    return size.layers * per_layer + 4 * size.nodes * c
+    return size.layers * 2 * coefficient_bytes(size) + 4 * size.nodes * size.width
 
 
 def ring_bytes(payload: float, shares: int) -> float:

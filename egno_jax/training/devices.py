@@ -180,20 +180,22 @@ def constrain(tree: Any, *axes: str | None) -> Any:
 def map_shares(function: Callable[..., Any], *shares: Any) -> Any:
     """Applies a function to each of D shares, where it is placed; leaves are `[D, ...]`.
 
-    On a mesh that splits nothing but the data, each device runs the function as if it were alone,
-    so that its kernels are used; the gradient of what the shares have in common is summed once,
-    after it. Where the times are split too, XLA partitions the function over the whole mesh.
+    Each part of the mesh along the data runs the function as if it were alone, so that kernels are
+    used; the gradient of what the shares have in common is summed once, after it.
     """
     if jax.tree.leaves(shares)[0].shape[0] == 1:  # kernels do not survive `vmap`
         found = function(*jax.tree.map(lambda leaf: leaf[0], shares))
         return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], found)
-    if ops.axis_size(ops.DATA_AXIS) == 1 or ops.axis_size(ops.TIME_AXIS) > 1:
+    if ops.axis_size(ops.DATA_AXIS) == 1:
         return jax.vmap(function, spmd_axis_name=ops.DATA_AXIS)(*shares)
     spec = PartitionSpec(ops.DATA_AXIS)
     of_device = functools.partial(map_shares, function)
     # Checks would refuse a loss or a metric with a loop that starts from constants, and sum the
     # gradient of a weight at each of its uses.
-    return jax.shard_map(of_device, in_specs=spec, out_specs=spec, check_vma=False)(*shares)
+    mapped = jax.shard_map(
+        of_device, in_specs=spec, out_specs=spec, axis_names={ops.DATA_AXIS}, check_vma=False
+    )
+    return mapped(*shares)
 
 
 def start_processes(

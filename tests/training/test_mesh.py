@@ -126,6 +126,17 @@ def test_a_device_of_a_mesh_of_data_uses_the_kernels_of_one_device():
     assert len(mesh["collectives"]) - len(arrays) <= 4
 
 
+@pytest.mark.skipif(not library.load().is_loaded, reason=f"no kernels: {library.load().reason}")
+@pytest.mark.parametrize("name", ["time=2", pytest.param("data=2,time=2", marks=pytest.mark.slow)])
+def test_a_device_of_a_mesh_of_times_uses_the_kernels_of_each_time_alone(name):
+    num_devices = math.prod(parse_mesh(name))
+    found = result_of(start("kernels", name, num_devices=num_devices, kernels="auto"))
+    one, mesh = found["none"], found[name]
+    assert mesh["kernels"] == [kernel for kernel in one["kernels"] if "temporal_conv" not in kernel]
+    assert "egno_message_sums_vjp" in mesh["kernels"]
+    assert_same_steps(mesh, one)
+
+
 def test_two_processes_take_the_steps_of_one_device(runs, runs_of_processes):
     """Fed by streams, with padded graphs of several sizes."""
     for process in runs_of_processes:
