@@ -127,6 +127,10 @@ def train(
     starts = trajectories.partition(recording, recipe, stride=stride)
     parts = [trajectories.samples_at(recording, recipe, part) for part in starts]
     print("  windows: " + ", ".join(f"{n} {len(p)}" for n, p in starts._asdict().items()))
+    print(
+        "  valid F-MSE: the mean squared error of positions at the last time of the validation "
+        f"windows ({_length_unit(recipe)} squared)"
+    )
     settings = _settings(training, len(starts.train))
     params = _initial(model, recipe, parts[0], settings.seed) if base is None else base
     result = fit(
@@ -239,10 +243,13 @@ def draw(path: pathlib.Path, recipe: GraphRecipe, errors: dict[str, list[float]]
     figure.savefig(path, dpi=150)
 
 
+def _length_unit(recipe: GraphRecipe) -> str:
+    return "Å" if recipe.length_unit == "angstrom" else "unit of the data"
+
+
 def report(recipe: GraphRecipe, errors: dict[str, list[float]]) -> str:
     """Returns a table of root mean squared errors."""
-    unit = "Å" if recipe.length_unit == "angstrom" else "unit of the data"
-    lines = [f"root mean squared error per coordinate ({unit})"]
+    lines = [f"root mean squared error per coordinate ({_length_unit(recipe)})"]
     lines.append(f"{'time (' + recipe.time_unit + ')':>12}" + "".join(f"{n:>12}" for n in errors))
     for index, time in enumerate(recipe.times):
         row = "".join(f"{np.sqrt(values[index]):12.4g}" for values in errors.values())

@@ -187,7 +187,7 @@ def map_shares(function: Callable[..., Any], *shares: Any) -> Any:
         found = function(*jax.tree.map(lambda leaf: leaf[0], shares))
         return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], found)
     if ops.axis_size(ops.DATA_AXIS) == 1:
-        return jax.vmap(function, spmd_axis_name=ops.DATA_AXIS)(*shares)
+        return jax.vmap(function)(*shares)
     spec = PartitionSpec(ops.DATA_AXIS)
     of_device = functools.partial(map_shares, function)
     # Checks would refuse a loss or a metric with a loop that starts from constants, and sum the
