@@ -122,15 +122,10 @@ def train(
     recipe = None if base is None else base.recipe
     recording = as_trained(read(data, options, recipe), recipe)
     recipe = recipe or recipe_for(recording, options)
-    print(f"  {describe_recipe(recipe)}")
     stride = frames_in(options.stride, recording, "stride")
     starts = trajectories.partition(recording, recipe, stride=stride)
     parts = [trajectories.samples_at(recording, recipe, part) for part in starts]
-    print("  windows: " + ", ".join(f"{n} {len(p)}" for n, p in starts._asdict().items()))
-    print(
-        "  valid F-MSE: the mean squared error of positions at the last time of the validation "
-        f"windows ({_length_unit(recipe)} squared)"
-    )
+    print(_plan(recipe, starts))
     settings = _settings(training, len(starts.train))
     params = _initial(model, recipe, parts[0], settings.seed) if base is None else base
     result = fit(
@@ -159,6 +154,19 @@ def train(
     print(report(recipe, errors))
     print(f"model: {out}/best, errors: {out}/summary.json and errors.png")
     print(f"next: egno-jax predict {shlex.join(map(str, (out, *data)))} --out predicted.extxyz")
+
+
+def _plan(recipe: GraphRecipe, starts: trajectories.Partitions) -> str:
+    """Returns what a run will do, and the error that it shows meanwhile."""
+    windows = ", ".join(f"{name} {len(part)}" for name, part in starts._asdict().items())
+    unit = _length_unit(recipe)
+    lines = [
+        describe_recipe(recipe),
+        f"windows: {windows}",
+        "valid F-MSE: mean squared error of positions at the last time of the validation windows "
+        f"({unit} squared)",
+    ]
+    return "\n".join(f"  {line}" for line in lines)
 
 
 def _base(options: TrainOptions, model: EGNOConfig) -> Params:
