@@ -53,8 +53,10 @@ _NUM_TABLES = 5 + 2 * 3
 def _fits(args: Arguments) -> bool:
     if not cpu.MESSAGE_SUMS.fits(args):
         return False
-    width = _width(args)
-    table = 4 * _num_rows(args["features"].shape[1]) * max(width, _LANES)
+    width, nodes = _width(args), args["features"].shape[1]
+    if not isinstance(nodes, int):  # a symbol, in a program that is exported
+        return False
+    table = 4 * _num_rows(nodes) * max(width, _LANES)
     fills_rows = _LANES % width == 0 or width % _LANES == 0
     return fills_rows and _NUM_TABLES * table <= _FOR_TABLES
 
