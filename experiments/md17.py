@@ -200,7 +200,10 @@ EXPERIMENT = Experiment(
     load_splits=load_splits,
     task=task,
     published=PUBLISHED,
-    headlines={"random frames": [f"{name}, random frames" for name in md17.MOLECULES]},
+    headlines={
+        split: [f"{name}, {split}" for name in md17.MOLECULES]
+        for split in ("random frames", "blocks of time")
+    },
     time_label="frames of 0.5 fs",
     length_label="Å",
     error_unit="Å²",
