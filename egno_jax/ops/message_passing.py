@@ -98,8 +98,9 @@ def message_sums(
 
     This is most of a layer's work. On a CPU, in float32 and for widths that are multiples of 16, it
     is one kernel (`egno_jax.ops.kernels`), which keeps the values of edges in the cache and
-    recomputes them for the gradient; elsewhere it is `message_sums_reference`. Arguments as in
-    `egnn_layer`; the first kernel of `message_mlp`, phi_m, has `1 + 2 A + D` rows.
+    recomputes them for the gradient; on a TPU it can be another (`EGNO_JAX_KERNELS=pallas`);
+    elsewhere it is `message_sums_reference`. Arguments as in `egnn_layer`; the first kernel of
+    `message_mlp`, phi_m, has `1 + 2 A + D` rows.
     """
     if edge_features is None:
         edge_features = jnp.zeros((senders.shape[0], 0), features.dtype)
@@ -187,7 +188,7 @@ def feature_update_reference(
 ) -> Float[Array, "P N C"]:
     """Computes each node's new features from its messages M, `h_i <- phi_h([h_i, M_i])`.
 
-    `feature_update` is one kernel under the conditions of `message_sums`; elsewhere it is
+    `feature_update` is one kernel on a CPU, under the conditions of `message_sums`; elsewhere it is
     `feature_update_reference`, its specification in JAX.
     """
     return mlp(feature_mlp, jnp.concatenate([features, messages], axis=-1), precision)
@@ -201,8 +202,8 @@ def velocity_factor_reference(
 ) -> Float[Array, "P N 1"]:
     """Computes the factor of each node's velocity, `f_i = phi_v(h_i)`.
 
-    `velocity_factor` is one kernel under the conditions of `message_sums`; elsewhere it is
-    `velocity_factor_reference`, its specification in JAX.
+    `velocity_factor` is one kernel on a CPU, under the conditions of `message_sums`; elsewhere it
+    is `velocity_factor_reference`, its specification in JAX.
     """
     return mlp(velocity_mlp, features, precision)
 

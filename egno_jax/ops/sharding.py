@@ -37,9 +37,8 @@ def is_partitioned() -> bool:
 
 def splits_only_times(num_times: int) -> bool:
     """Returns whether the current mesh splits P times evenly, and nothing else."""
-    size = axis_size(TIME_AXIS)
-    others = (name for name in jax.sharding.get_abstract_mesh().axis_names if name != TIME_AXIS)
-    return size > 1 and num_times % size == 0 and all(axis_size(name) == 1 for name in others)
+    split = [name for name in jax.sharding.get_abstract_mesh().axis_names if axis_size(name) > 1]
+    return split == [TIME_AXIS] and num_times % axis_size(TIME_AXIS) == 0
 
 
 def map_times(function: Callable[..., Any], args: dict[str, Any], with_times: Sequence[str]) -> Any:

@@ -189,11 +189,14 @@ def map_shares(function: Callable[..., Any], *shares: Any) -> Any:
     if ops.axis_size(ops.DATA_AXIS) == 1:
         return jax.vmap(function)(*shares)
     spec = PartitionSpec(ops.DATA_AXIS)
+    # An axis of one device too, because kernels of TPUs need a mesh without automatic axes.
+    names = jax.sharding.get_abstract_mesh().axis_names
+    manual = {name for name in names if name == ops.DATA_AXIS or ops.axis_size(name) == 1}
     of_device = functools.partial(map_shares, function)
     # Checks would refuse a loss or a metric with a loop that starts from constants, and sum the
     # gradient of a weight at each of its uses.
     mapped = jax.shard_map(
-        of_device, in_specs=spec, out_specs=spec, axis_names={ops.DATA_AXIS}, check_vma=False
+        of_device, in_specs=spec, out_specs=spec, axis_names=manual, check_vma=False
     )
     return mapped(*shares)
 

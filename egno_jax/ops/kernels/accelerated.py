@@ -86,9 +86,9 @@ def accelerate(
     def compiled(**args: Any) -> Any:
         if not sharding.is_partitioned():
             return function(**args)
-        if not with_times or not sharding.splits_only_times(args[with_times[0]].shape[0]):
-            return specification(**args)
         fixed = {name: args.pop(name) for name in static}
+        if not _is_mapped(args, with_times):
+            return specification(**args, **fixed)
         return sharding.map_times(functools.partial(function, **fixed), args, with_times)
 
     compiled.__name__ = name
@@ -103,6 +103,16 @@ def accelerate(
 
     accelerated.__name__ = accelerated.__qualname__ = name
     return accelerated
+
+
+def _is_mapped(args: Arguments, with_times: Sequence[str]) -> bool:
+    """Returns whether each device of the current mesh can compute its own times."""
+    shapes = [args[name].shape for name in with_times]
+    have_times = all(len(shape) > 2 and shape[0] == shapes[0][0] for shape in shapes)
+    if not shapes or not have_times or not sharding.splits_only_times(shapes[0][0]):
+        return False
+    # XLA refuses a mesh within the one of a `shard_map` that checks what varies.
+    return not _varying_axes(jax.tree.leaves(args))
 
 
 class _Call(NamedTuple):

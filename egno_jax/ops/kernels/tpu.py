@@ -1,9 +1,10 @@
-"""The TPU kernel of message sums, in Pallas: no value of an edge leaves the chip.
+"""The TPU kernel of message sums, in Pallas: no message leaves the chip.
 
 XLA writes the values of every edge at every time to memory, several times in each direction. This
-kernel reads and writes values of nodes. Its tables are in the vector memory, one row of times after
-another; from them it gathers a block of edges, computes the messages, and adds them to the tables
-of sums. For the gradient it computes the messages again.
+kernel reads and writes values of nodes, and the gradients of the features and shifts of edges. Its
+tables are in the vector memory, one row of times after another; from them it gathers a block of
+edges, computes the messages, and adds them to the tables of sums. For the gradient it computes the
+messages again.
 
 A table is `[T, R, L]`. Its rows are nodes; the L lanes are as many times as fill 128 of them, side
 by side in slots of C lanes. Coordinates are in the first three lanes of a slot.
@@ -43,9 +44,11 @@ _SUBLANES = 8
 # The edges of a block, and of one turn of the loops over them.
 _BLOCK = 256
 _UNROLL = 8
-# Bytes of the vector memory; what tables leave is for blocks of edges.
+# Widths above need too much room for products. Of the vector memory, in bytes, tables get so much
+# that a v5p has enough, which has the least.
+_MAX_WIDTH = 256
 _VECTOR_MEMORY = 100 * 2**20
-_FOR_TABLES = 88 * 2**20
+_FOR_TABLES = 56 * 2**20
 # Tables of the gradient: five inputs, and three results, each while the last one is written.
 _NUM_TABLES = 5 + 2 * 3
 
@@ -54,7 +57,10 @@ def _fits(args: Arguments) -> bool:
     if not cpu.MESSAGE_SUMS.fits(args):
         return False
     width, nodes = _width(args), args["features"].shape[1]
-    if not isinstance(nodes, int):  # a symbol, in a program that is exported
+    # Numbers of nodes are symbols in programs that are exported. Mosaic has no products of
+    # precision `high` in older versions of JAX, and no indices of 64 bits.
+    is_known = isinstance(nodes, int) and args["precision"] in ("default", "highest")
+    if not is_known or jax.config.jax_enable_x64 or width > _MAX_WIDTH:
         return False
     table = 4 * _num_rows(nodes) * max(width, _LANES)
     fills_rows = _LANES % width == 0 or width % _LANES == 0
@@ -254,10 +260,7 @@ def _call(
         grid=(num_rows, indices[0].shape[0]),
         in_specs=[jax.tree.map(spec, tree) for spec, tree in inputs],
         out_specs=[jax.tree.map(spec, tree) for spec, tree in results],
-        out_shape=[
-            jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-            for _, tree in results
-        ],
+        out_shape=[jax.eval_shape(lambda x: x, tree) for _, tree in results],
         scratch_shapes=[pltpu.VMEM((_BLOCK, lanes), jnp.float32)] * num_values,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=_VECTOR_MEMORY
