@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from egno_jax.ops import kernels
+from egno_jax.ops.kernels import tpu
 from egno_jax.ops.layouts import EdgeList, Layout
 from egno_jax.ops.linear import linear, matmul, mlp
 from egno_jax.ops.numerics import limit_norm, squared_norm
@@ -213,7 +214,7 @@ _STATIC = ["precision"]
 _message_sums = kernels.accelerate(
     "message_sums",
     message_sums_reference,
-    {"cpu": kernels.MESSAGE_SUMS, "tpu": kernels.tpu.MESSAGE_SUMS},
+    {"cpu": kernels.MESSAGE_SUMS, "tpu": tpu.MESSAGE_SUMS},
     _STATIC,
     with_times=("positions", "features"),
 )

@@ -13,13 +13,13 @@ import pytest
 from jax.experimental import pallas as pl
 
 from egno_jax import ops, training
-from egno_jax.ops import kernels
+from egno_jax.ops.kernels import tpu
 from tests.ops.test_kernels import arguments, function_of_floats, normal, worst
 
 NAMES = ("message_sums", "message_sums with shifts")
 # times, nodes, edges, width of the input, width, edge features
 SIZES = [(5, 30, 300, 32, 32, 2), (1, 3, 7, 16, 64, 0), (3, 10, 33, 80, 128, 3)]
-KERNEL = kernels.tpu.MESSAGE_SUMS
+KERNEL = tpu.MESSAGE_SUMS
 
 
 def drawn(name, sizes):
@@ -33,7 +33,7 @@ def drawn(name, sizes):
 def test_values_and_gradients_are_those_of_the_specification(monkeypatch, name, sizes):
     interpreted = functools.partial(pl.pallas_call, interpret=True)
     monkeypatch.setattr(pl, "pallas_call", interpreted)
-    monkeypatch.setattr(kernels.tpu, "_UNROLL", 1)
+    monkeypatch.setattr(tpu, "_UNROLL", 1)
     floats, rest = drawn(name, sizes)
     found, residuals = KERNEL.function(floats | rest)
     rng = np.random.default_rng(1)

@@ -4,7 +4,6 @@
 `library` compiles from the C++ in this folder; `tpu` has a kernel in Pallas.
 """
 
-from egno_jax.ops.kernels import tpu
 from egno_jax.ops.kernels.accelerated import Kernel, accelerate
 from egno_jax.ops.kernels.cpu import (
     FEATURE_UPDATE,
@@ -26,5 +25,4 @@ __all__ = [
     "Status",
     "accelerate",
     "load",
-    "tpu",
 ]
