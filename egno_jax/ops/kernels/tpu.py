@@ -280,7 +280,7 @@ def _sums_kernel(
     differences: Any,
 ) -> None:
     """Adds the messages and steps of a block of edges to `sums`."""
-    _clear_at(sums, block=0)
+    _clear(sums)
     _gather(indices, tables, terms, differences)
     arguments = jax.tree.map(lambda ref: ref[...], (terms, differences, edges, weights))
     terms[...], differences[...] = _messages(*arguments, precision)
@@ -308,8 +308,8 @@ def _gradient_kernel(
     *of_results: Any,
 ) -> None:
     """Adds what a block of edges contributes to the gradients; stores those of its own values."""
-    _clear_at(of_tables, block=0)
-    _clear_at(of_weights, block=0, row=0)
+    _clear(of_tables)
+    _clear(of_weights, in_row=0)
     _gather(indices, tables, terms, differences)
     senders, receivers, targets = indices
 
@@ -380,13 +380,13 @@ def _messages(
     return messages, differences * coefficients
 
 
-def _clear_at(refs: Any, block: int, row: int | None = None) -> None:
-    """Sets all values to zero at one place of the grid; without `row`, at that of each row."""
-    is_there = pl.program_id(1) == block
-    if row is not None:
-        is_there &= pl.program_id(0) == row
+def _clear(refs: Any, in_row: int | None = None) -> None:
+    """Sets all values to zero at the first block of a row of times; without `in_row`, of each."""
+    is_first = pl.program_id(1) == 0
+    if in_row is not None:
+        is_first &= pl.program_id(0) == in_row
 
-    @pl.when(is_there)
+    @pl.when(is_first)
     def _() -> None:
         for ref in jax.tree.leaves(refs):
             ref[...] = jnp.zeros_like(ref)
