@@ -406,7 +406,12 @@ def _gather(indices: Any, tables: Any, terms: Any, differences: Any) -> None:
 
 
 def _for_each_edge(function: Callable[[Array], None]) -> None:
-    jax.lax.fori_loop(0, _BLOCK, lambda edge, _: function(edge), None, unroll=_UNROLL)
+    def turn(first: Array, _: None) -> None:
+        # Older versions of Mosaic cannot unroll a part of a loop.
+        for edge in range(_UNROLL):
+            function(first * _UNROLL + edge)
+
+    jax.lax.fori_loop(0, _BLOCK // _UNROLL, turn, None)
 
 
 def _row(values: Any, edge: Array) -> Float[Array, "1 L"]:
