@@ -44,6 +44,7 @@ class DataConfig:
       height: whether heights are a feature; predictions are then equivariant only to rotations
         about the vertical.
       joints: whether which joint a node is is a feature; the model then learns this skeleton alone.
+      joint_kinds: whether the kind of joint is a feature, left and right alike.
       up: whether the vertical direction is an external vector, for the layers that carry vectors;
         predictions rotate with positions, velocities and this vector together.
       data_dir: the folder that holds `cmu/`; None: `$EGNO_DATA_DIR`.
@@ -61,6 +62,7 @@ class DataConfig:
     parts: bool = False
     height: bool = False
     joints: bool = False
+    joint_kinds: bool = False
     up: bool = False
     data_dir: Path | None = None
 
@@ -130,7 +132,8 @@ def load_splits(config: DataConfig) -> Splits:
     if config.parts:
         later = range(1, targets["train"][0])
         starts["train"] = [0] * len(later) + [*later]
-    features = {"height": config.height, "joints": config.joints}
+    names = ("height", "joints", "joint_kinds")
+    features = {name: getattr(config, name) for name in names}
     samples = {
         split: datasets.concatenate(
             *(
@@ -158,6 +161,7 @@ def task(data: DataConfig) -> str:
         f"{data.num_train} training windows" if data.num_train != usual["train"] else "",
         "heights given" if data.height else "",
         "joints given" if data.joints else "",
+        "kinds of joints given" if data.joint_kinds else "",
         "vertical given" if data.up else "",
         num_test=(data.num_test, usual["test"]),
     )

@@ -27,9 +27,15 @@ import importlib.metadata as metadata, platform
 names = "jax jaxlib flax optax jraph e3nn-jax orbax-checkpoint chex numpy".split()
 print("Python", platform.python_version(), *(f"{n}=={metadata.version(n)}" for n in names))')"
     # Deprecations in versions other than the pinned ones are no errors.
-    # XLA_FLAGS is empty, so that programs are optimized as for users; see tests/conftest.py.
-    XLA_FLAGS="" "$venv/bin/python" -m pytest -n "$workers" --dist loadfile -o filterwarnings=default \
-        --ignore=tests/experiments --disable-pytest-warnings
+    pytest="$venv/bin/python -m pytest -n $workers --dist loadfile -o filterwarnings=default"
+    pytest="$pytest --disable-pytest-warnings"
+    # What the model is made of is tested with programs that are optimized as for users, the rest
+    # with those that compile quickly (tests/conftest.py).
+    optimized="tests/ops tests/benchmarks/test_compiled.py"
+    failed=0
+    XLA_FLAGS="" $pytest $optimized || failed=1
+    $pytest --ignore=tests/experiments $(printf -- '--ignore=%s ' $optimized) || failed=1
+    return $failed
 }
 
 if python=$(sh tools/find_python.sh 3.11); then

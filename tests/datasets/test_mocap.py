@@ -421,15 +421,17 @@ def test_positions_of_subject_35():
     frames=st.sets(st.integers(10, 30), min_size=1),
     height=st.booleans(),
     joints=st.booleans(),
+    kinds=st.booleans(),
 )
-def test_samples_hold_the_state_and_the_targets(seed, first, frames, height, joints):
+def test_samples_hold_the_state_and_the_targets(seed, first, frames, height, joints, kinds):
     rng = np.random.default_rng(seed)
     trial = rng.normal(size=(50, 4, 3))
     starts = rng.integers(0, 19, size=3)
     bonds = np.array([[1, 0], [2, 1], [3, 2]])
     windows = mocap.Windows(mocap.cut(trial, starts), bonds, np.zeros(3), starts)
     frames = sorted(frames)
-    chosen = {"start": first, "target_frames": frames, "height": height, "joints": joints}
+    chosen = {"start": first, "target_frames": frames, "height": height}
+    chosen |= {"joints": joints, "joint_kinds": kinds}
     found = mocap.samples(windows, **chosen, dtype=np.float64)
     nodes = found.graph.nodes
     for index, start in enumerate(starts):
@@ -452,12 +454,27 @@ def test_samples_hold_the_state_and_the_targets(seed, first, frames, height, joi
         ):
             assert hops == abs(int(sender) - int(receiver))
             np.testing.assert_allclose(square, ((x[sender] - x[receiver]) ** 2).sum())
-    assert nodes["features"].shape == (3, 4, 1 + height + 4 * joints)
+    one_hot = np.zeros((4, 0))
     if joints:
-        np.testing.assert_array_equal(nodes["features"][..., -4:], [np.eye(4)] * 3)
+        one_hot = np.eye(4)
+    if kinds:  # the ends are alike, and what is between them
+        one_hot = np.hstack([one_hot, np.eye(2)[[0, 1, 1, 0]]])
+    assert nodes["features"].shape == (3, 4, 1 + height + one_hot.shape[1])
+    np.testing.assert_array_equal(nodes["features"][..., 1 + height :], [one_hot] * 3)
     assert found.graph.senders.shape == (3, 10)  # 3 bonds and 2 pairs two bonds apart, both ways
     np.testing.assert_array_equal(found.times, np.array(frames) - first)
     datasets.validate(found)
+
+
+def test_kinds_of_joints_are_alike_left_and_right():
+    """Of a skeleton whose joints have no order: a spine with a head, two arms and two legs."""
+    bonds = np.array([[7, 3], [3, 0], [3, 5], [5, 1], [3, 6], [6, 8], [7, 2], [2, 9], [7, 4]])
+    bonds = np.vstack([bonds, [4, 10]])
+    alike = [{5, 6}, {1, 8}, {2, 4}, {9, 10}, {7}, {3}, {0}]
+    windows = mocap.Windows(np.zeros((1, 32, 11, 3)), bonds, np.zeros(1, int), np.zeros(1, int))
+    features = mocap.samples(windows, joint_kinds=True).graph.nodes["features"][0]
+    found = {frozenset(np.flatnonzero(column)) for column in features[:, 1:].T}
+    assert found == {*map(frozenset, alike)}
 
 
 def test_features_do_not_depend_on_the_rest_of_the_batch(folder):

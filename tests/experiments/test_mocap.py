@@ -182,6 +182,7 @@ def test_published_figures_stand_only_beside_comparable_ones(run):
         ({"motion": "walk"}, "walking, num_test=240"),
         ({"height": True}, "running, heights given"),
         ({"joints": True}, "running, joints given"),
+        ({"joint_kinds": True}, "running, kinds of joints given"),
     ):
         table = compared(**changes)
         assert "ICML" not in table and f"<td>{name}</td>" in table

@@ -18,8 +18,8 @@ from tests.training.test_mesh import ROOT, free_port
 # Processes, steps, kills and terminations; the last two sweeps are long.
 SWEEPS = {
     "a kill of one process": (1, 12, 1, 1),
-    "kills of one process": (1, 300, 30, 10),
-    "kills of two processes": (2, 300, 30, 10),
+    "kills of one process": (1, 150, 10, 4),
+    "kills of two processes": (2, 150, 10, 4),
 }
 
 

@@ -55,6 +55,7 @@ def load(
     target_frames: Sequence[int] = PROTOCOLS["last"],
     height: bool = False,
     joints: bool = False,
+    joint_kinds: bool = False,
     dtype: np.typing.DTypeLike = np.float32,
     data_dir: PathLike | None = None,
 ) -> Samples:
@@ -64,7 +65,14 @@ def load(
     target frames of the experiments.
     """
     windows = load_windows(motion, split, num_samples=num_samples, data_dir=data_dir)
-    return samples(windows, target_frames=target_frames, height=height, joints=joints, dtype=dtype)
+    return samples(
+        windows,
+        target_frames=target_frames,
+        height=height,
+        joints=joints,
+        joint_kinds=joint_kinds,
+        dtype=dtype,
+    )
 
 
 def load_windows(

@@ -67,6 +67,7 @@ def samples(
     target_frames: Sequence[int] = PROTOCOLS["last"],
     height: bool = False,
     joints: bool = False,
+    joint_kinds: bool = False,
     dtype: DTypeLike = np.float32,
 ) -> Samples:
     """Makes samples of windows.
@@ -82,6 +83,9 @@ def samples(
 
     `joints` appends N numbers to the features of each node, 1 at its own place and 0 elsewhere. The
     model then knows which joint is which, and learns this one skeleton; it is still equivariant.
+    `joint_kinds` appends K numbers likewise, for the kind of the joint: joints are alike if a
+    renumbering of all joints that keeps the bonds brings one to the other's place, as for the left
+    and the right hand. A motion and the one with left and right exchanged are then the same.
 
     Args:
       windows: S windows.
@@ -90,6 +94,7 @@ def samples(
         they become `times`.
       height: whether heights are a feature.
       joints: whether the joint is a feature.
+      joint_kinds: whether its kind is a feature.
       dtype: the dtype of all real numbers.
 
     Raises:
@@ -103,15 +108,37 @@ def samples(
     frames = check_frames(start, target_frames, HORIZON + 1)
     velocities = np.diff(positions, axis=1)[:, frames]
     positions = positions[:, frames]
-    features = [np.linalg.norm(velocities[:, 0], axis=-1)]
-    if height:
-        features.append(positions[:, 0, :, 1] / HEIGHT_SCALE)
     edges = bond_edges(windows.bonds, positions.shape[2])
-    features = np.stack(features, axis=-1)
+    features = [np.linalg.norm(velocities[:, 0], axis=-1, keepdims=True)]
+    if height:
+        features.append(positions[:, 0, :, 1:2] / HEIGHT_SCALE)
     if joints:
-        number, nodes = features.shape[:2]
-        one_hot = np.broadcast_to(np.eye(nodes), (number, nodes, nodes))
-        features = np.concatenate([features, one_hot], axis=-1)
+        features.append(_one_hot(np.arange(positions.shape[2]), len(positions)))
+    if joint_kinds:
+        features.append(_one_hot(_kinds(windows.bonds, positions.shape[2]), len(positions)))
+    features = np.concatenate(features, axis=-1)
     return samples_from_frames(
         positions, velocities, features, edges, frames[1:] - start, dtype=dtype
     )
+
+
+def _one_hot(numbers: Int[np.ndarray, "N"], num_samples: int) -> Float[np.ndarray, "S N K"]:
+    each = np.eye(numbers.max() + 1)[numbers]
+    return np.broadcast_to(each, (num_samples, *each.shape))
+
+
+def _kinds(bonds: Int[np.ndarray, "B 2"], num_nodes: int) -> Int[np.ndarray, "N"]:
+    """Returns the kind of each node of a tree, from 0.
+
+    At first all nodes are alike; as often as there are nodes, those that have other numbers of
+    neighbours of some kind become different. In a tree this separates all nodes that can be told
+    apart (color refinement).
+    """
+    neighbours = np.zeros((num_nodes, num_nodes), int)
+    neighbours[bonds[:, 0], bonds[:, 1]] = neighbours[bonds[:, 1], bonds[:, 0]] = 1
+    kinds = np.zeros(num_nodes, int)
+    for _ in range(num_nodes):
+        counts = neighbours @ np.eye(kinds.max() + 1, dtype=int)[kinds]
+        _, kinds = np.unique(np.column_stack([kinds, counts]), axis=0, return_inverse=True)
+        kinds = kinds.reshape(-1)
+    return kinds
