@@ -1,8 +1,9 @@
-"""Checks of arrays (dtype, rank, axes, finite values), of integers and seeds, and of JSON."""
+"""Checks of arrays (dtype, rank, axes, finite values), of numbers and seeds, and of JSON."""
 
 from __future__ import annotations
 
 import json
+import math
 import operator
 from typing import Any
 
@@ -78,6 +79,14 @@ def as_floating(array: Any, name: str = "array") -> np.ndarray:
     if array.dtype == bool or np.issubdtype(array.dtype, np.integer):
         array = array.astype(np.float64)
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+
+
+def is_finite(number: float) -> bool:
+    """Returns whether a number is finite as a float; an integer may be too large for that."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 def as_count(name: str, value: Any, least: int) -> int:

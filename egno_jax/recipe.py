@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +10,7 @@ import jraph
 import numpy as np
 
 from egno_jax import graph as graph_lib
-from egno_jax.checks import check_array
+from egno_jax.checks import check_array, is_finite
 from egno_jax.config import check_field
 from egno_jax.durations import FEMTOSECOND, FRAME
 
@@ -173,7 +172,7 @@ def _are_pairs(value: Any) -> bool:
 
 def _is_positive(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and value > 0
+    return is_number and is_finite(value) and value > 0
 
 
 def from_record(record: Mapping[str, Any]) -> GraphRecipe:

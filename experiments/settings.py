@@ -120,8 +120,9 @@ def _of_type(value: Any, hint: Any) -> Any:
     if isinstance(value, str) and Path in (hint, *typing.get_args(hint)):
         return Path(value)
     if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
-        # YAML reads `1e-3`, without a point, as text. Other text is refused by the dataclass.
-        with contextlib.suppress(ValueError):
+        # YAML reads `1e-3`, without a point, as text. The dataclass refuses other text, and
+        # integers too large for a float.
+        with contextlib.suppress(ValueError, OverflowError):
             return float(value)
     return value
 

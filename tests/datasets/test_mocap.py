@@ -157,6 +157,7 @@ AMC_END = AMC.count("\n")
         ("           (-inf inf)\n", "", 31, r"got limits of 4 value\(s\), expected 2 for each of"),
         ("(-70.0 70.0)", "(70.0 -70.0)", 31, "got the limit 70.0 above the next one"),
         ("(-70.0 70.0)", "(-70.0 nan)", 31, "got 'nan', expected a finite number for a limit"),
+        ("(-70.0 70.0)", "(-70.0 -+inf)", 31, r"got '-\+inf', expected a finite number"),
         ("     direction 0 0 1\n", "     begin\n", 37, "got 'begin' inside of a bone"),
         ("root hip spine", "root hip spin", 53, "got the unknown bone 'spin'"),
         (

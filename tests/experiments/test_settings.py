@@ -196,6 +196,10 @@ def test_a_velocity_weight_that_is_set_on_the_model_belongs_to_the_training(tmp_
         ("{", "damaged"),
         ("description: A.\ntraining: {ema_decay: true}", "TrainingConfig.ema_decay: got True"),
         ("description: A.\ntraining: {ema_decay: much}", "TrainingConfig.ema_decay: got 'much'"),
+        (
+            f"description: A.\ntraining: {{ema_decay: {10**400}}}",
+            "TrainingConfig.ema_decay: got 1000",
+        ),
         ("model: {}", "KeyError('description')"),
         ("description: A.\nmodel: 5", "got 5, expected its fields"),
         ("description: A.\nmodel: {depth: 3}", "EGNOConfig.depth: got 3, expected one of"),

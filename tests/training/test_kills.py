@@ -19,7 +19,7 @@ from tests.training.test_mesh import ROOT, free_port
 SWEEPS = {
     "a kill of one process": (1, 12, 1, 1),
     "kills of one process": (1, 150, 10, 4),
-    "kills of two processes": (2, 150, 10, 4),
+    "kills of two processes": (2, 100, 6, 2),
 }
 
 

@@ -252,6 +252,8 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(task, config, tmp_pat
         ("checkpoint_every", -2),
         ("keep_checkpoints", 0),
         ("max_skipped_steps", -1),
+        ("num_steps", 10**400),
+        ("ema_decay", 10**400),
     ],
 )
 def test_a_bad_field_is_named(field, value):

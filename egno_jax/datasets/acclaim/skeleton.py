@@ -32,6 +32,7 @@ VERSION = "1.10"
 _SECTIONS = ("version", "name", "units", "documentation", "root", "bonedata", "hierarchy", "skin")
 _REQUIRED = ("version", "units", "root", "bonedata", "hierarchy")
 _BONE_FIELDS = ("id", "name", "direction", "length", "axis")
+_INFINITE = ("inf", "+inf", "-inf")
 _OPTIONAL_BONE_FIELDS = ("dof", "bodymass", "cofmass")
 
 Vector = tuple[float, float, float]
@@ -297,7 +298,7 @@ def _limits(
         got = f"limits of {len(words)} value(s)"
         raise Problem(lines[-1].number, got, f"2 for each of the {len(dofs)} dof")
     values = [
-        radians * (float(word) if word.lstrip("+-") == "inf" else to_number(word, line, "a limit"))
+        radians * (float(word) if word in _INFINITE else to_number(word, line, "a limit"))
         for line, word in words
     ]
     pairs = tuple(zip(values[::2], values[1::2], strict=True))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from egno_jax.checks import is_finite
 from egno_jax.datasets.argument_checks import check_integer, check_states
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def simulate(
     """
     x, v = _check(positions, velocities, radius, box)
     check_integer("num_frames", num_frames)
-    if not (math.isfinite(frame_spacing) and frame_spacing > 0):
+    if not (is_finite(frame_spacing) and frame_spacing > 0):
         raise ValueError(f"frame_spacing: got {frame_spacing}, expected a number above 0")
     shape = (len(x), num_frames, *x.shape[1:])
     motion = Motion(np.empty(shape), np.empty(shape), np.zeros(shape[:2], np.int64))
@@ -150,7 +150,7 @@ def _check(
     """Returns float64 copies of states that spheres can have."""
     shape = ("S", "N", 3)
     x, v = check_states({"positions": (positions, shape), "velocities": (velocities, shape)})
-    if not (math.isfinite(box) and 0 < 2 * radius < box):
+    if not (is_finite(box) and 0 < 2 * radius < box):
         raise ValueError(f"radius, box: got {radius} and {box}, expected 0 < 2 radius < box")
     slack = 1e-9 * box
     rows, columns = np.triu_indices(x.shape[1], 1)
