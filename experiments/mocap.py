@@ -177,8 +177,8 @@ EXPERIMENT = Experiment(
     ),
     default=MocapConfig(),
     presets=(
-        *("run", "run-joints", "run-kinds", "walk", "walk-kinds", "quick", "run-6x128", "walk-6x128"),
-        *("run-original", "walk-uniform", "walk-dense"),
+        *("run", "run-joints", "run-kinds", "walk", "walk-kinds", "quick", "run-6x128"),
+        *("walk-6x128", "run-original", "walk-uniform", "walk-dense"),
     ),
     load_splits=load_splits,
     task=task,
