@@ -2,7 +2,7 @@
 #
 #   PYTHON=...   the interpreter of a new environment (default: the best one found)
 #   VENV=...     where the environment is (default: .venv)
-#   ARGS=...     further arguments: make run ARGS="--preset paper --seed 1"
+#   ARGS=...     further arguments: make run ARGS="--preset paper --training.seed 1"
 #   WORKERS=...  pytest processes (default: 2)
 
 VENV ?= .venv
