@@ -140,6 +140,7 @@ def test_apply_itself_can_be_serialized(params):
     assert_close(vars(found), jax.jit(egno_jax.apply)(params, graph, times))
 
 
+@pytest.mark.slow
 def test_a_context_grid_and_a_baseline_of_one_time_are_exported(tmp_path):
     graph, times = random_graph(3, num_edge_features=0), np.array([1.5, 2.0, 7.0], np.float32)
     any_times = egno_jax.EGNOConfig(

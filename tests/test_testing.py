@@ -26,10 +26,16 @@ CHECKS = (
     "config",
     [
         EGNOConfig(**SMALL, mean_field=True, mean_field_channels=2),
-        EGNOConfig(**SMALL, temporal_grid="context", context_times=(1.0, 2.0)),
         BaselineConfig(**SMALL, method="egnn"),
         LocalConfig(**SMALL, mean_field=True),
-        EGNOConfig(**SMALL, layer="vector", num_vectors=4, num_external_vectors=2),
+        pytest.param(
+            EGNOConfig(**SMALL, temporal_grid="context", context_times=(1.0, 2.0)),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            EGNOConfig(**SMALL, layer="vector", num_vectors=4, num_external_vectors=2),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda config: type(config).__name__ + config.temporal_grid,
 )

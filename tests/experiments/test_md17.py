@@ -83,6 +83,7 @@ def check_results(directory, test):
     np.testing.assert_allclose(results["linear_baseline"]["a_mse"], errors.mean(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_ends_in_results(folder, tmp_path, untrained):
     directory = tmp_path / "run"
     words = [*TINY, "--data.data-dir", str(folder)]

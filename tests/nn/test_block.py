@@ -62,6 +62,7 @@ def registered():
     block_lib._LAYERS.pop("vectors_for_tests")
 
 
+@pytest.mark.slow
 def test_the_kit_finds_a_registered_layer_right_alone_and_in_the_model(registered):
     assert max(testing.check_all("vectors_for_tests", registered).values()) < 1e-4
     assert max(testing.check_all(registered).values()) < 1e-4

@@ -25,7 +25,7 @@ def graph_and_params(layer, **fields):
     return graph, egno_jax.init(jax.random.key(0), config, graph, TIMES)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", ["vector", pytest.param("steerable", marks=pytest.mark.slow)])
 def test_models_have_every_property_also_with_external_directions(layer):
     graph, params = graph_and_params(layer, num_external_vectors=2)
     testing.check_all(params, graph=graph, times=TIMES)

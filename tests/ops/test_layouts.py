@@ -82,6 +82,7 @@ def test_values_and_gradients_are_those_of_the_specification(graph, kind):
         helpers.assert_trees_close(found, expected, 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_derivatives_and_maps_are_those_of_the_specification(kind):
     """Forward mode, reverse over reverse, and `vmap` over states and over layouts."""

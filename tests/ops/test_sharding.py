@@ -58,6 +58,7 @@ jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 """
 
 
+@pytest.mark.slow
 def test_nodes_may_be_sharded_over_explicit_axes(tmp_path):
     flags = "--xla_force_host_platform_device_count=2"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}

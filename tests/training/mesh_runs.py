@@ -1,8 +1,7 @@
 """What the tests of meshes run: a process keeps the number of devices that it started with.
 
-python -m tests.training.mesh_runs meshes data=8 data=4,time=2 time=8
+python -m tests.training.mesh_runs losses none data=8 data=4,time=2   (or mixed, moved, kernels)
 python -m tests.training.mesh_runs processes 127.0.0.1:1234 2 0 data=2,time=2
-python -m tests.training.mesh_runs kernels data=2
 python -m tests.training.mesh_runs traffic
 """
 
@@ -196,6 +195,9 @@ def moved(names: list[str]) -> list[float]:
         return found
 
 
+_ON_MESHES = {"losses": losses, "mixed": mixed, "moved": moved, "kernels": with_kernels}
+
+
 def traffic() -> dict:
     """Compiles the temporal convolution and the model's gradient with times split over 8 devices.
 
@@ -287,21 +289,10 @@ def model_costs(num_times: int, num_shares: int) -> dict:
 def main() -> None:
     command, *arguments = sys.argv[1:]
     if command == "processes":
-        coordinator, number, index, *names = arguments
+        coordinator, number, index, *arguments = arguments
         training.start_processes(coordinator, int(number), int(index))
-        found = mixed(names)
-    elif command == "losses":
-        found = {"losses": losses(["none", *arguments])}
-    elif command == "kernels":
-        found = with_kernels(["none", *arguments])
-    elif command == "meshes":
-        found = {
-            "losses": losses(["none", *arguments]),
-            "mixed": mixed(["none", "data=8"]),
-            "moved": moved(["data=4,time=2", "data=2", "none"]),
-        }
-    else:
-        found = traffic()
+        command = "mixed"
+    found = traffic() if command == "traffic" else _ON_MESHES[command](arguments)
     print("RESULT " + json.dumps(found), flush=True)
 
 

@@ -15,9 +15,10 @@ import pytest
 from tests.training.kill_runs import INTERRUPTED
 from tests.training.test_mesh import ROOT, free_port
 
-# Processes, steps, kills and terminations; the last two sweeps are long.
+pytestmark = pytest.mark.slow
+
+# Processes, steps, kills and terminations.
 SWEEPS = {
-    "a kill of one process": (1, 12, 1, 1),
     "kills of one process": (1, 150, 10, 4),
     "kills of two processes": (2, 100, 6, 2),
 }
@@ -87,13 +88,7 @@ class Run:
         return codes
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(sweep, marks=[pytest.mark.slow] * (sweep[2] > 1)) for sweep in SWEEPS.values()
-    ],
-    ids=SWEEPS.keys(),
-)
+@pytest.fixture(scope="module", params=SWEEPS.values(), ids=SWEEPS.keys())
 def whole(request, tmp_path_factory):
     """Returns a sweep and what a run that is left alone ends with."""
     num_processes, num_steps, *_ = request.param
@@ -142,7 +137,6 @@ def test_killed_runs_end_with_the_same_bits(whole, tmp_path):
     assert in_checkpoint >= num_kills // 5 and kills >= num_kills
 
 
-@pytest.mark.slow
 def test_terminated_runs_end_with_the_same_bits(whole, tmp_path):
     (num_processes, num_steps, _, num_terms), expected = whole
     chance = random.Random(num_processes)

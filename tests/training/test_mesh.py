@@ -61,14 +61,20 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def runs():
-    """Returns runs on one device and on meshes of 8; P = 5, and 6 samples a step."""
-    return result_of(start("meshes", MESH, num_devices=8))
+    """Returns runs on one device and on a mesh of 8; P = 5, and 6 samples a step."""
+    return result_of(start("losses", "none", MESH, num_devices=8))
 
 
 @pytest.fixture(scope="module")
 def other_runs():
     """Returns runs on one device and on the other meshes of 8."""
-    return result_of(start("losses", *OTHER_MESHES, num_devices=8))
+    return result_of(start("losses", "none", *OTHER_MESHES, num_devices=8))
+
+
+@pytest.fixture(scope="module")
+def mixed_runs():
+    """Returns runs of graphs of several sizes."""
+    return result_of(start("mixed", "none", "data=8", num_devices=8))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +102,6 @@ def assert_same_run(found, expected):
 
 def assert_steps_are_those_of_one_device(runs, mesh):
     """Shares that are uneven or all padding, and times that are added, show nowhere."""
-    runs = runs["losses"]
     assert runs[mesh]["num_devices"] == 8 and runs["none"]["num_devices"] == 1
     assert len(runs["none"]["loss"]) == NUM_STEPS and np.ptp(runs["none"]["loss"]) > 0.01
     assert_same_run(runs[mesh], runs["none"])
@@ -115,7 +120,7 @@ def test_other_meshes_take_the_steps_of_one_device(other_runs, mesh):
 @pytest.mark.skipif(not library.load().is_loaded, reason=f"no kernels: {library.load().reason}")
 def test_a_device_of_a_mesh_of_data_uses_the_kernels_of_one_device():
     """And sends the gradient of each array of weights once, a few numbers, and nothing else."""
-    found = result_of(start("kernels", "data=2", num_devices=2, kernels="auto"))
+    found = result_of(start("kernels", "none", "data=2", num_devices=2, kernels="auto"))
     one, mesh = found["none"], found["data=2"]
     assert one["kernels"] and mesh["kernels"] == one["kernels"]
     assert_same_steps(mesh, one)
@@ -130,19 +135,20 @@ def test_a_device_of_a_mesh_of_data_uses_the_kernels_of_one_device():
 @pytest.mark.parametrize("name", ["time=2", pytest.param("data=2,time=2", marks=pytest.mark.slow)])
 def test_a_device_of_a_mesh_of_times_uses_the_kernels_of_each_time_alone(name):
     num_devices = math.prod(parse_mesh(name))
-    found = result_of(start("kernels", name, num_devices=num_devices, kernels="auto"))
+    found = result_of(start("kernels", "none", name, num_devices=num_devices, kernels="auto"))
     one, mesh = found["none"], found[name]
     assert mesh["kernels"] == [kernel for kernel in one["kernels"] if "temporal_conv" not in kernel]
     assert "egno_message_sums_vjp" in mesh["kernels"]
     assert_same_steps(mesh, one)
 
 
-def test_two_processes_take_the_steps_of_one_device(runs, runs_of_processes):
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one_device(mixed_runs, runs_of_processes):
     """Fed by streams, with padded graphs of several sizes."""
     for process in runs_of_processes:
         run = process["data=2,time=2"]
         assert run["num_devices"] == 4
-        assert_same_run(run, runs["mixed"]["none"])
+        assert_same_run(run, mixed_runs["none"])
     assert runs_of_processes[0] == runs_of_processes[1]
 
 
@@ -334,18 +340,21 @@ def test_the_environment_tells_of_other_processes(monkeypatch):
         monkeypatch.delenv(name)
 
 
-def test_batches_of_several_sizes_give_the_same_losses_on_a_mesh(runs):
+@pytest.mark.slow
+def test_batches_of_several_sizes_give_the_same_losses_on_a_mesh(mixed_runs):
     """Padded graphs: shares have different numbers of real nodes, and some none.
 
     The loss is one that is not finite without real nodes.
     """
-    assert np.isfinite(runs["mixed"]["none"]["loss"]).all()
-    assert_same_run(runs["mixed"]["data=8"], runs["mixed"]["none"])
+    assert np.isfinite(mixed_runs["none"]["loss"]).all()
+    assert_same_run(mixed_runs["data=8"], mixed_runs["none"])
 
 
+@pytest.mark.slow
 def test_a_run_moves_from_8_devices_to_2_to_1(runs):
-    expected = np.reshape(runs["losses"]["none"]["loss"], (-1, CHUNK)).mean(axis=1)
-    np.testing.assert_allclose(runs["moved"], expected, rtol=1e-5)
+    found = result_of(start("moved", "data=4,time=2", "data=2", "none", num_devices=8))
+    expected = np.reshape(runs["none"]["loss"], (-1, CHUNK)).mean(axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("num_buckets", [0, 2])
