@@ -128,21 +128,29 @@ def fuzz_one(name: str, arguments: list[str]) -> None:
     """Fuzzes one reader in this process, which ends with a finding or at the time limit."""
     import atheris
 
+    warnings.simplefilter("ignore")
+    folder = Path(tempfile.mkdtemp())
     with atheris.instrument_imports(include=INSTRUMENTED):
         file, read = readers()[name]
-    warnings.simplefilter("ignore")
-    path = Path(tempfile.mkdtemp()) / file
-
-    def test_one(data: bytes) -> None:
-        path.write_bytes(data)
-        try:
-            read(path)
-        except (ValueError, OSError) as error:
-            if str(path) not in str(error) and str(path.parent) not in str(error):
-                raise AssertionError(f"an error without the file: {error}") from error
-
+        test_one = functools.partial(read_bytes, read, folder / file)
+        for data in examples(name, folder):  # what readers import later is instrumented too
+            test_one(data)
     atheris.Setup(["fuzz", *arguments], test_one)
     atheris.Fuzz()
+
+
+def read_bytes(read: Callable[[Path], object], path: Path, data: bytes) -> None:
+    """Writes and reads a file.
+
+    Raises:
+      AssertionError: the reader raised an error that does not name the file.
+    """
+    path.write_bytes(data)
+    try:
+        read(path)
+    except (ValueError, OSError) as error:
+        if str(path) not in str(error) and str(path.parent) not in str(error):
+            raise AssertionError(f"an error without the file: {error}") from error
 
 
 def fuzz(name: str, seconds: int, folder: Path) -> bool:
