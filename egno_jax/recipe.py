@@ -17,7 +17,7 @@ from egno_jax.durations import FEMTOSECOND, FRAME
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-NODE_FEATURES = ("speed", "species", "charge", "scaled_number")
+NODE_FEATURES = ("speed", "species", "charge", "scaled_number", "bond_kind")
 """Features of nodes that a recipe can request."""
 
 EDGE_FEATURES = (
@@ -26,7 +26,7 @@ EDGE_FEATURES = (
 )
 """Features of edges that a recipe can request."""
 
-_OF_BONDS = {"num_bonds", "stick"}  # edge features that need bonds
+_OF_BONDS = {"bond_kind", "num_bonds", "stick"}  # features that need bonds
 
 
 class State(NamedTuple):
@@ -74,7 +74,8 @@ class GraphRecipe:
       sticks: `[K, 2]`, the pairs with the edge feature `"stick"`.
       is_periodic: whether edges connect periodic images across the walls of the cell.
       node_features: of `"speed"` |v_i|, `"species"` (one column for each of `species`, 1 on nodes
-        of it), `"charge"`, and `"scaled_number"` Z_i / max_j Z_j.
+        of it), `"charge"`, `"scaled_number"` Z_i / max_j Z_j, and `"bond_kind"` (one column for
+        each of `egno_jax.graph.bond_kinds`).
       edge_features: of `"distance"` |r_ij|, `"squared_distance"` |r_ij|^2, `"charge_product"`,
         `"numbers"` (two columns, Z_i and Z_j), `"num_bonds"` 1 or 2, and `"stick"` 1 or 0.
       numbers: `[N]`, the atomic numbers of the nodes, if they are the same in all states; states
@@ -154,8 +155,9 @@ class GraphRecipe:
         if nodes and self.numbers:
             is_right = len(self.numbers) == len(nodes)
             check_field(self, "numbers", is_right, f"{len(nodes)}, one for each node of bonds")
-        is_right = bool(nodes) or not {*self.edge_features} & _OF_BONDS
-        check_field(self, "edge_features", is_right, f"none of {sorted(_OF_BONDS)} without bonds")
+        for name in ("node_features", "edge_features"):
+            is_right = bool(nodes) or not {*getattr(self, name)} & _OF_BONDS
+            check_field(self, name, is_right, f"none of {sorted(_OF_BONDS)} without bonds")
 
     @property
     def num_nodes(self) -> int | None:
@@ -221,6 +223,7 @@ def graph_of(recipe: GraphRecipe, state: State) -> jraph.GraphsTuple:
         "species": lambda: _one_hot(recipe, state),
         "charge": lambda: _charges(recipe, state)[:, None],
         "scaled_number": lambda: (_numbers(state) / _numbers(state).max())[:, None],
+        "bond_kind": lambda: _one_hot_kinds(recipe, count),
     }
     features = np.concatenate([columns[name]() for name in recipe.node_features], axis=1)
     edges = _with_edge_features(recipe, state, positions, edges)
@@ -305,6 +308,11 @@ def _one_hot(recipe: GraphRecipe, state: State) -> np.ndarray:
             f"{[*recipe.species]} that the model was trained on"
         )
     return (numbers[:, None] == species).astype(np.float64)
+
+
+def _one_hot_kinds(recipe: GraphRecipe, num_nodes: int) -> np.ndarray:
+    kinds = graph_lib.bond_kinds(recipe.bonds, num_nodes)
+    return np.eye(kinds.max() + 1)[kinds]
 
 
 def _numbers(state: State) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 
@@ -89,6 +90,29 @@ class TestEdges:
         both_ways = np.concatenate([bonds, bonds[:, ::-1]])
         for one, other in zip(graphs.bond_edges(both_ways, num_nodes), edges, strict=True):
             np.testing.assert_array_equal(one, other)
+
+    @given(seed=SEEDS, num_nodes=st.integers(1, 6))
+    @SETTINGS
+    def test_kinds_of_a_tree_are_what_its_symmetries_exchange(self, seed, num_nodes):
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(num_nodes)
+        bonds = [[order[i], order[rng.integers(i)]] for i in range(1, num_nodes)]
+        bonds = np.reshape(bonds, (-1, 2)).astype(int)
+        adjacency = np.zeros((num_nodes, num_nodes), int)
+        adjacency[tuple(bonds.T)] = 1
+        adjacency += adjacency.T
+        alike = np.eye(num_nodes, dtype=bool)
+        for moved in itertools.permutations(range(num_nodes)):
+            if np.array_equal(adjacency[np.ix_(moved, moved)], adjacency):
+                alike[np.arange(num_nodes), moved] = True
+        kinds = graphs.bond_kinds(bonds, num_nodes)
+        np.testing.assert_array_equal(kinds[:, None] == kinds, alike)
+        assert {*kinds.tolist()} == {*range(kinds.max() + 1)}
+
+    def test_bonds_in_a_ring_are_alike(self):
+        ring_with_a_tail = [[0, 1], [1, 2], [2, 3], [3, 0], [0, 4]]
+        kinds = graphs.bond_kinds(ring_with_a_tail, 5)
+        assert kinds[1] == kinds[3] and len({*kinds.tolist()}) == 4
 
     @given(seed=SEEDS, num_nodes=st.integers(1, 30), cutoff=st.floats(0.1, 3.0))
     @SETTINGS

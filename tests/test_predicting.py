@@ -85,6 +85,15 @@ def test_bonds_make_edges_and_their_features():
         assert stick == ({*pair} == {0, 1})
 
 
+def test_kinds_of_nodes_are_columns():
+    graph = graph_of(dataclasses.replace(BONDED, node_features=("speed", "bond_kind")), STATE)
+    kinds = graph.nodes["features"][:, 1:]
+    assert kinds.shape == (5, 3) and (kinds.sum(axis=1) == 1).all()
+    # A chain of five: the ends are alike, the nodes next to them, and the one in the middle.
+    np.testing.assert_array_equal(kinds, kinds[::-1])
+    assert (kinds.sum(axis=0) > 0).all()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -96,6 +105,10 @@ def test_bonds_make_edges_and_their_features():
         ({"sticks": ((0, 7),)}, "sticks: got"),
         ({"numbers": (6, 6)}, "numbers: got .*expected 5"),
         ({"edges": "all", "bonds": (), "sticks": (), "edge_features": ("stick",)}, "without bonds"),
+        (
+            {"edges": "all", "bonds": (), "sticks": (), "node_features": ("bond_kind",)},
+            "node_features: got .* without bonds",
+        ),
         ({"model_time": 0.0}, "model_time: got"),
     ],
 )

@@ -24,6 +24,7 @@ from egno_jax.graph.building import build, from_atoms
 from egno_jax.graph.edges import (
     Edges,
     bond_edges,
+    bond_kinds,
     bonds_within,
     cell_matrix,
     edge_vectors,
@@ -57,6 +58,7 @@ __all__ = [
     "as_times",
     "batch",
     "bond_edges",
+    "bond_kinds",
     "bonds_within",
     "build",
     "cell_matrix",

@@ -64,6 +64,42 @@ def bond_edges(bonds: ArrayLike, num_nodes: int) -> Edges:
       Edges sorted by receiver, then sender, with features `[E, 1]`: the number of bonds, 1.0 or
       2.0.
     """
+    ends, other_ends = _ends_of_bonds(bonds, num_nodes)
+    near = np.unique(ends * num_nodes + other_ends)  # a pair (i, k) as i N + k
+    far = np.setdiff1d(_pairs_two_bonds_apart(near, num_nodes), near)
+    pairs = np.concatenate([near, far])
+    hops = np.repeat(np.asarray([1.0, 2.0], np.float32), [near.size, far.size])
+    order = np.argsort(pairs)
+    receivers, senders = np.divmod(pairs[order], num_nodes)
+    return Edges(senders.astype(np.int32), receivers.astype(np.int32), hops[order, None])
+
+
+def bond_kinds(bonds: ArrayLike, num_nodes: int) -> Int[np.ndarray, "N"]:
+    """Numbers the kinds of nodes that bonds tell apart, by color refinement.
+
+    At first all nodes are of kind 0. Then nodes of one kind with different numbers of neighbours of
+    some kind become of different kinds, until nothing changes. In a tree, such as a skeleton, two
+    nodes are of one kind exactly if some renumbering of all nodes that keeps the bonds brings one
+    to the other's place: the left and the right hand, and the three hydrogens of a methyl group.
+
+    Errors as `bond_edges`.
+
+    Returns:
+      `[N]`, the kind of each node, from 0 to K - 1.
+    """
+    neighbours = np.zeros((num_nodes, num_nodes), np.int64)
+    neighbours[_ends_of_bonds(bonds, num_nodes)] = 1
+    kinds, number = np.zeros(num_nodes, np.int64), 0
+    while kinds.max(initial=0) >= number:
+        number = kinds.max(initial=0) + 1
+        counts = neighbours @ np.eye(number, dtype=np.int64)[kinds]
+        found = np.unique(np.column_stack([kinds, counts]), axis=0, return_inverse=True)
+        kinds = found[1].reshape(-1)
+    return kinds
+
+
+def _ends_of_bonds(bonds: ArrayLike, num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns both nodes of each bond, in both directions."""
     bonds = np.asarray(bonds)
     check_array("bonds", bonds, "integer", ("B", 2), {})
     is_bad = ((bonds < 0) | (bonds >= num_nodes)).any(axis=1) | (bonds[:, 0] == bonds[:, 1])
@@ -72,14 +108,7 @@ def bond_edges(bonds: ArrayLike, num_nodes: int) -> Edges:
             f"bonds[{index}]: got {bonds[index].tolist()}, expected two different nodes from 0 to "
             f"{num_nodes - 1}; count nodes from 0"
         )
-    ends, other_ends = np.concatenate([bonds, bonds[:, ::-1]]).T.astype(np.int64)
-    near = np.unique(ends * num_nodes + other_ends)  # a pair (i, k) as i N + k
-    far = np.setdiff1d(_pairs_two_bonds_apart(near, num_nodes), near)
-    pairs = np.concatenate([near, far])
-    hops = np.repeat(np.asarray([1.0, 2.0], np.float32), [near.size, far.size])
-    order = np.argsort(pairs)
-    receivers, senders = np.divmod(pairs[order], num_nodes)
-    return Edges(senders.astype(np.int32), receivers.astype(np.int32), hops[order, None])
+    return tuple(np.concatenate([bonds, bonds[:, ::-1]]).T.astype(np.int64))
 
 
 def _pairs_two_bonds_apart(pairs: np.ndarray, num_nodes: int) -> np.ndarray:

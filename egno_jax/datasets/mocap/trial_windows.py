@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from egno_jax.datasets.argument_checks import check_frames
 from egno_jax.datasets.base import Samples
 from egno_jax.datasets.cutting import samples_from_frames, window_frames
-from egno_jax.graph import bond_edges
+from egno_jax.graph import bond_edges, bond_kinds
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -83,9 +83,9 @@ def samples(
 
     `joints` appends N numbers to the features of each node, 1 at its own place and 0 elsewhere. The
     model then knows which joint is which, and learns this one skeleton; it is still equivariant.
-    `joint_kinds` appends K numbers likewise, for the kind of the joint: joints are alike if a
-    renumbering of all joints that keeps the bonds brings one to the other's place, as for the left
-    and the right hand. A motion and the one with left and right exchanged are then the same.
+    `joint_kinds` appends K numbers likewise, for the kind of the joint
+    (`egno_jax.graph.bond_kinds`): left and right are alike. A motion and the one with both
+    exchanged are then the same.
 
     Args:
       windows: S windows.
@@ -115,7 +115,7 @@ def samples(
     if joints:
         features.append(_one_hot(np.arange(positions.shape[2]), len(positions)))
     if joint_kinds:
-        features.append(_one_hot(_kinds(windows.bonds, positions.shape[2]), len(positions)))
+        features.append(_one_hot(bond_kinds(windows.bonds, positions.shape[2]), len(positions)))
     features = np.concatenate(features, axis=-1)
     return samples_from_frames(
         positions, velocities, features, edges, frames[1:] - start, dtype=dtype
@@ -125,20 +125,3 @@ def samples(
 def _one_hot(numbers: Int[np.ndarray, "N"], num_samples: int) -> Float[np.ndarray, "S N K"]:
     each = np.eye(numbers.max() + 1)[numbers]
     return np.broadcast_to(each, (num_samples, *each.shape))
-
-
-def _kinds(bonds: Int[np.ndarray, "B 2"], num_nodes: int) -> Int[np.ndarray, "N"]:
-    """Returns the kind of each node of a tree, from 0.
-
-    At first all nodes are alike; as often as there are nodes, those that have other numbers of
-    neighbours of some kind become different. In a tree this separates all nodes that can be told
-    apart (color refinement).
-    """
-    neighbours = np.zeros((num_nodes, num_nodes), int)
-    neighbours[bonds[:, 0], bonds[:, 1]] = neighbours[bonds[:, 1], bonds[:, 0]] = 1
-    kinds = np.zeros(num_nodes, int)
-    for _ in range(num_nodes):
-        counts = neighbours @ np.eye(kinds.max() + 1, dtype=int)[kinds]
-        _, kinds = np.unique(np.column_stack([kinds, counts]), axis=0, return_inverse=True)
-        kinds = kinds.reshape(-1)
-    return kinds
