@@ -311,6 +311,10 @@ def xyz_lines(tmp_path, trajectory=None):
             lambda lines: [line.replace(":pos:R:3", ":vel:R:3") for line in lines],
             "frame 0: cannot be read.*Properties: got 'species:S:1:vel:R:3', expected pos:R:3",
         ),
+        (  # ASE would make as many columns, for ever
+            lambda lines: [line.replace("species:S:1", "species:S:" + "9" * 30) for line in lines],
+            "frame 0: cannot be read.*Properties: got '9+' columns, expected a number up to 9999",
+        ),
         (lambda lines: [*lines[:17], lines[16], *lines[18:]], r"positions\[1\]: got atoms"),
         (lambda lines: [*lines[:14], "C 0.1 zero 0.3", *lines[15:]], "frame 1: cannot be read"),
         (

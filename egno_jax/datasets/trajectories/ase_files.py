@@ -51,11 +51,15 @@ def frames_of(path: pathlib.Path) -> Iterator[ase.Atoms]:
 
 
 def _header(comment: str) -> dict[str, Any]:
-    """Returns the fields of a comment, after checking that positions are among the columns."""
+    """Returns the fields of a comment, after checking the columns: ASE makes as many as it says."""
     fields = require("ase.io.extxyz", "data").key_val_str_to_dict(comment)
-    columns = fields.get("Properties", "pos:R:3")
-    if not re.search(r"(^|:)pos:R:3(:|$)", str(columns)):
+    columns = str(fields.get("Properties", "pos:R:3"))
+    if not re.search(r"(^|:)pos:R:3(:|$)", columns):
         raise ValueError(f"Properties: got {npz.shorten(repr(columns))}, expected pos:R:3 in it")
+    for count in columns.split(":")[2::3]:
+        if not re.fullmatch("[0-9]{1,4}", count):
+            got = npz.shorten(repr(count))
+            raise ValueError(f"Properties: got {got} columns, expected a number up to 9999")
     return fields
 
 
