@@ -78,7 +78,7 @@ def test_recipes_of_motion_make_the_graphs_of_its_data_set(name):
     params = egno_jax.load(name)
     positions = walkers(np.random.default_rng(0), params.recipe.bonds)
     windows = mocap.Windows(positions, np.array(params.recipe.bonds), np.zeros(2), np.zeros(2))
-    samples = mocap.samples(windows)
+    samples = mocap.samples(windows, joint_kinds=True)
     for index, frames in enumerate(positions):
         batch = take(samples, np.array([index]), np)
         state = State(frames[0], frames[1] - frames[0])
