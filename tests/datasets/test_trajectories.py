@@ -9,10 +9,11 @@ import pytest
 pytest.importorskip("MDAnalysis")
 ase_io = pytest.importorskip("ase.io")
 
+import ase  # noqa: E402
 from ase.build import fcc111  # noqa: E402
 from ase.constraints import FixAtoms  # noqa: E402
 
-from egno_jax.datasets import trajectories  # noqa: E402
+from egno_jax.datasets import md17, trajectories  # noqa: E402
 from egno_jax.predicting import as_state  # noqa: E402
 from egno_jax.recipe import GraphRecipe  # noqa: E402
 
@@ -398,6 +399,26 @@ def test_uneven_times_in_files_of_even_ones_are_warned_of(tmp_path, is_open):
     options = {} if is_open else {"cell": 9.0 * np.eye(3), "periodic": (True,) * 3}
     with pytest.warns(UserWarning, match=r"path: got \.dcd, which has evenly spaced frames"):
         trajectories.write(tmp_path / "a.dcd", np.zeros((3, 2, 3)), times=[0, 26, 27], **options)
+
+
+@pytest.mark.parametrize("number", [-1, 119, 2**40])
+def test_numbers_of_no_element_are_named(tmp_path, number):
+    numbers = np.array([1, number, 8])
+    positions = np.random.default_rng(0).normal(size=(4, 3, 3))
+    frames = [ase.Atoms("HHO", positions=x) for x in positions]
+    frames[2].numbers[:] = numbers
+    ase_io.write(tmp_path / "a.traj", frames)
+    np.savez(tmp_path / "a.npz", positions=positions, numbers=numbers)
+    expected = rf"numbers\[1\]: got {number}, expected an atomic number, "
+    for read in (trajectories.read, md17.read):
+        with pytest.raises(ValueError, match=rf"a\.traj: frame 2: .*{expected}"):
+            read(tmp_path / "a.traj")
+    with pytest.raises(ValueError, match=rf"a\.npz: {expected}"):
+        trajectories.read(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match=expected):
+        path = tmp_path / "new" / "a.extxyz"
+        trajectories.write(path, positions, times=np.arange(4.0), numbers=numbers)
+    assert not (tmp_path / "new").exists()
 
 
 def test_particles_of_unknown_species_are_read_and_make_a_recipe(tmp_path):

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from egno_jax.checks import LARGEST_LENGTH, check_array, is_length
 from egno_jax.datasets import npz
+from egno_jax.datasets.argument_checks import check_numbers
 from egno_jax.datasets.md17.molecules import MOLECULES
 from egno_jax.datasets.npz import PathLike
 from egno_jax.datasets.trajectories.ase_files import frames_of, suffix_of
@@ -26,7 +27,6 @@ UNKNOWN = "unknown"
 ORIGINAL_FIELDS = frozenset({"R", "z", "E", "F"})
 
 _SUFFIXES = (".npz", ".xyz", ".extxyz", ".traj")
-_LARGEST_NUMBER = 118
 
 
 class Trajectory(NamedTuple):
@@ -118,10 +118,7 @@ def check(trajectory: Trajectory, names: tuple[str, str] = ("positions", "number
             f"{names[0]}: got {shape[0]} frames of {shape[1]} atoms, expected at least two frames "
             "of at least one atom"
         )
-    strange = np.flatnonzero((numbers < 1) | (numbers > _LARGEST_NUMBER))
-    if strange.size:
-        place, got = f"{names[1]}[{strange[0]}]", numbers[strange[0]]
-        raise ValueError(f"{place}: got {got}, expected an atomic number, 1 to {_LARGEST_NUMBER}")
+    check_numbers(names[1], numbers, least=1)
     if not is_length(positions).all():
         place = tuple(np.argwhere(~is_length(positions))[0].tolist())
         raise ValueError(

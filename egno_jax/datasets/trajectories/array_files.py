@@ -9,6 +9,7 @@ import numpy as np
 
 from egno_jax import durations
 from egno_jax.datasets import npz
+from egno_jax.datasets.argument_checks import check_numbers
 from egno_jax.datasets.trajectories.recording import Recording
 
 # The fields that archives have, by what they hold.
@@ -87,6 +88,8 @@ def _recording(path: pathlib.Path, found: dict[str, np.ndarray]) -> Recording:
         if key in found:
             _expect(key, found[key], kind, (num_nodes,))
             fields[key] = found[key].astype(int if key == "numbers" else float)
+    if "numbers" in fields:
+        check_numbers("numbers", fields["numbers"])
     if "cells" in found:
         cells = np.asarray(found["cells"], float)
         _expect("cell", cells[..., :, :], "f", *((3, 3), (num_frames, 3, 3)))

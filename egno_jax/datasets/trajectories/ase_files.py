@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from egno_jax.datasets import npz
+from egno_jax.datasets.argument_checks import check_numbers
 from egno_jax.datasets.npz import xyz_frames
 from egno_jax.datasets.trajectories.recording import Recording
 from egno_jax.extras import require
@@ -35,7 +36,16 @@ def frames_of(path: pathlib.Path) -> Iterator[ase.Atoms]:
 
     XYZ files are read strictly: the last line must end with a line break, or a number may have been
     cut short. They may be compressed by gzip.
+
+    Raises:
+      ValueError: an atomic number is of no element; ASE's readers raise anything.
     """
+    for atoms in _frames_of(path):
+        check_numbers("numbers", atoms.numbers)
+        yield atoms
+
+
+def _frames_of(path: pathlib.Path) -> Iterator[ase.Atoms]:
     suffix = suffix_of(path)
     if suffix == ".traj":
         with require("ase.io.trajectory", "data").TrajectoryReader(str(path)) as file:

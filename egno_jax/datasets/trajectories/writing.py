@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from egno_jax.datasets.argument_checks import check_numbers
 from egno_jax.datasets.npz import PathLike, save_npz
 from egno_jax.durations import FEMTOSECOND
 from egno_jax.extras import require
@@ -59,13 +60,13 @@ def write(
       template: ASE Atoms or an MDAnalysis AtomGroup of these atoms, for names and residues.
 
     Raises:
-      ValueError: the suffix is unknown.
+      ValueError: the suffix is unknown, or a number is of no element.
       OSError: the file cannot be written.
     """
     path = pathlib.Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
+    if (suffix := path.suffix.lower()) not in SUFFIXES:
         raise ValueError(f"path: got {path}, expected a suffix of {SUFFIXES}")
+    check_numbers("numbers", np.asarray([] if numbers is None else numbers))
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {"positions": positions, "times": times, "velocities": velocities}
     arrays |= {"numbers": numbers, "cell": cell}
