@@ -32,8 +32,8 @@ VERSION = "1.10"
 _SECTIONS = ("version", "name", "units", "documentation", "root", "bonedata", "hierarchy", "skin")
 _REQUIRED = ("version", "units", "root", "bonedata", "hierarchy")
 _BONE_FIELDS = ("id", "name", "direction", "length", "axis")
-_INFINITE = ("inf", "+inf", "-inf")
 _OPTIONAL_BONE_FIELDS = ("dof", "bodymass", "cofmass")
+_INFINITE = ("inf", "+inf", "-inf")
 
 Vector = tuple[float, float, float]
 
