@@ -11,7 +11,7 @@ ARGS ?=
 export PYTHON
 
 PY := $(VENV)/bin/python
-RUN = -m experiments.nbody --preset vector-quick
+RUN = -m experiments.nbody --preset vector-orbits-quick
 
 .PHONY: help setup run test slow test-wheel test-versions test-all lint format pytest docs wheel lock clean
 .DEFAULT_GOAL := help

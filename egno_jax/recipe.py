@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +23,7 @@ NODE_FEATURES = ("speed", "species", "charge", "scaled_number", "bond_kind")
 
 EDGE_FEATURES = (
     *("distance", "squared_distance", "charge_product"),
-    *("numbers", "num_bonds", "stick"),
+    *("numbers", "num_bonds", "stick", "orbit"),
 )
 """Features of edges that a recipe can request."""
 
@@ -77,7 +78,8 @@ class GraphRecipe:
         of it), `"charge"`, `"scaled_number"` Z_i / max_j Z_j, and `"bond_kind"` (one column for
         each of `egno_jax.graph.bond_kinds`).
       edge_features: of `"distance"` |r_ij|, `"squared_distance"` |r_ij|^2, `"charge_product"`,
-        `"numbers"` (two columns, Z_i and Z_j), `"num_bonds"` 1 or 2, and `"stick"` 1 or 0.
+        `"numbers"` (two columns, Z_i and Z_j), `"num_bonds"` 1 or 2, `"stick"` 1 or 0, and
+        `"orbit"` (three columns, `egno_jax.graph.orbit_features`).
       numbers: `[N]`, the atomic numbers of the nodes, if they are the same in all states; states
         need none then. Empty: they differ or are unknown.
       species: the atomic numbers in the training data, increasing; empty if unknown.
@@ -123,11 +125,12 @@ class GraphRecipe:
         is_right = _is_positive(self.cutoff) if is_radius else self.cutoff == 0
         check_field(self, "cutoff", is_right, wanted)
         check_field(self, "is_periodic", not self.is_periodic or is_radius, "False without radius")
-        for name, kind in (("times", float), ("species", int)):
+        for name, kind in (("times", float), ("species", _whole)):
             values = tuple(kind(value) for value in getattr(self, name))
             object.__setattr__(self, name, values)
             is_right = all(map(_is_positive, values)) and list(values) == sorted({*values})
-            check_field(self, name, is_right, "increasing finite numbers above 0")
+            wanted = "increasing finite numbers above 0" if name == "times" else "atomic numbers"
+            check_field(self, name, is_right, wanted)
         known = {"node_features": NODE_FEATURES, "edge_features": EDGE_FEATURES}
         for name, expected in known.items():
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -139,7 +142,7 @@ class GraphRecipe:
 
     def _check_system(self) -> None:
         """Checks the fields that describe the nodes of one system."""
-        object.__setattr__(self, "numbers", tuple(int(number) for number in self.numbers))
+        object.__setattr__(self, "numbers", tuple(map(_whole, self.numbers)))
         is_right = all(map(_is_positive, self.numbers))
         check_field(self, "numbers", is_right, "atomic numbers")
         for name in ("bonds", "sticks"):
@@ -170,6 +173,14 @@ class GraphRecipe:
 def _are_pairs(value: Any) -> bool:
     array = np.asarray(value) if isinstance(value, list | tuple | np.ndarray) else np.zeros(())
     return array.shape == (0,) or (array.dtype.kind in "iu" and array.shape[1:] == (2,))
+
+
+def _whole(value: Any) -> Any:
+    """Returns a whole number as `int`, and anything else as it is, to be refused."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return value
 
 
 def _is_positive(value: Any) -> bool:
@@ -226,7 +237,7 @@ def graph_of(recipe: GraphRecipe, state: State) -> jraph.GraphsTuple:
         "bond_kind": lambda: _one_hot_kinds(recipe, count),
     }
     features = np.concatenate([columns[name]() for name in recipe.node_features], axis=1)
-    edges = _with_edge_features(recipe, state, positions, edges)
+    edges = _with_edge_features(recipe, state, positions, velocities, edges)
     return graph_lib.build(positions, velocities, features, edges)
 
 
@@ -276,22 +287,34 @@ def _edges_of(recipe: GraphRecipe, state: State, positions: np.ndarray) -> graph
 
 
 def _with_edge_features(
-    recipe: GraphRecipe, state: State, positions: np.ndarray, edges: graph_lib.Edges
+    recipe: GraphRecipe,
+    state: State,
+    positions: np.ndarray,
+    velocities: np.ndarray,
+    edges: graph_lib.Edges,
 ) -> graph_lib.Edges:
     # In float64, as samples of the data sets are made, and rounded by `build`.
-    squared = np.sum(graph_lib.edge_vectors(positions, edges) ** 2, axis=-1, keepdims=True)
+    vectors = graph_lib.edge_vectors(positions, edges)
+    squared = np.sum(vectors**2, axis=-1, keepdims=True)
     num_bonds = edges.features
     ends = np.stack([edges.receivers, edges.senders], axis=1)
+
+    def products() -> np.ndarray:
+        return np.prod(_charges(recipe, state)[ends], axis=1, keepdims=True)
+
     columns = {
         "distance": lambda: np.sqrt(squared),
         "squared_distance": lambda: squared,
-        "charge_product": lambda: np.prod(_charges(recipe, state)[ends], axis=1),
+        "charge_product": lambda: products()[:, 0],
         "numbers": lambda: _numbers(state)[ends],
         "num_bonds": lambda: num_bonds,
         "stick": lambda: _are_among(ends, recipe.sticks),
+        "orbit": lambda: graph_lib.orbit_features(
+            vectors, velocities[edges.receivers] - velocities[edges.senders], products()
+        ),
     }
-    edges = edges._replace(features=None)
-    return graph_lib.with_features(edges, *(columns[name]() for name in recipe.edge_features))
+    features = [columns[name]() for name in recipe.edge_features]
+    return graph_lib.with_features(edges._replace(features=None), *features)
 
 
 def _are_among(ends: np.ndarray, pairs: tuple[tuple[int, int], ...]) -> np.ndarray:

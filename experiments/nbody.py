@@ -44,6 +44,8 @@ class DataConfig:
         as often, so that they remain half of the training set. It uses no other frame.
       scale_spread: s of the factors exp(s e), e ~ N(0, 1), that multiply the lengths of each
         training window (`egno_jax.datasets.nbody.scaled_samples`); 0 leaves them.
+      orbits: whether edges also have features of the orbit that their pair would follow alone
+        (`egno_jax.graph.orbit_features`).
       cache_dir: folder of the simulated data; None: `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`.
 
     Raises:
@@ -58,6 +60,7 @@ class DataConfig:
     time_reversal: bool = True
     parts: bool = False
     scale_spread: float = 0.0
+    orbits: bool = False
     cache_dir: Path | None = None
 
     def __post_init__(self) -> None:
@@ -105,7 +108,10 @@ def load_splits(config: DataConfig) -> Splits:
         for split, number in data_settings.split_sizes(config).items()
     )
     evaluated = (nbody.samples(each, start=start, target_frames=targets) for each in (valid, test))
-    return Splits(_augmented(train, config), *evaluated, test.positions[:, start : targets[-1] + 1])
+    samples = _augmented(train, config), *evaluated
+    if config.orbits:
+        samples = map(nbody.with_orbits, samples)
+    return Splits(*samples, test.positions[:, start : targets[-1] + 1])
 
 
 def _augmented(train: nbody.Trajectories, config: DataConfig) -> datasets.Samples:
@@ -143,7 +149,15 @@ EXPERIMENT = Experiment(
         "one frame of a simulation the model predicts the later ones, all in one pass."
     ),
     default=NBodyConfig(),
-    presets=("quick", "paper", "vector-quick", "vector", "any-times", "original"),
+    presets=(
+        "quick",
+        "paper",
+        "vector-orbits-quick",
+        "vector-orbits",
+        "vector",
+        "any-times",
+        "original",
+    ),
     load_splits=load_splits,
     task=task,
     published=PUBLISHED,

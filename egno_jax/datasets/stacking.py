@@ -41,7 +41,7 @@ def stack(
     Raises:
       ValueError: there are no graphs, or arrays do not match; names the field and the sample.
     """
-    graphs = list(graphs)
+    graphs = [graph_lib.without_layout(graph) for graph in graphs]
     graph_lib.check_alike(graphs)
     times = _canonical("times", times)
     check_array("times", times, "integer or floating", ("P",), {})

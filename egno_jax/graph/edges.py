@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
     from numpy.typing import ArrayLike
 
+# Added to distances whose logarithm or inverse is a feature.
+_SOFTENING = 0.01
+
 
 class Edges(NamedTuple):
     """The directed edges of one graph.
@@ -157,11 +160,34 @@ def radius_edges(
     if cell is not None and np.any(pbc):
         box, periodic = periodic_cell(cell, pbc)
     receivers, senders, images = neighbours.compute(
-        points=positions, box=box, periodic=periodic, quantities="ijS"
+        points=_without_gaps(positions, cutoff, box, periodic),
+        box=box,
+        periodic=periodic,
+        quantities="ijS",
     )
     order = np.lexsort((*images.T, senders, receivers))
     edges = Edges(senders[order].astype(np.int32), receivers[order].astype(np.int32))
     return edges._replace(shifts=-(images[order] @ box)) if periodic.any() else edges
+
+
+def _without_gaps(
+    positions: Float[np.ndarray, "N 3"],
+    cutoff: float,
+    box: Float[np.ndarray, "3 3"],
+    periodic: Bool[np.ndarray, "3"],
+) -> Float[np.ndarray, "N 3"]:
+    """Shortens empty layers across open directions to two cutoffs, which changes no neighbour.
+
+    vesin sorts nodes into boxes as long as the cutoff, and ends the process if there are too many.
+    """
+    box = box if periodic.any() else np.eye(3)
+    fractions, moved = positions @ np.linalg.inv(box), positions.copy()
+    for axis in np.flatnonzero(~periodic):  # along which fractions are lengths
+        order = np.argsort(fractions[:, axis])
+        gaps = np.diff(fractions[order, axis], prepend=fractions[order[:1], axis])
+        excess = np.cumsum(np.maximum(gaps - 2 * cutoff, 0))
+        moved[order] -= excess[:, None] * box[axis]
+    return moved
 
 
 def cell_matrix(cell: ArrayLike) -> Float[np.ndarray, "3 3"]:
@@ -223,10 +249,15 @@ def minimum_images(
     """
     positions = _checked_positions(positions)
     box, periodic = periodic_cell(cell, pbc)
+    inverse = np.linalg.inv(box)
     vectors = positions[edges.receivers] - positions[edges.senders]
-    shifts = -np.rint(vectors @ np.linalg.inv(box)) * periodic @ box
-    # In a skewed cell, rounding can miss the nearest image by one along each vector.
-    ranges = [range(-1, 2) if is_periodic else range(1) for is_periodic in periodic]
+    fractions = vectors @ inverse
+    shifts = -np.rint(fractions) * periodic @ box
+    # In a skewed cell the nearest image can be another one. Along a lattice vector a fraction f is
+    # now within 1/2, and the distance to image m is at least |f + m| times the width of the cell.
+    longest = np.linalg.norm((fractions - np.rint(fractions)) * periodic @ box, axis=-1)
+    most = longest.max(initial=0.0) * np.linalg.norm(inverse, axis=0) + 0.5
+    ranges = [range(-k, k + 1) for k in np.where(periodic, most, 0).astype(int)]
     shifts = np.stack([shifts + image @ box for image in itertools.product(*ranges)])
     best = np.argmin(np.sum((vectors + shifts) ** 2, axis=-1), axis=0)
     return edges._replace(shifts=shifts[best, np.arange(len(best))])
@@ -261,6 +292,35 @@ def squared_distances(positions: ArrayLike, edges: Edges) -> Float[np.ndarray, "
     """
     vectors = edge_vectors(as_floating(positions, "positions"), edges)
     return np.sum(vectors**2, axis=-1, keepdims=True)
+
+
+def orbit_features(
+    displacements: Float[np.ndarray, "*S E 3"],
+    velocities: Float[np.ndarray, "*S E 3"],
+    charge_products: Float[np.ndarray, "*S E 1"],
+) -> Float[np.ndarray, "*S E 3"]:
+    """Returns features of the orbit that each pair of charges would follow if it were alone.
+
+        [log(d + e), |r x w|, tanh(|w|^2 / 4 + c / (d + e))],    d = |r|, e = 0.01
+
+    for r = x_i - x_j and w = v_i - v_j, unit masses, and the potential c / d. The last two are
+    constants of the motion, which determine the orbit's shape: |w|^2 / 4 + c / d is the energy of
+    the pair about its centre of mass, bounded here, and |r x w| twice its angular momentum. They
+    tell a model where a close encounter leads, for which |r|^2 alone is too coarse. All three are
+    invariant under rotation, reflection, translation and uniform motion.
+
+    Args:
+      displacements: `[..., E, 3]`, r of each edge, see `edge_vectors`.
+      velocities: `[..., E, 3]`, w of each edge, in length per unit of time of the potential.
+      charge_products: `[..., E, 1]`, c of each edge, negative if the pair attracts.
+
+    Source: Landau and Lifshitz, "Mechanics", sections 13 to 15.
+    """
+    softened = np.linalg.norm(displacements, axis=-1, keepdims=True) + _SOFTENING
+    energy = np.sum(velocities**2, axis=-1, keepdims=True) / 4 + charge_products / softened
+    turning = np.cross(displacements, velocities)
+    momentum = np.linalg.norm(turning, axis=-1, keepdims=True)
+    return np.concatenate([np.log(softened), momentum, np.tanh(energy)], axis=-1)
 
 
 def _checked_positions(positions: ArrayLike) -> Float[np.ndarray, "N 3"]:

@@ -15,7 +15,7 @@ from egno_jax.ops.layouts import NOWHERE, Blocks, Segments
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxtyping import Int
+    from jaxtyping import Bool, Int
 
 KEY = "layout"
 VARIABLE = "EGNO_JAX_LAYOUT"
@@ -117,7 +117,11 @@ def is_for_accelerator() -> bool:
 
 
 def chosen_kind(graph: jraph.GraphsTuple, kind: str | None = None, node_mask: Any = None) -> str:
-    """Returns the kind of layout of a graph, see `prepare`; it may be stacked, with a node mask."""
+    """Returns the kind of layout of a graph, see `prepare`; it may be stacked, with a node mask.
+
+    Raises:
+      ValueError: the kind is unknown, or `blocks` and the graph cannot be arranged so.
+    """
     name = "kind" if kind else VARIABLE
     kind = kind or os.environ.get(VARIABLE) or "auto"
     if kind not in KINDS:
@@ -129,14 +133,11 @@ def chosen_kind(graph: jraph.GraphsTuple, kind: str | None = None, node_mask: An
         kind = "blocks" if _is_dense(graph) else "none"
     if kind == "none" or not np.size(graph.senders):
         return "none"
-    repeated = _first_repeated(graph, node_mask) if kind == "blocks" else None
-    if repeated is None:
+    reason = _why_no_blocks(graph, node_mask) if kind == "blocks" else None
+    if reason is None:
         return kind
     if is_requested:
-        raise ValueError(
-            f"{name}: got 'blocks', but edge {repeated} connects the same nodes as one before, "
-            "expected at most one edge from node to node; use segments"
-        )
+        raise ValueError(f"{name}: got 'blocks', but {reason}; use segments")
     return "none"
 
 
@@ -146,16 +147,37 @@ def _is_dense(graph: jraph.GraphsTuple) -> bool:
     return size <= MAX_BLOCK and np.size(graph.senders) >= MIN_DENSITY * graphs * size**2
 
 
+def _why_no_blocks(graph: jraph.GraphsTuple, node_mask: Any) -> str | None:
+    """Returns why a graph, stacked if it has a node mask, cannot be arranged in blocks, if so."""
+    if node_mask is not None and np.any(node_mask & ~_of_first_graph(graph, node_mask)):
+        return "a sample has several graphs, expected one, and padding"
+    repeated = _first_repeated(graph, node_mask)
+    if repeated is None:
+        return None
+    return (
+        f"edge {repeated} connects the same nodes as one before, expected at most one edge from "
+        "node to node"
+    )
+
+
+def _of_first_graph(graph: jraph.GraphsTuple, node_mask: Any) -> Bool[np.ndarray, "S N"]:
+    """Returns which nodes of stacked graphs belong to the first graph of their sample.
+
+    That is not the node mask, which may leave out nodes of the graph in losses and metrics.
+    """
+    return np.arange(np.shape(node_mask)[1]) < np.asarray(graph.n_node)[:, :1]
+
+
 def _first_repeated(graph: jraph.GraphsTuple, node_mask: Any = None) -> int | None:
     """Returns an edge between the same nodes as an earlier one, except in padding.
 
     Padding may repeat edges: its nodes may have any values. It is a graph of self-loops alone
-    (`egno_jax.graph.pad`), or in a stacked graph the nodes that `node_mask` leaves out. An edge to
-    a periodic image of the same node is no self-loop.
+    (`egno_jax.graph.pad`), or in stacked graphs what comes after the first graph of a sample. An
+    edge to a periodic image of the same node is no self-loop.
     """
     senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
     if senders.ndim > 1:
-        is_real = np.take_along_axis(np.asarray(node_mask), receivers, axis=1).ravel()
+        is_real = np.take_along_axis(_of_first_graph(graph, node_mask), receivers, axis=1).ravel()
         offsets = np.arange(len(senders))[:, None] * np.shape(node_mask)[1]
         senders, receivers = (senders + offsets).ravel(), (receivers + offsets).ravel()
     else:
@@ -180,23 +202,24 @@ def _blocks(graph: jraph.GraphsTuple) -> Blocks:
     senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
     edges = np.full((graphs, size, size), NOWHERE, np.int32)
     edges[ids[receivers], local[receivers], local[senders]] = np.arange(num_edges)
-    mask = nodes < NOWHERE
-    is_uniform = bool(mask.all())
+    is_node = nodes < NOWHERE
+    is_uniform = bool(is_node.all())
     return Blocks(
         edges=None if is_complete(edges) else edges,
         nodes=None if is_uniform else nodes,
         places=None if is_uniform else (ids * size + local).astype(np.int32),
-        node_mask=mask,
+        is_node=is_node,
         num_edges=num_edges,
     )
 
 
 def is_complete(edges: Int[np.ndarray, "G n n"]) -> bool:
-    """Returns whether graphs are complete, their edges sorted by receiver, then sender."""
+    """Returns whether graphs are complete, without loops, sorted by receiver, then sender."""
     graphs, size, _ = edges.shape
-    off_diagonal = edges[:, ~np.eye(size, dtype=bool)]
-    ordered = np.arange(graphs * size * (size - 1)).reshape(off_diagonal.shape)
-    return size > 1 and np.array_equal(off_diagonal, ordered)
+    is_loop = np.eye(size, dtype=bool)
+    ordered = np.arange(graphs * size * (size - 1)).reshape(graphs, -1)
+    is_ordered = np.array_equal(edges[:, ~is_loop], ordered)
+    return size > 1 and is_ordered and bool((edges[:, is_loop] == NOWHERE).all())
 
 
 def segments_of(
@@ -250,7 +273,8 @@ def stacked_layout(
     """Returns the layout of S stacked graphs of one size, whose arrays have a leading axis S.
 
     Blocks have all N nodes of a sample, padding included. Segments have the sizes of the largest
-    sample. `joined` of the layout makes that of a batch.
+    sample. `joined` of the layout makes that of a batch. `node_mask` `[S, N]` are the nodes that
+    count in losses; blocks need all of them in one graph.
     """
     kind = chosen_kind(graph, kind, node_mask)
     senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
@@ -258,21 +282,21 @@ def stacked_layout(
     if kind == "none":
         return None
     if kind == "blocks":
-        return _stacked_blocks(senders, receivers, np.asarray(node_mask))
+        return _stacked_blocks(senders, receivers, _of_first_graph(graph, node_mask))
     return _stack_segments(
         [segments_of(*pair, num_nodes) for pair in zip(senders, receivers, strict=True)]
     )
 
 
-def _stacked_blocks(senders: np.ndarray, receivers: np.ndarray, node_mask: np.ndarray) -> Blocks:
+def _stacked_blocks(senders: np.ndarray, receivers: np.ndarray, is_node: np.ndarray) -> Blocks:
     samples, num_edges = senders.shape
-    size = node_mask.shape[1]
+    size = is_node.shape[1]
     edges = np.full((samples, size, size), NOWHERE, np.int32)
     # Edges of padding may repeat: they change no real node.
     edges[np.arange(samples)[:, None], receivers, senders] = np.arange(num_edges)
     first = edges[:1]
     all_complete = is_complete(first) and (edges == first).all()
-    return Blocks(None if all_complete else edges, None, None, node_mask, num_edges)
+    return Blocks(None if all_complete else edges, None, None, is_node, num_edges)
 
 
 def _stack_segments(parts: Sequence[Segments]) -> Segments:

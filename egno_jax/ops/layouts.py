@@ -113,7 +113,7 @@ def _take_rows(values: Float[Array, "P N C"], indices: Int[Array, "E"]) -> Float
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("edges", "nodes", "places", "node_mask"),
+    data_fields=("edges", "nodes", "places", "is_node"),
     meta_fields=("num_edges",),
 )
 @dataclasses.dataclass(frozen=True)
@@ -129,14 +129,14 @@ class Blocks:
       nodes: `[G, n]`, which of the N nodes each place holds, or `NOWHERE`; None: all G graphs have
         n nodes, in order.
       places: `[N]`, the place `g n + i` of each node; None as above.
-      node_mask: `[G, n]`, False at places that means over a graph leave out.
+      is_node: `[G, n]`, whether a place holds a node of the graph; means leave the others out.
       num_edges: E, the number of edges that the layout is for.
     """
 
     edges: Int[Array, "G n n"] | None
     nodes: Int[Array, "G n"] | None
     places: Int[Array, "N"] | None
-    node_mask: Bool[Array, "G n"]
+    is_node: Bool[Array, "G n"]
     num_edges: int
 
     def of_receivers(self, values: Float[Array, "P n G C"]) -> Float[Array, "P n 1 G C"]:
@@ -154,7 +154,7 @@ class Blocks:
 
     def edge_features(self, features: Float[Array, "E D"]) -> Float[Array, "n n G D"]:
         """See `Layout`."""
-        graphs, size = self.node_mask.shape
+        graphs, size = self.is_node.shape
         if self.edges is not None:
             dense = jnp.take(features, self.edges, axis=0, mode="fill", fill_value=0)
         else:  # put zeros before each n edges: they are the diagonal
@@ -169,7 +169,7 @@ class Blocks:
 
     def to_blocks(self, values: Float[Array, "P N C"]) -> Float[Array, "P n G C"]:
         """Arranges values of nodes; places without a node hold zeros."""
-        graphs, size = self.node_mask.shape
+        graphs, size = self.is_node.shape
         if self.nodes is not None:
             values = _gather(values, (self.nodes.reshape(-1),), (self.places,))
         return jnp.swapaxes(values.reshape(-1, graphs, size, values.shape[-1]), 1, 2)
@@ -183,20 +183,20 @@ class Blocks:
 
     def graph_mean(self, values: Float[Array, "P n G C"]) -> Float[Array, "P 1 G C"]:
         """Averages the values of each graph's nodes."""
-        mask = self.node_mask.T[..., None]
+        mask = self.is_node.T[..., None]
         count = jnp.maximum(jnp.sum(mask, axis=0), 1)
         return jnp.sum(jnp.where(mask, values, 0), axis=1, keepdims=True) / count
 
     def joined(self, num_nodes: int) -> Blocks:
         """Returns the layout of the batch of samples that this one stacks along a leading axis."""
-        samples = self.node_mask.shape[0]
+        samples = self.is_node.shape[0]
         edges = self.edges
         if edges is not None:
             edges = edges + _offsets(self.num_edges, edges)
         return dataclasses.replace(self, edges=edges, num_edges=samples * self.num_edges)
 
     def _mask(self) -> Bool[Array, "n n G 1"]:
-        size = self.node_mask.shape[1]
+        size = self.is_node.shape[1]
         if self.edges is None:
             return ~jnp.eye(size, dtype=bool)[..., None, None]
         return jnp.moveaxis(self.edges < NOWHERE, 0, -1)[..., None]

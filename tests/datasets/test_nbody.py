@@ -534,3 +534,34 @@ def test_load_refuses(tmp_path, split, size, message):
     with pytest.raises(ValueError, match=message):
         nbody.load(split, num_samples=size, cache_dir=tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_orbits_are_constants_of_two_charges_alone():
+    """Energy and angular momentum stay, and nothing changes in a frame that moves and turns."""
+    couplings = np.broadcast_to([[0.0, -1.0], [-1.0, 0.0]], (8, 2, 2))
+    rng = np.random.default_rng(0)
+    positions = np.stack([np.zeros((8, 3)), rng.normal(size=(8, 3)) + 2], axis=1)
+    velocities = 0.3 * rng.normal(size=(8, 2, 3))
+    found = nbody.simulate(positions, velocities, couplings, num_frames=10, frame_spacing=100)
+
+    def orbits(frame, turn=1.0, drift=0.0):
+        x, v, c = found
+        moved = nbody.Trajectories(
+            np.dot(x[:, frame:], turn) + 5, np.dot(v[:, frame:], turn) + drift, c
+        )
+        start = nbody.samples(moved, start=0, target_frames=[1], dtype=np.float64)
+        features = nbody.with_orbits(start).graph.edges["features"]
+        assert features.shape == (8, 2, 5)
+        return features[..., 2:]
+
+    np.testing.assert_allclose(orbits(8)[..., 1:], orbits(0)[..., 1:], rtol=0.02, atol=0.005)
+    assert np.abs(orbits(8) - orbits(0))[..., 0].max() > 0.1
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    np.testing.assert_allclose(orbits(0, turn, drift=[1.0, 2.0, 3.0]), orbits(0), atol=1e-9)
+
+
+def test_orbits_come_last():
+    once = nbody.with_orbits(nbody.samples(nbody.canonical("test", num_simulations=2)))
+    for change in (nbody.with_orbits, lambda each: nbody.scaled_samples(each, np.ones(2))):
+        with pytest.raises(ValueError, match="got 5 columns, expected the two"):
+            change(once)

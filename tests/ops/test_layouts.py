@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import egno_jax
+from egno_jax import datasets, ops, rolling
 from egno_jax import graph as graph_lib
-from egno_jax import ops, rolling
 from egno_jax.datasets import base
 from egno_jax.ops.layouts import NOWHERE
 from egno_jax.training.flat import FlatParams, flatten
@@ -33,6 +33,7 @@ CONFIG = egno_jax.EGNOConfig(
     context_times=(0.0, 1.0, 2.0),
     param_dtype="float64",
 )
+RUN_MODEL = egno_jax.EGNOConfig(num_layers=1, hidden_dim=8, time_embed_dim=4, mean_field=True)
 TIMES = np.array([1.0, 2.5])
 
 
@@ -283,6 +284,61 @@ def test_repeated_edges_of_samples_are_refused_in_blocks():
         graph_lib.stacked_layout(twice, samples.node_mask, "blocks")
     assert graph_lib.stacked_layout(twice, samples.node_mask, "segments") is not None
     assert graph_lib.stacked_layout(twice, samples.node_mask, "accelerator") is None
+
+
+def test_nodes_that_count_nowhere_are_nodes_of_the_graph(monkeypatch):
+    """A node mask is for losses; the centre of a graph is that of all its nodes."""
+    params = helpers.random_params(np.random.default_rng(0), RUN_MODEL)
+    samples = masked_samples([1])
+    batches = {}
+    for kind in ("none", "blocks"):
+        monkeypatch.setenv("EGNO_JAX_LAYOUT", kind)
+        batches[kind] = base.take(base.prepared(samples), np.arange(2))
+    assert isinstance(graph_lib.layout_of(batches["blocks"].graph), ops.Blocks)
+    monkeypatch.setenv("EGNO_JAX_LAYOUT", "none")
+    none, blocks = (helpers.apply(params, batch.graph, TIMES) for batch in batches.values())
+    helpers.assert_trees_close(blocks, none, 1e-5)
+
+
+def masked_samples(parts):
+    """Returns two samples of graphs of 4 nodes in parts, whose first node counts in no loss."""
+    rng = np.random.default_rng(0)
+    graphs = [graph_lib.batch([one_graph(rng, 4, 1) for _ in parts]) for _ in range(2)]
+    num_nodes = len(graphs[0].nodes["positions"])
+    mask = np.arange(num_nodes) > 0
+    targets = np.zeros((2, len(TIMES), num_nodes, 3))
+    return datasets.stack(graphs, TIMES, targets, node_mask=[mask, mask])
+
+
+def test_samples_of_several_graphs_are_refused_in_blocks():
+    samples = masked_samples([1, 2])
+    with pytest.raises(ValueError, match="a sample has several graphs, expected one, and padding"):
+        graph_lib.stacked_layout(samples.graph, samples.node_mask, "blocks")
+    assert graph_lib.stacked_layout(samples.graph, samples.node_mask, "accelerator") is None
+
+
+def test_loops_after_all_other_edges_are_kept():
+    rng = np.random.default_rng(0)
+    graph = one_graph(rng, 4, 1)
+    edges = graph_lib.Edges(
+        np.append(graph.senders, np.arange(4)),
+        np.append(graph.receivers, np.arange(4)),
+        rng.normal(size=(16, 2)),
+    )
+    nodes = [graph.nodes[name] for name in ("positions", "velocities", "features")]
+    graph = graph_lib.build(*nodes, edges)
+    params = helpers.random_params(np.random.default_rng(0), RUN_MODEL)
+    found, expected = (
+        helpers.apply(params, graph_lib.prepare(graph, kind), TIMES) for kind in ("blocks", "none")
+    )
+    helpers.assert_trees_close(found, expected, 1e-5)
+
+
+def test_prepared_graphs_are_stacked_without_their_layouts():
+    rng = np.random.default_rng(0)
+    graphs = [graph_lib.prepare(one_graph(rng, size, 1), "blocks") for size in (4, 5)]
+    targets = [np.zeros((len(TIMES), size, 3)) for size in (4, 5)]
+    assert graph_lib.layout_of(datasets.stack(graphs, TIMES, targets).graph) is None
 
 
 def test_flat_weights_take_the_steps_of_the_tree(monkeypatch):

@@ -15,6 +15,7 @@ from egno_jax.datasets.nbody.body_samples import (
     reversed_samples,
     samples,
     scaled_samples,
+    with_orbits,
 )
 from egno_jax.datasets.nbody.charged5 import (
     PUBLISHED_SIZES,
@@ -67,4 +68,5 @@ __all__ = [
     "samples",
     "scaled_samples",
     "simulate",
+    "with_orbits",
 ]

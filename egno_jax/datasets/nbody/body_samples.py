@@ -21,7 +21,7 @@ from egno_jax.datasets.nbody.simulation import (
     check_trajectories,
     reverse_time,
 )
-from egno_jax.graph import fully_connected_edges
+from egno_jax.graph import fully_connected_edges, orbit_features
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -90,6 +90,41 @@ def reversed_samples(
     return cut._replace(times=(frames[-1] - frames[-2::-1]).astype(dtype))
 
 
+def with_orbits(samples: Samples) -> Samples:
+    """Appends features of the orbits of pairs to the edge features.
+
+    They are `egno_jax.graph.orbit_features` of the initial states: three more columns.
+
+    Args:
+      samples: S samples of `samples`, `reversed_samples` or `scaled_samples`, simulated with
+        `COULOMB`.
+
+    Raises:
+      ValueError: the edge features are not the two of `samples`.
+    """
+    graph, features = samples.graph, _pair_features(samples)
+
+    def between_ends(name: str) -> np.ndarray:
+        nodes = np.asarray(graph.nodes[name], np.float64)
+        ends = (np.asarray(each)[..., None] for each in (graph.receivers, graph.senders))
+        of_receivers, of_senders = (np.take_along_axis(nodes, each, axis=1) for each in ends)
+        return of_receivers - of_senders
+
+    orbits = orbit_features(*map(between_ends, ("positions", "velocities")), features[..., :1])
+    features = np.concatenate([features, orbits.astype(features.dtype)], axis=-1)
+    return samples._replace(graph=graph._replace(edges={"features": features}))
+
+
+def _pair_features(samples: Samples) -> Float[np.ndarray, "S E 2"]:
+    features = np.asarray(samples.graph.edges["features"])
+    if features.shape[-1] != 2:
+        raise ValueError(
+            f"samples.graph.edges['features']: got {features.shape[-1]} columns, expected the two "
+            "of nbody.samples; append others last"
+        )
+    return features
+
+
 def scaled_samples(samples: Samples, factors: Float[ArrayLike, "S"]) -> Samples:
     """Multiplies the lengths of samples of charges, which gives new samples of the same physics.
 
@@ -110,7 +145,8 @@ def scaled_samples(samples: Samples, factors: Float[ArrayLike, "S"]) -> Samples:
       Samples in the same order, with times of their own, `[S, P]`.
 
     Raises:
-      ValueError: factors have another shape, or one is not finite or not above 0.
+      ValueError: factors have another shape, one is not finite or not above 0, or the edge features
+        are not the two of `samples`.
 
     Source: Landau and Lifshitz, "Mechanics", section 10.
     """
@@ -125,7 +161,7 @@ def scaled_samples(samples: Samples, factors: Float[ArrayLike, "S"]) -> Samples:
         factor = (factors**power).reshape(-1, *[1] * (array.ndim - 1))
         return (np.asarray(array) * factor).astype(dtype)
 
-    nodes, edges = samples.graph.nodes, samples.graph.edges["features"]
+    nodes, edges = samples.graph.nodes, _pair_features(samples)
     nodes = {
         "positions": times_power(nodes["positions"], 1.0),
         "velocities": times_power(nodes["velocities"], -0.5),
