@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from egno_jax.files import write_text
+
 EMPTY: dict[str, Any] = {"runs": {}, "entries": {}}
 
 
@@ -36,10 +38,7 @@ def merge(old: dict[str, Any], run: dict[str, Any], entries: dict[str, Any]) -> 
 
 def write(path: Path, results: dict[str, Any]) -> None:
     """Writes a file of results atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(_rounded(results), indent=1) + "\n")
-    partial.replace(path)
+    write_text(path, json.dumps(_rounded(results), indent=1) + "\n")
 
 
 def _rounded(value: Any) -> Any:

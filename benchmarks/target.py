@@ -29,7 +29,7 @@ def training_config(num_steps: int, eval_every: int = EVAL_EVERY) -> TrainingCon
     return TrainingConfig(
         num_steps=num_steps,
         ema_decay=0.0,
-        steps_per_call=eval_every,
+        steps_per_chunk=eval_every,
         eval_every=eval_every,
         checkpoint_every=num_steps,
         optimizer=OptimizerConfig(warmup_steps=min(100, num_steps // 4)),

@@ -11,6 +11,7 @@ Needs the extra `ase`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,7 @@ import numpy as np
 
 from egno_jax import graph as graph_lib
 from egno_jax import recipe as recipe_lib
-from egno_jax.checks import as_count
-from egno_jax.durations import FEMTOSECOND
+from egno_jax.checks import as_count, as_window_times
 from egno_jax.extras import require
 from egno_jax.model import Params, apply, check_params
 from egno_jax.predicting import as_state
@@ -49,11 +49,20 @@ def _by_recipe(params: Params) -> Callable[[ase.Atoms], jraph.GraphsTuple]:
 
 
 def _units_of(params: Params, is_by_recipe: bool) -> tuple[float, float]:
-    """Returns the units of a model's times and velocities, by its recipe if that makes graphs."""
+    """Returns the units of a model's times and velocities, by its recipe if that makes graphs.
+
+    A frame of a recipe that counts frames is taken for 1 fs.
+    """
     recipe = params.recipe
-    if not is_by_recipe or recipe is None or recipe.time_unit != FEMTOSECOND:
+    if not is_by_recipe or recipe is None:
         return _units.fs, 1 / _units.fs
     return recipe.model_time * _units.fs, 1 / (recipe.velocity_time * _units.fs)
+
+
+def _check_units(dynamics: WindowDynamics) -> None:
+    for name in ("time_unit", "velocity_unit"):
+        if not 0 < (unit := getattr(dynamics, name)) < np.inf:
+            raise ValueError(f"{name}: got {unit}, expected a finite number above 0")
 
 
 class WindowDynamics(_BaseDynamics):
@@ -109,26 +118,26 @@ class WindowDynamics(_BaseDynamics):
           **options: of ASE's dynamics, such as `append_trajectory`.
 
         Raises:
-          ValueError: the atoms have no momenta, times are not valid, or there is neither `graph_of`
-            nor a recipe.
+          ValueError: the atoms have no momenta, times or units are not valid, or there is neither
+            `graph_of` nor a recipe.
         """
         check_params(params)
-        self.times = np.asarray(times, float)
-        is_valid = self.times.ndim == 1 and self.times.size > 0
-        if not is_valid or not (np.diff(self.times, prepend=0) > 0).all():
-            raise ValueError(f"times: got {times}, expected [P], increasing and above 0")
+        self.times = as_window_times(times)
         if not atoms.has("momenta"):
             raise ValueError("atoms: got no momenta, expected velocities; use atoms.set_velocities")
+        if atoms.constraints:
+            warnings.warn("atoms: got constraints, which predictions do not keep", stacklevel=2)
         super().__init__(atoms, trajectory=trajectory, loginterval=loginterval, **options)
         self.atoms, self.params = atoms, params
         self.graph_of = graph_of or _by_recipe(params)
         self.thermostat = thermostat
         if supervised_velocities is None:
-            supervised_velocities = params.config.velocity_weight > 0
+            supervised_velocities = params.predicts_velocities
         self.supervised_velocities = supervised_velocities
         usual = _units_of(params, graph_of is None)
         self.time_unit = usual[0] if time_unit is None else time_unit
         self.velocity_unit = usual[1] if velocity_unit is None else velocity_unit
+        _check_units(self)
         self._window: list[tuple[np.ndarray, np.ndarray]] = []
 
     def get_time(self) -> float:

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from egno_jax import published
-from egno_jax.checks import parse_json
+from egno_jax.checks import as_path, parse_json
 from egno_jax.config import EGNOConfig
 from egno_jax.families import class_name, config_class
 from egno_jax.params import Params, check_config, check_params, check_weights, feature_sizes
@@ -64,7 +64,7 @@ def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool =
         than a checkpoint; nothing is changed then.
       ValueError: these are not valid parameters, or the weights are not those of their config.
     """
-    directory = Path(directory).absolute()
+    directory = as_path("directory", directory).absolute()
     check_params(params)
     _check_writable(directory, overwrite)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -103,12 +103,13 @@ def load(directory: str | os.PathLike[str]) -> Params:
         truncated or changed, weights and config do not belong together, or the weights are
         float64 and JAX's x64 mode is off; names the file.
     """
-    if directory in published.names() and not Path(directory).is_dir():
+    path = as_path("directory", directory)
+    if directory in published.names() and not path.is_dir():
         try:
             return published.load(directory)
         except ValueError as error:
             raise CheckpointError(str(error)) from error
-    directory = Path(directory).absolute()
+    directory = path.absolute()
     manifest = _read_manifest(directory)
     config = _read_config(directory, manifest)
     _check_files(directory, manifest["sha256"])
@@ -196,6 +197,8 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         left_behind = sorted(directory.parent.glob(f"{_REPLACED.format(directory.name)}*"))
         hint = f"; a save was killed, the one before it is {left_behind[-1]}" if left_behind else ""
+        if directory.is_file() and (directory.parent / _MANIFEST).is_file():
+            hint = f"; it is a file of one, load {directory.parent}"
         if (directory / "best" / _MANIFEST).is_file():  # written by `egno_jax.training.fit`
             hint = f"; it is a run of training, whose model is {directory / 'best'}"
         if not directory.exists():

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import operator
+import os
+from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +18,8 @@ import numpy as np
 LARGEST_LENGTH = 1e18
 # JAX without its x64 mode, and NumPy's legacy generator, take 32 bits of a seed.
 LARGEST_SEED = 2**32 - 1
+# The last element, Og.
+LARGEST_NUMBER = 118
 
 _KINDS = {"integer": jnp.integer, "floating": jnp.floating, "boolean": jnp.bool_}
 
@@ -89,15 +94,28 @@ def is_finite(number: float) -> bool:
         return False
 
 
-def as_count(name: str, value: Any, least: int) -> int:
-    """Returns an integer of any library, `least` or more, as a Python integer."""
+def as_count(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """Returns an integer of any library, within its limits, as a Python integer."""
     try:
         count = operator.index(value)
     except TypeError:
         count = least - 1
-    if count < least or isinstance(value, bool):
-        raise ValueError(f"{name}: got {value!r}, expected an integer >= {least}")
+    if count < least or (most is not None and count > most) or isinstance(value, bool):
+        limits = f">= {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name}: got {value!r}, expected an integer {limits}")
     return count
+
+
+def as_window_times(times: Any, num_axes: int = 1) -> np.ndarray:
+    """Returns the times of a window, `[P]` or `[P, G]`: finite, increasing along P and above 0."""
+    try:
+        found = np.asarray(times, float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"times: got {times!r}, expected numbers [P]") from error
+    is_valid = found.ndim == num_axes and found.size and np.isfinite(found).all()
+    if not is_valid or not (np.diff(found, axis=0, prepend=0) > 0).all():
+        raise ValueError(f"times: got {found.tolist()}, expected [P], increasing and above 0")
+    return found
 
 
 def as_seed(name: str, value: Any, most: int = LARGEST_SEED) -> int:
@@ -109,6 +127,30 @@ def as_seed(name: str, value: Any, most: int = LARGEST_SEED) -> int:
             "same numbers; choose a smaller one"
         )
     return seed
+
+
+def check_key(key: Any) -> None:
+    """Raises ValueError unless it is one random key of JAX, of either kind."""
+    dtype, shape = getattr(key, "dtype", None), np.shape(key)
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (shape == () if is_typed else dtype == jnp.uint32 and len(shape) == 1):
+        came = type_name(key) if dtype is None else f"{dtype} {shape_text(key)}"
+        raise ValueError(f"key: got {came}, expected one random key; use jax.random.key(0)")
+
+
+def check_bound(bound: Any) -> None:
+    """Raises ValueError unless a bound of coordinates is a number above 0, or traced."""
+    is_number = isinstance(bound, Real | jax.Array | np.ndarray) and np.shape(bound) == ()
+    is_number = is_number and not isinstance(bound, bool)
+    if not is_number or not (isinstance(bound, jax.core.Tracer) or bound > 0):
+        raise ValueError(f"bound: got {bound!r}, expected a number above 0; numpy.inf for none")
+
+
+def as_path(name: str, value: Any) -> Path:
+    """Returns a path, or raises ValueError if it is none."""
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError(f"{name}: got {type(value).__name__}, expected a path")
+    return Path(value)
 
 
 def is_length(array: Any) -> np.ndarray:

@@ -32,6 +32,7 @@ from egno_jax import graph as graph_lib
 from egno_jax import recipe
 from egno_jax.extras import require
 from egno_jax.families import class_name, config_class, family_of
+from egno_jax.files import replacing
 from egno_jax.model import Trajectory, apply, checked_inputs
 from egno_jax.params import Params, check_feature_sizes, check_params, feature_sizes
 
@@ -73,11 +74,17 @@ def export(
       vjp_order: how often the program can be differentiated (`call` works under `jax.grad`).
 
     Raises:
-      ValueError: these are not valid parameters, or not those of the example.
+      ValueError: these are not valid parameters, or not those of the example; or a platform is
+        unknown.
       ImportError: flatbuffers is not installed (extra `export`).
     """
     require("flatbuffers", "export")
     check_params(params)
+    if isinstance(platforms, str) or not platforms or not {*platforms} <= {*PLATFORMS}:
+        raise ValueError(
+            f"platforms: got {platforms!r}, expected a list of some of {PLATFORMS}; a GPU of "
+            'NVIDIA is "cuda"'
+        )
     if graph is not None:
         checked, _ = checked_inputs(graph, [1.0] if times is None else times)
         check_feature_sizes(params, checked)
@@ -89,11 +96,8 @@ def export(
         return {name: getattr(trajectory, name) for name in ("positions", "velocities", "features")}
 
     program = jax_export.export(jax.jit(predict), platforms=tuple(platforms))(*arguments)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(program.serialize(vjp_order=vjp_order))
-    partial.replace(path)
+    with replacing(Path(path)) as partial:
+        partial.write_bytes(program.serialize(vjp_order=vjp_order))
 
 
 def _symbolic_sizes(params: Params) -> dict[str, Any]:

@@ -62,9 +62,9 @@ def window(
       ValueError: times are not valid, or the state has no position, momentum or mass.
     """
     check_params(params)
-    times = _checked_times(times)
+    times = jnp.asarray(as_window_times(times))
     if supervised_velocities is None:
-        supervised_velocities = params.config.velocity_weight > 0
+        supervised_velocities = params.predicts_velocities
 
     def apply_fn(state: Any) -> Any:
         graph = graph_of(_checked_state(state))
@@ -85,13 +85,6 @@ def window(
         return dataclasses.replace(state, **changes)
 
     return _checked_state, apply_fn
-
-
-def _checked_times(times: Any) -> Array:
-    times = jnp.asarray(times)
-    if times.ndim != 1 or not times.size or not (jnp.diff(times, prepend=0) > 0).all():
-        raise ValueError(f"times: got {times}, expected [P], increasing and above 0")
-    return times
 
 
 def _checked_state(state: Any) -> Any:

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 
 from egno_jax import graph as graph_lib
 from egno_jax import ops
+from egno_jax.checks import check_key
 from egno_jax.config import EGNOConfig
 from egno_jax.families import Kind, ModelFamily, class_name, config_class, family_of, register
 from egno_jax.nn import Block, State, TimeEmbedding
@@ -135,9 +136,11 @@ def init(
     `times`, `[P]` or `[P, G]`, will do.
 
     Raises:
-      ValueError: a field of the graph or of the times has a wrong shape, dtype or key.
+      ValueError: a field of the graph or of the times has a wrong shape, dtype or key; or `key` is
+        no random key.
     """
     check_config(config)
+    check_key(key)
     graph, times = checked_inputs(graph, times)
     if "vectors" in graph.nodes:
         num = graph.nodes["vectors"].shape[1]

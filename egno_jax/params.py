@@ -36,6 +36,11 @@ class Params:
     config: EGNOConfig = dataclasses.field(metadata={"static": True})
     recipe: GraphRecipe | None = dataclasses.field(default=None, metadata={"static": True})
 
+    @property
+    def predicts_velocities(self) -> bool:
+        """Whether the model was trained on velocities, `config.velocity_weight` > 0."""
+        return self.config.velocity_weight > 0
+
 
 def weight_shapes(config: EGNOConfig, num_node_features: int, num_edge_features: int) -> Shapes:
     """Returns the shape of every weight that `init` makes, by path such as `a/b/kernel`."""

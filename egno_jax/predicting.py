@@ -13,11 +13,11 @@ import numpy as np
 
 from egno_jax import graph as graph_lib
 from egno_jax.checkpoint import load
-from egno_jax.checks import as_count
+from egno_jax.checks import as_count, as_window_times, check_bound
 from egno_jax.durations import FEMTOSECOND, Duration, convert, format_time, parse
 from egno_jax.extras import require
 from egno_jax.model import Params, apply
-from egno_jax.recipe import GraphRecipe, State, graph_of, with_numbers
+from egno_jax.recipe import GraphRecipe, State, checked_state, graph_of
 
 if TYPE_CHECKING:
     import ase
@@ -35,8 +35,9 @@ class Prediction(NamedTuple):
       velocities: `[P, N, 3]`, length per `time_unit`; None if the model was not trained on them.
       time_unit: `"fs"` or `"frame"`.
       state: the initial state.
-      first_invalid: the first window that is not finite or out of bounds, of several; the
-        prediction ends before it. None: all are valid.
+      first_invalid: the first window that is not finite, is out of bounds, or starts from a state
+        without a graph, as no nodes are within the cutoff; the prediction ends before it. None: all
+        are valid.
     """
 
     times: Float[np.ndarray, "P"]
@@ -66,7 +67,8 @@ def predict(
         recipe needs, `velocities` (length per unit of time of the recipe), `numbers`, `charges`,
         `cell`. Of two frames the second is the state; if the recipe takes forward differences, the
         first.
-      times: after the state, increasing: numbers in the recipe's unit, or texts such as `"2ps"`;
+      times: after the state, increasing: numbers in the recipe's unit, or texts such as `"2ps"` and
+        `"3frames"`, which is what `"3"` means too;
         None: the times that the model was trained on.
       num_windows: predicts this many windows in a row, each from the end of the one before it.
       bound: a window is invalid if a node is farther than this from the centre of the initial
@@ -75,6 +77,11 @@ def predict(
     Raises:
       ValueError: the model has no recipe, the state lacks something, or times are not valid.
     """
+    if not isinstance(model, Params | str | os.PathLike):
+        raise ValueError(
+            f"model: got {type(model).__name__}, expected parameters or a path; the model comes "
+            "first, then the state"
+        )
     params = model if isinstance(model, Params) else load(model)
     recipe = params.recipe
     if recipe is None:
@@ -83,6 +90,7 @@ def predict(
             "yourself and call egno_jax.apply, or set it: dataclasses.replace(params, recipe=...)"
         )
     count = as_count("num_windows", num_windows, 1)
+    check_bound(bound)
     requested = _times(recipe, times)
     _warn_of_times(params, requested)
     return _predict(params, as_state(recipe, state), requested, count, bound)
@@ -93,13 +101,20 @@ def _predict(
 ) -> Prediction:
     """Predicts windows until one is not valid."""
     current, centre = initial, np.mean(initial.positions, axis=0)
-    supervised = params.config.velocity_weight > 0
+    supervised = params.predicts_velocities
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     first_invalid = None
     for window in range(count):
-        positions, velocities = _window(params, current, requested)
+        try:
+            positions, velocities = _window(params, current, requested)
+        except ValueError:
+            if window == 0:
+                raise
+            first_invalid = window  # no nodes within the cutoff any more
+            break
         distances = np.linalg.norm(positions - centre, axis=-1)
-        if not (np.isfinite(positions).all() and distances.max() <= bound):
+        is_finite = np.isfinite(positions).all() and np.isfinite(velocities).all()
+        if not (is_finite and distances.max() <= bound):
             first_invalid = window
             break
         parts.append((positions, velocities))
@@ -144,7 +159,7 @@ def write(path: str | os.PathLike[str], prediction: Prediction, *, template: Any
 
 def as_state(recipe: GraphRecipe, state: Any) -> State:
     """Returns a state in the units of a recipe; arguments and errors are those of `predict`."""
-    return with_numbers(recipe, _as_state(recipe, state))
+    return checked_state(recipe, _as_state(recipe, state))
 
 
 def _as_state(recipe: GraphRecipe, state: Any) -> State:
@@ -172,6 +187,13 @@ def _state_of_atoms(recipe: GraphRecipe, frames: list[Any]) -> State:
         arrays["velocities"] = atoms.get_velocities() * fs
         if recipe.time_unit != FEMTOSECOND:
             arrays["velocities"] *= recipe.spacing
+            if len(frames) == 1:
+                warnings.warn(
+                    "state: got atoms with momenta for a model that counts frames, whose length is "
+                    f"unknown: one frame is taken for {recipe.spacing:g} fs; give two frames, or "
+                    "a mapping with velocities per frame",
+                    stacklevel=5,
+                )
     if atoms.has("initial_charges"):
         arrays["charges"] = atoms.get_initial_charges()
     if atoms.pbc.any():
@@ -239,10 +261,9 @@ def _times(
     """Returns the requested times in the recipe's unit."""
     if times is None:
         return np.asarray(recipe.times)
-    found = np.asarray([time_of(recipe, time) for time in times])
-    if not found.size or not np.isfinite(found).all() or (np.diff(found, prepend=0) <= 0).any():
-        raise ValueError(f"times: got {[*times]}, expected increasing times above 0")
-    return found
+    if isinstance(times, str | Duration) or np.ndim(times) == 0:
+        raise ValueError(f"times: got {times!r}, expected several; put it into a list")
+    return as_window_times([time_of(recipe, time) for time in times])
 
 
 def _warn_of_times(params: Params, times: Float[np.ndarray, "P"]) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jraph
 import numpy as np
 
 from egno_jax import graph as graph_lib
-from egno_jax.checks import check_array, is_finite
+from egno_jax.checks import LARGEST_NUMBER, check_array, is_finite
 from egno_jax.config import check_field
 from egno_jax.durations import FEMTOSECOND, FRAME
 
@@ -124,27 +125,33 @@ class GraphRecipe:
         is_radius = self.edges == "radius"
         is_right = _is_positive(self.cutoff) if is_radius else self.cutoff == 0
         check_field(self, "cutoff", is_right, wanted)
-        check_field(self, "is_periodic", not self.is_periodic or is_radius, "False without radius")
-        for name, kind in (("times", float), ("species", _whole)):
-            values = tuple(kind(value) for value in getattr(self, name))
-            object.__setattr__(self, name, values)
-            is_right = all(map(_is_positive, values)) and list(values) == sorted({*values})
-            wanted = "increasing finite numbers above 0" if name == "times" else "atomic numbers"
-            check_field(self, name, is_right, wanted)
+        is_right = isinstance(self.is_periodic, bool) and (is_radius or not self.is_periodic)
+        check_field(self, "is_periodic", is_right, "True or False, and False without radius")
+        for name in ("times", "numbers", "species", "node_features", "edge_features"):
+            found = getattr(self, name)
+            check_field(self, name, isinstance(found, list | tuple | np.ndarray), "a tuple")
+            object.__setattr__(self, name, tuple(found))
+        is_right = all(map(_is_positive, self.times)) and _is_increasing(self.times)
+        check_field(self, "times", is_right, "increasing finite numbers above 0")
+        object.__setattr__(self, "times", tuple(map(float, self.times)))
+        is_right = all(map(_is_atomic, self.species)) and _is_increasing(self.species)
+        check_field(self, "species", is_right, "increasing atomic numbers")
+        object.__setattr__(self, "species", tuple(map(int, self.species)))
         known = {"node_features": NODE_FEATURES, "edge_features": EDGE_FEATURES}
         for name, expected in known.items():
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-            is_right = {*getattr(self, name)} <= {*expected}
-            check_field(self, name, is_right, f"some of {expected}")
+            found = getattr(self, name)
+            is_right = all(each in expected for each in found) and len({*found}) == len(found)
+            check_field(self, name, is_right, f"some of {expected}, each once")
         check_field(self, "node_features", self.node_features != (), "at least one")
+        is_right = bool(self.species) or "species" not in self.node_features
+        check_field(self, "species", is_right, "atomic numbers for the node feature 'species'")
         check_field(self, "selection", isinstance(self.selection, str), "a text")
         self._check_system()
 
     def _check_system(self) -> None:
         """Checks the fields that describe the nodes of one system."""
-        object.__setattr__(self, "numbers", tuple(map(_whole, self.numbers)))
-        is_right = all(map(_is_positive, self.numbers))
-        check_field(self, "numbers", is_right, "atomic numbers")
+        check_field(self, "numbers", all(map(_is_atomic, self.numbers)), "atomic numbers")
+        object.__setattr__(self, "numbers", tuple(map(int, self.numbers)))
         for name in ("bonds", "sticks"):
             check_field(self, name, _are_pairs(getattr(self, name)), "pairs of nodes [[i, j], ...]")
             object.__setattr__(self, name, tuple((int(i), int(j)) for i, j in getattr(self, name)))
@@ -175,16 +182,17 @@ def _are_pairs(value: Any) -> bool:
     return array.shape == (0,) or (array.dtype.kind in "iu" and array.shape[1:] == (2,))
 
 
-def _whole(value: Any) -> Any:
-    """Returns a whole number as `int`, and anything else as it is, to be refused."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        return value
+def _is_atomic(value: Any) -> bool:
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
+    return is_integer and 1 <= value <= LARGEST_NUMBER
+
+
+def _is_increasing(values: Sequence[float]) -> bool:
+    return all(a < b for a, b in itertools.pairwise(values))
 
 
 def _is_positive(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
     return is_number and is_finite(value) and value > 0
 
 
@@ -217,17 +225,15 @@ def graph_of(recipe: GraphRecipe, state: State) -> jraph.GraphsTuple:
       ValueError: something that the recipe needs is missing in the state, an atom is of a species
         that the model was not trained on, or no two nodes are within the cutoff.
     """
-    count = len(state.positions)
+    state = checked_state(recipe, state)
+    positions, count = state.positions, len(state.positions)
     if state.velocities is None:
         neighbour = "after" if recipe.velocities == "forward_difference" else "before"
         raise ValueError(
             "state.velocities: got None, expected [N, 3]; give a frame with velocities, or the "
             f"frame {neighbour} it for a finite difference"
         )
-    positions = np.asarray(state.positions, np.float64)
-    check_array("state.positions", positions, "floating", ("N", 3), {"N": count})
-    state = with_numbers(recipe, state)
-    velocities = np.asarray(state.velocities, np.float64) * recipe.velocity_time
+    velocities = state.velocities * recipe.velocity_time
     edges = _edges_of(recipe, state, positions)
     columns = {
         "speed": lambda: np.linalg.norm(velocities, axis=-1)[:, None],
@@ -241,13 +247,33 @@ def graph_of(recipe: GraphRecipe, state: State) -> jraph.GraphsTuple:
     return graph_lib.build(positions, velocities, features, edges)
 
 
-def with_numbers(recipe: GraphRecipe, state: State) -> State:
-    """Returns a state with the atomic numbers of the recipe, if it has none of its own.
+def checked_state(recipe: GraphRecipe, state: State) -> State:
+    """Returns a state of arrays, with the atomic numbers of the recipe if it has none of its own.
 
     Raises:
-      ValueError: the state is not of the recipe's system: another number of nodes, or other atoms.
+      ValueError: an array has another shape or dtype, or the state is not of the recipe's system:
+        another number of nodes, other atoms, or no periodic direction.
     """
-    count = len(state.positions)
+    if not isinstance(state, State):
+        raise ValueError(f"state: got {type(state).__name__}, expected egno_jax.recipe.State")
+    sizes: dict[str, int] = {}
+    state = State(
+        positions=_numbers_of("positions", state.positions, ("N", 3), sizes),
+        velocities=_numbers_of("velocities", state.velocities, ("N", 3), sizes),
+        numbers=_numbers_of("numbers", state.numbers, ("N",), sizes, "integer"),
+        charges=_numbers_of("charges", state.charges, ("N",), sizes),
+        cell=_numbers_of("cell", state.cell, (3, 3), sizes),
+        periodic=state.periodic,
+    )
+    periodic = np.asarray(state.periodic)
+    if periodic.shape != (3,) or periodic.dtype != bool:
+        raise ValueError(f"state.periodic: got {state.periodic!r}, expected three bools")
+    if recipe.is_periodic and state.cell is not None and not periodic.any():
+        raise ValueError(
+            "state.periodic: got no periodic direction, expected which lattice vectors are, as the "
+            "model was trained on a periodic system; set it (of atoms: atoms.pbc)"
+        )
+    count = sizes["N"]
     if recipe.num_nodes not in (None, count):
         raise ValueError(
             f"state.positions: got {count} nodes, expected {recipe.num_nodes}, as the model is for "
@@ -263,6 +289,20 @@ def with_numbers(recipe: GraphRecipe, state: State) -> State:
             "as the model is for one molecule; use its order of atoms"
         )
     return state
+
+
+def _numbers_of(
+    name: str, value: Any, shape: tuple[str | int, ...], sizes: dict[str, int], kind: str = ""
+) -> np.ndarray | None:
+    """Returns a field of a state as an array; floating, unless its kind is `integer`."""
+    if value is None and name != "positions":
+        return None
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"state.{name}: {error}, expected an array of numbers") from error
+    check_array(f"state.{name}", array, kind or "integer or floating", shape, sizes)
+    return array if kind else array.astype(np.float64)
 
 
 def _edges_of(recipe: GraphRecipe, state: State, positions: np.ndarray) -> graph_lib.Edges:

@@ -15,7 +15,14 @@ import numpy as np
 
 from egno_jax import deprecation, ops
 from egno_jax import graph as graph_lib
-from egno_jax.checks import as_count, shape_text, type_name
+from egno_jax.checks import (
+    as_count,
+    as_window_times,
+    check_array,
+    check_bound,
+    shape_text,
+    type_name,
+)
 from egno_jax.model import Params, apply, check_params
 
 if TYPE_CHECKING:
@@ -91,22 +98,24 @@ def rollout(
     Args:
       params: the model.
       graph: the initial state.
-      times: the times of a window, above 0. Window w = 0, 1, ... predicts `times + w times[-1]`.
+      times: the times of a window, increasing and above 0. Window w = 0, 1, ... predicts
+        `times + w times[-1]`.
       num_windows: W, at least 1.
       next_graph: called with the graph of a window and the `State` at its end; returns the next
         window's graph, of the same shapes. `refresh` recomputes features, `radius_graph` edges too.
         None replaces only positions and velocities: right if no feature depends on the state.
       supervised_velocities: whether the model was trained on velocities, so that a window can start
         from those it predicts; by default, whether `params.config.velocity_weight` is above 0.
-      bound: largest valid size of a coordinate, for `Rollout.first_invalid`.
+      bound: largest valid size of a coordinate, above 0, for `Rollout.first_invalid`.
 
     Raises:
       ValueError: an input is invalid; or there is neither a supervised velocity nor a `next_graph`.
     """
     check_params(params)
     num_windows, times = as_count("num_windows", num_windows, 1), _checked_times(times)
+    check_bound(bound)
     if supervised_velocities is None:
-        supervised_velocities = params.config.velocity_weight > 0
+        supervised_velocities = params.predicts_velocities
     keeps_edges = next_graph is None or getattr(next_graph, "func", None) is _refreshed
     next_graph = _checked_next_graph(next_graph, graph, supervised_velocities)
     graph_lib.check_structure(graph, times)
@@ -189,8 +198,14 @@ def refresh(
       squared_distance_column: as in `with_state`.
       distance_column: as in `with_state`.
     """
+    _check_unit(velocity_unit)
     columns = (speed_column, squared_distance_column, distance_column)
     return functools.partial(_refreshed, velocity_unit=velocity_unit, columns=columns)
+
+
+def _check_unit(velocity_unit: float | None) -> None:
+    if velocity_unit is not None and not 0 < velocity_unit < np.inf:
+        raise ValueError(f"velocity_unit: got {velocity_unit}, expected a finite number above 0")
 
 
 @_accepts_length_column
@@ -215,10 +230,14 @@ def with_state(
       distance_column: likewise, the edge feature that holds |x_i - x_j|.
 
     Raises:
-      ValueError: the graph has no such column, or (outside `jit`) it holds something else.
+      ValueError: the graph has no such column, or (outside `jit`) it holds something else; or
+        positions and velocities are not `[N, 3]`.
     """
     columns = (speed_column, squared_distance_column, distance_column)
     check_columns(graph, *columns)
+    sizes = {"N": graph.nodes["positions"].shape[0]}
+    for name, array in (("positions", positions), ("velocities", velocities)):
+        check_array(name, array, "floating", ("N", 3), sizes)
     return _with_columns(_moved(graph, positions, velocities), columns)
 
 
@@ -265,6 +284,7 @@ def radius_graph(
     """
     if not radius > 0:
         raise ValueError(f"radius: got {radius}, expected a number above 0")
+    _check_unit(velocity_unit)
     mask = np.asarray(node_mask)
     if mask.ndim != 1 or mask.dtype != bool or mask.all():
         raise ValueError(
@@ -489,8 +509,8 @@ def _checked_times(times: Any) -> Any:
     times = graph_lib.as_times(times)
     if times is None or jnp.ndim(times) not in (1, 2):
         raise ValueError(f"times: got {type_name(times)}, expected an array [P] or [P, G]")
-    if not isinstance(times, jax.core.Tracer) and (least := np.min(np.asarray(times))) <= 0:
-        raise ValueError(f"times: got {least}, expected times above 0")
+    if not isinstance(times, jax.core.Tracer):
+        as_window_times(times, num_axes=jnp.ndim(times))
     return times
 
 
@@ -504,7 +524,24 @@ def _checked_next_graph(
         )
     if getattr(next_graph, "func", None) in (_refreshed, _reconnected):
         check_columns(graph, *next_graph.keywords["columns"])
+        _check_mask(next_graph.keywords.get("is_real"), graph)
+    elif next_graph in (refresh, radius_graph):
+        name = next_graph.__name__
+        raise ValueError(f"next_graph: got {name} itself, expected its result; call {name}(...)")
     return next_graph or (lambda graph, state: _moved(graph, state.positions, state.velocities))
+
+
+def _check_mask(is_real: np.ndarray | None, graph: jraph.GraphsTuple) -> None:
+    """Raises a ValueError if a mask of `radius_graph` leaves out nodes that have edges."""
+    if is_real is None or not graph_lib.is_readable(graph):
+        return
+    senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
+    ends = np.stack([senders, receivers])[:, senders != receivers]
+    if ends.size and ends.max() < is_real.size and not is_real[ends].all():
+        raise ValueError(
+            f"node_mask: got padding at node {ends[~is_real[ends]][0]}, which has edges, expected "
+            "False on padding nodes; pass the mask of egno_jax.graph.pad as it is"
+        )
 
 
 def _with_flag(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:

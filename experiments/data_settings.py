@@ -6,12 +6,7 @@ import math
 import typing
 from typing import Any
 
-
-def check(config: Any, name: str, is_valid: bool, expected: str) -> None:
-    """Raises a ValueError that names a field of a config and its value, unless it is valid."""
-    if not is_valid:
-        got = getattr(config, name)
-        raise ValueError(f"{type(config).__name__}.{name}: got {got!r}, expected {expected}")
+from egno_jax.config import check_field
 
 
 def check_choices(config: Any) -> None:
@@ -19,7 +14,7 @@ def check_choices(config: Any) -> None:
     for name, hint in typing.get_type_hints(type(config)).items():
         if typing.get_origin(hint) is typing.Literal:
             choices = [*typing.get_args(hint)]
-            check(config, name, getattr(config, name) in choices, f"one of {choices}")
+            check_field(config, name, getattr(config, name) in choices, f"one of {choices}")
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -28,13 +23,13 @@ def check_positive(config: Any, *names: str) -> None:
         value = getattr(config, name)
         expected = "1 or more" if isinstance(value, int) else "a number above 0"
         is_valid = 0 < value < math.inf and not isinstance(value, bool)
-        check(config, name, is_valid, expected)
+        check_field(config, name, is_valid, expected)
 
 
 def check_targets(config: Any) -> None:
     """Raises a ValueError unless `num_targets` fit into `window`."""
     in_window = 1 <= config.num_targets <= config.window
-    check(config, "num_targets", in_window, f"1 to {config.window}, the frames of the window")
+    check_field(config, "num_targets", in_window, f"1 to {config.window}, the frames of the window")
 
 
 def split_sizes(data: Any) -> dict[str, int]:

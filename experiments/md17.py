@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from egno_jax import datasets
+from egno_jax.config import check_field
 from egno_jax.datasets import md17
 from experiments import data_settings
 from experiments.experiment import Drawing, Experiment, RunConfig, Splits
@@ -83,10 +84,10 @@ class DataConfig:
         data_settings.check_choices(self)
         if self.archive == "md17":
             is_known = self.molecule in md17.MOLECULES
-            data_settings.check(self, "molecule", is_known, f"one of {[*md17.MOLECULES]}")
+            check_field(self, "molecule", is_known, f"one of {[*md17.MOLECULES]}")
         data_settings.check_positive(self, "num_train", "num_valid", "num_test", "window")
         data_settings.check_positive(self, "bond_cutoff", "radius")
-        data_settings.check(self, "margin", self.margin >= 0, "0 or more")
+        check_field(self, "margin", self.margin >= 0, "0 or more")
         data_settings.check_targets(self)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from egno_jax import datasets
+from egno_jax.config import check_field
 from egno_jax.datasets import nbody
 from experiments import data_settings
 from experiments.experiment import Experiment, RunConfig, Splits
@@ -44,6 +45,7 @@ class DataConfig:
         as often, so that they remain half of the training set. It uses no other frame.
       scale_spread: s of the factors exp(s e), e ~ N(0, 1), that multiply the lengths of each
         training window (`egno_jax.datasets.nbody.scaled_samples`); 0 leaves them.
+      scale_draws: how many factors are drawn for each training window, each for a copy of it.
       orbits: whether edges also have features of the orbit that their pair would follow alone
         (`egno_jax.graph.orbit_features`).
       cache_dir: folder of the simulated data; None: `$EGNO_CACHE_DIR`, else `~/.cache/egno_jax`.
@@ -60,15 +62,17 @@ class DataConfig:
     time_reversal: bool = True
     parts: bool = False
     scale_spread: float = 0.0
+    scale_draws: int = 1
     orbits: bool = False
     cache_dir: Path | None = None
 
     def __post_init__(self) -> None:
         for split, number in data_settings.split_sizes(self).items():
             most = nbody.SPLIT_SIZES[split]
-            data_settings.check(self, f"num_{split}", 1 <= number <= most, f"1 to {most}")
+            check_field(self, f"num_{split}", 1 <= number <= most, f"1 to {most}")
         is_spread = 0 <= self.scale_spread < math.inf
-        data_settings.check(self, "scale_spread", is_spread, "a number, 0 or more")
+        check_field(self, "scale_spread", is_spread, "a number, 0 or more")
+        check_field(self, "scale_draws", self.scale_draws >= 1, "1 or more")
         frames = (self.start, *self.target_frames)
         is_increasing = all(a < b for a, b in itertools.pairwise(frames))
         if len(frames) < 2 or frames[0] < 0 or frames[-1] > 48 or not is_increasing:
@@ -128,9 +132,9 @@ def _augmented(train: nbody.Trajectories, config: DataConfig) -> datasets.Sample
         found.append(nbody.samples(train, start=start, target_frames=targets))
         if config.time_reversal:
             found.append(nbody.reversed_samples(train, start=start, target_frames=targets))
-    samples = datasets.concatenate(*found)
     if config.scale_spread == 0:
-        return samples
+        return datasets.concatenate(*found)
+    samples = datasets.concatenate(*found * config.scale_draws)
     normal = np.random.default_rng(0).normal(size=datasets.num_samples(samples))
     return nbody.scaled_samples(samples, np.exp(config.scale_spread * normal))
 

@@ -64,9 +64,9 @@ class DataConfig:
         data_settings.check_choices(self)
         for name in ("topology", "coordinates"):
             is_there, is_read = getattr(self, name) is not None, self.source == "files"
-            data_settings.check(self, name, is_there or not is_read, "a file, for the source files")
+            check_field(self, name, is_there or not is_read, "a file, for the source files")
             expected = f"None, for the source {self.source}; --data.source files reads such files"
-            data_settings.check(self, name, is_read or not is_there, expected)
+            check_field(self, name, is_read or not is_there, expected)
         data_settings.check_positive(self, "window", "stride", "cutoff")
         data_settings.check_targets(self)
 

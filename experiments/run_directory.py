@@ -30,6 +30,7 @@ import jax
 from egno_jax import model, training
 from egno_jax.checkpoint import library_versions
 from egno_jax.checks import parse_json
+from egno_jax.files import write_text
 from experiments.settings import FOLDERS, changed, flatten, plain
 
 CONFIG = "config.json"
@@ -140,9 +141,7 @@ def write_json(path: Path, record: Any, *, allow_nan: bool = True) -> None:
     Raises:
       ValueError: `allow_nan` is False, and a number is not finite.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(record, indent=2, allow_nan=allow_nan) + "\n")
-    partial.replace(path)
+    write_text(path, json.dumps(record, indent=2, allow_nan=allow_nan) + "\n")
 
 
 def check_results(directory: Path, results: dict[str, Any]) -> None:

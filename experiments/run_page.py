@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from egno_jax import training
+from egno_jax.files import write_text
 from experiments import run_directory, run_pictures
 from experiments.experiment import Drawing, Experiment
 from experiments.settings import FOLDERS, flatten
@@ -46,9 +47,7 @@ def write(
         picture_error=_embedded(pictures / run_pictures.ERROR),
         picture_curves=_embedded(pictures / run_pictures.CURVES),
     )
-    partial = directory / f".{run_directory.REPORT}.partial"
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(directory / run_directory.REPORT)
+    write_text(directory / run_directory.REPORT, page)
 
 
 def _words(experiment: Experiment, config: Any, results: Mapping[str, Any]) -> dict[str, str]:

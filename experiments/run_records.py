@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from egno_jax.checks import parse_json
+from egno_jax.files import write_text
 from experiments import md17, mocap, nbody, protein, run_directory, settings
 from experiments.experiment import Experiment
 
@@ -233,10 +234,7 @@ def append(
     record["fingerprint"] = settings.fingerprint(file)
     others = _others(record, path, replace=replace)
     ordered = {key: record[key] for key in (*_FIRST, *record) if key not in ("preset", "finished")}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(f"{json.dumps(line)}\n" for line in (*others, ordered)))
-    partial.replace(path)
+    write_text(path, "".join(f"{json.dumps(line)}\n" for line in (*others, ordered)))
     return f"{name}: {file.stem}"
 
 

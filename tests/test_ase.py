@@ -17,6 +17,7 @@ pytest.importorskip("vesin")
 pytest.importorskip("ase.optimize.optimize")
 from ase import units  # noqa: E402
 from ase.build import bulk  # noqa: E402
+from ase.constraints import FixAtoms  # noqa: E402
 from ase.io import read  # noqa: E402
 from ase.md.velocitydistribution import force_temperature  # noqa: E402
 
@@ -119,9 +120,16 @@ def test_the_recipe_of_a_model_makes_its_graphs():
         WindowDynamics(copper(), params, TIMES)
 
 
-def test_units_are_those_of_the_recipe():
+@pytest.mark.filterwarnings("ignore:state. got atoms with momenta for a model that counts frames")
+@pytest.mark.parametrize("time_unit", ["fs", "frame"])
+def test_units_are_those_of_the_recipe(time_unit):
     recipe = GraphRecipe(
-        edges="radius", cutoff=3.0, is_periodic=True, velocity_time=4.0, model_time=2.0
+        time_unit=time_unit,
+        edges="radius",
+        cutoff=3.0,
+        is_periodic=True,
+        velocity_time=4.0,
+        model_time=2.0,
     )
     graph = recipe_graph_of(recipe, egno_jax.predicting.as_state(recipe, copper()))
     config = egno_jax.EGNOConfig(num_layers=1, hidden_dim=8, num_modes=2, time_embed_dim=4)
@@ -135,7 +143,21 @@ def test_units_are_those_of_the_recipe():
     assert dynamics.get_time() / units.fs == pytest.approx(2 * TIMES[0])
 
 
+def test_what_is_suspicious_is_said():
+    recipe = GraphRecipe(time_unit="frame", times=(1.0,))
+    with pytest.warns(UserWarning, match="one frame is taken for 1 fs"):
+        egno_jax.predicting.as_state(recipe, copper())
+    atoms = copper()
+    atoms.set_constraint(FixAtoms([0]))
+    with pytest.warns(UserWarning, match="got constraints, which predictions do not keep"):
+        WindowDynamics(atoms, model(), TIMES, graph_of)
+
+
 def test_wrong_inputs_are_refused():
+    for name in ("time_unit", "velocity_unit"):
+        for unit in (0.0, -1.0, np.nan):
+            with pytest.raises(ValueError, match=f"{name}: got .*expected a finite number above 0"):
+                WindowDynamics(copper(), model(), TIMES, graph_of, **{name: unit})
     with pytest.raises(ValueError, match=r"times: got .*increasing"):
         WindowDynamics(copper(), model(), [1.0, 1.0], graph_of)
     with pytest.raises(ValueError, match="atoms: got no momenta"):

@@ -81,10 +81,26 @@ def test_a_crystal_has_all_bonds():
     assert graph_lib.radius_edges(positions, CUTOFF, cell, pbc=False).shifts is None
 
 
-def test_minimum_images_are_the_nearest_ones():
+@pytest.mark.parametrize("distance", [1e3, 1e7, 1e12])
+@pytest.mark.parametrize("is_slab", [False, True])
+def test_nodes_may_be_far_apart(distance, is_slab):
+    """As after a rollout that diverged; each of five pairs is near itself alone."""
+    places = distance * np.arange(5.0)[:, None] * np.array([float(not is_slab), 1, 1])
+    positions = np.concatenate([places, places + 0.25 * np.eye(3)[0]])
+    cell = {"cell": np.diag([10.0, 1.0, 1.0]), "pbc": (True, False, False)} if is_slab else {}
+    edges = graph_lib.radius_edges(positions, 1.0, **cell)
+    pairs = np.arange(10).reshape(2, 5)
+    expected = np.stack([pairs.ravel(), pairs[::-1].ravel()])
+    np.testing.assert_array_equal([edges.receivers, edges.senders], expected)
+
+
+@pytest.mark.parametrize("shear", [0, 5])
+def test_minimum_images_are_the_nearest_ones(shear):
+    """Also where lattice vectors are far longer than the same lattice needs."""
+    cell = SKEWED + shear * np.outer([0.0, 1.0, 0.0], SKEWED[0])
     positions = np.random.default_rng(2).uniform(-4, 4, (6, 3))
     edges = graph_lib.fully_connected_edges(6)
-    edges = graph_lib.minimum_images(edges, positions, SKEWED)
+    edges = graph_lib.minimum_images(edges, positions, cell)
     found = graph_lib.squared_distances(positions, edges)[:, 0]
     rows = images_by_hand(positions, 9.0, SKEWED)
     for index, (i, j) in enumerate(zip(edges.receivers, edges.senders, strict=True)):
@@ -377,3 +393,18 @@ def test_without_shifts_nothing_is_computed_for_them():
     names = [equation.primitive.name for equation in program.eqns]
     assert "add" not in names
     assert program.eqns[-1].primitive.name == "sub"
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [[10, 10, 10, 60, 60, 150], [10, -10, 10, 90, 90, 90], [1, 1, 1, 90, 90, 180], ["a"] * 3],
+)
+def test_cells_that_cannot_be_are_refused(cell):
+    with pytest.raises(ValueError, match="cell: got"):
+        graph_lib.cell_matrix(cell)
+
+
+@pytest.mark.parametrize("pbc", ["FFF", None, [True, False]])
+def test_periodic_directions_are_bools(pbc):
+    with pytest.raises(ValueError, match=r"pbc: got .*expected one bool, or three"):
+        graph_lib.radius_edges(np.zeros((2, 3)), 2.0, 4 * np.eye(3), pbc)

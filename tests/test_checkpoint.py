@@ -381,3 +381,15 @@ def test_a_class_that_there_is_not_is_named(checkpoint, name):
     change_manifest(checkpoint, lambda manifest: manifest.update(config_class=name))
     with pytest.raises(CheckpointError, match=r"config_class is .*, which is not registered"):
         egno_jax.load(checkpoint)
+
+
+def test_what_is_no_path_is_named(tmp_path):
+    params = random_params()
+    for call in (lambda: egno_jax.load(None), lambda: egno_jax.save(params, tmp_path)):
+        with pytest.raises(ValueError, match=r"directory: got .*expected a path"):
+            call()
+    with pytest.raises(ValueError, match=r"model: got dict.*the model comes first, then the state"):
+        egno_jax.predict({"positions": np.zeros((5, 3))}, params)
+    egno_jax.save(tmp_path / "a", params)
+    with pytest.raises(egno_jax.CheckpointError, match=r"it is a file of one, load .*a$"):
+        egno_jax.load(tmp_path / "a" / "egno_jax.json")

@@ -13,6 +13,7 @@ from jax import export as jax_export
 import egno_jax
 from egno_jax import graph as graph_lib
 from egno_jax.recipe import GraphRecipe
+from tests import helpers
 
 pytest.importorskip("flatbuffers")
 
@@ -164,3 +165,10 @@ def test_errors(params, tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"flatbuffers"):
         egno_jax.export(params, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("platforms", ["cpu", [], ["gpu"], ["foo"]])
+def test_platforms_are_known(platforms, tmp_path):
+    params = helpers.random_params(np.random.default_rng(0), egno_jax.EGNOConfig(num_layers=1))
+    with pytest.raises(ValueError, match=r'platforms: got .*NVIDIA is "cuda"'):
+        egno_jax.export(params, tmp_path / "a.stablehlo", platforms=platforms)

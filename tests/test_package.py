@@ -29,6 +29,7 @@ INNER_MODULES = {
     "egno_jax.deprecation",
     "egno_jax.extras",
     "egno_jax.families",
+    "egno_jax.files",
     "egno_jax.locks",
     "egno_jax.params",
 }

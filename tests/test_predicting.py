@@ -41,6 +41,46 @@ def test_windows_continue_and_invalid_ones_are_named(params):
     assert egno_jax.predict(params, STATE, num_windows=3, bound=1e-3).first_invalid == 0
 
 
+def test_a_window_that_starts_without_near_nodes_is_invalid(params):
+    """Nodes that the first window takes apart; what it predicted is kept."""
+    recipe = dataclasses.replace(RECIPE, edges="radius", cutoff=1.0)
+    params = dataclasses.replace(params, recipe=recipe)
+    positions = 0.1 * np.arange(10.0).reshape(2, 5).T @ np.eye(2, 3)
+    apart = State(positions, 1e3 * np.arange(5)[:, None] * np.ones(3))
+    found = egno_jax.predict(params, apart, num_windows=3)
+    assert (found.first_invalid, len(found.positions)) == (1, 2)
+    with pytest.raises(ValueError, match="cutoff: got 1, but no two of 5 nodes"):
+        egno_jax.predict(params, apart._replace(positions=1e3 * positions))
+
+
+NEAR = dataclasses.replace(RECIPE, edges="radius", cutoff=2.0, is_periodic=True)
+CHARGED = dataclasses.replace(RECIPE, edge_features=("charge_product",))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        (NEAR, {"cell": 4 * np.eye(3)}, r"state\.periodic: got no periodic direction"),
+        (NEAR, {"cell": [4.0, 4.0, 4.0]}, r"state\.cell: got .*expected .*\[3, 3\]"),
+        (RECIPE, {"periodic": "FFF"}, r"state\.periodic: got 'FFF', expected three bools"),
+        (CHARGED, {"charges": np.ones(9)}, r"state\.charges: got .* with N = 5"),
+        (CHARGED, {"charges": [1.0, [2.0]]}, r"state\.charges: .*expected an array of numbers"),
+        (RECIPE, {"numbers": np.ones(9, int)}, r"state\.numbers: got .* with N = 5"),
+        (RECIPE, {"velocities": np.ones(3)}, r"state\.velocities: got .*\[N, 3\]"),
+        (RECIPE, {"positions": None}, r"state\.positions: got "),
+    ],
+)
+def test_states_of_other_shapes_are_refused(recipe, changes, message):
+    with pytest.raises(ValueError, match=message):
+        graph_of(recipe, STATE._replace(**changes))
+
+
+@pytest.mark.parametrize("times", ["50fs", 5.0])
+def test_times_are_several(params, times):
+    with pytest.raises(ValueError, match=r"times: got .*expected several; put it into a list"):
+        egno_jax.predict(params, STATE, times)
+
+
 def test_arrays_and_two_frames_give_the_same_state(params):
     before = STATE.positions - 2.0 * STATE.velocities
     recipe = dataclasses.replace(RECIPE, velocities="difference")
@@ -110,6 +150,13 @@ def test_kinds_of_nodes_are_columns():
             "node_features: got .* without bonds",
         ),
         ({"model_time": 0.0}, "model_time: got"),
+        ({"species": (1.7, 8.2)}, "species: got"),
+        ({"numbers": (6.9,) * 5}, "numbers: got"),
+        ({"numbers": (500,) * 5}, "numbers: got"),
+        ({"times": "12"}, "times: got '12', expected a tuple"),
+        ({"node_features": "speed"}, "node_features: got 'speed', expected a tuple"),
+        ({"node_features": ("speed", "speed")}, "node_features: got .*each once"),
+        ({"node_features": ("species",)}, r"species: got \(\), expected atomic numbers"),
     ],
 )
 def test_recipes_that_are_not_valid_are_refused(changes, message):

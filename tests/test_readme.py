@@ -25,31 +25,20 @@ def smaller(code: str, **sizes: str) -> str:
     return code
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """A new cache, as on a user's machine, for all programs of this file."""
-    return tmp_path_factory.mktemp("cache")
-
-
-def run(code: str, folder: pathlib.Path, cache: pathlib.Path) -> None:
-    environment = {
-        **os.environ,
-        "EGNO_CACHE_DIR": str(cache),
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),
-    }
+def run(code: str, folder: pathlib.Path) -> None:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment, check=True, timeout=600
     )
 
 
-def test_a_published_model_predicts_and_writes_a_file(tmp_path, cache):
-    run(python_blocks("README.md")[0], tmp_path, cache)
+def test_a_published_model_predicts_and_writes_a_file(tmp_path):
+    run(python_blocks("README.md")[0], tmp_path)
     frames = (tmp_path / "bodies.xyz").read_text().split("Properties=")
     assert len(frames) == 1 + 1 + 5
 
 
-def test_the_five_lines_run_as_they_stand_and_the_next_train_save_and_load(tmp_path, cache):
+def test_the_five_lines_run_as_they_stand_and_the_next_train_save_and_load(tmp_path):
     """The first Python block is a program of five lines, and its last is what it promises.
 
     The second goes on from there, here in fewer steps on fewer samples.
@@ -63,11 +52,11 @@ assert result.step == 2
 for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(result.params), strict=True):
     assert (a == b).all()
 """
-    run("\n".join([first, check, second, check_second]), tmp_path, cache)
+    run("\n".join([first, check, second, check_second]), tmp_path)
 
 
 @pytest.mark.slow
-def test_the_page_on_training_is_a_program(tmp_path, cache):
+def test_the_page_on_training_is_a_program(tmp_path):
     """Its blocks run one after the other; fewer steps on fewer samples here."""
     pytest.importorskip("rich")
     code = "\n".join(python_blocks("docs/training.md"))
@@ -77,7 +66,7 @@ def test_the_page_on_training_is_a_program(tmp_path, cache):
 records = training.read_json_lines(pathlib.Path("runs/mine/metrics.jsonl"))
 assert {record["kind"] for record in records} == {"train", "valid"}
 """
-    run("\n".join(["import pathlib", code, check]), tmp_path, cache)
+    run("\n".join(["import pathlib", code, check]), tmp_path)
 
 
 def test_ratios_of_speed_are_those_measured():

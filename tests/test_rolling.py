@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import egno_jax
+from egno_jax import graph as graph_lib
 from egno_jax import rolling
 from tests import helpers
 
@@ -368,7 +369,7 @@ def test_a_rollout_says_when_edges_did_not_fit():
         ({"num_windows": 0}, "num_windows: got 0"),
         ({"num_windows": 1.5}, "num_windows: got 1.5"),
         ({"num_windows": True}, "num_windows: got True, expected an integer >= 1"),
-        ({"times": np.array([0.0, 1.0])}, "times: got 0.0, expected times above 0"),
+        ({"times": np.array([0.0, 1.0])}, r"times: got .*expected \[P\], increasing and above 0"),
         ({"times": None}, "times: got NoneType, expected an array"),
         ({}, "next_graph: got None, expected one that supplies velocities"),
         (
@@ -455,3 +456,29 @@ def test_the_first_window_that_is_not_valid_is_named():
     assert roll(graph, bound).first_invalid == (larger[0] if larger.size else 3)
     nodes = {**graph.nodes, "velocities": graph.nodes["velocities"] * np.nan}
     assert roll(graph._replace(nodes=nodes), np.inf).first_invalid == 0
+
+
+@pytest.mark.parametrize("unit", [0.0, -1.0, np.nan])
+def test_units_of_velocities_are_above_0(unit):
+    for make in (rolling.refresh, lambda **unit: rolling.radius_graph(1.0, [True, False], **unit)):
+        with pytest.raises(ValueError, match="velocity_unit: got"):
+            make(velocity_unit=unit)
+
+
+def test_a_rule_itself_and_an_inverted_mask_are_refused():
+    graph, params = system()
+    graph, mask = graph_lib.pad(graph)
+    for rule, message in (
+        (rolling.refresh, r"next_graph: got refresh itself, .*call refresh\(...\)"),
+        (rolling.radius_graph(1.0, ~mask), "node_mask: got padding at node .*, which has edges"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rolling.rollout(params, graph, TIMES, 2, next_graph=rule, supervised_velocities=True)
+
+
+def test_a_state_of_another_shape_is_refused():
+    graph, _ = system()
+    x, v = graph.nodes["positions"], graph.nodes["velocities"]
+    for state in ((x.T, v), (x[1:], v), (x, v[1:]), (x, None)):
+        with pytest.raises(ValueError, match=r"(positions|velocities): got"):
+            rolling.with_state(graph, *state)

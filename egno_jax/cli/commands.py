@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 
 from egno_jax.cli.converting import convert_torch
 from egno_jax.cli.inspecting import inspect
-from egno_jax.cli.making import train
+from egno_jax.cli.making import Interrupted, train
 from egno_jax.cli.publishing import export, models
 from egno_jax.cli.using import evaluate, predict, rollout
 from egno_jax.extras import require
+
+INTERRUPTED = 75  # "temporary failure" of sysexits.h, as experiments have it
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
@@ -32,7 +35,13 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns its exit status: 0, or 1 after an error that says what to do."""
+    """Runs a command.
+
+    Returns:
+      The exit status: 0; 1 after an error that says what to do; 75 after an interruption, where the
+      command can be given again.
+    """
+    arguments = sys.argv[1:] if arguments is None else [*arguments]
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     logging.getLogger("MDAnalysis.coordinates.AMBER").addFilter(_is_news)
     try:
@@ -42,6 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             description="From your trajectory to a predicted one.",
             args=arguments,
         )
+    except (Interrupted, KeyboardInterrupt) as error:
+        again = ["egno-jax", *arguments]
+        if isinstance(error, Interrupted) and "--resume" not in arguments:
+            again.append("--resume")
+        text = str(error) or "interrupted"
+        print(f"egno-jax: {text}; go on with: {shlex.join(again)}", file=sys.stderr)
+        return INTERRUPTED
     except (ValueError, OSError, ImportError, ArithmeticError) as error:
         print(f"egno-jax: error: {error}", file=sys.stderr)
         return 1

@@ -36,6 +36,10 @@ _MODEL = EGNOConfig(velocity_scale=1.0)
 _DECIDED = ("selection", "window", "targets", "cutoff", "velocities")
 
 
+class Interrupted(Exception):
+    """A signal ended a training run, which can be resumed."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WindowOptions(DataOptions):
     """What a window and its graph are.
@@ -140,6 +144,8 @@ def train(
             JSONLines(out / "log.jsonl", step),
         ],
     )
+    if result.interrupted:
+        raise Interrupted(f"interrupted at step {result.step} of {settings.num_steps}")
     errors = errors_of(result.params, parts[2])
     summary = {
         "data": recording.source,

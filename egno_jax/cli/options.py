@@ -102,6 +102,11 @@ def request(texts: Sequence[str], recipe: GraphRecipe) -> list[float] | None:
         ends = [time_of(recipe, end) for end in text.split(":")]
         if len(ends) == 3:
             count = int(np.floor((ends[1] - ends[0]) / ends[2] + 1e-9)) + 1
+            if count < 1:
+                raise ValueError(
+                    f"times: got {text}, which is no time, expected START:STOP:STEP with STOP at "
+                    "START or after it"
+                )
             times += [ends[0] + index * ends[2] for index in range(count)]
         elif len(ends) == 1:
             times += ends

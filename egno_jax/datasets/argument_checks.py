@@ -8,29 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from egno_jax.checks import LARGEST_LENGTH, check_array, is_length
+from egno_jax.checks import LARGEST_LENGTH, LARGEST_NUMBER, check_array, is_length
 
 if TYPE_CHECKING:
     from jaxtyping import Int
 
-_LARGEST_NUMBER = 118
-
-
-def check_integer(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
-    """Returns an integer within its limits, or raises `ValueError`."""
-    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not is_integer or value < least or (most is not None and value > most):
-        limits = f">= {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name}: got {value!r}, expected an integer {limits}")
-    return int(value)
-
 
 def check_numbers(name: str, numbers: np.ndarray, least: int = 0) -> None:
     """Raises ValueError if one is no atomic number; ASE has 0 for an unknown element."""
-    for place in np.flatnonzero((numbers < least) | (numbers > _LARGEST_NUMBER)):
+    for place in np.flatnonzero((numbers < least) | (numbers > LARGEST_NUMBER)):
         raise ValueError(
             f"{name}[{place}]: got {numbers[place]}, expected an atomic number, {least} to "
-            f"{_LARGEST_NUMBER}"
+            f"{LARGEST_NUMBER}"
         )
 
 

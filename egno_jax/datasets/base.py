@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from egno_jax import graph as graph_lib
-from egno_jax.checks import check_array, type_name
+from egno_jax.checks import check_array, shape_text, type_name
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -129,7 +129,12 @@ def take(samples: Samples, indices: Int[Array, "B"], xp: Any = jnp) -> Batch:
       samples: the stacked samples.
       indices: `[B]`, each in `[0, S)`; nodes of the batch are in this order.
       xp: `jax.numpy`, or `numpy` to gather on the host.
+
+    Raises:
+      ValueError: outside `jit`, indices are not integers `[B]` from 0 to S - 1.
     """
+    if not isinstance(indices, jax.core.Tracer):
+        indices = _checked_indices(samples, indices)
 
     def rows(leaf: Any) -> Any:
         # Of a memory map, indexing reads no more than the rows.
@@ -164,6 +169,14 @@ def take(samples: Samples, indices: Int[Array, "B"], xp: Any = jnp) -> Batch:
     )
 
 
+def _checked_indices(samples: Samples, indices: Any) -> Int[np.ndarray, "B"]:
+    indices, total = np.asarray(indices), num_samples(samples)
+    check_array("indices", indices, "integer", ("B",), {})
+    for wrong in indices[(indices < 0) | (indices >= total)]:
+        raise ValueError(f"indices: got {wrong}, expected from 0 to {total - 1}; count from 0")
+    return indices
+
+
 def prepared(samples: Samples) -> Samples:
     """Returns samples whose batches have the layout of `egno_jax.graph.prepare`, if there is one.
 
@@ -186,7 +199,18 @@ def at_times(batch: Batch, indices: Int[Array, "Q B"]) -> Batch:
 
     Returns:
       The same initial states with Q targets; times are `[Q, G]`.
+
+    Raises:
+      ValueError: indices are not integers `[Q, B]`, or the batch is not of B samples of one size.
     """
+    indices = jnp.asarray(indices)
+    check_array("indices", indices, "integer", ("Q", "B"), {})
+    for size in (len(batch.graph.n_node), len(batch.node_mask)):
+        if not indices.size or size % indices.shape[1]:
+            raise ValueError(
+                f"indices: got {shape_text(indices)}, expected [Q, B] for the B samples of a batch "
+                f"of {len(batch.graph.n_node)} graphs and {len(batch.node_mask)} nodes"
+            )
     num_kept, num_samples = indices.shape
     graphs_per_sample = batch.graph.n_node.shape[0] // num_samples
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from egno_jax import graph as graph_lib
-from egno_jax.datasets.argument_checks import check_integer
+from egno_jax.checks import as_count
 from egno_jax.datasets.base import (
     Samples,
     check_structure,
@@ -57,7 +57,7 @@ def choose_buckets(sizes: Int[np.ndarray, "S 2"], num_buckets: int) -> list[Int[
     sizes = np.asarray(sizes)
     if sizes.ndim != 2 or sizes.shape[1] != 2 or not len(sizes):
         raise ValueError(f"sizes: got shape {sizes.shape}, expected [S, 2] with S >= 1")
-    check_integer("num_buckets", num_buckets)
+    as_count("num_buckets", num_buckets)
     kinds, kind_of, counts = np.unique(sizes, axis=0, return_inverse=True, return_counts=True)
     kind_of, num_kinds = kind_of.reshape(-1), len(kinds)
     # rows[i, j]: rows of a bucket of the kinds i to j, padded.
@@ -106,6 +106,11 @@ def bucketed(parts: Sequence[Samples], num_buckets: int = 4) -> Buckets:
             raise ValueError(
                 f"parts[{index}]: got padded samples, expected samples without padding"
             )
+        if _arrays(part) != _arrays(parts[0]):
+            raise ValueError(
+                f"parts[{index}]: got arrays {_arrays(part)}, expected those of parts[0], "
+                f"{_arrays(parts[0])}; give all parts the same features and targets"
+            )
     counts = [num_samples(part) for part in parts]
     sizes = np.repeat([_size(part) for part in parts], counts, axis=0)
     owner = np.repeat(np.arange(len(parts)), counts)
@@ -133,6 +138,14 @@ def padding_share(data: Samples | Buckets) -> float:
     """Returns the share of padding nodes among all nodes, from 0 to 1."""
     masks = [np.asarray(samples.node_mask) for samples in by_size(data)]
     return 1.0 - sum(int(mask.sum()) for mask in masks) / sum(mask.size for mask in masks)
+
+
+def _arrays(samples: Samples) -> dict[str, list[int]]:
+    """Returns the features of nodes and edges by name with their sizes, and whether velocities."""
+    graph = samples.graph
+    found = {f"nodes.{name}": [*np.shape(x)[2:]] for name, x in graph.nodes.items()}
+    found |= {f"edges.{name}": [*np.shape(x)[2:]] for name, x in (graph.edges or {}).items()}
+    return found if samples.velocities is None else {**found, "velocities": [3]}
 
 
 def _size(samples: Samples) -> tuple[int, int]:

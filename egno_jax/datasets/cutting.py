@@ -9,7 +9,7 @@ import jraph
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from egno_jax.datasets.argument_checks import check_integer
+from egno_jax.checks import as_count
 from egno_jax.datasets.base import Samples
 from egno_jax.graph import Edges, edge_vectors, pad_nodes
 
@@ -40,7 +40,7 @@ def time_blocks(
     velocity is x[t + window + 1] - x[t + window]. `fractions` are the shares without the two gaps.
     Raises `ValueError` if an argument is out of range.
     """
-    check_integer("window", window)
+    as_count("window", window)
     shares = np.asarray(fractions, float)
     if shares.shape != (3,) or not (shares > 0).all() or abs(shares.sum() - 1) > 1e-9:
         raise ValueError(f"fractions: got {[*fractions]}, expected three that add up to 1")
@@ -58,7 +58,7 @@ def target_offsets(window: int, num_targets: int) -> Int[np.ndarray, "P"]:
     Raises:
       ValueError: P, `num_targets`, is not from 1 to `window`.
     """
-    check_integer("num_targets", num_targets, most=window)
+    as_count("num_targets", num_targets, most=window)
     return window * np.arange(1, num_targets + 1) // num_targets
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import itertools
 import os
 import pathlib
 import re
-import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TextIO
 
 import numpy as np
 
+from egno_jax.files import replacing
+
 PathLike = str | os.PathLike[str]
-_ABANDONED = 24 * 3600.0  # seconds without a byte written
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # with members, and without
 
 
@@ -78,24 +75,10 @@ def _damage(what: str, error: Exception) -> str:
 def save_npz(path: pathlib.Path, members: Mapping[str, np.ndarray]) -> None:
     """Writes an `.npz` archive, completely or not at all; makes its folder if it is missing.
 
-    The bytes go to a new file next to `path`, which then takes its name in one step; of several
-    writers at the same time the last one wins. What a killed writer left is removed after a day.
     Raises `OSError` if the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for old in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > _ABANDONED:
-                old.unlink()
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("xb") as file:
-            np.savez(file, **members)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, partial.open("xb") as file:
+        np.savez(file, **members)
 
 
 def shorten(text: object, width: int = 80) -> str:

@@ -39,6 +39,7 @@ from egno_jax.graph.edges import (
 )
 from egno_jax.graph.prepare import (
     is_for_accelerator,
+    is_readable,
     layout_of,
     prepare,
     prepared,
@@ -71,6 +72,7 @@ __all__ = [
     "fully_connected_edges",
     "graph_ids",
     "is_for_accelerator",
+    "is_readable",
     "ladder_size",
     "layout_of",
     "minimum_images",

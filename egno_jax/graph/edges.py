@@ -104,6 +104,7 @@ def bond_kinds(bonds: ArrayLike, num_nodes: int) -> Int[np.ndarray, "N"]:
 def _ends_of_bonds(bonds: ArrayLike, num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns both nodes of each bond, in both directions."""
     bonds = np.asarray(bonds)
+    bonds = bonds if bonds.size else np.zeros((0, 2), int)
     check_array("bonds", bonds, "integer", ("B", 2), {})
     is_bad = ((bonds < 0) | (bonds >= num_nodes)).any(axis=1) | (bonds[:, 0] == bonds[:, 1])
     for index in np.flatnonzero(is_bad):
@@ -157,7 +158,7 @@ def radius_edges(
         raise ValueError(f"cutoff: got {cutoff}, expected a finite number above 0")
     neighbours = require("vesin", "data").NeighborList(cutoff=cutoff, full_list=True)
     box, periodic = np.zeros((3, 3)), np.zeros(3, bool)
-    if cell is not None and np.any(pbc):
+    if cell is not None and _is_periodic(pbc).any():
         box, periodic = periodic_cell(cell, pbc)
     receivers, senders, images = neighbours.compute(
         points=_without_gaps(positions, cutoff, box, periodic),
@@ -198,11 +199,20 @@ def cell_matrix(cell: ArrayLike) -> Float[np.ndarray, "3 3"]:
         `[6]` lengths and angles in degrees, as `universe.dimensions` of MDAnalysis: the first
         vector is then along x, the second in the plane of x and y.
     """
-    cell = np.asarray(cell, np.float64)
+    cell = np.asarray(cell)
+    if cell.dtype.kind not in "fiu":
+        raise ValueError(f"cell: got {cell.dtype} {shape_text(cell)}, expected numbers")
+    cell = cell.astype(np.float64)
     if cell.shape == (3,):
         cell = np.diag(cell)
     if cell.shape == (6,):
-        cos_a, cos_b, cos_c = np.cos(np.radians(cell[3:]))
+        cosines = cos_a, cos_b, cos_c = np.cos(np.radians(cell[3:]))
+        volume = 1 - np.sum(np.square(cosines)) + 2 * np.prod(cosines)
+        if (cell <= 0).any() or (cell[3:] >= 180).any() or volume <= 0:
+            raise ValueError(
+                f"cell: got lengths {cell[:3].tolist()} and angles {cell[3:].tolist()}, which no "
+                "cell has, expected lengths above 0 and angles in degrees"
+            )
         sin_c = np.sqrt(1 - cos_c**2)
         y = (cos_a - cos_b * cos_c) / sin_c
         z = np.sqrt(max(1 - cos_b**2 - y**2, 0))
@@ -226,7 +236,7 @@ def periodic_cell(
     Raises:
       ValueError: the periodic vectors do not span a cell.
     """
-    matrix, periodic = cell_matrix(cell), np.broadcast_to(np.asarray(pbc, bool), 3)
+    matrix, periodic = cell_matrix(cell), _is_periodic(pbc)
     vectors = matrix[periodic]
     if np.linalg.matrix_rank(vectors) < len(vectors):
         raise ValueError(
@@ -238,6 +248,13 @@ def periodic_cell(
     filled = matrix.copy()
     filled[~periodic] = right[len(vectors) :]
     return filled, periodic
+
+
+def _is_periodic(pbc: ArrayLike) -> Bool[np.ndarray, "3"]:
+    found = np.asarray(pbc)
+    if found.dtype.kind not in "biu" or found.shape not in ((), (3,)):
+        raise ValueError(f"pbc: got {pbc!r}, expected one bool, or three, one for each vector")
+    return np.broadcast_to(found.astype(bool), 3)
 
 
 def minimum_images(

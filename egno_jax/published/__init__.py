@@ -24,6 +24,7 @@ import numpy as np
 from flax import traverse_util
 
 from egno_jax.families import class_name, config_class
+from egno_jax.files import replacing
 from egno_jax.params import Params, check_params, check_weights, feature_sizes
 from egno_jax.recipe import from_record
 
@@ -134,8 +135,10 @@ def write(
         "card": dict(card),
     }
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    (folder / f"{name}.npz").write_bytes(data)
-    (folder / f"{name}.json").write_text(text)
+    with replacing(folder / f"{name}.json") as new_record:
+        new_record.write_text(text)
+        with replacing(folder / f"{name}.npz") as new_weights:
+            new_weights.write_bytes(data)
 
 
 def _record(name: str, folder: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from egno_jax import ops
+from egno_jax.datasets.argument_checks import check_choice
 from egno_jax.datasets.base import Batch, Samples, num_samples, prepared, take
 from egno_jax.datasets.buckets import Buckets, by_size
 from egno_jax.extras import require
@@ -162,6 +163,7 @@ def time_indices(
     Returns:
       `[Q, B]`, increasing along Q.
     """
+    check_choice("kind", kind, ("subsets", "grids"))
     if kind == "subsets":
         order = jnp.argsort(jax.random.uniform(key, (num_times, batch_size)), axis=0)
         return jnp.sort(order[:num_kept], axis=0)
@@ -382,7 +384,6 @@ class Stream:
       key: the sampler's random key.
       config: the run's settings.
       mesh: the mesh.
-      num_ahead: number of batches that are read ahead.
 
     Attributes:
       seconds_waited: how long the last `take` waited for batches.
@@ -397,14 +398,13 @@ class Stream:
         key: Array,
         config: TrainingConfig,
         mesh: Mesh,
-        num_ahead: int = 16,
     ) -> None:
         self._grain = require("grain", "train")
         self._mesh, self._share = mesh, local_share(mesh, jax.process_index())
         samples = jax.tree.map(np.asarray, samples)
         self._source = StepBatches(samples, key, config, mesh, self._share)
         self._num_times = by_size(samples)[0].positions.shape[1]
-        self._options = self._grain.ReadOptions(num_threads=2, prefetch_buffer_size=num_ahead)
+        self._options = self._grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)
         self.seconds_waited = 0.0
         self.set_state({"next_step": 0})
 

@@ -18,6 +18,7 @@ import jax
 
 from egno_jax.checks import parse_json
 from egno_jax.extras import require
+from egno_jax.files import write_text
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -37,6 +38,7 @@ class Callback(Protocol):
 
     def __enter__(self) -> Callback:
         """Opens; called before the first step."""
+        return self
 
     def __exit__(self, *error: object) -> None:
         """Closes; called after the last step and on every error."""
@@ -60,9 +62,7 @@ class JSONLines:
     def __enter__(self) -> JSONLines:
         found = read_json_lines(self._path)
         kept = [record for record in found if record["step"] <= self._start_step]
-        partial = self._path.with_name(f".{self._path.name}.partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        partial.replace(self._path)
+        write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = self._path.open("a")
         return self
 

@@ -235,7 +235,7 @@ def check_writable(directory: Path) -> None:
     Raises:
       StorageError: that is not possible; says why.
     """
-    directory = directory.absolute()
+    directory = Path(directory).absolute()
     place = directory
     while not place.exists() and place != place.parent:
         place = place.parent

@@ -87,7 +87,8 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     elif config.schedule == "cosine":
         after = optax.cosine_decay_schedule(peak, max(num_steps - warmup, 1), config.final_fraction)
     elif config.schedule == "hold":
-        num_falling = max(round(config.decay_fraction * num_steps), 1)
+        num_falling = round(config.decay_fraction * num_steps)
+        num_falling = max(min(num_falling, num_steps - warmup), 1)
         parts = [
             optax.constant_schedule(peak),
             optax.cosine_decay_schedule(peak, num_falling, config.final_fraction),

@@ -166,6 +166,11 @@ def _carry_out(
         run = run._replace(checkpoints=checkpoints)
         state, progress = _start(run, params, resume)
         made = make_callbacks(int(state.step)) if is_main_process() else ()
+        if not isinstance(made, Sequence):
+            raise ValueError(
+                f"make_callbacks: got a function that returns {type(made).__name__}, expected a "
+                "list of callbacks"
+            )
         callbacks = [stack.enter_context(callback) for callback in made]
         _train(run, state, progress, callbacks, stop)
     outcome = dataclasses.asdict(progress)
@@ -511,6 +516,8 @@ def _naming_the_last_checkpoint(directory: Path) -> Iterator[None]:
     """Turns errors of the disk into one that says what is safe."""
     try:
         yield
+    except (ConnectionError, TimeoutError):  # of a callback that reports somewhere
+        raise
     except OSError as error:
         raise StorageError(
             f"{directory}: cannot be written to ({error}); the last checkpoint is "

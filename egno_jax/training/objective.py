@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ import numpy as np
 
 from egno_jax import metrics as metrics_lib
 from egno_jax import model
+from egno_jax.checks import as_count
 from egno_jax.datasets.base import Batch, Samples, num_samples, take, validate
 from egno_jax.datasets.buckets import Buckets, by_size
 from egno_jax.metrics import Errors
@@ -71,9 +74,7 @@ def velocity_weight(params: Params, config: TrainingConfig) -> float:
 
 def check_loss(loss_fn: LossFn, params: Params, data: Samples | Buckets) -> None:
     """Raises a ValueError if a loss does not return a floating scalar; computes nothing."""
-    if not callable(loss_fn):
-        raise ValueError(f"loss_fn: got {loss_fn!r}, expected loss_fn(model, params, batch)")
-    _check_hashable("loss_fn", loss_fn)
+    _check_function("loss_fn", loss_fn, "model", "params", "batch")
     found = _shape_of(functools.partial(loss_fn, model.apply), params, data)
     shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
     if shape != () or not jnp.issubdtype(dtype, jnp.floating):
@@ -83,8 +84,19 @@ def check_loss(loss_fn: LossFn, params: Params, data: Samples | Buckets) -> None
         )
 
 
-def _check_hashable(name: str, function: Any) -> None:
-    """Raises a ValueError if `jit` could not tell a function from others."""
+def _check_function(name: str, function: Any, *arguments: str) -> None:
+    """Raises a ValueError if it does not take these arguments, or `jit` cannot tell it apart."""
+    is_right = callable(function)
+    if is_right:
+        with contextlib.suppress(ValueError):  # of what has no signature
+            try:
+                inspect.signature(function).bind(*arguments)
+            except TypeError:
+                is_right = False
+    if not is_right:
+        raise ValueError(
+            f"{name}: got {function!r}, expected a function of ({', '.join(arguments)})"
+        )
     try:
         hash(function)
     except TypeError as error:
@@ -124,8 +136,7 @@ def evaluate(
       ValueError: there are no samples, a value is not finite, or they do not fit the model; or a
         metric is not summable.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
+    batch_size = as_count("batch_size", batch_size, 1)
     model.check_params(params)
     parts = by_size(samples)
     for part in parts:
@@ -193,12 +204,12 @@ def check_metrics(
     for name, metric in metrics:
         if name in _RESERVED or not isinstance(name, str):
             raise ValueError(f"metrics: got the name {name!r}, expected none of {_RESERVED}")
-        if not callable(metric):
+        _check_function(f"metrics[{name!r}]", metric, "predicted", "batch")
+        if metric in (metrics_lib.f_mse, metrics_lib.a_mse):
             raise ValueError(
-                f"metrics[{name!r}]: got {metric!r}, expected a function metric(predicted, batch)"
+                f"metrics[{name!r}]: got egno_jax.metrics.{metric.__name__}, which every "
+                "evaluation has already; expected a function of (predicted, batch)"
             )
-        _check_hashable(f"metrics[{name!r}]", metric)
-
         found = _shape_of(functools.partial(_measured, (metric,)), params, data)[0]
         is_number = [jnp.issubdtype(leaf.dtype, jnp.number) for leaf in jax.tree.leaves(found)]
         if not (callable(getattr(found, "finalize", None)) and is_number and all(is_number)):

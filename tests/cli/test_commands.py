@@ -1,6 +1,9 @@
 """Three commands from a file to a predicted file, which another program opens."""
 
+import os
 import pathlib
+import shlex
+import signal
 
 import jax
 import numpy as np
@@ -12,7 +15,7 @@ chemfiles = pytest.importorskip("chemfiles")
 
 import egno_jax  # noqa: E402
 from egno_jax import datasets  # noqa: E402
-from egno_jax.cli import main  # noqa: E402
+from egno_jax.cli import main, making  # noqa: E402
 from egno_jax.datasets import nbody, trajectories  # noqa: E402
 
 FILES = pathlib.Path(__file__).parents[1] / "datasets" / "files"
@@ -55,6 +58,25 @@ def test_three_commands_make_a_file_that_another_program_opens(name, tmp_path, c
     assert positions.shape[0] > 2 and np.isfinite(positions).all()
     assert np.abs(positions[1:] - positions[:1]).max() > 0
     assert "root mean squared error" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_says_so_and_how_to_go_on(tmp_path, capsys, monkeypatch):
+    class Stop(making.Progress):
+        def on_chunk(self, record):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    command = ["train", str(FILES / "recorded.npy"), "--window", "10", "--out", str(tmp_path)]
+    command += [*TINY, "--training.steps-per-chunk", "1"]
+    with monkeypatch.context() as patched:
+        patched.setattr(making, "Progress", Stop)
+        assert main(command) == 75
+    found = capsys.readouterr()
+    again = shlex.join(["egno-jax", *command, "--resume"])
+    (line,) = [line for line in found.err.splitlines() if "interrupted" in line]
+    assert line == f"egno-jax: interrupted at step 1 of 2; go on with: {again}"
+    assert "model:" not in found.out and not (tmp_path / "summary.json").exists()
+    assert main([*command, "--resume"]) == 0
+    assert (tmp_path / "summary.json").exists() and (tmp_path / "best").exists()
 
 
 def test_inspect_says_what_is_in_a_file(capsys):

@@ -165,3 +165,9 @@ def test_files_that_do_not_belong_together_are_one_line(refused, tmp_path):
     short = tmp_path / "short.pdb"
     short.write_text("".join(structure.read_text().splitlines(keepends=True)[-5:]))
     assert "same number of atoms" in refused("inspect", short, FILES / "helix_box.xtc")
+
+
+@pytest.mark.parametrize("times", [["20frames:4frames:4frames"], ["8frames:4frames:2frames", "4"]])
+def test_ranges_without_a_time_are_refused(refused, bodies, times):
+    line = refused("predict", "nbody", bodies, "--times", *times, "--out", bodies.parent / "a.npz")
+    assert line.startswith(f"times: got {times[0]}, which is no time, expected START:STOP:STEP")

@@ -73,6 +73,13 @@ def test_take_on_the_host_gives_the_same_arrays():
     assert_equal(found, jax.device_get(datasets.take(samples, indices)))
 
 
+@pytest.mark.parametrize("xp", [np, jax.numpy])
+@pytest.mark.parametrize("indices", [[-1], [3], [True, False, True], [[0]], [0.0]])
+def test_take_refuses_what_no_sample_has(indices, xp):
+    with pytest.raises(ValueError, match="indices: got"):
+        datasets.take(random_samples(0, num_samples=3), indices, xp)
+
+
 def test_take_works_with_traced_indices():
     samples = random_samples(0)
     indices = np.array([3, 0, 3])

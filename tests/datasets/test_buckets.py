@@ -102,3 +102,12 @@ def test_what_does_not_fit_is_named():
         bucketed([part], 0)
     with pytest.raises(ValueError, match=r"sizes: got shape \(3,\)"):
         choose_buckets(np.arange(3), 2)
+
+
+def test_parts_with_other_features_are_refused_also_in_buckets_of_their_own():
+    parts = [swarm(3, 4), swarm(9, 4)]
+    wider = parts[1].graph.nodes | {"features": np.ones((4, 9, 5), np.float32)}
+    other = parts[1]._replace(graph=parts[1].graph._replace(nodes=wider))
+    for wrong in (other, parts[1]._replace(velocities=None)):
+        with pytest.raises(ValueError, match=r"parts\[1\]: got arrays .*expected those"):
+            datasets.bucketed([parts[0], wrong], 2)

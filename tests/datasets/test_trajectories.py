@@ -51,6 +51,19 @@ def test_shuffled_archives_are_sorted():
     )
 
 
+def test_gaps_in_times_are_kept_with_a_time_step_of_ones_own(tmp_path):
+    positions = np.random.default_rng(0).normal(size=(6, 4, 3))
+    times = np.array([0.0, 1, 2, 50, 51, 52])
+    for unit in ("fs", "frame"):
+        np.savez(tmp_path / "a.npz", positions=positions, times=times, time_unit=unit)
+        for step in (None, "1fs"):
+            recording = trajectories.read(tmp_path / "a.npz", time_step=step)
+            assert recording.segments.tolist() == [0, 0, 0, 1, 1, 1]
+            assert f"48 {unit}" in str(trajectories.suspicions(recording)[0]).replace(
+                "frames", "frame"
+            )
+
+
 def test_positions_in_a_cell_are_unwrapped():
     recording = read("copper_wrapped.extxyz")
     wrapped = np.stack([a.positions for a in ase_io.read(FILES / "copper_wrapped.extxyz", ":")])
@@ -338,6 +351,89 @@ def test_arrays_say_the_unit_of_their_times(unit, spacing, tmp_path):
     np.savez(path, positions=positions, times=np.arange(3.0), time_unit="years")
     with pytest.raises(ValueError, match=r"out.npz: time_unit: got '1years', expected .* unit of"):
         trajectories.read(path)
+
+
+def test_arrays_are_read_as_they_were_written(tmp_path):
+    """Frames without a length in time, and which vectors of the cell are periodic."""
+    rng = np.random.default_rng(0)
+    velocities = np.broadcast_to(rng.normal(size=(1, 4, 3)), (5, 4, 3))
+    positions = rng.normal(size=(4, 3)) + np.arange(5)[:, None, None] * 5.0 * velocities
+    arrays = {"times": np.arange(5.0), "velocities": velocities, "numbers": np.full(4, 29)}
+    cell = {"cell": 4.0 * np.eye(3), "periodic": (False, False, False)}
+    trajectories.write(tmp_path / "a.npz", positions, time_unit="frame", **arrays, **cell)
+    found = trajectories.read(tmp_path / "a.npz")
+    assert (found.time_unit, found.time_step, found.cells) == ("frame", None, None)
+    np.testing.assert_array_equal(found.positions[0], positions)
+    given = trajectories.read(tmp_path / "a.npz", time_step="2fs")
+    np.testing.assert_array_equal(given.velocities[0], velocities / 2)
+    cell["periodic"] = (True, True, False)
+    wrapped = np.where([True, True, False], np.mod(positions, 4.0), positions)
+    trajectories.write(tmp_path / "a.npz", wrapped, time_unit="frame", **arrays, **cell)
+    found = trajectories.read(tmp_path / "a.npz")
+    assert found.periodic == (True, True, False)
+    np.testing.assert_array_equal(found.positions[0, ..., 2], positions[..., 2])
+
+
+def test_a_file_that_could_not_be_written_leaves_nothing(tmp_path, monkeypatch):
+    def fail(path, *_):
+        path.write_text("half")
+        raise OSError("no space left")
+
+    path = tmp_path / "[a].traj"
+    path.write_text("before")
+    monkeypatch.setattr(trajectories.writing, "_write_ase", fail)
+    with pytest.raises(OSError, match="no space left"):
+        trajectories.write(path, np.zeros((1, 2, 3)), times=np.zeros(1), numbers=[1, 1])
+    assert [*tmp_path.iterdir()] == [path] and path.read_text() == "before"
+
+
+GOOD = {"positions": np.zeros((2, 3, 3)), "times": np.arange(2.0)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"times": np.arange(3.0)}, r"times: got .* with T = 2"),
+        ({"positions": np.zeros((3, 3))}, r"positions: got .* expected .*\[T, N, 3\]"),
+        ({"positions": np.full((2, 3, 3), np.nan)}, "positions: got nan"),
+        ({"positions": np.zeros((0, 3, 3)), "times": np.zeros(0)}, "positions: got none"),
+        ({"velocities": np.zeros((2, 4, 3))}, r"velocities: got .* with T = 2, N = 3"),
+        ({"numbers": [6, 6]}, r"numbers: got .* with N = 3"),
+        ({"numbers": ["C", "C", "C"]}, "numbers: got .*expected integer"),
+        ({"cell": [9.0, 9.0, 9.0]}, r"cell: got .*expected .*\[3, 3\]"),
+        ({"periodic": True}, r"periodic: got bool \[\], expected boolean \[3\]"),
+        ({"time_unit": "ps"}, "time_unit: got 'ps', expected one of"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".xyz", ".npz", ".pdb"])
+def test_what_cannot_be_written_is_named(tmp_path, suffix, changes, message):
+    arrays = {**GOOD, **changes}
+    with pytest.raises(ValueError, match=message):
+        trajectories.write(tmp_path / f"a{suffix}", arrays.pop("positions"), **arrays)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_windows_that_are_not_in_the_recording_are_named():
+    recording = read("recorded.npy")
+    recipe = trajectories.make_recipe(recording, window=4, num_targets=2)
+    with pytest.raises(ValueError, match="rule: got 'central', expected one of"):
+        trajectories.velocities_by(recording, "central")
+    for frames in (range(0, 20, 5), range(-5, 10), range(100)):
+        with pytest.raises(ValueError, match=r"frames: got range.*within range\(40\)"):
+            trajectories.starts_of(recording, recipe, frames=frames)
+    for start in ([0, -1], [0, 36], [60, 5]):
+        with pytest.raises(
+            ValueError, match=r"starts\[1\]: got .*of 0 to 59 and a frame of 1 to 35"
+        ):
+            trajectories.samples_at(recording, recipe, np.array([[0, 1], start]))
+    with pytest.raises(ValueError, match=r"recipe\.times: got none"):
+        trajectories.starts_of(recording, dataclasses.replace(recipe, times=()))
+
+
+def test_cells_are_matrices(tmp_path):
+    np.savez(tmp_path / "a.npz", positions=np.zeros((2, 3, 3)), cell=np.ones(3))
+    with pytest.raises(ValueError, match=r"cell: got float64 \[3\], expected numbers \[3, 3\]"):
+        trajectories.read(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("suffix", [".pdb", ".xtc", ".dcd", ".trr", ".gro"])

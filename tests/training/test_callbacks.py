@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from egno_jax.training import JSONLines, Progress, TensorBoard, fit, read_json_lines
+from egno_jax.training import Callback, JSONLines, Progress, TensorBoard, fit, read_json_lines
 from egno_jax.training.callbacks import watch
 
 TRAIN = {"step": 3, "loss": 0.25, "grad_norm": 1.5, "steps_per_second": 9.0, "seconds": 0.5}
@@ -109,3 +109,12 @@ def test_a_file_may_be_named_by_a_text(tmp_path):
     path.write_text('{"step": 3}\n')
     assert read_json_lines(str(path)) == [{"step": 3}]
     assert read_json_lines(str(tmp_path / "none.jsonl")) == []
+
+
+def test_an_error_of_a_connection_is_not_one_of_the_disk(task, config, tmp_path):
+    class Dashboard(Callback):
+        def on_chunk(self, record):
+            raise ConnectionResetError("the dashboard is gone")
+
+    with pytest.raises(ConnectionResetError, match="the dashboard is gone"):
+        fit(tmp_path, *task, config, make_callbacks=lambda step: [Dashboard()])

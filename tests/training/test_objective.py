@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import egno_jax
-from egno_jax import datasets, metrics
+from egno_jax import datasets, metrics, training
 from egno_jax.metrics import Mean
 from egno_jax.training import JSONLines, batch_indices, evaluate, fit, init_state, read_json_lines
 from egno_jax.training.objective import velocity_weight
@@ -134,7 +134,16 @@ FAULTS = {
         {"loss_fn": lambda model, params, batch: jnp.sum(batch.node_mask)},
         r"loss_fn: got int32 of shape \[\], expected a floating scalar",
     ),
-    "a loss that is none": ({"loss_fn": 0.1}, r"loss_fn: got 0.1, expected loss_fn"),
+    "a loss that is none": ({"loss_fn": 0.1}, r"loss_fn: got 0.1, expected a function of"),
+    "the loss of a batch": (
+        {"loss_fn": training.loss_fn},
+        r"loss_fn: got .*expected a function of \(model, params, batch\)",
+    ),
+    "an error of positions": (
+        {"metrics": {"a": metrics.f_mse}},
+        "every evaluation has already",
+    ),
+    "a number of devices": ({"mesh": 2}, "mesh: got int, expected a mesh; use .*make_mesh"),
     "a loss without a hash": (
         {"loss_fn": Unhashable()},
         r"loss_fn: got Unhashable, which has no hash, expected a function; make .*frozen=True",

@@ -126,6 +126,14 @@ def test_hold_stays_and_falls_at_the_end():
     np.testing.assert_allclose(rate(NUM_STEPS), 0.05, rtol=1e-6)
 
 
+def test_hold_ends_at_its_fraction_also_where_the_warm_up_leaves_less_for_the_fall():
+    config = OptimizerConfig(
+        schedule="hold", learning_rate=0.5, warmup_steps=40, decay_fraction=0.9, final_fraction=0.1
+    )
+    rate = make_schedule(config, NUM_STEPS)
+    np.testing.assert_allclose([rate(40), rate(NUM_STEPS)], [0.5, 0.05], rtol=1e-6)
+
+
 def test_gradients_are_clipped_at_what_is_usual():
     clip = training.clip_by_history(4)
     state, norms = clip.init(TREE), [1.0, 2.0, 1.0, 2.0, 100.0, 1.0]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from egno_jax.checks import as_seed
+from egno_jax.checks import as_count, as_seed
 from egno_jax.datasets import cache
-from egno_jax.datasets.argument_checks import check_choice, check_frames, check_integer
+from egno_jax.datasets.argument_checks import check_choice, check_frames
 from egno_jax.datasets.base import Samples
 from egno_jax.datasets.collisions.events import Motion, simulate
 from egno_jax.datasets.cutting import samples_from_frames
@@ -56,7 +56,7 @@ def load(
 def load_motion(split: str, *, num_boxes: int, cache_dir: PathLike | None = None) -> Motion:
     """Loads 65 frames of the first boxes of a split from the cache; arguments as for `load`."""
     check_choice("split", split, SPLIT_SEEDS)
-    check_integer("number of boxes", num_boxes)
+    as_count("number of boxes", num_boxes)
     shape = {"radius": RADIUS, "box": BOX}
     frames = {"num_frames": NUM_FRAMES, "frame_spacing": FRAME_SPACING}
     settings = {

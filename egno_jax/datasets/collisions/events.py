@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from egno_jax.checks import is_finite
-from egno_jax.datasets.argument_checks import check_integer, check_states
+from egno_jax.checks import as_count, is_finite
+from egno_jax.datasets.argument_checks import check_states
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -60,7 +60,7 @@ def simulate(
       ValueError: an argument is out of range, spheres overlap, are outside or collide without end.
     """
     x, v = _check(positions, velocities, radius, box)
-    check_integer("num_frames", num_frames)
+    as_count("num_frames", num_frames)
     if not (is_finite(frame_spacing) and frame_spacing > 0):
         raise ValueError(f"frame_spacing: got {frame_spacing}, expected a number above 0")
     shape = (len(x), num_frames, *x.shape[1:])

@@ -20,6 +20,7 @@ from egno_jax.datasets.md17.molecule_trajectory import (
 from egno_jax.datasets.md17.molecules import find
 from egno_jax.datasets.npz import PathLike
 from egno_jax.extras import require
+from egno_jax.files import write_text
 
 BASE_URL = "http://www.quantum-machine.org/gdml/data/npz/"
 
@@ -98,9 +99,7 @@ def download(
             if is_new:
                 path.unlink()
             raise
-        partial = record.with_name(f".{record.name}.partial")
-        partial.write_text(f"{_sha256(path)}  {path.name}\n")  # the format of sha256sum -c
-        partial.replace(record)
+        write_text(record, f"{_sha256(path)}  {path.name}\n")  # the format of sha256sum -c
     return path
 
 

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from egno_jax.checks import as_seed
+from egno_jax.checks import as_count, as_seed
 from egno_jax.datasets import cache
-from egno_jax.datasets.argument_checks import check_integer
 from egno_jax.datasets.md17 import molecule_trajectory, thermostat
 from egno_jax.datasets.npz import PathLike
 from egno_jax.extras import require
@@ -62,7 +61,7 @@ class Settings:
         least = {"num_steps": 2, "equilibration_steps": 0, "chunk_steps": 1}
         for name, value in vars(self).items():
             if name in least:
-                check_integer(f"Settings.{name}", value, least[name])
+                as_count(f"Settings.{name}", value, least[name])
             elif name != "seed" and not 0 < value < math.inf:
                 raise ValueError(f"Settings.{name}: got {value!r}, expected a number above 0")
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from egno_jax import graph as graph_lib
-from egno_jax.checks import as_seed
-from egno_jax.datasets.argument_checks import check_choice, check_integer
+from egno_jax.checks import as_count, as_seed
+from egno_jax.datasets.argument_checks import check_choice
 from egno_jax.datasets.base import Samples
 from egno_jax.datasets.cutting import (
     FRACTIONS,
@@ -71,8 +71,8 @@ def random_starts(
       ValueError: the trajectory is too short; says how long it is and what is needed.
     """
     sizes = _check_sizes(sizes)
-    check_integer("window", window)
-    check_integer("margin", margin, least=0)
+    as_count("window", window)
+    as_count("margin", margin, least=0)
     # The last frame has no velocity.
     last = num_frames - 1 - max(margin, window)
     first = max(margin, 1)
@@ -283,7 +283,7 @@ def load(
     check_choice("partition", partition, PARTITIONS)
     check_choice("split", split, ("blocks", "random"))
     if num_samples is not None:
-        check_integer("num_samples", num_samples, most=PUBLISHED_SIZES[partition])
+        as_count("num_samples", num_samples, most=PUBLISHED_SIZES[partition])
     trajectory = load_trajectory(molecule, archive=archive, data_dir=data_dir)
     trajectory = molecule_trajectory.heavy_atoms(trajectory)
     draw = block_starts if split == "blocks" else random_starts

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from egno_jax.checks import as_count
 from egno_jax.datasets import cache
-from egno_jax.datasets.argument_checks import check_choice, check_integer
+from egno_jax.datasets.argument_checks import check_choice
 from egno_jax.datasets.base import Samples
 from egno_jax.datasets.nbody.body_samples import START, TARGET_FRAMES, samples
 from egno_jax.datasets.nbody.simulation import (
@@ -156,4 +157,4 @@ def _check_split(split: str, num_simulations: int | None) -> int:
     check_choice("split", split, SPLIT_SIZES)
     if num_simulations is None:
         return PUBLISHED_SIZES[split]
-    return check_integer(f"number of {split} simulations", num_simulations, most=SPLIT_SIZES[split])
+    return as_count(f"number of {split} simulations", num_simulations, most=SPLIT_SIZES[split])

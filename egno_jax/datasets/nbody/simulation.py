@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from egno_jax.checks import check_array, is_finite
-from egno_jax.datasets.argument_checks import check_integer, check_states
+from egno_jax.checks import as_count, check_array, is_finite
+from egno_jax.datasets.argument_checks import check_states
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -96,8 +96,8 @@ def simulate(
       ValueError: an argument is out of range, couplings are not symmetric, or the result overflows.
     """
     x0, v0, couplings = _check_systems(positions, velocities, couplings)
-    check_integer("num_frames", num_frames)
-    check_integer("frame_spacing", frame_spacing)
+    as_count("num_frames", num_frames)
+    as_count("frame_spacing", frame_spacing)
     if not (is_finite(dt) and dt != 0 and max_force > 0):
         raise ValueError(
             f"dt, max_force: got {dt} and {max_force}, expected a finite dt other than 0 and a "

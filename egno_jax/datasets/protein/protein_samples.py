@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from egno_jax import graph as graph_lib
-from egno_jax.datasets.argument_checks import check_integer
+from egno_jax.checks import as_count
 from egno_jax.datasets.base import Samples
 from egno_jax.datasets.cutting import (
     FRACTIONS,
@@ -49,7 +49,7 @@ def block_starts(
     Raises:
       ValueError: a block is too short for one window; says how long it is and what is needed.
     """
-    check_integer("stride", stride)
+    as_count("stride", stride)
     starts = []
     for name, block in time_blocks(num_frames, window, fractions).items():
         if len(block) < window + 2:

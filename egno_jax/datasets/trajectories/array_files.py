@@ -19,6 +19,7 @@ _NAMES = {
     "numbers": ("numbers", "z", "nuclear_charges", "atomic_numbers"),
     "charges": ("charges",),
     "cells": ("cell", "cells"),
+    "periodic": ("periodic", "pbc"),
     "times": ("times", "time"),
     "time_unit": ("time_unit",),
     "old_indices": ("old_indices",),
@@ -29,9 +30,10 @@ def read_arrays(path: pathlib.Path) -> Recording:
     """Reads `.npy` `[T, N, 3]` or `[S, T, N, 3]`, or `.npz` with such an array.
 
     Fields of an `.npz`: positions (or `R`, `coords`, `x`); optional are velocities, numbers (`z`,
-    `nuclear_charges`), charges, cell `[3, 3]` or `[T, 3, 3]`, times and their `time_unit` (fs if it
-    is missing; "frame" counts frames), and `old_indices` of rMD17, by which frames are sorted. No
-    pickle is ever loaded.
+    `nuclear_charges`), charges, cell `[3, 3]` or `[T, 3, 3]` and which of its vectors are
+    `periodic` `[3]` (all if it is missing), times and their `time_unit` (fs if it is missing;
+    "frame" counts frames), and `old_indices` of rMD17, by which frames are sorted. No pickle is
+    ever loaded.
 
     Raises:
       ValueError: the file is damaged, or an array is missing or of a wrong shape; names it.
@@ -92,26 +94,24 @@ def _recording(path: pathlib.Path, found: dict[str, np.ndarray]) -> Recording:
         check_numbers("numbers", fields["numbers"])
     if "cells" in found:
         cells = np.asarray(found["cells"], float)
-        _expect("cell", cells[..., :, :], "f", *((3, 3), (num_frames, 3, 3)))
-        fields["cells"] = np.broadcast_to(cells, (num_frames, 3, 3))
-        fields["periodic"] = (True, True, True)
+        _expect("cell", cells, "f", (3, 3), (num_frames, 3, 3))
+        periodic = found.get("periodic", np.ones(3, bool))
+        _expect("periodic", periodic, "b", (3,))
+        if periodic.any():
+            fields["cells"] = np.broadcast_to(cells, (num_frames, 3, 3))
+            fields["periodic"] = tuple(periodic.tolist())
     if "times" in found:
         _expect("times", found["times"], "fiu", (num_frames,))
-        fields["times"] = _femtoseconds(found["times"].astype(float), found.get("time_unit"))
+        times = found["times"].astype(float)
+        one = durations.parse(f"1{found.get('time_unit', durations.FEMTOSECOND)}", "time_unit")
+        fields["counts_frames"] = one.unit == durations.FRAME
+        fields["times"] = one.value * times
     if "old_indices" in found:
         fields |= _sorted(found["old_indices"], fields)
     is_molecule = "numbers" in fields or "cells" in fields
     return Recording(
         source=str(path), length_unit="angstrom" if is_molecule else "unknown", **fields
     )
-
-
-def _femtoseconds(times: np.ndarray, unit: np.ndarray | None) -> np.ndarray | None:
-    """Returns times in fs; None if they count frames."""
-    if unit is None:
-        return times
-    one = durations.parse(f"1{unit}", "time_unit")
-    return None if one.unit == durations.FRAME else one.value * times
 
 
 def _sorted(old_indices: np.ndarray, fields: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from egno_jax.datasets.argument_checks import check_integer
+from egno_jax.checks import as_count, check_array
 from egno_jax.datasets.base import Samples
 from egno_jax.datasets.cutting import FRACTIONS, PARTITIONS, target_offsets, time_blocks
 from egno_jax.datasets.stacking import stack
@@ -55,8 +55,8 @@ def make_recipe(
     Raises:
       ValueError: targets are not equally spaced, or a cutoff or time step is needed.
     """
-    check_integer("window", window)
-    if window % check_integer("num_targets", num_targets, most=window):
+    as_count("window", window)
+    if window % as_count("num_targets", num_targets, most=window):
         raise ValueError(
             f"num_targets: got {num_targets} in a window of {window} frames, expected a divisor of "
             f"{window}, so that targets are equally spaced"
@@ -116,11 +116,19 @@ def starts_of(
       stride: frames from one window to the next.
       frames: the frames that a window may use, the one before or after it for a difference too;
         None: all.
+
+    Raises:
+      ValueError: the stride or the frames are not valid, or the recipe's times do not fit the data.
     """
-    check_integer("stride", stride)
+    as_count("stride", stride)
     num_samples, num_frames = recording.positions.shape[:2]
     first, last = _reach(recording, recipe)
     frames = range(num_frames) if frames is None else frames
+    is_within = frames.step == 1 and frames.start >= 0 and frames.stop <= num_frames
+    if len(frames) and not is_within:
+        raise ValueError(
+            f"frames: got {frames}, expected frames in a row, within range({num_frames})"
+        )
     candidates = np.arange(frames.start + first, frames.stop - last, stride)
     segments = recording.segments
     is_whole = (
@@ -144,6 +152,8 @@ def _offsets(recording: Recording, recipe: GraphRecipe) -> Int[np.ndarray, "P"]:
             f"time_step: got data with times in {recording.time_unit}, expected times in "
             f"{recipe.time_unit}, as the model was trained with; give the time between frames"
         )
+    if not recipe.times:
+        raise ValueError("recipe.times: got none, expected those of a window's targets")
     frames = np.asarray(recipe.times) / recording.spacing
     offsets = np.rint(frames).astype(int)
     if np.abs(frames - offsets).max(initial=0) > 1e-3 or offsets[0] < 1:
@@ -195,8 +205,19 @@ def samples_at(
     Target velocities are by the rule of the recipe too, in the unit of the graphs.
 
     Raises:
-      ValueError: a graph cannot be made (`egno_jax.recipe.graph_of`).
+      ValueError: a window is not within the recording, or a graph cannot be made
+        (`egno_jax.recipe.graph_of`).
     """
+    first, last = _reach(recording, recipe)
+    num_samples, num_frames = recording.positions.shape[:2]
+    starts = np.asarray(starts)
+    check_array("starts", starts, "integer", ("S", 2), {})
+    least, most = np.array([0, first]), np.array([num_samples - 1, num_frames - 1 - last])
+    for index in np.flatnonzero(((starts < least) | (starts > most)).any(axis=1)):
+        raise ValueError(
+            f"starts[{index}]: got {starts[index].tolist()}, expected a recording of 0 to "
+            f"{most[0]} and a frame of {first} to {most[1]}; use starts_of"
+        )
     velocities = velocities_by(recording, recipe.velocities)
     offsets = _offsets(recording, recipe)
     graphs = [

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from egno_jax.checks import as_path
 from egno_jax.datasets.npz import PathLike
 from egno_jax.datasets.trajectories.array_files import read_arrays
 from egno_jax.datasets.trajectories.ase_files import read_ase, suffix_of
@@ -27,7 +28,7 @@ _SIMULATIONS = (
 def read(
     *paths: PathLike,
     selection: str = "",
-    time_step: str | float | Duration | None = None,
+    time_step: str | Duration | None = None,
     to_guess: Sequence[str] | None = None,
 ) -> Recording:
     """Reads frames of one system, by the suffixes of the files, and unwraps them.
@@ -53,7 +54,7 @@ def read(
     """
     if not paths:
         raise ValueError("paths: got none, expected a file; name a trajectory")
-    files = [pathlib.Path(path) for path in paths]
+    files = [as_path("paths", path) for path in paths]
     for path in files:
         _check_file(path)
     for path in files if len(files) > 1 else ():
@@ -133,24 +134,28 @@ def _unwrapped(recording: Recording) -> Recording:
     return dataclasses.replace(recording, positions=positions, notes=notes)
 
 
-def _timed(recording: Recording, time_step: str | float | Duration | None) -> Recording:
+def _timed(recording: Recording, time_step: str | Duration | None) -> Recording:
     """Returns the recording with the time between its frames, where something says it."""
-    notes = recording.notes
-    if time_step is not None:
-        given = parse(time_step, "time_step")
-        if given.unit != FEMTOSECOND:
-            raise ValueError(f"time_step: got {time_step!r}, expected a unit of time, such as 2fs")
-        return dataclasses.replace(recording, time_step=given.value)
+    notes, usual = recording.notes, 0.0
     if recording.times is not None and len(recording.times) > 1:
         steps = np.diff(recording.times)
         usual = float(np.median(steps))
         if usual > 0:
-            return dataclasses.replace(
-                recording,
-                time_step=usual,
-                segments=recording.segments + _gaps(steps, usual),
-                notes=(*notes, f"frames are {usual:g} fs apart, as the file says"),
-            )
+            segments = recording.segments + _gaps(steps, usual)
+            recording = dataclasses.replace(recording, segments=segments)
+    if time_step is not None:
+        given = parse(time_step, "time_step")
+        if given.unit != FEMTOSECOND:
+            raise ValueError(f"time_step: got {time_step!r}, expected a unit of time, such as 2fs")
+        velocities = recording.velocities
+        if recording.counts_frames and velocities is not None:
+            velocities = velocities / given.value  # per frame in the file
+        return dataclasses.replace(recording, time_step=given.value, velocities=velocities)
+    if recording.counts_frames:
+        return recording
+    if usual > 0:
+        note = f"frames are {usual:g} fs apart, as the file says"
+        return dataclasses.replace(recording, time_step=usual, notes=(*notes, note))
     is_physical = recording.length_unit == "angstrom" and recording.velocities is not None
     if is_physical and (found := _step_of_velocities(recording)) is not None:
         note = (

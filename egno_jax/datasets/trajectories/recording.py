@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from egno_jax.datasets.argument_checks import check_choice
 from egno_jax.durations import FEMTOSECOND, FRAME
 from egno_jax.graph import periodic_cell
 from egno_jax.recipe import State
@@ -27,7 +28,8 @@ class Recording:
       charges: `[N]`; None if unknown.
       cells: `[T, 3, 3]`, lattice vectors as rows; None without periodic boundaries.
       periodic: which lattice vectors are periodic.
-      times: `[T]` in fs, as the files say; None if they do not.
+      times: `[T]` in fs, or in frames with `counts_frames`, as the files say; None if they do not.
+      counts_frames: whether the files say that times count frames of an unknown length.
       time_step: femtoseconds between frames; None if unknown.
       segments: `[T]`, increasing; frames of one number follow each other without a gap.
       fixed: `[N]`, atoms that a constraint in the files keeps from moving.
@@ -46,6 +48,7 @@ class Recording:
     cells: Float[np.ndarray, "T 3 3"] | None = None
     periodic: tuple[bool, bool, bool] = (False, False, False)
     times: Float[np.ndarray, "T"] | None = None
+    counts_frames: bool = False
     time_step: float | None = None
     segments: Int[np.ndarray, "T"] | None = None
     fixed: Bool[np.ndarray, "N"] | None = None
@@ -82,8 +85,9 @@ def velocities_by(recording: Recording, rule: str) -> Float[np.ndarray, "S T N 3
     With `"forward_difference"`, v[t] = (x[t+1] - x[t]) / spacing; NaN where the next is.
 
     Raises:
-      ValueError: the rule is `"file"`, and the files have none.
+      ValueError: the rule is unknown, or `"file"` and the files have none.
     """
+    check_choice("rule", rule, ("file", "difference", "forward_difference"))
     if rule == "file":
         if recording.velocities is None:
             raise ValueError(

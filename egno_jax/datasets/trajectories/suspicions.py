@@ -170,20 +170,21 @@ def _times(recording: Recording) -> list[Suspicion]:
     if times is None or len(times) < 2:
         return []
     steps = np.diff(times)
-    usual = float(np.median(steps))
+    usual, unit = float(np.median(steps)), "frames" if recording.counts_frames else "fs"
     for frame in np.flatnonzero(steps <= 0):
-        text = f"frame {frame + 1}: time {times[frame + 1]:g} fs after {times[frame]:g} fs"
+        text = f"frame {frame + 1}: time {times[frame + 1]:g} {unit} after {times[frame]:g} {unit}"
         return [Suspicion("time", f"{text}: sort the frames, or remove repeated ones", frame + 1)]
     uneven = np.flatnonzero(np.abs(steps - usual) > 1e-3 * usual)
     if uneven.size:
         frame = int(uneven[0])
         text = (
-            f"frame {frame + 1}: {steps[frame]:g} fs after the frame before it, usually {usual:g} "
-            f"fs ({uneven.size} such gaps): no window crosses a gap if you accept this"
+            f"frame {frame + 1}: {steps[frame]:g} {unit} after the frame before it, usually "
+            f"{usual:g} {unit} ({uneven.size} such gaps): no window crosses a gap if you accept "
+            "this"
         )
         return [Suspicion("time", text, frame + 1)]
     step = recording.time_step
-    if step is not None and abs(step - usual) > 1e-3 * usual:
+    if unit == "fs" and step is not None and abs(step - usual) > 1e-3 * usual:
         text = f"the time step is {step:g} fs, but the file has frames {usual:g} fs apart"
         return [Suspicion("time", text)]
     return []

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import pathlib
-import uuid
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from egno_jax.datasets.argument_checks import check_numbers
+from egno_jax.checks import check_array, check_finite
+from egno_jax.datasets.argument_checks import check_choice, check_numbers
 from egno_jax.datasets.npz import PathLike, save_npz
-from egno_jax.durations import FEMTOSECOND
+from egno_jax.durations import FEMTOSECOND, FRAME
 from egno_jax.extras import require
+from egno_jax.files import replacing
 
 if TYPE_CHECKING:
     import MDAnalysis
@@ -41,7 +42,8 @@ def write(
     - `.extxyz`, `.xyz`, `.traj`: ASE, which XYZ without `numbers` does not need; momenta, cell, and
       `info["time"]` in fs;
     - `.pdb`, `.xtc`, `.dcd`, `.trr`, `.gro`: MDAnalysis, so times in ps; no cells without volume;
-    - `.npz`: `positions`, `velocities`, `numbers`, `cell`, and `times` with `time_unit`.
+    - `.npz`: `positions`, `velocities`, `numbers`, `cell` and `periodic`, and `times` with
+      `time_unit`.
 
     Times in frames are written as if a frame were 1 fs. Unknown atoms are written as X. Velocities
     are in `.extxyz`, `.xyz`, `.traj`, `.trr`, `.gro` and `.npz`. PDB has no times, and DCD only
@@ -60,30 +62,55 @@ def write(
       template: ASE Atoms or an MDAnalysis AtomGroup of these atoms, for names and residues.
 
     Raises:
-      ValueError: the suffix is unknown, or a number is of no element.
+      ValueError: the suffix or the unit is unknown, an array has another shape or a value that is
+        not finite, or a number is of no element.
       OSError: the file cannot be written.
     """
     path = pathlib.Path(path)
     if (suffix := path.suffix.lower()) not in SUFFIXES:
         raise ValueError(f"path: got {path}, expected a suffix of {SUFFIXES}")
-    check_numbers("numbers", np.asarray([] if numbers is None else numbers))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_choice("time_unit", time_unit, (FEMTOSECOND, FRAME))
     arrays = {"positions": positions, "times": times, "velocities": velocities}
-    arrays |= {"numbers": numbers, "cell": cell}
-    arrays = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
+    arrays |= {"numbers": numbers, "cell": cell, "periodic": periodic}
+    arrays = _checked({name: array for name, array in arrays.items() if array is not None})
+    periodic = arrays.pop("periodic")
     if suffix == ".npz":
-        save_npz(path, {**arrays, "time_unit": np.array(time_unit)})
+        save_npz(path, {**arrays, "periodic": periodic, "time_unit": np.array(time_unit)})
         return
     writer = _write_ase if suffix in _ASE else _write_universe
     if numbers is None and suffix in (".extxyz", ".xyz"):
         writer = _write_particles  # without atoms nothing of ASE is needed
-    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
-    try:
+    with replacing(path) as partial:
         writer(partial, arrays, periodic, template)
-        partial.replace(path)
-    finally:
-        for left in path.parent.glob(f".{partial.stem}*"):  # its index of frames, too
-            left.unlink(missing_ok=True)
+
+
+def _checked(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Returns arrays; raises a ValueError that names one of a wrong shape or value."""
+    shapes: dict[str, tuple[str | int, ...]] = {
+        "positions": ("T", "N", 3),
+        "times": ("T",),
+        "velocities": ("T", "N", 3),
+        "numbers": ("N",),
+        "cell": (3, 3),
+        "periodic": (3,),
+    }
+    kinds = {"numbers": "integer", "periodic": "boolean"}
+    sizes: dict[str, int] = {}
+    found = {}
+    for name, array in arrays.items():
+        try:
+            found[name] = np.asarray(array)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}, expected an array of numbers") from error
+        kind = kinds.get(name, "integer or floating")
+        check_array(name, found[name], kind, shapes[name], sizes)
+        if kind != "boolean":
+            check_finite(name, found[name])
+    if not found["positions"].size:
+        raise ValueError("positions: got none, expected [T, N, 3] with one frame and node or more")
+    if "numbers" in found:
+        check_numbers("numbers", found["numbers"])
+    return found
 
 
 def _write_particles(
