@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import jraph
 
 from egno_jax import graph as graph_lib
+from egno_jax.checks import as_window_times
 from egno_jax.model import Params, apply, check_params
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from egno_jax.config import check_field
 from egno_jax.datasets import protein
 from egno_jax.training import NoiseConfig, TrainingConfig
 from experiments import data_settings

@@ -13,6 +13,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from typing import Any
 
 # Packages of the extras that no core dependency brings along (rich comes with Flax).
 EXTRAS = (
@@ -97,7 +98,7 @@ def check_use() -> None:
     print(f"egno_jax {egno_jax.__version__} works from its wheel with jax {jax.__version__}")
 
 
-def evaluate(width: int) -> "egno_jax.Trajectory":
+def evaluate(width: int) -> Any:
     """Evaluates a small model with this many channels."""
     import jax
     import jax.numpy as jnp
