@@ -132,11 +132,7 @@ def using(mesh: Mesh | None) -> contextlib.AbstractContextManager:
 
 
 def check_model(config: EGNOConfig, mesh: Mesh | None) -> None:
-    """Raises a ValueError if it is no mesh, or splits the times of a model that cannot be split."""
-    if not isinstance(mesh, Mesh | None):
-        raise ValueError(
-            f"mesh: got {type(mesh).__name__}, expected a mesh; use egno_jax.training.make_mesh"
-        )
+    """Raises a ValueError if the mesh splits the times of a model that cannot be split."""
     size = shape_of(mesh).time
     if size > 1 and not family_of(config).has_independent_times(config):
         raise ValueError(

@@ -191,6 +191,10 @@ def _check_mesh(
     resume: bool,
 ) -> None:
     """Raises a ValueError if the mesh does not suit the model, or processes do not agree."""
+    if not isinstance(mesh, Mesh | None):
+        raise ValueError(
+            f"mesh: got {type(mesh).__name__}, expected a mesh; use egno_jax.training.make_mesh"
+        )
     check_model(params.config, mesh)
     if jax.process_count() == 1:
         return
