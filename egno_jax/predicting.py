@@ -13,7 +13,7 @@ import numpy as np
 
 from egno_jax import graph as graph_lib
 from egno_jax.checkpoint import load
-from egno_jax.checks import as_count, as_window_times, check_bound
+from egno_jax.checks import as_count, as_window_times, check_array, check_bound
 from egno_jax.durations import FEMTOSECOND, Duration, convert, format_time, parse
 from egno_jax.extras import require
 from egno_jax.model import Params, apply
@@ -215,7 +215,9 @@ def _state_of_arrays(
             "[2, N, 3], the earlier one first"
         )
     frames = positions if positions.ndim == 3 else positions[None]
-    cell = arrays.get("cell")
+    cell = None if arrays.get("cell") is None else np.asarray(arrays["cell"], float)
+    if cell is not None:
+        check_array("state['cell']", cell, "floating", (3, 3), {})
     periodic = periodic if cell is not None else (False, False, False)
     velocities = arrays.get("velocities")
     place = 0 if recipe.velocities == "forward_difference" else -1
@@ -223,7 +225,7 @@ def _state_of_arrays(
         if cell is not None:
             from egno_jax.datasets import trajectories  # not needed for most states
 
-            cells = np.broadcast_to(np.asarray(cell, float), (len(frames), 3, 3))
+            cells = np.broadcast_to(cell, (len(frames), 3, 3))
             frames = trajectories.unwrapped(frames[None], cells, periodic)[0][0]
         velocities = np.diff(frames, axis=0)[place] / recipe.spacing
     return State(
@@ -231,7 +233,7 @@ def _state_of_arrays(
         velocities=None if velocities is None else np.asarray(velocities, float),
         numbers=arrays.get("numbers"),
         charges=arrays.get("charges"),
-        cell=None if cell is None else np.asarray(cell, float),
+        cell=cell,
         periodic=periodic,
     )
 

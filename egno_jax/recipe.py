@@ -125,6 +125,8 @@ class GraphRecipe:
         is_radius = self.edges == "radius"
         is_right = _is_positive(self.cutoff) if is_radius else self.cutoff == 0
         check_field(self, "cutoff", is_right, wanted)
+        for name in ("spacing", "velocity_time", "model_time", "charge_unit", "cutoff"):
+            object.__setattr__(self, name, float(getattr(self, name)))  # JSON knows no others
         is_right = isinstance(self.is_periodic, bool) and (is_radius or not self.is_periodic)
         check_field(self, "is_periodic", is_right, "True or False, and False without radius")
         for name in ("times", "numbers", "species", "node_features", "edge_features"):
@@ -345,7 +347,7 @@ def _with_edge_features(
     columns = {
         "distance": lambda: np.sqrt(squared),
         "squared_distance": lambda: squared,
-        "charge_product": lambda: products()[:, 0],
+        "charge_product": products,
         "numbers": lambda: _numbers(state)[ends],
         "num_bonds": lambda: num_bonds,
         "stick": lambda: _are_among(ends, recipe.sticks),

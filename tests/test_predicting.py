@@ -75,6 +75,17 @@ def test_states_of_other_shapes_are_refused(recipe, changes, message):
         graph_of(recipe, STATE._replace(**changes))
 
 
+def test_numbers_of_any_library_are_kept_as_json_has_them():
+    recipe = dataclasses.replace(RECIPE, spacing=np.float32(2), species=(np.int64(6),))
+    assert recipe == from_record(json.loads(json.dumps(dataclasses.asdict(recipe))))
+
+
+def test_a_cell_of_two_frames_is_a_matrix(params):
+    pair = {"positions": np.stack([STATE.positions] * 2), "cell": [5.0, 5.0, 5.0]}
+    with pytest.raises(ValueError, match=r"state\['cell'\]: got .*expected floating \[3, 3\]"):
+        egno_jax.predict(params, pair)
+
+
 @pytest.mark.parametrize("times", ["50fs", 5.0])
 def test_times_are_several(params, times):
     with pytest.raises(ValueError, match=r"times: got .*expected several; put it into a list"):
