@@ -100,7 +100,7 @@ def test_published_results_are_replaced_in_one_step(files, tmp_path, monkeypatch
     monkeypatch.setattr(run_directory, "read_config", lambda *_: experiment.default)
     monkeypatch.setattr(run_records, "_config_of", lambda *_: config)
 
-    def full(self, *_):
+    def full(self, *_, **__):
         open(self, "w").close()
         raise OSError(28, "No space left on device")
 
@@ -108,6 +108,7 @@ def test_published_results_are_replaced_in_one_step(files, tmp_path, monkeypatch
     with pytest.raises(OSError, match="No space left"):
         run_records.append(tmp_path, path, replace=True)
     assert path.read_bytes() == before
+    assert not [*tmp_path.glob(".*partial*")]
 
 
 def test_a_config_of_results_is_a_name_and_no_path(tmp_path):
