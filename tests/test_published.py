@@ -35,7 +35,7 @@ def test_every_published_model_loads_and_has_a_card(name):
 
 
 def test_a_published_model_predicts_far_better_than_a_line():
-    samples = nbody.samples(nbody.canonical("test", num_simulations=20))
+    samples = nbody.with_orbits(nbody.samples(nbody.canonical("test", num_simulations=20)))
     batch = take(samples, np.arange(20))
     found = jax.jit(egno_jax.apply)(egno_jax.load("nbody"), batch.graph, batch.times)
     error = np.mean((found.positions[-1] - batch.positions[-1]) ** 2)
@@ -44,7 +44,7 @@ def test_a_published_model_predicts_far_better_than_a_line():
 
 def test_predict_with_a_published_model_makes_the_graphs_of_its_training():
     trajectories = nbody.canonical("test", num_simulations=1)
-    batch = take(nbody.samples(trajectories), np.arange(1))
+    batch = take(nbody.with_orbits(nbody.samples(trajectories)), np.arange(1))
     expected = jax.jit(egno_jax.apply)(egno_jax.load("nbody"), batch.graph, batch.times)
     nodes = batch.graph.nodes
     charges = np.sign(np.asarray(trajectories.couplings[0])[:, 0])  # up to one sign of all
