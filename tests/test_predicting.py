@@ -43,6 +43,7 @@ def test_windows_continue_and_invalid_ones_are_named(params):
 
 def test_a_window_that_starts_without_near_nodes_is_invalid(params):
     """Nodes that the first window takes apart; what it predicted is kept."""
+    pytest.importorskip("vesin")
     recipe = dataclasses.replace(RECIPE, edges="radius", cutoff=1.0)
     params = dataclasses.replace(params, recipe=recipe)
     positions = 0.1 * np.arange(10.0).reshape(2, 5).T @ np.eye(2, 3)
