@@ -21,7 +21,7 @@ import numpy as np
 
 from egno_jax import graph as graph_lib
 from egno_jax import recipe as recipe_lib
-from egno_jax.checks import as_count, as_window_times
+from egno_jax.checks import as_count, as_window_times, check_unit
 from egno_jax.extras import require
 from egno_jax.model import Params, apply, check_params
 from egno_jax.predicting import as_state
@@ -59,10 +59,9 @@ def _units_of(params: Params, is_by_recipe: bool) -> tuple[float, float]:
     return recipe.model_time * _units.fs, 1 / (recipe.velocity_time * _units.fs)
 
 
-def _check_units(dynamics: WindowDynamics) -> None:
-    for name in ("time_unit", "velocity_unit"):
-        if not 0 < (unit := getattr(dynamics, name)) < np.inf:
-            raise ValueError(f"{name}: got {unit}, expected a finite number above 0")
+def _chosen(name: str, unit: float | None, usual: float) -> float:
+    check_unit(name, unit)
+    return usual if unit is None else unit
 
 
 class WindowDynamics(_BaseDynamics):
@@ -135,9 +134,8 @@ class WindowDynamics(_BaseDynamics):
             supervised_velocities = params.predicts_velocities
         self.supervised_velocities = supervised_velocities
         usual = _units_of(params, graph_of is None)
-        self.time_unit = usual[0] if time_unit is None else time_unit
-        self.velocity_unit = usual[1] if velocity_unit is None else velocity_unit
-        _check_units(self)
+        self.time_unit = _chosen("time_unit", time_unit, usual[0])
+        self.velocity_unit = _chosen("velocity_unit", velocity_unit, usual[1])
         self._window: list[tuple[np.ndarray, np.ndarray]] = []
 
     def get_time(self) -> float:

@@ -54,6 +54,18 @@ def check_array(
             raise ValueError(f"{error}axis {axis} must have length {expected}")
 
 
+def as_array(
+    name: str, value: Any, kind: str, shape: tuple[str | int, ...], sizes: dict[str, int]
+) -> np.ndarray:
+    """Returns a value as an array on the host, which `check_array` has checked."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}, expected an array of numbers") from error
+    check_array(name, array, kind, shape, sizes)
+    return array
+
+
 def check_finite(name: str, array: Any) -> None:
     """Raises ValueError if a value is NaN or infinite in the dtype that JAX computes in."""
     array = as_jax_sees(array)
@@ -138,6 +150,12 @@ def check_key(key: Any) -> None:
         raise ValueError(f"key: got {came}, expected one random key; use jax.random.key(0)")
 
 
+def check_unit(name: str, unit: float | None) -> None:
+    """Raises ValueError unless a unit is a finite number above 0, or None."""
+    if unit is not None and not 0 < unit < math.inf:
+        raise ValueError(f"{name}: got {unit}, expected a finite number above 0")
+
+
 def check_bound(bound: Any) -> None:
     """Raises ValueError unless a bound of coordinates is a number above 0, or traced."""
     is_number = isinstance(bound, Real | jax.Array | np.ndarray) and np.shape(bound) == ()
@@ -147,7 +165,7 @@ def check_bound(bound: Any) -> None:
 
 
 def as_path(name: str, value: Any) -> Path:
-    """Returns a path, or raises ValueError if it is none."""
+    """Returns a path; raises ValueError for anything else."""
     if not isinstance(value, str | os.PathLike):
         raise ValueError(f"{name}: got {type(value).__name__}, expected a path")
     return Path(value)

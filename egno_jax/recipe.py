@@ -12,7 +12,7 @@ import jraph
 import numpy as np
 
 from egno_jax import graph as graph_lib
-from egno_jax.checks import LARGEST_NUMBER, check_array, is_finite
+from egno_jax.checks import LARGEST_NUMBER, as_array, is_finite
 from egno_jax.config import check_field
 from egno_jax.durations import FEMTOSECOND, FRAME
 
@@ -299,11 +299,7 @@ def _numbers_of(
     """Returns a field of a state as an array; floating, unless its kind is `integer`."""
     if value is None and name != "positions":
         return None
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"state.{name}: {error}, expected an array of numbers") from error
-    check_array(f"state.{name}", array, kind or "integer or floating", shape, sizes)
+    array = as_array(f"state.{name}", value, kind or "integer or floating", shape, sizes)
     return array if kind else array.astype(np.float64)
 
 

@@ -20,6 +20,7 @@ from egno_jax.checks import (
     as_window_times,
     check_array,
     check_bound,
+    check_unit,
     shape_text,
     type_name,
 )
@@ -198,14 +199,9 @@ def refresh(
       squared_distance_column: as in `with_state`.
       distance_column: as in `with_state`.
     """
-    _check_unit(velocity_unit)
+    check_unit("velocity_unit", velocity_unit)
     columns = (speed_column, squared_distance_column, distance_column)
     return functools.partial(_refreshed, velocity_unit=velocity_unit, columns=columns)
-
-
-def _check_unit(velocity_unit: float | None) -> None:
-    if velocity_unit is not None and not 0 < velocity_unit < np.inf:
-        raise ValueError(f"velocity_unit: got {velocity_unit}, expected a finite number above 0")
 
 
 @_accepts_length_column
@@ -284,7 +280,7 @@ def radius_graph(
     """
     if not radius > 0:
         raise ValueError(f"radius: got {radius}, expected a number above 0")
-    _check_unit(velocity_unit)
+    check_unit("velocity_unit", velocity_unit)
     mask = np.asarray(node_mask)
     if mask.ndim != 1 or mask.dtype != bool or mask.all():
         raise ValueError(

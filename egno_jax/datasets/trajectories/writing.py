@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from egno_jax.checks import check_array, check_finite
+from egno_jax.checks import as_array, check_finite
 from egno_jax.datasets.argument_checks import check_choice, check_numbers
 from egno_jax.datasets.npz import PathLike, save_npz
 from egno_jax.durations import FEMTOSECOND, FRAME
@@ -98,12 +98,8 @@ def _checked(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
     sizes: dict[str, int] = {}
     found = {}
     for name, array in arrays.items():
-        try:
-            found[name] = np.asarray(array)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}, expected an array of numbers") from error
         kind = kinds.get(name, "integer or floating")
-        check_array(name, found[name], kind, shapes[name], sizes)
+        found[name] = as_array(name, array, kind, shapes[name], sizes)
         if kind != "boolean":
             check_finite(name, found[name])
     if not found["positions"].size:
