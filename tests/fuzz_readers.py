@@ -27,21 +27,29 @@ from pathlib import Path
 INSTRUMENTED = ["egno_jax", "experiments", "ase.io.extxyz", "json", "yaml"]
 LIMITS = ("-timeout=20", "-rss_limit_mb=4096", "-max_len=8192")
 FOUND = 1
+RESIDUES = 3  # of the simulation that files of frames belong to
 
 
 def readers() -> dict[str, tuple[str, Callable[[Path], object]]]:
     """Returns the name of the file that each reader reads, and the reader."""
     import egno_jax
-    from egno_jax.datasets import cache, md17, mocap, protein
+    from egno_jax.datasets import cache, md17, mocap, protein, trajectories
     from egno_jax.training import read_json_lines
     from experiments import nbody, run_directory, run_records, settings
-    from tests import mocap_files
+    from tests import mocap_files, protein_files
 
     @functools.cache
     def skeleton() -> mocap.Skeleton:
         return mocap.read_skeleton(
             mocap_files.write(Path(tempfile.mkdtemp()) / "a.asf", mocap_files.ASF)
         )
+
+    @functools.cache
+    def topology() -> Path:
+        return protein_files.write_psf(Path(tempfile.mkdtemp()) / "a.psf", RESIDUES)
+
+    def simulation(path: Path) -> object:
+        return trajectories.read(topology(), path)
 
     def run(path: Path) -> object:
         return run_directory.read_config(path.parent, type(nbody.EXPERIMENT.default))
@@ -55,6 +63,12 @@ def readers() -> dict[str, tuple[str, Callable[[Path], object]]]:
         "cache": ("a.npz", lambda path: cache.read(path, {"size": 2})),
         "pdb": ("a.pdb", protein.load_universe),
         "psf": ("a.psf", protein.load_universe),
+        "dcd": ("a.dcd", simulation),
+        "xtc": ("a.xtc", simulation),
+        "trr": ("a.trr", simulation),
+        "own-xyz": ("a.extxyz", trajectories.read),
+        "own-npz": ("a.npz", trajectories.read),
+        "own-npy": ("a.npy", trajectories.read),
         "checkpoint": ("egno_jax.json", lambda path: egno_jax.load(path.parent)),
         "metrics": ("metrics.jsonl", read_json_lines),
         "results": ("results.jsonl", run_records.load),
@@ -70,13 +84,13 @@ def examples(name: str, folder: Path) -> Iterator[bytes]:
     from tests import mocap_files, protein_files
 
     root = Path(__file__).parents[1]
-    path = folder / f"a.{name}"
+    path = folder / f"a.{name.removeprefix('own-')}"
     positions = np.arange(18.0).reshape(3, 2, 3)
     if name == "skeleton":
         yield mocap_files.ASF.encode()
     elif name == "motion":
         yield mocap_files.AMC.encode()
-    elif name == "xyz":
+    elif name in ("xyz", "own-xyz"):
         for comment in (
             "",
             "Properties=species:S:1:pos:R:3 Lattice='9 0 0 0 9 0 0 0 9' pbc='F F F'",
@@ -101,6 +115,20 @@ def examples(name: str, folder: Path) -> Iterator[bytes]:
         yield path.read_bytes()
     elif name == "pdb":
         protein_files.write_frames(path, protein_files.motion(2, 2))
+        yield path.read_bytes()
+    elif name in ("dcd", "xtc", "trr"):
+        protein_files.write_frames(
+            path, protein_files.motion(3, RESIDUES), box=[30.0] * 3 + [90.0] * 3
+        )
+        yield path.read_bytes()
+    elif name == "own-npz":
+        cell, numbers = 9 * np.eye(3), np.array([1, 8])
+        np.savez(path, R=positions, v=positions, z=numbers, cell=cell, times=np.arange(3.0))
+        yield path.read_bytes()
+        np.savez(path, coords=positions, nuclear_charges=numbers, old_indices=np.array([4, 0, 2]))
+        yield path.read_bytes()
+    elif name == "own-npy":
+        np.save(path, positions)
         yield path.read_bytes()
     elif name == "psf":
         yield protein_files.write_psf(path, 2).read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import sys
 import types
 import warnings
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 import egno_jax
 from egno_jax import datasets
 from egno_jax.datasets import protein
+from egno_jax.datasets.protein import gromacs_files
 from tests import protein_files
 from tests.protein_files import backbone, motion, write_frames, write_psf
 
@@ -118,7 +120,7 @@ def test_a_topology_cut_before_the_end_of_its_bonds_is_found(psf, tmp_path_facto
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
-@pytest.mark.parametrize("suffix", ["dcd", "trr", "psf", "pdb"])
+@pytest.mark.parametrize("suffix", ["dcd", "xtc", "trr", "psf", "pdb"])
 @settings(deadline=None, max_examples=40)
 @given(where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_a_changed_byte_gives_finite_numbers_or_a_named_error(
@@ -138,6 +140,67 @@ def test_a_changed_byte_gives_finite_numbers_or_a_named_error(
         assert str(folder) in str(error) or "selection" in str(error)
     else:
         assert np.isfinite(found.positions).all()
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 30.0, 1e3, 1e4, 4e4, 1e5])
+def test_packed_coordinates_are_read_as_written_or_refused(tmp_path, scale):
+    """XTC has a table of sizes; beyond its end writers write nonsense, which is not read."""
+    rng = np.random.default_rng(0)
+    refused = 0
+    for number in range(20):
+        written = scale * rng.normal(size=(2, int(rng.integers(10, 60)), 3))
+        if number % 2:  # neighbours close to each other are packed as displacements
+            written = np.cumsum(written, axis=1) / 5
+        path = write_frames(tmp_path / "a.xtc", written.astype(np.float32), BOX)
+        try:
+            gromacs_files.check_xtc(path)
+        except ValueError as error:
+            assert "a.xtc: frame" in str(error) or "packing from" in str(error)
+            refused += 1
+        else:
+            universe = mda.Universe.empty(written.shape[1], trajectory=True)
+            universe.load_new(str(path), refresh_offsets=True)
+            found = np.stack([universe.atoms.positions.copy() for _ in universe.trajectory])
+            np.testing.assert_allclose(found, written, atol=6e-3 + 1e-5 * scale)
+    assert (refused > 0) == (scale > 3e4)
+
+
+def packed_file(path, atoms):
+    """Writes an XTC frame of 10 atoms whose coordinates are packed in 4 bits, as the atoms say.
+
+    Each is the code after a coordinate, or None for the bit without one, and the bits that follow.
+    """
+    codes = ("0" if code is None else f"1{code:05b}" for code, _ in atoms)
+    bits = "".join(
+        "0000" + code + "0" * after for code, (_, after) in zip(codes, atoms, strict=True)
+    )
+    bits += "0" * (-len(bits) % 8)
+    data = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    header = struct.pack(">iiif9fi", 1995, 10, 0, 0.0, *np.eye(3).ravel(), 10)
+    packing = struct.pack(">f8i", 1000.0, 0, 0, 0, 1, 1, 1, 9, len(data))
+    path.write_bytes(header + packing + data + b"\0" * (-len(data) % 4))
+    return path
+
+
+@pytest.mark.parametrize(
+    "atoms, is_right",
+    [
+        ([(None, 0)] * 10, True),
+        ([(13, 4 * 9), (None, 4 * 9)], True),  # four displacements each
+        ([(5, 9)] + [(None, 10)] * 4, True),  # one each, longer from the second on
+        ([(13, 4 * 9)], False),  # 5 atoms of 10
+        ([(31, 10 * 9)], False),  # 11 atoms
+        ([(13, 4 * 9), (None, 2 * 9)], False),  # displacements are missing
+        ([(0, 0)] + [(None, 0)] * 9, False),  # shorter than the shortest
+    ],
+)
+def test_packing_is_followed(tmp_path, atoms, is_right):
+    path = packed_file(tmp_path / "a.xtc", atoms)
+    if is_right:
+        gromacs_files.check_xtc(path)
+    else:
+        with pytest.raises(ValueError, match=r"a\.xtc: frame 0 cannot be unpacked"):
+            gromacs_files.check_xtc(path)
 
 
 def test_files_that_hold_no_simulation_are_refused(psf, tmp_path):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
 import struct
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from egno_jax.datasets.npz import PathLike, shorten, xyz_frames
+from egno_jax.datasets.protein.gromacs_files import BROKEN, check_trr, check_xtc
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
     import MDAnalysis
 
-_BROKEN = "the file is damaged or cut short"
 _PICKLES = (".npz", ".npy", ".pkl", ".pickle", ".joblib")
 _MAGIC = {b"\x80": "a pickle", b"PK\x03\x04": "a zip or NumPy archive", b"\x93NUMPY": "NumPy's"}
 
@@ -28,9 +27,9 @@ def load_universe(
 
     MDAnalysis drops an incomplete last frame of a trajectory, and the bonds of a PSF file that was
     cut short. Here both are errors, for DCD, XTC, TRR, XYZ, PDB and PSF; a trajectory cut between
-    two frames cannot be recognised. Other formats are only checked by MDAnalysis, and changed bytes
-    inside packed coordinates (XTC has no checksums) may end the process in its decoder. Nothing is
-    unpickled: pickles and NumPy files are refused, and XTC and TRR files are indexed again.
+    two frames cannot be recognised. The packed coordinates of XTC are followed first, because
+    MDAnalysis trusts them. Other formats are only checked by MDAnalysis. Nothing is unpickled:
+    pickles and NumPy files are refused, and XTC and TRR files are indexed again.
 
     Args:
       topology: atoms, and preferably bonds and charges: PSF, PRMTOP, TPR, PDB, GRO and others.
@@ -105,80 +104,18 @@ def _check_dcd(path: pathlib.Path) -> None:
             length = _marker(file, order)
             file.seek(place + 4 + max(length, 0))
             if length < 0 or _marker(file, order) != length:
-                raise ValueError(f"{path}: got no end of the record at byte {place}; {_BROKEN}")
+                raise ValueError(f"{path}: got no end of the record at byte {place}; {BROKEN}")
             records += 1
     header = struct.unpack(f"{order}20i", start[8:])
     fixed, box, fourth = header[8] > 0, header[10] > 0, header[11] > 0
     per_frame = 3 + (header[19] > 0) * (box + fourth)
     if records < 3 + fixed + per_frame or (records - 3 - fixed) % per_frame:
-        raise ValueError(f"{path}: got part of a last frame; {_BROKEN}")
+        raise ValueError(f"{path}: got part of a last frame; {BROKEN}")
 
 
 def _marker(file: BinaryIO, order: str) -> int:
     data = file.read(4)
     return struct.unpack(f"{order}i", data)[0] if len(data) == 4 else -1
-
-
-def _walk(path: pathlib.Path, frame: Callable[[BinaryIO], tuple[int, int]]) -> None:
-    """Walks over the frames of a GROMACS file, whose readers trust every number in it."""
-    size, place, atoms = path.stat().st_size, 0, set()
-    with path.open("rb") as file:
-        while place < size:
-            file.seek(place)
-            try:
-                num_atoms, length = frame(file)
-            except (ValueError, struct.error) as error:
-                what = f"{path}: got {error} at byte {place}, expected a frame"
-                raise ValueError(f"{what}; {_BROKEN}, or not a {path.suffix} file") from error
-            atoms.add(num_atoms)
-            place = file.tell() + length
-    if place != size or len(atoms) != 1:
-        raise ValueError(
-            f"{path}: got frames of {sorted(atoms)} atoms that end at byte {place} of {size}; "
-            f"{_BROKEN}"
-        )
-
-
-def _xtc_frame(file: BinaryIO) -> tuple[int, int]:
-    """Reads up to the coordinates, and returns the number of atoms and the bytes that follow."""
-    magic, num_atoms = _integers(file, 2)
-    _expect(magic in (1995, 2023) and num_atoms > 0, f"a header {magic}, {num_atoms}")
-    file.seek(44, os.SEEK_CUR)
-    (count,) = _integers(file, 1)
-    _expect(count == num_atoms, f"coordinates of {count} atoms, expected {num_atoms}")
-    if num_atoms <= 9:
-        return num_atoms, 12 * num_atoms
-    _, *corners, exponent = _integers(file, 8)
-    ordered = all(low <= high for low, high in zip(corners[:3], corners[3:], strict=True))
-    _expect(ordered and 0 <= exponent < 73, f"packing from and to {corners}, with {exponent}")
-    (length,) = _integers(file, 1) if magic == 1995 else struct.unpack(">q", file.read(8))
-    _expect(length > 0, f"coordinates of {length} bytes")
-    return num_atoms, (length + 3) // 4 * 4
-
-
-def _trr_frame(file: BinaryIO) -> tuple[int, int]:
-    """Reads up to the coordinates, and returns the number of atoms and the bytes that follow."""
-    start = file.read(24)
-    _expect(start == struct.pack(">iii12s", 1993, 13, 12, b"GMX_trn_file"), f"{start[:24]!r}")
-    *sizes, num_atoms, _, _ = _integers(file, 13)
-    unused, (box, virial, pressure) = [*sizes[:2], *sizes[5:7]], sizes[2:5]
-    vectors = sizes[7:]
-    width = (box // 9) or (max(vectors) // (3 * max(num_atoms, 1)))
-    is_valid = width in (4, 8) and num_atoms > 0 and not any(unused)
-    is_valid &= {box, virial, pressure} <= {0, 9 * width}
-    is_valid &= set(vectors) <= {0, 3 * num_atoms * width}
-    _expect(is_valid, f"sizes {sizes} for {num_atoms} atoms")
-    _expect(len(file.read(2 * width)) == 2 * width, "the end of the file")
-    return num_atoms, sum(sizes)
-
-
-def _integers(file: BinaryIO, count: int) -> tuple[int, ...]:
-    return struct.unpack(f">{count}i", file.read(4 * count))
-
-
-def _expect(is_valid: bool, found: str) -> None:
-    if not is_valid:
-        raise ValueError(found)
 
 
 def _check_xyz(path: pathlib.Path) -> None:
@@ -188,7 +125,7 @@ def _check_xyz(path: pathlib.Path) -> None:
             for _ in xyz_frames(file):
                 pass
         except ValueError as error:
-            raise ValueError(f"{path}, {error}; {_BROKEN}") from error
+            raise ValueError(f"{path}, {error}; {BROKEN}") from error
 
 
 def _check_pdb(path: pathlib.Path) -> None:
@@ -196,7 +133,7 @@ def _check_pdb(path: pathlib.Path) -> None:
     last = lines[-1] if lines else ""
     if last.split()[:1] not in (["END"], ["ENDMDL"]):
         got = f"{path}: got {shorten(repr(last))} as its last line, expected END"
-        raise ValueError(f"{got}; {_BROKEN}, or not a PDB file")
+        raise ValueError(f"{got}; {BROKEN}, or not a PDB file")
 
 
 def _check_psf(path: pathlib.Path) -> None:
@@ -205,13 +142,13 @@ def _check_psf(path: pathlib.Path) -> None:
         raise ValueError(f"{path}: got {text[:20]!r} at its start, expected a PSF file")
     bonds = re.search(r"(\d+)\s*!NBOND[^\n]*\n([\d\s]*)\n\s*\d+\s*!NTHETA", text)
     if bonds is None or len(bonds[2].split()) != 2 * int(bonds[1]):
-        raise ValueError(f"{path}: got part of the section !NBOND; {_BROKEN}")
+        raise ValueError(f"{path}: got part of the section !NBOND; {BROKEN}")
 
 
 _CHECKS = {
     ".dcd": _check_dcd,
-    ".xtc": lambda path: _walk(path, _xtc_frame),
-    ".trr": lambda path: _walk(path, _trr_frame),
+    ".xtc": check_xtc,
+    ".trr": check_trr,
     ".xyz": _check_xyz,
     ".pdb": _check_pdb,
     ".psf": _check_psf,
