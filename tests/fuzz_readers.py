@@ -81,7 +81,7 @@ def examples(name: str, folder: Path) -> Iterator[bytes]:
     """Yields valid files for a reader; `folder` is for those that libraries write."""
     import numpy as np
 
-    from tests import mocap_files, protein_files
+    from tests import mocap_files
 
     root = Path(__file__).parents[1]
     path = folder / f"a.{name.removeprefix('own-')}"
@@ -103,35 +103,10 @@ def examples(name: str, folder: Path) -> Iterator[bytes]:
         atoms = [ase.Atoms("H2", positions=frame) for frame in positions]
         ase.io.write(path, atoms)
         yield path.read_bytes()
-    elif name == "npz":
-        from egno_jax.datasets import md17
-
-        md17.write(path, md17.Trajectory(positions, np.array([1, 8]), "a method", {"step": 1}))
-        yield path.read_bytes()
-    elif name == "cache":
-        from egno_jax.datasets import cache
-
-        cache.write(path, {"x": np.arange(3.0)}, {"size": 2})
-        yield path.read_bytes()
-    elif name == "pdb":
-        protein_files.write_frames(path, protein_files.motion(2, 2))
-        yield path.read_bytes()
-    elif name in ("dcd", "xtc", "trr"):
-        protein_files.write_frames(
-            path, protein_files.motion(3, RESIDUES), box=[30.0] * 3 + [90.0] * 3
-        )
-        yield path.read_bytes()
-    elif name == "own-npz":
-        cell, numbers = 9 * np.eye(3), np.array([1, 8])
-        np.savez(path, R=positions, v=positions, z=numbers, cell=cell, times=np.arange(3.0))
-        yield path.read_bytes()
-        np.savez(path, coords=positions, nuclear_charges=numbers, old_indices=np.array([4, 0, 2]))
-        yield path.read_bytes()
-    elif name == "own-npy":
-        np.save(path, positions)
-        yield path.read_bytes()
-    elif name == "psf":
-        yield protein_files.write_psf(path, 2).read_bytes()
+    elif name in ("npz", "cache", "own-npz", "own-npy"):
+        yield from array_files(name, path)
+    elif name in ("pdb", "psf", "dcd", "xtc", "trr"):
+        yield simulation_file(name, path)
     elif name == "checkpoint":
         for found in (root / "tests" / "fixtures" / "checkpoints").glob("*/egno_jax.json"):
             yield found.read_bytes()
@@ -150,6 +125,44 @@ def examples(name: str, folder: Path) -> Iterator[bytes]:
     elif name == "settings":
         for found in sorted((root / "experiments" / "configs" / "nbody").glob("*.yaml"))[:4]:
             yield found.read_bytes()
+
+
+def array_files(name: str, path: Path) -> Iterator[bytes]:
+    """Yields valid files of NumPy's formats."""
+    import numpy as np
+
+    positions = np.arange(18.0).reshape(3, 2, 3)
+    if name == "npz":
+        from egno_jax.datasets import md17
+
+        md17.write(path, md17.Trajectory(positions, np.array([1, 8]), "a method", {"step": 1}))
+        yield path.read_bytes()
+    elif name == "cache":
+        from egno_jax.datasets import cache
+
+        cache.write(path, {"x": np.arange(3.0)}, {"size": 2})
+        yield path.read_bytes()
+    elif name == "own-npz":
+        cell, numbers = 9 * np.eye(3), np.array([1, 8])
+        np.savez(path, R=positions, v=positions, z=numbers, cell=cell, times=np.arange(3.0))
+        yield path.read_bytes()
+        np.savez(path, coords=positions, nuclear_charges=numbers, old_indices=np.array([4, 0, 2]))
+        yield path.read_bytes()
+    elif name == "own-npy":
+        np.save(path, positions)
+        yield path.read_bytes()
+
+
+def simulation_file(name: str, path: Path) -> bytes:
+    """Returns a valid topology, or frames, of a small protein."""
+    from tests import protein_files
+
+    if name == "psf":
+        protein_files.write_psf(path, RESIDUES)
+    else:
+        box = [30.0, 30.0, 30.0, 90.0, 90.0, 90.0]
+        protein_files.write_frames(path, protein_files.motion(3, RESIDUES), box)
+    return path.read_bytes()
 
 
 def fuzz_one(name: str, arguments: list[str]) -> None:
