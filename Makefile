@@ -13,7 +13,7 @@ export PYTHON
 PY := $(VENV)/bin/python
 RUN = -m experiments.nbody --preset vector-orbits-quick
 
-.PHONY: help setup run test slow test-wheel test-versions test-all lint format pytest docs wheel lock clean
+.PHONY: help setup run test fuzz soak slow test-wheel test-versions test-all lint format pytest docs wheel lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -43,6 +43,9 @@ pytest: setup  ## tests alone: make pytest ARGS="tests/ops -k spectral"
 fuzz: setup  ## fuzz all readers of files, a minute each: make fuzz ARGS="--seconds 600 motion"
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[fuzz]"
 	$(PY) -m tests.fuzz_readers $(ARGS)
+
+soak: setup  ## a day of training in tiny steps, killed again and again: about an hour
+	$(PY) -m tests.soak $(ARGS)
 
 slow: setup  ## the tests that take minutes
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m slow

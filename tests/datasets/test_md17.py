@@ -302,7 +302,7 @@ def xyz_lines(tmp_path, trajectory=None):
             lambda lines: lines[:-3],
             "frame 3: cannot be read.*ends in the middle.*expected 11 lines",
         ),
-        (lambda lines: [*lines[:33], "8", *lines[34:]], "frame 3: got atoms C2OH5, expected"),
+        (lambda lines: [*lines[:33], "8", *lines[34:]], "frame 3: got 8 atoms, expected 9"),
         (lambda lines: [*lines[:22], "10", *lines[23:]], "frame 2: cannot be read"),
         (lambda lines: [*lines[:11], "-9", *lines[12:]], "frame 1: cannot .*'-9', expected a num"),
         (lambda lines: [*lines[:11], "9" * 9, *lines[12:]], "frame 1: cannot .*ends in the middle"),
@@ -322,12 +322,18 @@ def xyz_lines(tmp_path, trajectory=None):
             "frame 1: cannot be read.*'nine', expected",
         ),
         (lambda lines: [*lines[:22], "", *lines[22:]], "frame 2: cannot be read.*an empty line"),
-        (lambda lines: [*lines[:24], "N 0 0 0", *lines[25:]], "frame 2: got atoms"),
+        (lambda lines: [*lines[:24], "N 0 0 0", *lines[25:]], "frame 2: atom [0-9] is N, expected C"),
         (lambda lines: lines[:11], "1 frames of 9 atoms"),
         (lambda lines: [""], "got no frames"),
         (
             lambda lines: [*lines[:12], 'Lattice="9 0 0 0 9 0 0 0 9"', *lines[13:]],
-            r"frame 1: got pbc \[True.*trajectories.read or egno-jax train.*unwrap",
+            r"frame 1: got pbc \[True.*expected \[False",
+        ),
+        (
+            lambda lines: [
+                'Lattice="9 0 0 0 9 0 0 0 9"' if "Properties" in line else line for line in lines
+            ],
+            r"got pbc \[True.*trajectories.read or egno-jax train.*unwrap",
         ),
     ],
 )

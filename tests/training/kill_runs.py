@@ -12,8 +12,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from egno_jax import training
+from egno_jax import Params, training
 from egno_jax.training import devices
 from tests.training.mesh_runs import CONFIG, task
 
@@ -48,6 +49,21 @@ class Steps:
         pass
 
 
+def digest(
+    directory: Path, run: training.TrainingConfig, params: Params, mesh: Mesh | None = None
+) -> str:
+    """Returns a hash of a finished run's last state and of the model that it returned."""
+    with training.RunCheckpoints(directory / "checkpoints", run.keep_checkpoints) as last:
+        state = training.init_state(task()[0], run)
+        if mesh is not None:
+            state = devices.replicate(state, mesh)
+        state = last.restore(state)
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state, params)):
+        found.update(np.asarray(leaf).tobytes())
+    return found.hexdigest()
+
+
 def main(directory: str, num_steps: str, coordinator="", num_processes="1", index="0") -> int:
     mesh, run = None, settings(int(num_steps))
     if coordinator:
@@ -58,15 +74,7 @@ def main(directory: str, num_steps: str, coordinator="", num_processes="1", inde
     )
     if result.interrupted:
         return INTERRUPTED
-    with training.RunCheckpoints(Path(directory) / "checkpoints", run.keep_checkpoints) as last:
-        state = training.init_state(task()[0], run)
-        if mesh is not None:
-            state = devices.replicate(state, mesh)
-        state = last.restore(state)
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state, result.params)):
-        digest.update(np.asarray(leaf).tobytes())
-    print("RESULT", digest.hexdigest(), flush=True)
+    print("RESULT", digest(Path(directory), run, result.params, mesh), flush=True)
     return 0
 
 

@@ -16,7 +16,7 @@ from egno_jax.datasets import npz
 from egno_jax.datasets.argument_checks import check_numbers
 from egno_jax.datasets.md17.molecules import MOLECULES
 from egno_jax.datasets.npz import PathLike
-from egno_jax.datasets.trajectories.ase_files import frames_of, suffix_of
+from egno_jax.datasets.trajectories.ase_files import read_ase, suffix_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -222,34 +222,14 @@ def _parse_provenance(text: str) -> dict[str, Any]:
 
 
 def _read_frames(path: pathlib.Path) -> Trajectory:
-    """Reads files that ASE reads, frame by frame."""
-    frames = frames_of(path)
-    positions: list[np.ndarray] = []
-    numbers = None
-    while True:
-        place = f"{path}: frame {len(positions)}"
-        try:
-            atoms = next(frames, None)
-        except Exception as error:  # Damaged bytes make the readers raise anything.
-            reason = npz.shorten(f"{type(error).__name__}: {error}", 200)
-            raise ValueError(f"{place}: cannot be read ({reason})") from error
-        if atoms is None:
-            break
-        if atoms.pbc.any():
-            raise ValueError(
-                f"{place}: got pbc {atoms.pbc.tolist()}, expected open boundaries; read periodic "
-                "systems with egno_jax.datasets.trajectories.read or egno-jax train, or unwrap "
-                "one molecule, set atoms.pbc = False and write the file again"
-            )
-        numbers = atoms.numbers if numbers is None else numbers
-        if not np.array_equal(atoms.numbers, numbers):
-            raise ValueError(
-                f"{place}: got atoms {atoms.symbols}, expected those of frame 0 in the same order"
-            )
-        positions.append(atoms.positions)
-    if numbers is None:
-        raise ValueError(f"{path}: got no frames, expected at least two")
+    recording = read_ase(path)
+    if any(recording.periodic):
+        raise ValueError(
+            f"{path}: got pbc {[*recording.periodic]}, expected open boundaries; read periodic "
+            "systems with egno_jax.datasets.trajectories.read or egno-jax train, or unwrap one "
+            "molecule, set atoms.pbc = False and write the file again"
+        )
     try:
-        return check(Trajectory(np.stack(positions), numbers))
+        return check(Trajectory(recording.positions[0], recording.template.numbers))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

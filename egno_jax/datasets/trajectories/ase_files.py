@@ -31,21 +31,12 @@ def suffix_of(path: pathlib.Path) -> str:
     return pathlib.Path(lower.removesuffix(".gz")).suffix
 
 
-def frames_of(path: pathlib.Path) -> Iterator[ase.Atoms]:
-    """Yields the frames of a file; needs ASE, of the extra `data`.
+def _frames_of(path: pathlib.Path) -> Iterator[ase.Atoms]:
+    """Yields the frames of a file; ASE's readers raise anything.
 
     XYZ files are read strictly: the last line must end with a line break, or a number may have been
     cut short. They may be compressed by gzip.
-
-    Raises:
-      ValueError: an atomic number is of no element; ASE's readers raise anything.
     """
-    for atoms in _frames_of(path):
-        check_numbers("numbers", atoms.numbers)
-        yield atoms
-
-
-def _frames_of(path: pathlib.Path) -> Iterator[ase.Atoms]:
     suffix = suffix_of(path)
     if suffix == ".traj":
         with require("ase.io.trajectory", "data").TrajectoryReader(str(path)) as file:
@@ -74,7 +65,7 @@ def _header(comment: str) -> dict[str, Any]:
 
 
 def read_ase(path: pathlib.Path) -> Recording:
-    """Reads all frames of a file with ASE, as one recording.
+    """Reads all frames of a file with ASE, as one recording; needs the extra `data`.
 
     Velocities are taken from momenta, or from columns `velocities`, `vel` or `velo` in Angstrom per
     femtosecond; times from `info["time"]` in femtoseconds. If all atoms are X, species and the unit
@@ -84,11 +75,13 @@ def read_ase(path: pathlib.Path) -> Recording:
       ValueError: a frame cannot be read, or has other atoms than the first one; names it.
     """
     all_atoms: list[ase.Atoms] = []
-    frames = frames_of(path)
+    frames = _frames_of(path)
     while True:
         place = f"{path}: frame {len(all_atoms)}"
         try:
             atoms = next(frames, None)
+            if atoms is not None:
+                check_numbers("numbers", atoms.numbers)
         except ImportError:
             raise
         except Exception as error:  # Damaged bytes make the readers raise anything.
