@@ -31,7 +31,14 @@ from egno_jax import published
 from egno_jax.checks import as_path, parse_json
 from egno_jax.config import EGNOConfig
 from egno_jax.families import class_name, config_class
-from egno_jax.params import Params, check_config, check_params, check_weights, feature_sizes
+from egno_jax.params import (
+    FEATURE_SIZES,
+    Params,
+    check_config,
+    check_params,
+    check_weights,
+    model_record,
+)
 from egno_jax.recipe import GraphRecipe, from_record
 
 FORMAT_VERSION = 1
@@ -40,8 +47,6 @@ _MANIFEST = "egno_jax.json"
 _WEIGHTS = "weights"
 # A checkpoint that is being replaced; if the process is killed meanwhile, it remains complete.
 _REPLACED = ".{}-replaced-"
-# F and D of the weights.
-_SIZES = ("nodes", "edges")
 _LIBRARIES = ("egno_jax", "jax", "flax", "orbax-checkpoint")
 
 
@@ -80,10 +85,7 @@ def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool =
             checkpointer.save(staging / _WEIGHTS, weights)
         manifest = {
             "format_version": FORMAT_VERSION,
-            "config": dataclasses.asdict(params.config),
-            "config_class": class_name(type(params.config)),
-            "feature_sizes": dict(zip(_SIZES, feature_sizes(params), strict=True)),
-            "recipe": None if params.recipe is None else dataclasses.asdict(params.recipe),
+            **model_record(params),
             "versions": library_versions(),
             "sha256": _checksums(staging / _WEIGHTS),
         }
@@ -118,7 +120,7 @@ def load(directory: str | os.PathLike[str]) -> Params:
     sizes = manifest.get("feature_sizes")  # not in checkpoints of 0.1
     try:
         check_config(config)
-        check_weights(params, sizes and tuple(sizes.get(name) for name in _SIZES))
+        check_weights(params, sizes and tuple(sizes.get(name) for name in FEATURE_SIZES))
     except ValueError as error:
         raise CheckpointError(
             f"{directory / _WEIGHTS}: not the weights of the config in {_MANIFEST}: {error}"
@@ -219,7 +221,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: the entries {missing} are missing; the file is damaged")
     sizes = manifest.get("feature_sizes", {})
     numbers = (int, type(None))
-    if not isinstance(sizes, dict) or any(type(sizes.get(x)) not in numbers for x in _SIZES):
+    if not isinstance(sizes, dict) or any(type(sizes.get(x)) not in numbers for x in FEATURE_SIZES):
         raise CheckpointError(
             f"{path}: feature_sizes is {sizes!r}, expected two numbers; the file is damaged"
         )

@@ -13,9 +13,12 @@ import numpy as np
 
 from egno_jax import graph as graph_lib
 from egno_jax.config import EGNOConfig
-from egno_jax.families import family_of
+from egno_jax.families import class_name, family_of
 from egno_jax.nn.block import layer_factory
 from egno_jax.recipe import GraphRecipe
+
+# F and D of the weights, in `model_record`.
+FEATURE_SIZES = ("nodes", "edges")
 
 if TYPE_CHECKING:
     Shapes = dict[str, tuple[int, ...]]
@@ -108,6 +111,16 @@ def feature_sizes(params: Params) -> tuple[int | None, int | None]:
         excess = _excess(config, found, base, dimension, growth - from_nodes) - from_nodes
         num_edges = 1 + excess // growth
     return num_nodes, num_edges
+
+
+def model_record(params: Params) -> dict[str, Any]:
+    """Returns what a file says of a model besides its weights; raises as `feature_sizes` does."""
+    return {
+        "config": dataclasses.asdict(params.config),
+        "config_class": class_name(type(params.config)),
+        "feature_sizes": dict(zip(FEATURE_SIZES, feature_sizes(params), strict=True)),
+        "recipe": None if params.recipe is None else dataclasses.asdict(params.recipe),
+    }
 
 
 def _growth(base: Shapes, grown: Shapes) -> dict[tuple[str, int], int]:

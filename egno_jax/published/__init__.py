@@ -1,8 +1,7 @@
 """Published models: weights that are installed with the library and load by name.
 
 A model is two files in this folder: `<name>.npz`, its weights as plain arrays, and `<name>.json`,
-its config, recipe, version, card and
-checksum. Nothing is downloaded and nothing is unpickled.
+its config, recipe, version, card and checksum. Nothing is downloaded and nothing is unpickled.
 
     params = egno_jax.load("nbody")
     egno_jax.published.card("nbody")["errors"]
@@ -10,7 +9,6 @@ checksum. Nothing is downloaded and nothing is unpickled.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -23,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from egno_jax.families import class_name, config_class
+from egno_jax.families import config_class
 from egno_jax.files import replacing
-from egno_jax.params import Params, check_params, check_weights, feature_sizes
+from egno_jax.params import FEATURE_SIZES, Params, check_params, check_weights, model_record
 from egno_jax.recipe import from_record
 
 FORMAT_VERSION = 1
@@ -38,7 +36,6 @@ CARD_FIELDS = ("title", "input", "data", "command", "commit", "date", "errors", 
 """What a card says, for a reader who wants to know whether the model is for them."""
 
 _FOLDER = Path(__file__).parent
-_SIZES = ("nodes", "edges")
 
 
 def names(folder: Path = _FOLDER) -> list[str]:
@@ -86,7 +83,7 @@ def load(name: str, folder: Path = _FOLDER) -> Params:
     made_by = record["recipe"] and from_record(record["recipe"])
     weights = traverse_util.unflatten_dict(flat, sep="/")
     params = Params(weights=weights, config=config, recipe=made_by)
-    check_weights(params, tuple(record["feature_sizes"][name] for name in _SIZES))
+    check_weights(params, tuple(record["feature_sizes"][name] for name in FEATURE_SIZES))
     return params
 
 
@@ -128,10 +125,7 @@ def write(
         "format_version": FORMAT_VERSION,
         "version": version,
         "sha256": hashlib.sha256(data).hexdigest(),
-        "config_class": class_name(type(params.config)),
-        "config": dataclasses.asdict(params.config),
-        "feature_sizes": dict(zip(_SIZES, feature_sizes(params), strict=True)),
-        "recipe": params.recipe and dataclasses.asdict(params.recipe),
+        **model_record(params),
         "card": dict(card),
     }
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
