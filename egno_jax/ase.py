@@ -38,25 +38,15 @@ __all__ = ["WindowDynamics"]
 _apply = jax.jit(apply)
 
 
-def _by_recipe(params: Params) -> Callable[[ase.Atoms], jraph.GraphsTuple]:
-    recipe = params.recipe
+def _by_recipe(
+    recipe: recipe_lib.GraphRecipe | None,
+) -> Callable[[ase.Atoms], jraph.GraphsTuple]:
     if recipe is None:
         raise ValueError(
             "graph_of: got None with a model without a recipe, expected a function from atoms to "
             "the model's graph; pass one"
         )
     return lambda atoms: recipe_lib.graph_of(recipe, as_state(recipe, atoms))
-
-
-def _units_of(params: Params, is_by_recipe: bool) -> tuple[float, float]:
-    """Returns the units of a model's times and velocities, by its recipe if that makes graphs.
-
-    A frame of a recipe that counts frames is taken for 1 fs.
-    """
-    recipe = params.recipe
-    if not is_by_recipe or recipe is None:
-        return _units.fs, 1 / _units.fs
-    return recipe.model_time * _units.fs, 1 / (recipe.velocity_time * _units.fs)
 
 
 def _chosen(name: str, unit: float | None, usual: float) -> float:
@@ -128,14 +118,16 @@ class WindowDynamics(_BaseDynamics):
             warnings.warn("atoms: got constraints, which predictions do not keep", stacklevel=2)
         super().__init__(atoms, trajectory=trajectory, loginterval=loginterval, **options)
         self.atoms, self.params = atoms, params
-        self.graph_of = graph_of or _by_recipe(params)
+        # A unit of time, or a frame of a recipe that counts frames, is 1 fs.
+        recipe = params.recipe if graph_of is None else recipe_lib.GraphRecipe()
+        self.graph_of = graph_of or _by_recipe(recipe)
         self.thermostat = thermostat
         if supervised_velocities is None:
             supervised_velocities = params.predicts_velocities
         self.supervised_velocities = supervised_velocities
-        usual = _units_of(params, graph_of is None)
-        self.time_unit = _chosen("time_unit", time_unit, usual[0])
-        self.velocity_unit = _chosen("velocity_unit", velocity_unit, usual[1])
+        usual = 1 / (recipe.velocity_time * _units.fs)
+        self.time_unit = _chosen("time_unit", time_unit, recipe.model_time * _units.fs)
+        self.velocity_unit = _chosen("velocity_unit", velocity_unit, usual)
         self._window: list[tuple[np.ndarray, np.ndarray]] = []
 
     def get_time(self) -> float:

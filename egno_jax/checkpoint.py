@@ -2,8 +2,8 @@
 
 A checkpoint is a directory:
 
-    egno_jax.json    format version, config and its class, recipe of the graphs if there is one,
-                     versions of the libraries, SHA-256 of every weight file
+    egno_jax.json    format version, config and its class, numbers of features, recipe of the graphs
+                     if there is one, versions of the libraries, SHA-256 of every weight file
     weights/         the tree of arrays, as orbax writes it
 
 It is written to a temporary directory next to its final place and moved there when complete.
@@ -12,7 +12,6 @@ It is written to a temporary directory next to its final place and moved there w
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -30,7 +29,7 @@ import orbax.checkpoint as ocp
 from egno_jax import published
 from egno_jax.checks import as_path, parse_json
 from egno_jax.config import EGNOConfig
-from egno_jax.families import class_name, config_class
+from egno_jax.families import config_of
 from egno_jax.params import (
     FEATURE_SIZES,
     Params,
@@ -229,24 +228,12 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def _read_config(directory: Path, manifest: dict[str, Any]) -> EGNOConfig:
-    path, name = directory / _MANIFEST, manifest.get("config_class")
-    found, wrong = config_class(manifest["config"], name), None
-    if found is None:
-        wrong = f"config_class is {name!r}, which is not registered"
-        module = str(name).partition(":")[0]
-    elif unknown := manifest["config"].keys() - {x.name for x in dataclasses.fields(found)}:
-        wrong = f"unknown field(s) {sorted(unknown)} in the config of class {class_name(found)}"
-        module = "the module that registers it"
-    if wrong:
-        raise CheckpointError(
-            f"{path}: {wrong}; if it is a custom model, import {module} first, which calls "
-            "egno_jax.model.register; otherwise a newer version of egno_jax wrote it "
-            f"({manifest.get('versions')})"
-        )
     try:
-        return found.from_json(json.dumps(manifest["config"]))
+        return config_of(manifest["config"], manifest.get("config_class"))
     except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(
+            f"{directory / _MANIFEST}: {error} (written by {manifest.get('versions')})"
+        ) from error
 
 
 def _read_recipe(directory: Path, manifest: dict[str, Any]) -> GraphRecipe | None:

@@ -80,11 +80,12 @@ def check_finite(name: str, array: Any) -> None:
 
 def as_jax_sees(array: Any) -> np.ndarray:
     """Rounds to the dtype that JAX computes in: float32, unless its x64 mode is on."""
+    array = np.asarray(array)
     with np.errstate(over="ignore"):
-        return np.asarray(array).astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+        return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 
-def as_floating(array: Any, name: str = "array") -> np.ndarray:
+def as_floating(array: Any, name: str) -> np.ndarray:
     """Converts numbers to the floating dtype that JAX would give them."""
     try:
         array = np.asarray(array)
@@ -95,7 +96,7 @@ def as_floating(array: Any, name: str = "array") -> np.ndarray:
         raise ValueError(f"{name}: got {came} {shape_text(array)}, expected an array of numbers")
     if array.dtype == bool or np.issubdtype(array.dtype, np.integer):
         array = array.astype(np.float64)
-    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+    return as_jax_sees(array)
 
 
 def is_finite(number: float) -> bool:
@@ -120,13 +121,14 @@ def as_count(name: str, value: Any, least: int = 1, most: int | None = None) -> 
 
 def as_window_times(times: Any, num_axes: int = 1) -> np.ndarray:
     """Returns the times of a window, `[P]` or `[P, G]`: finite, increasing along P and above 0."""
+    shape = "[P]" if num_axes == 1 else "[P, G]"
     try:
         found = np.asarray(times, float)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"times: got {times!r}, expected numbers [P]") from error
+        raise ValueError(f"times: got {times!r}, expected numbers {shape}") from error
     is_valid = found.ndim == num_axes and found.size and np.isfinite(found).all()
     if not is_valid or not (np.diff(found, axis=0, prepend=0) > 0).all():
-        raise ValueError(f"times: got {found.tolist()}, expected [P], increasing and above 0")
+        raise ValueError(f"times: got {found.tolist()}, expected {shape}, increasing and above 0")
     return found
 
 

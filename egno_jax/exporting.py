@@ -31,7 +31,7 @@ from jax import export as jax_export
 from egno_jax import graph as graph_lib
 from egno_jax import recipe
 from egno_jax.extras import require
-from egno_jax.families import class_name, config_class, family_of
+from egno_jax.families import class_name, config_of, family_of
 from egno_jax.files import replacing
 from egno_jax.model import Trajectory, apply, checked_inputs
 from egno_jax.params import Params, check_feature_sizes, check_params, feature_sizes
@@ -174,13 +174,7 @@ def _config_to_bytes(auxiliary: tuple[Any, ...]) -> bytes:
 
 def _config_from_bytes(data: bytes) -> tuple[Any, ...]:
     name, text, record = json.loads(data)
-    found = config_class((), name)
-    if found is None:
-        raise ValueError(
-            f"config_class: got {name!r}, expected a registered class; import the module that "
-            "registers it with egno_jax.model.register"
-        )
-    return found.from_json(text), record and recipe.from_record(record)
+    return config_of(json.loads(text), name), record and recipe.from_record(record)
 
 
 jax_export.register_pytree_node_serialization(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+import json
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -59,6 +60,27 @@ def config_class(names: Collection[str], recorded: str | None = None) -> type[EG
     fields = {each: {field.name for field in dataclasses.fields(each)} for each in _FAMILIES}
     fitting = [each for each in fields if fields[each].issuperset(names)]
     return min(fitting, key=lambda each: len(fields[each]), default=EGNOConfig)
+
+
+def config_of(fields: Mapping[str, Any], recorded: str | None) -> EGNOConfig:
+    """Returns the config of a record.
+
+    Raises:
+      ValueError: its class is not registered, or a field is unknown or not valid.
+    """
+    found, wrong = config_class(fields, recorded), None
+    if found is None:
+        wrong = f"config_class is {recorded!r}, which is not registered"
+        module = str(recorded).partition(":")[0]
+    elif unknown := fields.keys() - {field.name for field in dataclasses.fields(found)}:
+        wrong = f"unknown field(s) {sorted(unknown)} in the config of class {class_name(found)}"
+        module = "the module that registers it"
+    if wrong:
+        raise ValueError(
+            f"{wrong}; if it is a custom model, import {module} first, which calls "
+            "egno_jax.model.register; otherwise a newer version of egno_jax wrote it"
+        )
+    return found.from_json(json.dumps(fields))
 
 
 def class_name(config_class: type) -> str:

@@ -138,7 +138,7 @@ def squared_errors(
         if node_mask.dtype != bool or node_mask.shape != predicted.shape[1:2]:
             raise ValueError(
                 f"node_mask: got {node_mask.dtype} {list(node_mask.shape)}, expected boolean [N] "
-                f"with N = {num_nodes}; use the mask that egno_jax.graph.pad returns"
+                f"with N = {predicted.shape[1]}; use the mask that egno_jax.graph.pad returns"
             )
         # Before squaring, so that infinite padding has gradient 0.
         differences = jnp.where(node_mask[:, None], differences, 0.0)

@@ -47,14 +47,10 @@ class Params:
 
 def weight_shapes(config: EGNOConfig, num_node_features: int, num_edge_features: int) -> Shapes:
     """Returns the shape of every weight that `init` makes, by path such as `a/b/kernel`."""
-    return dict(_shapes(config, num_node_features, num_edge_features))
-
-
-def _shapes(config: EGNOConfig, num_node_features: int, num_edge_features: int) -> Shapes:
     # Shapes are the same in every dtype, and float32 can always be traced.
     config = dataclasses.replace(config, dtype=None, param_dtype="float32")
     made_by = family_of(config), layer_factory(config)
-    return _weight_shapes(config, num_node_features, num_edge_features, made_by)
+    return dict(_weight_shapes(config, num_node_features, num_edge_features, made_by))
 
 
 @functools.lru_cache(maxsize=256)
@@ -99,8 +95,8 @@ def feature_sizes(params: Params) -> tuple[int | None, int | None]:
       ValueError: the weights are not those of the config; names one.
     """
     config, found = params.config, _shapes_of(params.weights)
-    base = _shapes(config, 1, 1)
-    per_node, per_edge = (_growth(base, _shapes(config, *s)) for s in ((2, 1), (1, 2)))
+    base = weight_shapes(config, 1, 1)
+    per_node, per_edge = (_growth(base, weight_shapes(config, *s)) for s in ((2, 1), (1, 2)))
     num_nodes = num_edges = None
     for dimension in sorted(per_node.keys() - per_edge.keys())[:1]:
         growth = per_node[dimension]
@@ -180,7 +176,7 @@ def check_weights(params: Params, sizes: tuple[int | None, int | None] | None = 
             "config=config)"
         )
     num_nodes, num_edges = feature_sizes(params) if sizes is None else sizes
-    expected = _shapes(params.config, num_nodes or 0, num_edges or 0)
+    expected = weight_shapes(params.config, num_nodes or 0, num_edges or 0)
     found = _shapes_of(params.weights)
     for path in sorted(found.keys() | expected.keys()):
         if found.get(path) != expected.get(path):

@@ -136,7 +136,7 @@ def _predict(
 def write(path: str | os.PathLike[str], prediction: Prediction, *, template: Any = None) -> None:
     """Writes a prediction, its initial state first, by `datasets.trajectories.write`.
 
-    `template` is what names and residues are taken from: ASE Atoms or an MDAnalysis AtomGroup.
+    `template` is what names and residues are taken from, see there.
     """
     from egno_jax.datasets import trajectories  # not needed to predict
 

@@ -47,6 +47,19 @@ def test_the_seeds_that_are_allowed_are_kept_apart_in_every_mode():
     assert checks.as_seed("seed", np.int64(3)) == 3
 
 
+def test_numbers_too_large_for_the_dtype_of_jax_become_infinite_without_a_warning():
+    for convert in (checks.as_jax_sees, lambda array: checks.as_floating(array, "x")):
+        found = convert(np.array([1e300, 1.0]))
+        assert found.dtype == np.float32 and found.tolist() == [np.inf, 1.0]
+
+
+def test_times_of_a_window_are_named_with_their_axes():
+    for num_axes, axes in ((1, r"\[P\]"), (2, r"\[P, G\]")):
+        for times in ("soon", np.zeros((2,) * num_axes), np.ones((1, 1, 1))):
+            with pytest.raises(ValueError, match=rf"times: got .*expected (numbers )?{axes}"):
+                checks.as_window_times(times, num_axes)
+
+
 @pytest.mark.parametrize("number", ["1e308", "1e19", "-1e30"])
 def test_lengths_whose_squares_overflow_are_refused_with_their_place(tmp_path, number):
     skeleton = mocap.read_skeleton(write(tmp_path / "a.asf", ASF))

@@ -1,6 +1,7 @@
 """Exported models: they run without this library, for any sizes, and equal `apply`."""
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from jax import export as jax_export
 
 import egno_jax
+from egno_jax import exporting, families
 from egno_jax import graph as graph_lib
 from egno_jax.recipe import GraphRecipe
 from tests import helpers
@@ -129,6 +131,24 @@ def test_external_vectors_are_inputs_of_the_program(tmp_path):
     assert_close(
         program.call(as_dictionary(graph), times), jax.jit(egno_jax.apply)(params, graph, times)
     )
+
+
+def test_a_config_of_a_script_is_found_by_its_fields():
+    """A class of `__main__` has another name in the process that reads the program."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class OwnConfig(egno_jax.EGNOConfig):
+        own_field: int = 3
+
+    config, known = OwnConfig(num_layers=1), families._FAMILIES
+    data = json.dumps(["__main__:OwnConfig", config.to_json(), None]).encode()
+    with pytest.raises(ValueError, match=r"unknown field.*own_field.*import"):
+        exporting._config_from_bytes(data)
+    try:
+        egno_jax.model.register(OwnConfig, known[egno_jax.EGNOConfig])
+        assert exporting._config_from_bytes(data) == (config, None)
+    finally:
+        known.pop(OwnConfig, None)
 
 
 def test_apply_itself_can_be_serialized(params):

@@ -184,6 +184,11 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             metric(np.zeros(predicted), np.zeros(target), mask)
 
+    def test_shapes_are_named_inside_jit(self):
+        arrays = np.zeros((2, 5, 3)), np.zeros((2, 5, 3)), np.ones(4, bool)
+        with pytest.raises(ValueError, match=r"expected boolean \[N\] with N = 5;"):
+            jax.jit(METRICS[0])(*arrays)
+
     def test_time_grids_do_not_mix(self):
         with pytest.raises(ValueError, match="other: got P = 3 times, expected P = 2"):
             metrics.ErrorSums.zero(2).merge(metrics.ErrorSums.zero(3))

@@ -92,7 +92,8 @@ def _predict(
         params, state, times, num_windows=num_windows, bound=bound * max(size, 1e-6)
     )
     if found.first_invalid is not None:
-        print(f"window {found.first_invalid} is not finite or out of bounds; it is left out")
+        reasons = "is not finite, out of bounds, or starts from a state without edges"
+        print(f"window {found.first_invalid} {reasons}; it is left out")
     if not len(found.times):
         raise ValueError("prediction: got no valid window; raise --bound, or train for longer")
     predicting.write(options.out, found, template=recording.template)

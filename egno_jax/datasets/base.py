@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from egno_jax import graph as graph_lib
-from egno_jax.checks import check_array, shape_text, type_name
+from egno_jax.checks import as_jax_sees, check_array, shape_text, type_name
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -249,8 +249,7 @@ def validate(samples: Samples) -> None:
         targets = getattr(batch, field)
         if targets is None:
             continue
-        targets = targets.astype(jax.dtypes.canonicalize_dtype(targets.dtype), copy=False)
-        if not np.isfinite(targets).all(axis=(0, 2))[batch.node_mask].all():
+        if not np.isfinite(as_jax_sees(targets)).all(axis=(0, 2))[batch.node_mask].all():
             raise ValueError(f"{field}: got NaN or infinite targets, expected finite ones")
 
 

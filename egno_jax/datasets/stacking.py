@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from egno_jax import graph as graph_lib
-from egno_jax.checks import check_array
+from egno_jax.checks import as_jax_sees, check_array
 from egno_jax.datasets.base import Samples, check_structure
 from egno_jax.datasets.buckets import size_of_all
 
@@ -99,7 +99,6 @@ def _of_each(name: str, arrays: Any, num_graphs: int) -> list[np.ndarray]:
 def _canonical(name: str, array: Any) -> np.ndarray:
     """Returns an array on the host, in the dtype that JAX would give it."""
     try:
-        array = np.asarray(array)
-        return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+        return as_jax_sees(array)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}, expected an array of numbers") from error

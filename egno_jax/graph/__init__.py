@@ -7,8 +7,9 @@ A graph is a `jraph.GraphsTuple` that holds one graph or a batch of several:
 
 A message from sender j to receiver i uses r_ij = x_i - x_j. In a periodic system edges also have
 `"shifts": [E, 3]`, Cartesian, and r_ij = x_i - x_j + s_ij (`egno_jax.ops.displacements`).
-Everything here is NumPy and runs on the host, except `graph_ids`, `shifts_of` and
-`check_structure`, which also run inside `jit`.
+What makes, changes or reads the values of a graph is NumPy and runs on the host; what only looks at
+its structure, times or layout (`graph_ids`, `shifts_of`, `layout_of`, `as_times`,
+`check_structure`) runs inside `jit` too.
 """
 
 from egno_jax.graph.batching import (

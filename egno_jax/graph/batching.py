@@ -66,7 +66,7 @@ def graph_ids(n_node: Int[Array, "G"], num_nodes: int) -> Int[Array, "N"]:
 
 
 def ladder_size(size: int) -> int:
-    """Returns the least of 1, 2, 3, 4, 6, 8, 12, 16, ... (2^k and 3 * 2^k) that holds `size`."""
+    """Returns the least of 0, 1, 2, 3, 4, 6, 8, 12, 16, ... (2^k and 3 * 2^k) that holds `size`."""
     power = 1 << max(size - 1, 0).bit_length()
     return 3 * power // 4 if 3 * power // 4 >= size else power
 

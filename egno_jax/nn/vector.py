@@ -33,7 +33,7 @@ class VectorLayer(nn.Module):
 
         x_i <- x_i + S_i / d,    V_i <- V_i + P U_i / d^q
         h_i <- h_i + phi_h(LN([h_i, M_i / d^q, QW_i . RW_i, BB_i . CB_i]))
-        A_i <- A_i + g(h_i) D (EW_i x FW_i),    V_i <- V_i + g'(h_i) G (HW_i x IB_i)
+        A_i <- A_i + g(h_i) D (EW_i x FW_i),    V_i <- V_i + g'(h_i) G (HW_i x BB_i)
         x_i <- x_i + phi_v(h_i) v_i + sum_k phi_k(h_i) V_ik,    v_i <- v_i + w' V_i
 
     Products of vectors are in the update of nodes, of which there are fewer than edges, and have

@@ -40,7 +40,7 @@ def embed_times(
     weights: Mapping[str, Array],
     features: Float[Array, "*nodes F"],
     embedding: Float[Array, "P #G T"],
-    graph_ids: Int[Array, "*nodes"],
+    graph_ids: Int[Array, "*nodes"] | None,
     *,
     precision: str = "highest",
 ) -> Float[Array, "P *nodes C"]:
@@ -53,7 +53,7 @@ def embed_times(
       weights: `kernel` `[F + T, C]` and `bias` `[C]`.
       features: `[N, F]`, or other axes of nodes, features of the nodes at the initial time.
       embedding: `[P, 1, T]` for times shared by all graphs, or `[P, G, T]`.
-      graph_ids: `[N]`, the graph of each node.
+      graph_ids: `[N]`, the graph of each node; None with times shared by all graphs.
       precision: precision of the products.
 
     Source: Xu et al., "Equivariant Graph Neural Operator", 2024, section 4.2.

@@ -24,7 +24,7 @@ def mean_field(
     positions: Float[Array, "P N 3"],
     velocities: Float[Array, "P N 3"],
     features: Float[Array, "P N C"],
-    graph_ids: Int[Array, "N"],
+    graph_ids: Int[Array, "N"] | None,
     num_graphs: int,
     *,
     sender_weights: Mapping[str, Mapping[str, Array]] | None = None,

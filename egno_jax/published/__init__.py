@@ -1,7 +1,8 @@
 """Published models: weights that are installed with the library and load by name.
 
 A model is two files in this folder: `<name>.npz`, its weights as plain arrays, and `<name>.json`,
-its config, recipe, version, card and checksum. Nothing is downloaded and nothing is unpickled.
+its config, numbers of features, recipe, version, card and checksum. Nothing is downloaded and
+nothing is unpickled.
 
     params = egno_jax.load("nbody")
     egno_jax.published.card("nbody")["errors"]
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from egno_jax.families import config_class
+from egno_jax.families import config_of
 from egno_jax.files import replacing
 from egno_jax.params import FEATURE_SIZES, Params, check_params, check_weights, model_record
 from egno_jax.recipe import from_record
@@ -73,13 +74,7 @@ def load(name: str, folder: Path = _FOLDER) -> Params:
         )
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         flat = {key: jnp.asarray(arrays[key]) for key in arrays.files}
-    kind = config_class(record["config"], record["config_class"])
-    if kind is None:
-        raise ValueError(
-            f"{path}: config_class is {record['config_class']!r}, which is not registered; import "
-            "its module first"
-        )
-    config = kind.from_json(json.dumps(record["config"]))
+    config = config_of(record["config"], record["config_class"])
     made_by = record["recipe"] and from_record(record["recipe"])
     weights = traverse_util.unflatten_dict(flat, sep="/")
     params = Params(weights=weights, config=config, recipe=made_by)

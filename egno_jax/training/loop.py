@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import json
 import math
@@ -140,7 +139,8 @@ def fit(
         _check_mesh(params, settings, config, (train, valid), mesh, resume)
         trainer = Trainer(train, valid, config, mesh, loss_fn=loss_fn, metrics=chosen)
         config = _resolved(config, trainer.steps_per_epoch)
-        run = _Run(Path(directory), trainer, config, settings, _facts(train), profile)
+        facts = train, padding_share(train)
+        run = _Run(Path(directory), trainer, config, settings, *facts, profile)
         return _carry_out(run, params, resume, make_callbacks, stop)
 
 
@@ -292,17 +292,6 @@ class _Progress:
     best_score: float = math.inf
 
 
-class _Facts(NamedTuple):
-    """The share of padding in the training set, and what describes the size of its positions."""
-
-    padding: float
-    describe_scale: Callable[[], str]
-
-
-def _facts(train: Samples | Buckets) -> _Facts:
-    return _Facts(padding_share(train), functools.partial(scale_text, train))
-
-
 class _Run(NamedTuple):
     """What does not change during a run; zeros of the config are resolved, of `settings` not."""
 
@@ -310,7 +299,8 @@ class _Run(NamedTuple):
     trainer: Trainer
     config: TrainingConfig
     settings: dict[str, Any]
-    facts: _Facts
+    train: Samples | Buckets
+    padding: float
     profile: str | os.PathLike[str] | None
     checkpoints: RunCheckpoints | None = None
 
@@ -464,7 +454,7 @@ def _chunk_record(run: _Run, progress: _Progress, steps: StepMetrics, cost: Cost
         "num_compiles": cost.num_compiles,
         "compile_seconds": cost.compile_seconds,
         "memory_bytes": memory_bytes(),
-        "padding": run.facts.padding,
+        "padding": run.padding,
     }
 
 
@@ -504,7 +494,7 @@ def _divergence(run: _Run, steps: StepMetrics, progress: _Progress) -> str:
         f"steps of the run were not finite, {run.config.max_skipped_steps} are allowed "
         f"(max_skipped_steps); the last checkpoint is {_last_checkpoint(run.directory)}; lower "
         "optimizer.learning_rate or optimizer.clip_norm; nodes are "
-        f"{run.facts.describe_scale()}"
+        f"{scale_text(run.train)}"
     )
 
 

@@ -86,17 +86,13 @@ def check_loss(loss_fn: LossFn, params: Params, data: Samples | Buckets) -> None
 
 def _check_function(name: str, function: Any, *arguments: str) -> None:
     """Raises a ValueError if it does not take these arguments, or `jit` cannot tell it apart."""
-    is_right = callable(function)
-    if is_right:
+    try:
         with contextlib.suppress(ValueError):  # of what has no signature
-            try:
-                inspect.signature(function).bind(*arguments)
-            except TypeError:
-                is_right = False
-    if not is_right:
+            inspect.signature(function).bind(*arguments)
+    except TypeError as error:  # it cannot be called, or not with these
         raise ValueError(
             f"{name}: got {function!r}, expected a function of ({', '.join(arguments)})"
-        )
+        ) from error
     try:
         hash(function)
     except TypeError as error:

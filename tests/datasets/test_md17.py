@@ -322,7 +322,10 @@ def xyz_lines(tmp_path, trajectory=None):
             "frame 1: cannot be read.*'nine', expected",
         ),
         (lambda lines: [*lines[:22], "", *lines[22:]], "frame 2: cannot be read.*an empty line"),
-        (lambda lines: [*lines[:24], "N 0 0 0", *lines[25:]], "frame 2: atom [0-9] is N, expected C"),
+        (
+            lambda lines: [*lines[:24], "N 0 0 0", *lines[25:]],
+            "frame 2: atom [0-9] is N",
+        ),
         (lambda lines: lines[:11], "1 frames of 9 atoms"),
         (lambda lines: [""], "got no frames"),
         (

@@ -536,7 +536,7 @@ def test_what_is_too_short_or_not_known_is_named(tmp_path):
         trajectories.partition(state, recipe)
     with pytest.raises(ValueError, match="expected a divisor of 10"):
         trajectories.make_recipe(state, window=10, num_targets=3)
-    with pytest.raises(ValueError, match="selects none of 48 atoms"):
+    with pytest.raises(ValueError, match="selects none of the 48 atoms"):
         read("helix_box.pdb helix_box.xtc", selection="name XX")
     assert read("helix_box.pdb helix_box.xtc", selection="name CA").positions.shape[2] == 12
     with pytest.raises(ValueError, match="accept: got"):

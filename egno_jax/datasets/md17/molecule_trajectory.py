@@ -17,6 +17,7 @@ from egno_jax.datasets.argument_checks import check_numbers
 from egno_jax.datasets.md17.molecules import MOLECULES
 from egno_jax.datasets.npz import PathLike
 from egno_jax.datasets.trajectories.ase_files import read_ase, suffix_of
+from egno_jax.datasets.trajectories.reading import check_file
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -67,10 +68,7 @@ def read(path: PathLike) -> Trajectory:
             f"path: got {path}, expected a suffix of {_SUFFIXES}; "
             "egno_jax.datasets.trajectories.read reads other files"
         )
-    if path.is_dir():
-        raise ValueError(f"{path}: got a folder, expected a file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: got an empty file, expected a trajectory")
+    check_file(path)
     return _read_npz(path) if suffix == ".npz" else _read_frames(path)
 
 

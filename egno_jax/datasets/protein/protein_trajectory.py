@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from egno_jax.checks import LARGEST_LENGTH, is_length
 from egno_jax.datasets.npz import PathLike, data_directory
-from egno_jax.datasets.protein.simulation_files import load_universe
+from egno_jax.datasets.protein.simulation_files import load_universe, select_atoms
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def read(
       ValueError: the selection is not valid or selects no atom, there are no charges or fewer than
         two frames, or a frame cannot be read, is not finite, or has lost its box.
     """
-    group = _select(universe, selection)
+    group = select_atoms(universe, selection)
     charges = _charges(group, charges)
     name = universe.trajectory.filename or "the universe"
     total = len(universe.trajectory)
@@ -82,18 +82,6 @@ def read(
         )
     universe.trajectory[0]
     return Trajectory(positions, charges, _bonds(group))
-
-
-def _select(universe: MDAnalysis.Universe, selection: str) -> MDAnalysis.AtomGroup:
-    try:
-        group = universe.select_atoms(selection)
-    except Exception as error:  # Its parser raises anything.
-        raise ValueError(f"selection: got {selection!r}, which is not valid ({error})") from error
-    if not len(group):
-        raise ValueError(
-            f"selection: got {selection!r}, which selects none of the {len(universe.atoms)} atoms"
-        )
-    return group
 
 
 def _charges(group: MDAnalysis.AtomGroup, charges: ArrayLike | None) -> np.ndarray:

@@ -60,6 +60,28 @@ def load_universe(
     return universe
 
 
+def select_atoms(universe: MDAnalysis.Universe, selection: str) -> MDAnalysis.AtomGroup:
+    """Returns the atoms of a selection in MDAnalysis' language.
+
+    Raises:
+      ValueError: it is not valid, or selects no atom; says which names there are.
+    """
+    try:
+        group = universe.select_atoms(selection)
+    except Exception as error:  # Its parser raises anything.
+        raise ValueError(
+            f"selection: got {selection!r}, which is not valid ({error}), expected MDAnalysis' "
+            "language; such as 'name CA' or 'protein and not element H'"
+        ) from error
+    if not len(group):
+        names = ", ".join(sorted({*map(str, getattr(universe.atoms, "names", ()))})[:12])
+        raise ValueError(
+            f"selection: got {selection!r}, which selects none of the {len(universe.atoms)} atoms, "
+            f"expected at least one; names of atoms in the file are: {names or 'not given'}"
+        )
+    return group
+
+
 def _attempt(path: pathlib.Path, kind: str, load):
     try:
         return load()

@@ -131,9 +131,7 @@ def starts_of(
         )
     candidates = np.arange(frames.start + first, frames.stop - last, stride)
     segments = recording.segments
-    is_whole = (
-        segments[candidates - first] == segments[np.minimum(candidates + last, num_frames - 1)]
-    )
+    is_whole = segments[candidates - first] == segments[candidates + last]
     kept = candidates[is_whole]
     samples = np.repeat(np.arange(num_samples), len(kept))
     return np.stack([samples, np.tile(kept, num_samples)], axis=1)

@@ -56,7 +56,7 @@ def read(
         raise ValueError("paths: got none, expected a file; name a trajectory")
     files = [as_path("paths", path) for path in paths]
     for path in files:
-        _check_file(path)
+        check_file(path)
     for path in files if len(files) > 1 else ():
         if suffix_of(path) in (*_ARRAYS, ".extxyz", ".traj"):
             raise ValueError(
@@ -80,7 +80,8 @@ def read(
     return _timed(_unwrapped(recording), time_step)
 
 
-def _check_file(path: pathlib.Path) -> None:
+def check_file(path: pathlib.Path) -> None:
+    """Raises FileNotFoundError or ValueError if there is no file, or nothing in it."""
     if path.is_dir():
         raise ValueError(f"{path}: got a folder, expected a file; name a file in it")
     if not path.exists():

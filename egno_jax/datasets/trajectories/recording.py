@@ -23,7 +23,8 @@ class Recording:
     Attributes:
       source: the files, for messages.
       positions: `[S, T, N, 3]`, float64; in a cell, unwrapped from frame to frame.
-      velocities: `[S, T, N, 3]`, length per `time_unit`; None if the files have none.
+      velocities: `[S, T, N, 3]`, length per fs (per frame with `counts_frames`), even if the time
+        between frames is unknown; None if the files have none.
       numbers: `[N]`, atomic numbers; None if unknown.
       charges: `[N]`; None if unknown.
       cells: `[T, 3, 3]`, lattice vectors as rows; None without periodic boundaries.
@@ -36,7 +37,7 @@ class Recording:
       constraints: names of constraints in the files.
       length_unit: `"angstrom"` or `"unknown"`.
       selection: which atoms of the files these are; empty: all.
-      template: what writers take names and residues from; None if nothing has any.
+      template: the atoms as the reader has them, from which writers take names and residues.
       notes: what was done at reading, for people.
     """
 
@@ -134,10 +135,11 @@ def unwrapped(
     cells: Float[np.ndarray, "T 3 3"],
     periodic: tuple[bool, bool, bool],
 ) -> tuple[Float[np.ndarray, "S T N 3"], int]:
-    """Moves every atom to the image nearest to its previous position; returns how many moved.
+    """Moves every atom to the image nearest to its previous position.
 
     x[t+1] <- x[t] + d - round(d C^-1) C with d = x[t+1] - x[t] and the lattice vectors C of frame
-    t + 1. It is right if no atom moves farther than half a cell between two frames.
+    t + 1. It is right if no atom moves farther than half a cell between two frames. Returns the
+    positions and the number of steps, of all atoms and frames, that crossed a wall of the cell.
     """
     inverse = inverse_cells(cells[1:], periodic)
     fractions = np.einsum("stni,tij->stnj", np.diff(positions, axis=1), inverse)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from egno_jax.datasets.npz import shorten
-from egno_jax.datasets.protein.simulation_files import load_universe
+from egno_jax.datasets.protein.simulation_files import load_universe, select_atoms
 from egno_jax.datasets.trajectories.recording import Recording
 from egno_jax.extras import require
 
@@ -37,19 +37,7 @@ def read_universe(
       ValueError: a file cannot be read, or the selection selects no atom.
     """
     universe = load_universe(*paths, to_guess=to_guess)
-    try:
-        group = universe.select_atoms(selection or "all")
-    except Exception as error:  # Its parser raises anything.
-        raise ValueError(
-            f"selection: got {selection!r}, which is not valid ({error}), expected MDAnalysis' "
-            "language; such as 'name CA' or 'protein and not element H'"
-        ) from error
-    if not len(group):
-        names = ", ".join(sorted({*map(str, getattr(universe.atoms, "names", ()))})[:12])
-        raise ValueError(
-            f"selection: got {selection!r}, which selects none of {len(universe.atoms)} atoms, "
-            f"expected at least one; names of atoms in the file are: {names or 'not given'}"
-        )
+    group = select_atoms(universe, selection or "all")
     found = _frames(universe, group, paths[-1])
     box = found["boxes"]
     has_box = all(b is not None and (b[:3] > 0).all() for b in box)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import warnings
 from collections.abc import Iterator
@@ -59,7 +60,8 @@ def write(
       numbers: `[N]`, atomic numbers.
       cell: `[3, 3]`, lattice vectors as rows.
       periodic: which lattice vectors are periodic.
-      template: ASE Atoms or an MDAnalysis AtomGroup of these atoms, for names and residues.
+      template: an MDAnalysis AtomGroup of these atoms, whose names and residues MDAnalysis' formats
+        get; anything else is ignored.
 
     Raises:
       ValueError: the suffix or the unit is unknown, an array has another shape or a value that is
@@ -77,11 +79,13 @@ def write(
     if suffix == ".npz":
         save_npz(path, {**arrays, "periodic": periodic, "time_unit": np.array(time_unit)})
         return
-    writer = _write_ase if suffix in _ASE else _write_universe
+    writer = functools.partial(_write_universe, template=template)
+    if suffix in _ASE:
+        writer = _write_ase
     if numbers is None and suffix in (".extxyz", ".xyz"):
         writer = _write_particles  # without atoms nothing of ASE is needed
     with replacing(path) as partial:
-        writer(partial, arrays, periodic, template)
+        writer(partial, arrays, periodic)
 
 
 def _checked(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -110,10 +114,7 @@ def _checked(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _write_particles(
-    path: pathlib.Path,
-    arrays: dict[str, np.ndarray],
-    periodic: tuple[bool, bool, bool],
-    template: Any,
+    path: pathlib.Path, arrays: dict[str, np.ndarray], periodic: tuple[bool, bool, bool]
 ) -> None:
     """Writes extended XYZ of particles of unknown species, as ASE does."""
     names = [name for name in ("positions", "velocities") if name in arrays]
@@ -133,10 +134,7 @@ def _write_particles(
 
 
 def _write_ase(
-    path: pathlib.Path,
-    arrays: dict[str, np.ndarray],
-    periodic: tuple[bool, bool, bool],
-    template: Any,
+    path: pathlib.Path, arrays: dict[str, np.ndarray], periodic: tuple[bool, bool, bool]
 ) -> None:
     ase = require("ase", "data")
     numbers = arrays.get("numbers", np.zeros(arrays["positions"].shape[1], int))
@@ -150,10 +148,8 @@ def _write_ase(
                 atoms.set_velocities(arrays["velocities"][index] / fs)
         atoms.info["time"] = float(arrays["times"][index])
         frames.append(atoms)
-    formats = {".traj": "traj"}
-    require("ase.io", "data").write(
-        str(path), frames, format=formats.get(path.suffix.lower(), "extxyz")
-    )
+    kind = "traj" if path.suffix.lower() == ".traj" else "extxyz"
+    require("ase.io", "data").write(str(path), frames, format=kind)
 
 
 def _write_universe(
