@@ -32,15 +32,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import cases, compiled_page, provenance, records, tables
-from benchmarks.hlo import figures
+from benchmarks import cases, chips, compiled_page, programs, provenance, records, tables
 from egno_jax import training
 
-__all__ = ["figures", "main"]
-
-CHIPS = ("v5e", "v5p", "v6e", "h100")
+CHIPS = (*chips.CHIPS, "h100")
 KINDS = ("forward", "step")
-VARIANTS = ("ours", "ours-high", "ours-default", "ours-bf16", "ours-pallas", "naive")
+VARIANTS = tuple(programs.VARIANTS)
 PALLAS = {"EGNO_JAX_KERNELS": "pallas"}
 # A protein of 855 nodes at thousands of times: the example of docs/scaling.md.
 LONG = cases.Case(

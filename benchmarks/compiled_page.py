@@ -209,23 +209,12 @@ def _provenance(record: dict[str, Any]) -> str:
 
 def pictures(directory: Path, record: dict[str, Any]) -> list[str]:
     """Draws the figures of programs for one chip into a directory and returns their file names."""
-    try:
-        import matplotlib
-    except ImportError:
-        return sorted(path.name for path in directory.glob(f"{NAME}-*.png"))
-    matplotlib.use("agg")
     rows = rows_of(record)
-    drawn = []
-    for name, title, value in (
-        ("times", "estimated time over the floor", _ratio),
-        ("launches", "launches", lambda row: row.entry["launches"]),
-    ):
-        figure = _draw(rows, title, value)
-        if figure is not None:
-            path = directory / f"{NAME}-{name}.png"
-            figure.savefig(path, dpi=90, metadata={"Software": None})
-            drawn.append(path.name)
-    return drawn
+    drawn = {
+        "times": lambda: _draw(rows, "estimated time over the floor", _ratio),
+        "launches": lambda: _draw(rows, "launches", lambda row: row.entry["launches"]),
+    }
+    return markdown.write_pictures(directory, NAME, drawn)
 
 
 def _ratio(row: Row) -> float | None:

@@ -4,7 +4,7 @@
 
 times forward and gradient of both, in turn in one process, over grids of P times, M modes and C
 channels, and writes `benchmarks/results/spectral-<device>.json` and a table. They are the reason
-for the threshold `_MAX_DFT_MODES` of `egno_jax.ops.spectral`.
+for the threshold `MAX_DFT_MODES` of `egno_jax.ops.fourier`.
 """
 
 from __future__ import annotations

@@ -23,8 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
+import egno_jax
 from benchmarks import provenance
+from egno_jax import graph as graph_lib
+from egno_jax import training
 
 RESULT = Path(__file__).parent / "results" / "long-decode-cpu.json"
 GIB = 2**30
@@ -107,14 +113,6 @@ def _work(arguments: argparse.Namespace) -> None:
     limit = int(arguments.limit * GIB)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    import egno_jax
-    from egno_jax import training
-
     if int(num_processes) > 1:
         training.start_processes(coordinator, int(num_processes), int(process_id))
     mesh = training.make_mesh(training.MeshShape(time=jax.device_count()))
@@ -153,17 +151,13 @@ def _work(arguments: argparse.Namespace) -> None:
 
 def _chain(num_nodes: int) -> Any:
     """Returns a chain of nodes, each connected with the next in both directions."""
-    import numpy as np
-
-    from egno_jax import graph
-
     rng = np.random.default_rng(0)
     first = np.arange(num_nodes - 1)
-    edges = graph.Edges(np.r_[first, first + 1], np.r_[first + 1, first])
+    edges = graph_lib.Edges(np.r_[first, first + 1], np.r_[first + 1, first])
     positions = rng.normal(size=(num_nodes, 3)).cumsum(axis=0).astype(np.float32)
     velocities = rng.normal(size=(num_nodes, 3)).astype(np.float32)
     features = np.ones((num_nodes, 1), np.float32)
-    return graph.build(positions, velocities, features, edges)
+    return graph_lib.build(positions, velocities, features, edges)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Markdown tables, and numbers in them."""
+"""Markdown tables, numbers in them, and the pictures of a page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -23,3 +25,19 @@ def megabytes(value: float) -> str:
 def seconds(value: float) -> str:
     """Formats a time with a unit that fits."""
     return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+
+
+def write_pictures(directory: Path, name: str, drawn: Mapping[str, Callable[[], Any]]) -> list[str]:
+    """Writes figures to `<name>-<kind>.png`, where there are any; returns the names of the files.
+
+    Without Matplotlib, which draws them, the pictures that are there stay.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        return sorted(path.name for path in directory.glob(f"{name}-*.png"))
+    written = []
+    for kind, draw in drawn.items():
+        if (figure := draw()) is not None:
+            path = directory / f"{name}-{kind}.png"
+            figure.savefig(path, dpi=90, metadata={"Software": None})
+            written.append(path.name)
+    return written

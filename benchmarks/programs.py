@@ -1,10 +1,8 @@
 """Compiles one program for an accelerator that need not be there, in a process of its own.
 
-    python -m benchmarks.programs '{"target": "v5e", "case": "tiny", "kind": "step", "row": "ours"}'
-
-prints the entry of `benchmarks.compiled`, which starts it with the environment that it needs. XLA's
-compilers for TPU and CUDA accept a description of the devices; compile-only devices hold no arrays,
-so inputs are shapes.
+`benchmarks.compiled` starts it with a request in JSON, in the environment that it needs, and reads
+the entry that it prints. XLA's compilers for TPU and CUDA accept a description of the devices;
+compile-only devices hold no arrays, so inputs are shapes.
 """
 
 from __future__ import annotations
@@ -197,11 +195,6 @@ def entry(request: dict[str, Any]) -> dict[str, Any]:
     return {**work, **hlo.figures(compiled), **seconds}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Prints the entry of the request on the command line."""
-    (request,) = sys.argv[1:] if arguments is None else arguments
-    print(json.dumps(entry(json.loads(request))))
-
-
-if __name__ == "__main__":
-    main()
+    print(json.dumps(entry(json.loads(sys.argv[1]))))

@@ -1,6 +1,6 @@
 """Measures the library and its peers: `python -m benchmarks.run`.
 
-    python -m benchmarks.run                                   # all but profile and target
+    python -m benchmarks.run                                   # all but compile, profile and target
     python -m benchmarks.run --only nbody-p5,protein --what step,memory
     python -m benchmarks.run --pina-python ~/torch/bin/python  # PINA in another environment
     python -m benchmarks.run --what target                     # time to an error: minutes

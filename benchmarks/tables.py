@@ -5,12 +5,12 @@ Every number comes from `benchmarks/results/run-*.json`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import compiled_page, records
-from benchmarks.markdown import megabytes, seconds, table
+from benchmarks.markdown import megabytes, seconds, table, write_pictures
 
 OURS = "egno_jax"
 # The goals: the least speed over PINA's, the most time over the floor, the most memory over PINA's.
@@ -95,9 +95,9 @@ def of_kind(entries: dict[str, Entry], kind: str) -> dict[str, Entry]:
     return {name: entries[f"{prefix}/{name}"] for prefix, _, name in found if prefix == kind}
 
 
-def spread(value: dict[str, float], form: Callable[[float], str] = "{:.2f}".format) -> str:
+def spread(value: dict[str, float]) -> str:
     """Formats a median with its quartiles."""
-    return f"{form(value['median'])} [{form(value['q1'])}, {form(value['q3'])}]"
+    return f"{value['median']:.2f} [{value['q1']:.2f}, {value['q3']:.2f}]"
 
 
 def verdict(is_met: bool) -> str:
@@ -323,19 +323,9 @@ def line(name: str, entry: Entry) -> str:
 
 def pictures(directory: Path, name: str, record: dict[str, Any]) -> list[str]:
     """Draws the figures of a record into a directory and returns their file names, if any."""
-    try:
-        import matplotlib
-    except ImportError:
-        return []
-    matplotlib.use("agg")
-    drawn = []
-    for kind, draw in (("times", _draw_times), ("scaling", _draw_scaling)):
-        figure = draw(record["entries"])
-        if figure is not None:
-            path = directory / f"{name}-{kind}.png"
-            figure.savefig(path, dpi=90, metadata={"Software": None})
-            drawn.append(path.name)
-    return drawn
+    entries = record["entries"]
+    drawn = {"times": lambda: _draw_times(entries), "scaling": lambda: _draw_scaling(entries)}
+    return write_pictures(directory, name, drawn)
 
 
 def _draw_times(entries: dict[str, Entry]) -> Any:

@@ -24,13 +24,13 @@ NUM_VALID = 500
 EVAL_EVERY = 30
 
 
-def training_config(num_steps: int, eval_every: int = EVAL_EVERY) -> TrainingConfig:
+def training_config(num_steps: int) -> TrainingConfig:
     """Returns the settings of all peers."""
     return TrainingConfig(
         num_steps=num_steps,
         ema_decay=0.0,
-        steps_per_chunk=eval_every,
-        eval_every=eval_every,
+        steps_per_chunk=EVAL_EVERY,
+        eval_every=EVAL_EVERY,
         checkpoint_every=num_steps,
         optimizer=OptimizerConfig(warmup_steps=min(100, num_steps // 4)),
     )
@@ -59,7 +59,6 @@ def save_task(path: Path, num_steps: int) -> None:
         learning_rates=np.asarray([schedule(step) for step in range(num_steps)], np.float64),
         eval_every=config.eval_every,
         weight_decay=config.optimizer.weight_decay,
-        clip_norm=config.optimizer.clip_norm,
         betas=(config.optimizer.b1, config.optimizer.b2),
     )
 

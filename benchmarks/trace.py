@@ -36,8 +36,8 @@ def profile(repeat: Callable[[int], None], text: str) -> dict[str, Any]:
       text: the program, as `jax.stages.Compiled.as_text` returns it.
 
     Returns:
-      Wall `seconds` of one run; by kind the seconds and number of operations, summed over threads;
-      and the slowest operations.
+      `step_seconds`, the wall time of one run; by kind the seconds and number of operations,
+      summed over threads; and the slowest operations.
     """
     repeat(1)
     with tempfile.TemporaryDirectory() as directory:

@@ -49,9 +49,8 @@ def _by_recipe(
     return lambda atoms: recipe_lib.graph_of(recipe, as_state(recipe, atoms))
 
 
-def _chosen(name: str, unit: float | None, usual: float) -> float:
-    check_unit(name, unit)
-    return usual if unit is None else unit
+def _chosen(given: Any, usual: Any) -> Any:
+    return usual if given is None else given
 
 
 class WindowDynamics(_BaseDynamics):
@@ -122,12 +121,11 @@ class WindowDynamics(_BaseDynamics):
         recipe = params.recipe if graph_of is None else recipe_lib.GraphRecipe()
         self.graph_of = graph_of or _by_recipe(recipe)
         self.thermostat = thermostat
-        if supervised_velocities is None:
-            supervised_velocities = params.predicts_velocities
-        self.supervised_velocities = supervised_velocities
-        usual = 1 / (recipe.velocity_time * _units.fs)
-        self.time_unit = _chosen("time_unit", time_unit, recipe.model_time * _units.fs)
-        self.velocity_unit = _chosen("velocity_unit", velocity_unit, usual)
+        self.supervised_velocities = _chosen(supervised_velocities, params.predicts_velocities)
+        check_unit("time_unit", time_unit)
+        check_unit("velocity_unit", velocity_unit)
+        self.time_unit = _chosen(time_unit, recipe.model_time * _units.fs)
+        self.velocity_unit = _chosen(velocity_unit, 1 / (recipe.velocity_time * _units.fs))
         self._window: list[tuple[np.ndarray, np.ndarray]] = []
 
     def get_time(self) -> float:

@@ -13,6 +13,7 @@ configs are YAML files in `configs/<experiment>/`. The scripts share:
 - `run_page`, `run_pictures`: the HTML page and the pictures of a run.
 
 `report` publishes the results of runs: `run_records` reads and selects them, `dot_plot` draws them.
+`publish` publishes the model of a run with the library.
 `studies` holds questions about EGNO that one command each answers: `python -m
 experiments.studies.modes`.
 """

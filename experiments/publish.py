@@ -25,7 +25,7 @@ import egno_jax
 from egno_jax import published
 from egno_jax.recipe import GraphRecipe, from_record
 from experiments import run_directory
-from experiments.run_records import EXPERIMENTS, portable
+from experiments.run_records import EXPERIMENTS, portable, read_results
 
 _TEXTS = Path(__file__).with_name("cards.yaml")
 _PAGE = Path(__file__).parent.parent / "docs" / "models.md"
@@ -41,10 +41,7 @@ def card(directory: Path, name: str) -> dict[str, Any]:
     texts = yaml.safe_load(_TEXTS.read_text())
     if name not in texts:
         raise ValueError(f"name: got {name!r}, expected one of {[*texts]}; add it to {_TEXTS.name}")
-    path = directory / run_directory.RESULTS
-    if not path.exists():
-        raise ValueError(f"{directory}: got no {path.name}, expected a finished run")
-    results = json.loads(path.read_text())
+    results = read_results(directory)
     if not results["finished"]:
         raise ValueError(f"{directory}: got a run that was stopped; resume it first")
     errors = {

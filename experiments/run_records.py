@@ -310,12 +310,12 @@ def best_validated(rows: Iterable[Row]) -> Row:
     return min(rows, key=lambda row: (row.mean("valid_f_mse"), row.config))
 
 
-def selected(rows: Iterable[Row], model: str = OURS) -> Row | None:
-    """Returns the row that represents a model in a task; None if the model has no row.
+def selected(rows: Iterable[Row]) -> Row | None:
+    """Returns the row of EGNO that represents it in a task; None if it has no row.
 
     It is the best validated of those with `ENOUGH_SEEDS` seeds or, if there are none, the most.
     """
-    rows = [row for row in rows if row.model == model]
+    rows = [row for row in rows if row.model == OURS]
     enough = min(ENOUGH_SEEDS, max((row.seeds for row in rows), default=0))
     return best_validated(row for row in rows if row.seeds >= enough) if rows else None
 

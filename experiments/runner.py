@@ -64,6 +64,8 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
         return fail(f"error: {error}", FAILURE)
     except (ValueError, ImportError) as error:
         return fail(f"error: {error}", WRONG_INPUT)
+    except KeyboardInterrupt:  # before the command line is read
+        return fail("interrupted; start the same command again", INTERRUPTED)
     except BaseException:
         if not is_one_of_several():
             raise
@@ -239,7 +241,7 @@ def finish(experiment: Experiment, directory: Path, config: Any, splits: Splits)
     params = egno_jax.load(directory / run_directory.BEST)
     results = evaluate(experiment, directory, config, params, splits.test)
     run_directory.check_results(directory, results)
-    predicted = predict(params, splits.test, batch_size=config.training.eval_batch_size)
+    predicted, _ = decode(params, splits.test, batch_size=config.training.eval_batch_size)
     real = slice(splits.test_paths.shape[2])  # padding nodes come after the others
     systems = showcase(splits.test_paths, splits.test.positions[:, :, real], predicted[:, :, real])
     run_page.write(experiment, directory, config, results, systems, splits.drawing)
@@ -287,11 +289,6 @@ def _plain(errors: metrics.Errors) -> dict[str, Any]:
     }
 
 
-def predict(params: egno_jax.Params, samples: Samples, *, batch_size: int) -> np.ndarray:
-    """Returns the predicted positions of samples, `[S, P, N, 3]`."""
-    return decode(params, samples, batch_size=batch_size)[0]
-
-
 def _course(directory: Path, config: Any) -> dict[str, Any]:
     """Returns how training went, from `metrics.jsonl`."""
     path = directory / run_directory.METRICS
@@ -324,11 +321,10 @@ def _print_results(experiment: Experiment, results: dict[str, Any]) -> None:
     Console(width=width).print(table)
 
 
-class _Lines(contextlib.nullcontext):
+class _Lines(training.Callback):
     """Prints one line per evaluation, where there is no terminal for a progress bar."""
 
     def __init__(self, num_steps: int) -> None:
-        super().__init__(self)
         self._num_steps = num_steps
         self._loss = math.nan
 

@@ -13,7 +13,7 @@ import jraph
 import numpy as np
 
 import egno_jax
-from egno_jax import EGNOConfig, Params, Trajectory
+from egno_jax import EGNOConfig, Params, Trajectory, training
 from egno_jax.model import weight_shapes
 from egno_jax.testing import random_graph  # noqa: F401
 
@@ -142,21 +142,12 @@ class Fixture:
         return self.arrays["times"].astype(self.config.param_dtype)
 
 
-class SignalAfter:
+class SignalAfter(training.Callback):
     """A callback that sends this process a signal once a step is reached."""
 
     def __init__(self, step: int, number: int):
         self.step, self.number = step, number
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
     def on_chunk(self, record):
         if record["step"] == self.step:
             os.kill(os.getpid(), self.number)
-
-    def on_evaluation(self, record):
-        pass

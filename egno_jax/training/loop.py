@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from egno_jax.checkpoint import CheckpointError, load, remove_leftovers, save
 from egno_jax.datasets.base import Samples, validate
-from egno_jax.datasets.buckets import Buckets, by_size, padding_share
+from egno_jax.datasets.buckets import Buckets, by_size
 from egno_jax.model import Params, check_feature_sizes, check_params
 from egno_jax.training.advice import scale_text, warn_of_data
 from egno_jax.training.batches import check_noise
@@ -139,8 +139,7 @@ def fit(
         _check_mesh(params, settings, config, (train, valid), mesh, resume)
         trainer = Trainer(train, valid, config, mesh, loss_fn=loss_fn, metrics=chosen)
         config = _resolved(config, trainer.steps_per_epoch)
-        facts = train, padding_share(train)
-        run = _Run(Path(directory), trainer, config, settings, *facts, profile)
+        run = _Run(Path(directory), trainer, config, settings, train, profile)
         return _carry_out(run, params, resume, make_callbacks, stop)
 
 
@@ -300,7 +299,6 @@ class _Run(NamedTuple):
     config: TrainingConfig
     settings: dict[str, Any]
     train: Samples | Buckets
-    padding: float
     profile: str | os.PathLike[str] | None
     checkpoints: RunCheckpoints | None = None
 
@@ -454,7 +452,7 @@ def _chunk_record(run: _Run, progress: _Progress, steps: StepMetrics, cost: Cost
         "num_compiles": cost.num_compiles,
         "compile_seconds": cost.compile_seconds,
         "memory_bytes": memory_bytes(),
-        "padding": run.padding,
+        "padding": run.trainer.padding,
     }
 
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from egno_jax import model
 from egno_jax.datasets.base import Batch, Samples, at_times, num_samples, prepared
-from egno_jax.datasets.buckets import Buckets, by_size
+from egno_jax.datasets.buckets import Buckets, by_size, padding_share
 from egno_jax.metrics import Errors
 from egno_jax.model import Params
 from egno_jax.training.batches import (
@@ -285,6 +285,7 @@ class Trainer:
         if isinstance(train, Buckets):
             self._origins = train.origins
             self._mean_nodes = mean_nodes(train, self._draw.num_batches, config.batch_size)
+        self.padding = padding_share(train)
         self._valid = [place_valid(part, mesh) for part in by_size(valid)]
         if is_several if stream is None else stream:
             mesh = make_mesh(MeshShape()) if mesh is None else mesh

@@ -240,7 +240,7 @@ def test_original_preset_is_the_table_of_the_original_settings():
     model, loop, optimizer = config.model, config.training, config.training.optimizer
     assert (model.num_layers, model.hidden_dim) == (5, 64)
     assert (model.num_modes, model.time_embed_dim) == (2, 32)
-    assert model.velocity_weight == 0
+    assert loop.velocity_weight == 0
     assert (loop.batch_size, optimizer.learning_rate) == (100, 1e-4)
     assert (optimizer.decay, optimizer.weight_decay) == ("l2", 1e-15)
     assert (optimizer.schedule, optimizer.warmup_steps, optimizer.clip_norm) == ("halving", 0, 0)

@@ -101,6 +101,10 @@ def test_signals_outside_of_training_end_with_75_and_a_line(
         os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
+        patch.setattr(runner, "parse", interrupt)
+        assert runner.main(EXPERIMENT, tiny) == 75
+    assert capsys.readouterr().err == "interrupted; start the same command again\n"
+    with monkeypatch.context() as patch:
         patch.setattr(runner, "_for_model", interrupt)
         assert runner.main(EXPERIMENT, [*tiny, "--out", str(tmp_path / "new")]) == 75
     assert capsys.readouterr().err.startswith("interrupted; start it again with: python -m")

@@ -33,20 +33,11 @@ def settings(num_steps: int) -> training.TrainingConfig:
     )
 
 
-class Steps:
+class Steps(training.Callback):
     """Prints the step after each chunk."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
 
     def on_chunk(self, record):
         print("STEP", record["step"], flush=True)
-
-    def on_evaluation(self, record):
-        pass
 
 
 def digest(

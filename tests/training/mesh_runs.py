@@ -155,25 +155,16 @@ def compiled_chunk(params: egno_jax.Params, mesh: Mesh | None) -> dict:
     }
 
 
-class _Losses:
+class _Losses(training.Callback):
     """Keeps the losses of a run, and asks it to stop."""
 
     def __init__(self, stop: bool) -> None:
         self.losses, self._stop = [], stop
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
     def on_chunk(self, record):
         self.losses.append(record["loss"])
         if self._stop:
             os.kill(os.getpid(), signal.SIGTERM)
-
-    def on_evaluation(self, record):
-        pass
 
 
 def moved(names: list[str]) -> list[float]:

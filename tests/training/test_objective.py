@@ -20,18 +20,7 @@ from egno_jax.training.objective import velocity_weight
 from egno_jax.training.step import Trainer
 from tests import helpers
 from tests.helpers import SignalAfter
-
-
-def absolute_loss(model, params, batch):
-    """Returns the mean absolute error over real nodes; not finite where there are none."""
-    predicted = model(params, batch.graph, batch.times)
-    errors = jnp.abs(predicted.positions - batch.positions).mean(axis=(0, 2))
-    return jnp.sum(errors * batch.node_mask) / jnp.sum(batch.node_mask)
-
-
-def speed_error(predicted, batch):
-    errors = ((predicted.velocities - batch.velocities) ** 2).mean(axis=(0, 2))
-    return Mean(jnp.sum(errors * batch.node_mask), jnp.sum(batch.node_mask))
+from tests.training.mesh_runs import absolute_loss, speed_error
 
 
 def negative_error(predicted, batch):

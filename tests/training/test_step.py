@@ -126,15 +126,12 @@ def test_evaluation_counts_every_sample_once(task):
     )
 
 
-def test_the_average_of_narrow_weights_moves(task, config):
+def test_the_average_of_narrow_weights_is_kept_in_float32(task, config):
     """In bfloat16 0.999 is 1: an average kept in it would stay at the initial weights for ever."""
     params, _, _ = task
     narrow = jax.tree.map(lambda leaf: jnp.ones_like(leaf, jnp.bfloat16), params)
     state = init_state(narrow, config)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.ema))
-    moved = jax.tree.map(lambda mean: 0.999 * mean + 0.002, state.ema)
-    for leaf in jax.tree.leaves(moved):
-        np.testing.assert_allclose(leaf, 1.001, rtol=1e-6)
     model = averaged(state, config)
     assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(model))
 

@@ -1,7 +1,7 @@
-"""Draws the picture of the README from a run: `python tools/readme_picture.py runs/<run>`.
+"""Draws the picture of docs/nbody.md from a run: `python tools/nbody_picture.py runs/<run>`.
 
 Three test systems of typical error: of those within five percent of the median, the ones whose
-particles move farthest compared with the size of the system. The README explains this selection.
+particles move farthest compared with the size of the system. The page explains this selection.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ sys.path.insert(0, str(ROOT))
 
 import egno_jax  # noqa: E402
 from egno_jax import visualize  # noqa: E402
-from experiments import nbody, run_directory, runner  # noqa: E402
+from experiments import nbody, run_directory  # noqa: E402
+from experiments.decoding import decode  # noqa: E402
 
 PICTURE = ROOT / "docs" / "images" / "nbody.png"
 
@@ -26,7 +27,7 @@ def main(directory: Path) -> None:
     config = run_directory.read_config(directory, nbody.NBodyConfig)
     splits = nbody.load_splits(config.data)
     params = egno_jax.load(directory / run_directory.BEST)
-    predicted = runner.predict(params, splits.test, batch_size=config.training.eval_batch_size)
+    predicted, _ = decode(params, splits.test, batch_size=config.training.eval_batch_size)
     errors = np.mean((predicted - splits.test.positions) ** 2, axis=(1, 2, 3))
     rank = np.argsort(np.argsort(errors)) / len(errors)
     typical = np.flatnonzero(abs(rank - 0.5) < 0.05)
