@@ -15,7 +15,7 @@ import numpy as np
 from egno_jax import Params, training
 from egno_jax.datasets import Samples, concatenate, nbody
 from egno_jax.datasets.buckets import padded
-from experiments.decoding import decode
+from experiments.decoding import decode, linear_baseline
 from experiments.studies import paths
 from experiments.studies.study import (
     Figure,
@@ -136,10 +136,8 @@ def measure(size: Size, workshop: Workshop) -> Record:
         for name, params in models.items():
             errors = training.evaluate(params, test, batch_size=25)
             found[name][str(bodies)] = float(errors.a_mse)
-        nodes = test.graph.nodes
-        duration = test.times[:, None, None] * nbody.DT * paths.STEPS_A_FRAME
-        straight = nodes["positions"][:, None] + duration * nodes["velocities"][:, None]
-        found["x + v t"][str(bodies)] = float(np.mean((straight - test.positions) ** 2))
+        straight, true = linear_baseline(test, nbody.DT * paths.STEPS_A_FRAME)
+        found["x + v t"][str(bodies)] = float(np.mean((straight - true) ** 2))
     first = next(iter(models.values()))
     return {"a_mse": found, "changes": _changes(size, first)}
 

@@ -71,6 +71,22 @@ ENTRIES = {
     "memory-step/nbody-p5": memory(5e7, 2e8),
     "scaling/times": scaled(1.01, 10.2),
     "scaling/modes": {**scaled(0.2, 1.3), "limit": None},
+    "compile/nbody-p5": {"step": {"egno_jax": 5.5, "naive": 9.0}, "inference": {"egno_jax": None}},
+    "profile/nbody-p5": {
+        "step_seconds": 0.04,
+        "kinds": {
+            "dot": {"count": 12.0, "seconds": 0.03},
+            "fusion": {"count": 4.0, "seconds": 0.01},
+        },
+        "ops": [{"name": "dot.1", "kind": "dot", "seconds": 0.02}],
+    },
+    "target/nbody-p5": {
+        "target": 0.0135,
+        "fits": {
+            "egno_jax": {"is_reached": True, "step": 300, "seconds": 34.0, "best_f_mse": 0.0126},
+            "pina": {"is_reached": False, "step": 450, "seconds": 102.0, "best_f_mse": 0.0152},
+        },
+    },
 }
 
 
@@ -147,6 +163,15 @@ def test_the_page_and_its_pictures_are_made_of_the_records_alone(
     for image in ("run-cpu-times.png", "run-cpu-scaling.png"):
         assert (f"](results/{image})" in text) == with_matplotlib
         assert (tmp_path / "results" / image).is_file() == with_matplotlib
+
+
+def test_what_is_measured_on_request_has_its_rows():
+    text = page(ENTRIES)
+    assert row(text, "| nbody-p5, training step") == ["nbody-p5, training step", "5.5", "9.0"]
+    assert row(text, "| nbody-p5, inference") == ["nbody-p5, inference", "7.2", ""]
+    assert row(text, "| dot |") == ["dot", "12", "30 ms", "75%"]
+    assert row(text, "| dot.1 |") == ["dot.1", "dot", "20 ms"]
+    assert row(text, "| pina | 0.0135")[2:] == ["no, best 0.0152", "450", "102.0 s", "3.00"]
 
 
 def test_every_kind_of_entry_has_its_line():
