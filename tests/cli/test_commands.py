@@ -60,6 +60,7 @@ def test_three_commands_make_a_file_that_another_program_opens(name, tmp_path, c
     assert "root mean squared error" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_so_and_how_to_go_on(tmp_path, capsys, monkeypatch):
     class Stop(making.Progress):
         def on_chunk(self, record):

@@ -60,6 +60,7 @@ def test_every_command_has_a_section_with_an_example():
         assert found and {command[1] for command in found} == {name}
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_run(folder, capsys):
     for program, *arguments in commands(PAGE):
         assert program == "egno-jax"

@@ -40,7 +40,8 @@ def test_layers_have_every_property_alone_and_in_float64(layer):
         testing.check_all(dataclasses.replace(config, param_dtype="float64"))
 
 
-@pytest.mark.parametrize("layer", ["vector", pytest.param("steerable", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", ["vector", "steerable"])
 def test_only_so3_tells_an_image_from_its_mirror_image(layer):
     for symmetry in ("O(3)", "SO(3)"):
         graph, params = graph_and_params(layer, symmetry=symmetry, num_layers=2)
