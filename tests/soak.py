@@ -98,7 +98,8 @@ def killed(directory: Path, num_steps: int, chance: random.Random) -> tuple[str,
         growth = max(growth, run.growth())
         if found := run.words("RESULT"):
             return found[0][0], kills, growth
-        if code not in (INTERRUPTED, -signal.SIGKILL):
+        # A signal may come before `fit` handles it.
+        if code not in (INTERRUPTED, -signal.SIGKILL, -signal.SIGTERM):
             raise RuntimeError(f"exit code {code}: {run.log.read_text(errors='replace')}")
 
 
