@@ -44,7 +44,7 @@ fuzz: setup  ## fuzz all readers of files, a minute each: make fuzz ARGS="--seco
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[fuzz]"
 	$(PY) -m tests.fuzz_readers $(ARGS)
 
-soak: setup  ## a day of training in tiny steps, killed again and again: about an hour
+soak: setup  ## a day of training in tiny steps, killed again and again: about ten minutes
 	$(PY) -m tests.soak $(ARGS)
 
 slow: setup  ## the tests that take minutes

@@ -1,4 +1,4 @@
-"""Trains for hours in tiny steps while being killed: `make soak`.
+"""Trains for a day of tiny steps while being killed: `make soak`.
 
 python -m tests.soak [--steps 600000] [--folder build/soak]
 
