@@ -55,8 +55,9 @@ def check_xtc(path: pathlib.Path) -> None:
     Raises:
       ValueError: they are not; names the file and the place.
     """
-    for number, frame, data in _frames(path, _xtc_frame):
-        if frame.packing is not None and not _is_packed(frame.num_atoms, frame.packing, data):
+    for number, frame, file in _frames(path, _xtc_frame):
+        packing = frame.packing
+        if packing and not _is_packed(frame.num_atoms, packing, file.read(frame.length)):
             raise ValueError(
                 f"{path}: frame {number} cannot be unpacked, expected packed coordinates of "
                 f"{frame.num_atoms} atoms; {BROKEN}"
@@ -75,8 +76,8 @@ def check_trr(path: pathlib.Path) -> None:
 
 def _frames(
     path: pathlib.Path, read: Callable[[BinaryIO], _Frame]
-) -> Iterator[tuple[int, _Frame, bytes]]:
-    """Yields the number of each frame, its header, which `read` reads, and what follows it."""
+) -> Iterator[tuple[int, _Frame, BinaryIO]]:
+    """Yields the number of each frame, its header, which `read` reads, and the file after it."""
     size, first = path.stat().st_size, None
     with path.open("rb") as file:
         for number in itertools.count():
@@ -94,7 +95,8 @@ def _frames(
                     f"{path}: got frame {number} of {frame.num_atoms} atoms that ends at byte "
                     f"{end}, expected {first.num_atoms} atoms in {size} bytes; {BROKEN}"
                 )
-            yield number, frame, file.read(frame.length)
+            yield number, frame, file
+            file.seek(end)
 
 
 def _xtc_frame(file: BinaryIO) -> _Frame:
