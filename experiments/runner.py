@@ -28,12 +28,8 @@ from egno_jax.training.devices import (
     wait_for_all,
 )
 from egno_jax.training.guards import only_run_in
-from egno_jax.training.processes import (
-    check_all_alike,
-    fail,
-    is_one_of_several,
-    naming_lost_processes,
-)
+from egno_jax.training.liveness import fail, is_one_of_several, naming_lost_processes
+from egno_jax.training.processes import check_all_alike
 from experiments import run_directory, run_page, settings
 from experiments.command_line import RunOptions, parse
 from experiments.decoding import decode, linear_baseline

@@ -29,9 +29,9 @@ from egno_jax.training.devices import (
     start_processes,
     wait_for_all,
 )
+from egno_jax.training.liveness import LostProcessError, fail, is_one_of_several
 from egno_jax.training.loop import FitResult, NonFiniteLossError, fit
 from egno_jax.training.objective import evaluate, loss_fn, mse_loss
-from egno_jax.training.processes import LostProcessError, fail, is_one_of_several
 from egno_jax.training.step import (
     StepMetrics,
     TrainState,

@@ -30,7 +30,7 @@ import orbax.checkpoint as ocp
 
 from egno_jax.checkpoint import CheckpointError, library_versions
 from egno_jax.training.devices import agree_on_any, is_main_process, wait_for_all
-from egno_jax.training.processes import LostProcessError
+from egno_jax.training.liveness import LostProcessError
 from egno_jax.training.step import TrainState
 
 FORMAT_VERSION = 2

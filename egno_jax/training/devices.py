@@ -25,7 +25,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from egno_jax import ops
 from egno_jax.config import EGNOConfig
 from egno_jax.families import family_of
-from egno_jax.training.processes import check_all_alike, start_beating, versions
+from egno_jax.training.liveness import watch_others
+from egno_jax.training.processes import check_all_alike, versions
 
 AXES = (ops.DATA_AXIS, ops.TIME_AXIS)
 # Process 0 may evaluate and draw alone for so many seconds while the others wait.
@@ -251,8 +252,9 @@ def start_processes(
 
 def _greet() -> None:
     """Compares the processes as far as they must be alike for any communication."""
-    start_beating()
     state = distributed.global_state
+    if state.num_processes > 1:
+        watch_others()
     check_all_alike({"num_processes": state.num_processes, **versions()})
 
 

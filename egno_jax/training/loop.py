@@ -35,6 +35,7 @@ from egno_jax.training.devices import (
     wait_for_all,
 )
 from egno_jax.training.guards import only_run_in, stop_on_signal
+from egno_jax.training.liveness import naming_lost_processes
 from egno_jax.training.objective import (
     LossFn,
     Metric,
@@ -43,7 +44,7 @@ from egno_jax.training.objective import (
     entries_of,
     velocity_weight,
 )
-from egno_jax.training.processes import check_all_alike, digests, naming_lost_processes
+from egno_jax.training.processes import check_all_alike, digests
 from egno_jax.training.step import StepMetrics, Trainer, TrainState, averaged, init_state
 
 _CHECKPOINTS = "checkpoints"

@@ -1,4 +1,4 @@
-"""Processes that differ are told so, and one that ends ends the others with a line."""
+"""Processes that differ are told so."""
 
 from __future__ import annotations
 
@@ -63,24 +63,6 @@ def test_settings_and_data_that_differ_are_named_in_every_process(tmp_path):
 )
 def test_processes_that_cannot_work_together_are_named(tmp_path, kind, message):
     assert_refused(tmp_path / "run", kind, message)
-
-
-@pytest.mark.slow
-def test_a_killed_process_ends_the_others_with_a_line_and_the_run_resumes(tmp_path):
-    codes, errors = outcome(tmp_path, "kill 1")
-    assert codes == [75, -9], errors
-    (line,) = [line for line in errors[0].splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: process 1 of 2 ended (see the output there), so this one ends")
-    codes, errors = outcome(tmp_path, "none")
-    assert codes == [0, 0], errors
-
-
-@pytest.mark.slow
-def test_when_process_0_is_killed_the_others_end_and_the_run_resumes(tmp_path):
-    codes, errors = outcome(tmp_path, "kill 0")
-    assert codes[0] == -9 and codes[1] != 0, errors
-    codes, errors = outcome(tmp_path, "none")
-    assert codes == [0, 0], errors
 
 
 def test_digests_are_those_of_the_values():
