@@ -58,7 +58,6 @@ POD_CASES = ("protein", LONG.name)
 # XLA must not look for devices, nor libtpu for a metadata server. Several processes may compile.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
-    "EGNO_JAX_LAYOUT": "accelerator",
     "JAX_ENABLE_COMPILATION_CACHE": "false",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -222,10 +221,11 @@ def compile_program(program: Program, text: Path | None = None) -> dict[str, Any
     if text is not None:
         text.mkdir(parents=True, exist_ok=True)
         request["text"] = str(text.resolve() / (program.name.replace("/", "-") + ".txt"))
-    kernels = PALLAS if program.row == "ours-pallas" else {}
+    settings = {"EGNO_JAX_LAYOUT": "gpu" if program.target == "h100" else "tpu"}
+    settings |= PALLAS if program.row == "ours-pallas" else {}
     done = subprocess.run(
         [sys.executable, "-P", "-c", _START, program.package, json.dumps(request)],
-        env={**os.environ, **ENVIRONMENT, **kernels, "PYTHONPATH": str(provenance.ROOT)},
+        env={**os.environ, **ENVIRONMENT, **settings, "PYTHONPATH": str(provenance.ROOT)},
         capture_output=True,
         text=True,
     )

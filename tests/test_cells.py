@@ -237,13 +237,15 @@ def loss(params, positions, shifts, graph):
 gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
 
 
-@pytest.mark.parametrize("kind", ["blocks", "segments"])
+@pytest.mark.parametrize("kind", ["blocks", "incidence", "segments"])
 def test_layouts_have_the_values_and_gradients_of_edges(kind):
     with jax.enable_x64(True):
         rng = np.random.default_rng(6)
         graphs = [complete(rng), complete(rng, 3)]
         if kind == "segments":
             graphs = [crystal(*copper(1)), crystal(*copper())]
+        if kind == "incidence":
+            graphs = [crystal(*copper(1))] * 2
         graph = graph_lib.batch(graphs)
         state = graph.nodes["positions"], graph.edges["shifts"]
         expected = gradients(model("float64"), *state, graph)
@@ -258,7 +260,7 @@ def test_several_images_of_a_pair_do_not_fit_blocks(monkeypatch):
     # One atom, whose edges are all to its own images, is no padding.
     primitive = crystal(positions[:1], velocities[:1], 3.61 / 2 * (1 - np.eye(3)))
     assert len(primitive.senders) == 12
-    monkeypatch.setenv("EGNO_JAX_LAYOUT", "accelerator")
+    monkeypatch.setenv("EGNO_JAX_LAYOUT", "gpu")
     for graph in (small, primitive):
         with pytest.raises(ValueError, match="connects the same nodes"):
             graph_lib.prepare(graph, "blocks")

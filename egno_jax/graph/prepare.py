@@ -10,19 +10,23 @@ import jraph
 import numpy as np
 
 from egno_jax.graph.edges import shifts_of
-from egno_jax.ops.layouts import NOWHERE, Blocks, Segments
+from egno_jax.ops.layouts import NOWHERE, Blocks, Incidence, Segments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxtyping import Bool, Int
+    from jaxtyping import Array, Bool, Int
+
+    from egno_jax.ops.layouts import Layout
 
 KEY = "layout"
 VARIABLE = "EGNO_JAX_LAYOUT"
-KINDS = ("auto", "none", "accelerator", "blocks", "segments")
+PLATFORMS = ("gpu", "tpu")
+KINDS = ("auto", "none", *PLATFORMS, "blocks", "incidence", "segments")
 # Blocks compute all pairs: they pay where at least this share of the pairs are edges.
 MIN_DENSITY = 0.5
-MAX_BLOCK = 64
+# Nodes of a graph for blocks and incidence matrices.
+MAX_SIZE = 64
 # Edges of a row: a tile of a TPU has 8 sublanes.
 ROW = 8
 
@@ -37,16 +41,19 @@ def prepare(graph: jraph.GraphsTuple, kind: str | None = None) -> jraph.GraphsTu
     Args:
       graph: one graph or a batch, padded or not, on the host.
       kind: `blocks`: all pairs of nodes of each graph, for small graphs with many edges;
-        `segments`: edges sorted by receiver, without scatters, which nobody has timed yet;
-        `accelerator`: blocks if at least half of the pairs are edges, else none; `none`;
-        `auto`: `none` on a CPU, which has kernels for the edges as they are, otherwise
-        `accelerator`. None: the environment variable `EGNO_JAX_LAYOUT`, or else `auto`.
+        `incidence`: products with incidence matrices, for small graphs with as many nodes and edges
+        each; `segments`: edges sorted by receiver, without scatters, which nobody has timed yet;
+        `none`; `gpu`: blocks if at least half of the pairs are edges, else none; `tpu`: likewise,
+        but incidence matrices before none; `auto`: `none` on a CPU, which has kernels for the edges
+        as they are, otherwise the platform's. None: the environment variable `EGNO_JAX_LAYOUT`, or
+        else `auto`.
 
     Returns:
       The graph, with the layout as `graph.globals["layout"]`.
 
     Raises:
-      ValueError: the kind is unknown, or `blocks` and two edges connect the same nodes.
+      ValueError: the kind is unknown, or the graph cannot be arranged so, as with `blocks` if two
+        edges connect the same nodes.
     """
     kind = chosen_kind(graph, kind)
     graph = without_layout(graph)
@@ -54,8 +61,10 @@ def prepare(graph: jraph.GraphsTuple, kind: str | None = None) -> jraph.GraphsTu
         return graph
     if kind == "blocks":
         return with_layout(graph, _blocks(graph))
-    ends, num_nodes = (graph.senders, graph.receivers), int(np.sum(graph.n_node))
-    return with_layout(graph, segments_of(*map(np.asarray, ends), num_nodes))
+    senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
+    if kind == "incidence":
+        return with_layout(graph, _incidence(senders, receivers, graph.n_node))
+    return with_layout(graph, segments_of(senders, receivers, int(np.sum(graph.n_node))))
 
 
 def prepared(graph: Any) -> Any:
@@ -65,7 +74,7 @@ def prepared(graph: Any) -> Any:
     return graph if KEY in _globals(graph) else prepare(graph)
 
 
-def layout_of(graph: jraph.GraphsTuple) -> Blocks | Segments | None:
+def layout_of(graph: jraph.GraphsTuple) -> Layout | None:
     """Returns the layout of a graph.
 
     Raises:
@@ -80,7 +89,7 @@ def layout_of(graph: jraph.GraphsTuple) -> Blocks | Segments | None:
     return layout
 
 
-def with_layout(graph: jraph.GraphsTuple, layout: Blocks | Segments) -> jraph.GraphsTuple:
+def with_layout(graph: jraph.GraphsTuple, layout: Layout) -> jraph.GraphsTuple:
     """Returns the graph with a layout."""
     return graph._replace(globals={**_globals(graph), KEY: layout})
 
@@ -111,9 +120,9 @@ def is_readable(graph: jraph.GraphsTuple) -> bool:
 def is_for_accelerator() -> bool:
     """Returns whether programs are arranged for an accelerator: there is one, or it is requested.
 
-    `EGNO_JAX_LAYOUT=accelerator` requests it, to compile for a device that is not there.
+    `EGNO_JAX_LAYOUT=tpu` or `gpu` requests it, to compile for a device that is not there.
     """
-    return jax.default_backend() != "cpu" or os.environ.get(VARIABLE) == "accelerator"
+    return jax.default_backend() != "cpu" or os.environ.get(VARIABLE) in PLATFORMS
 
 
 def chosen_kind(graph: jraph.GraphsTuple, kind: str | None = None, node_mask: Any = None) -> str:
@@ -127,28 +136,38 @@ def chosen_kind(graph: jraph.GraphsTuple, kind: str | None = None, node_mask: An
     if kind not in KINDS:
         raise ValueError(f"{name}: got {kind!r}, expected one of {KINDS}")
     if kind == "auto":
-        kind = "accelerator" if is_for_accelerator() else "none"
-    is_requested = kind == "blocks"
-    if kind == "accelerator":
-        kind = "blocks" if _is_dense(graph) else "none"
+        kind = {"cpu": "none", "tpu": "tpu"}.get(jax.default_backend(), "gpu")
     if kind == "none" or not np.size(graph.senders):
         return "none"
-    reason = _why_no_blocks(graph, node_mask) if kind == "blocks" else None
-    if reason is None:
-        return kind
-    if is_requested:
-        raise ValueError(f"{name}: got 'blocks', but {reason}; use segments")
+    candidates = [kind]
+    if kind in PLATFORMS:
+        candidates = ["blocks"] if _is_dense(graph) else []
+        candidates += ["incidence"] if kind == "tpu" and _is_small(graph) else []
+    for candidate in candidates:
+        reason = _why_not(candidate, graph, node_mask)
+        if reason is None:
+            return candidate
+        if kind == candidate:
+            raise ValueError(f"{name}: got {kind!r}, but {reason}; use segments")
     return "none"
+
+
+def _is_small(graph: jraph.GraphsTuple) -> bool:
+    return int(np.max(graph.n_node)) <= MAX_SIZE
 
 
 def _is_dense(graph: jraph.GraphsTuple) -> bool:
     n_node = np.asarray(graph.n_node)
     size, graphs = int(n_node.max()), int((n_node > 0).sum())
-    return size <= MAX_BLOCK and np.size(graph.senders) >= MIN_DENSITY * graphs * size**2
+    return _is_small(graph) and np.size(graph.senders) >= MIN_DENSITY * graphs * size**2
 
 
-def _why_no_blocks(graph: jraph.GraphsTuple, node_mask: Any) -> str | None:
-    """Returns why a graph, stacked if it has a node mask, cannot be arranged in blocks, if so."""
+def _why_not(kind: str, graph: jraph.GraphsTuple, node_mask: Any) -> str | None:
+    """Returns why a graph, stacked if it has a node mask, cannot be arranged so, if that is."""
+    if kind == "incidence" and node_mask is None and not _is_uniform(graph):
+        return "its graphs differ in their numbers of nodes or edges"
+    if kind != "blocks":
+        return None
     if node_mask is not None and np.any(node_mask & ~_of_first_graph(graph, node_mask)):
         return "a sample has several graphs, expected one, and padding"
     repeated = _first_repeated(graph, node_mask)
@@ -190,6 +209,24 @@ def _first_repeated(graph: jraph.GraphsTuple, node_mask: Any = None) -> int | No
     _, first = np.unique(np.stack([receivers, senders])[:, places], axis=1, return_index=True)
     rest = np.setdiff1d(places, places[first])
     return int(rest[0]) if rest.size else None
+
+
+def _is_uniform(graph: jraph.GraphsTuple) -> bool:
+    """Returns whether all graphs have as many nodes and as many edges, each its own."""
+    n_node, n_edge = np.asarray(graph.n_node), np.asarray(graph.n_edge)
+    if np.ptp(n_node) or np.ptp(n_edge):
+        return False
+    owner = np.repeat(np.arange(len(n_edge)), n_edge)
+    ends = np.asarray(graph.senders), np.asarray(graph.receivers)
+    return all(np.array_equal(nodes // n_node[0], owner) for nodes in ends)
+
+
+def _incidence(
+    senders: Int[np.ndarray, "E"], receivers: Int[np.ndarray, "E"], n_node: Int[Array, "G"]
+) -> Incidence:
+    graphs, size = len(n_node), int(n_node[0])
+    ends = ((nodes % size).astype(np.int32).reshape(graphs, -1) for nodes in (senders, receivers))
+    return Incidence(*ends, num_nodes=size, num_edges=len(senders))
 
 
 def _blocks(graph: jraph.GraphsTuple) -> Blocks:
@@ -269,12 +306,12 @@ def _rows(
 
 def stacked_layout(
     graph: jraph.GraphsTuple, node_mask: Any, kind: str | None = None
-) -> Blocks | Segments | None:
+) -> Layout | None:
     """Returns the layout of S stacked graphs of one size, whose arrays have a leading axis S.
 
-    Blocks have all N nodes of a sample, padding included. Segments have the sizes of the largest
-    sample. `joined` of the layout makes that of a batch. `node_mask` `[S, N]` are the nodes that
-    count in losses; blocks need all of them in one graph.
+    Blocks and incidence matrices have all N nodes of a sample, padding included. Segments have the
+    sizes of the largest sample. `joined` of the layout makes that of a batch. `node_mask` `[S, N]`
+    are the nodes that count in losses; blocks need all of them in one graph.
     """
     kind = chosen_kind(graph, kind, node_mask)
     senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
@@ -283,6 +320,8 @@ def stacked_layout(
         return None
     if kind == "blocks":
         return _stacked_blocks(senders, receivers, _of_first_graph(graph, node_mask))
+    if kind == "incidence":
+        return Incidence(senders, receivers, num_nodes, senders.shape[1])
     return _stack_segments(
         [segments_of(*pair, num_nodes) for pair in zip(senders, receivers, strict=True)]
     )

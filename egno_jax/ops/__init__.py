@@ -2,7 +2,7 @@
 
 from egno_jax import deprecation
 from egno_jax.ops.embedding import embed_times, sinusoidal_embedding
-from egno_jax.ops.layouts import Blocks, EdgeList, Layout, Segments
+from egno_jax.ops.layouts import Blocks, EdgeList, Incidence, Layout, Segments
 from egno_jax.ops.linear import linear, matmul, mlp
 from egno_jax.ops.mean_field import mean_field
 from egno_jax.ops.message_passing import (
@@ -57,6 +57,7 @@ __all__ = [
     "Blocks",
     "Context",
     "EdgeList",
+    "Incidence",
     "Layout",
     "Segments",
     "VectorSums",

@@ -5,11 +5,13 @@ The formula of message passing is written once, for any of these (`egno_jax.ops.
 - `EdgeList`: the edges as a graph lists them; gathers and scatters. The specification.
 - `Blocks`: all pairs of nodes of each small graph, with a mask. No gathers, no scatters. The nodes
   are `[n, G]`, node i of graph g, so that compilers can lay out the graphs of a batch along lanes.
+- `Incidence`: the edges of small graphs of one size; products with incidence matrices. No gathers,
+  no scatters.
 - `Segments`: edges sorted by receiver in rows of equal length. Gathers, in the derivative too, and
   no scatters.
 
-`egno_jax.graph.prepare` makes the last two. They contain indices, no values, so they hold as long
-as senders and receivers do.
+`egno_jax.graph.prepare` makes all but the first. They contain indices, no values, so they hold as
+long as senders and receivers do.
 """
 
 from __future__ import annotations
@@ -200,6 +202,72 @@ class Blocks:
         if self.edges is None:
             return ~jnp.eye(size, dtype=bool)[..., None, None]
         return jnp.moveaxis(self.edges < NOWHERE, 0, -1)[..., None]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("senders", "receivers"),
+    meta_fields=("num_nodes", "num_edges"),
+)
+@dataclasses.dataclass(frozen=True)
+class Incidence:
+    """The edges of G graphs of n nodes and e edges; nodes are `[G n]`, edges `[G, e]`.
+
+    Values go from nodes to edges, and are summed at nodes, by products with the incidence matrices
+    of each graph: `[e, n]`, 1 where the node is the sender, or the receiver, of the edge. They are
+    for TPUs, which multiply by up to 128 nodes at once, but gather and scatter row after row. A
+    value that is not finite reaches all edges of its graph.
+
+    Attributes:
+      senders, receivers: `[G, e]`, counted from the first node of the graph.
+      num_nodes: n.
+      num_edges: E, the number of edges that the layout is for.
+    """
+
+    senders: Int[Array, "G e"]
+    receivers: Int[Array, "G e"]
+    num_nodes: int
+    num_edges: int
+
+    def of_receivers(self, values: Float[Array, "P N C"]) -> Float[Array, "P G e C"]:
+        """See `Layout`."""
+        return self._of(self.receivers, values)
+
+    def of_senders(self, values: Float[Array, "P N C"]) -> Float[Array, "P G e C"]:
+        """See `Layout`."""
+        return self._of(self.senders, values)
+
+    def to_receivers(self, values: Float[Array, "P G e C"]) -> Float[Array, "P N C"]:
+        """See `Layout`."""
+        dtype = jnp.result_type(values.dtype, jnp.float32)
+        matrix = self._matrix(self.receivers, dtype)
+        sums = _exact_einsum("gen,pgec->pgnc", matrix, values.astype(dtype))
+        return sums.reshape(sums.shape[0], -1, sums.shape[-1]).astype(values.dtype)
+
+    def edge_features(self, features: Float[Array, "E D"]) -> Float[Array, "G e D"]:
+        """See `Layout`."""
+        return features.reshape(*self.senders.shape, features.shape[-1])
+
+    def in_degree(self, dtype: Any) -> Float[Array, "N 1"]:
+        """See `Layout`."""
+        return jnp.sum(self._matrix(self.receivers, dtype), axis=1).reshape(-1, 1)
+
+    def joined(self, num_nodes: int) -> Incidence:
+        """Returns the layout of the batch of samples that this one stacks along a leading axis."""
+        return dataclasses.replace(self, num_edges=self.senders.shape[0] * self.num_edges)
+
+    def _of(
+        self, places: Int[Array, "G e"], values: Float[Array, "P N C"]
+    ) -> Float[Array, "P G e C"]:
+        of_graphs = values.reshape(values.shape[0], -1, self.num_nodes, values.shape[-1])
+        return _exact_einsum("gen,pgnc->pgec", self._matrix(places, values.dtype), of_graphs)
+
+    def _matrix(self, places: Int[Array, "G e"], dtype: Any) -> Float[Array, "G e n"]:
+        return (places[..., None] == np.arange(self.num_nodes)).astype(dtype)
+
+
+# Products with zeros and ones are exact only if values are not rounded to fewer bits.
+_exact_einsum = functools.partial(jnp.einsum, precision="highest")
 
 
 @functools.partial(

@@ -229,8 +229,9 @@ class _Watch:
         self._send(_NO_MORE)
 
     def close(self) -> None:
-        for key in list(self._selector.get_map().values()):
-            key.fileobj.close()
+        listening = [key.fileobj for key in self._selector.get_map().values()]
+        for each in [*listening, *(line.socket for line in self._heard)]:
+            each.close()
 
 
 _watch: _Watch | None = None

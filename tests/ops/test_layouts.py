@@ -21,7 +21,14 @@ from tests import helpers
 from tests.training.mesh_runs import CONFIG as RUN
 from tests.training.mesh_runs import task
 
-KINDS = ("blocks", "segments")
+KINDS = ("blocks", "incidence", "segments")
+# The graphs of `graph_of` that each kind can arrange.
+CASES = [
+    (kind, graph)
+    for kind in KINDS
+    for graph in ("complete", "sparse", "mixed", "padded")
+    if kind != "incidence" or graph in ("complete", "sparse")
+]
 CONFIG = egno_jax.EGNOConfig(
     num_layers=1,
     hidden_dim=8,
@@ -50,10 +57,20 @@ def one_graph(rng, num_nodes, density):
     return graph_lib.build(*drawn, edges)
 
 
+def first_edges(graph, number):
+    features = {"features": graph.edges["features"][:number]}
+    ends = {name: getattr(graph, name)[:number] for name in ("senders", "receivers")}
+    return graph._replace(edges=features, n_edge=np.array([number], np.int32), **ends)
+
+
 def graph_of(kind):
     rng = np.random.default_rng(7)
     if kind == "complete":
         return graph_lib.batch([one_graph(rng, 4, 1) for _ in range(3)])
+    if kind == "sparse":  # as many edges each, but others
+        graphs = [one_graph(rng, 9, 0.5) for _ in range(3)]
+        least = min(len(graph.senders) for graph in graphs)
+        return graph_lib.batch([first_edges(graph, least) for graph in graphs])
     # One node sends and receives more edges than a row of segments holds.
     graph = graph_lib.batch([one_graph(rng, size, 0.7) for size in (3, 14, 5)])
     return graph if kind == "mixed" else graph_lib.pad(graph)[0]
@@ -69,9 +86,8 @@ def function(params, positions, graph, times, num_real):
 gradient = jax.jit(jax.value_and_grad(function, (0, 1), has_aux=True), static_argnums=4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("graph", ["complete", "mixed", "padded"])
-def test_values_and_gradients_are_those_of_the_specification(graph, kind):
+@pytest.mark.parametrize(("kind", "graph"), CASES)
+def test_values_and_gradients_are_those_of_the_specification(kind, graph):
     with jax.enable_x64(True):
         num_real, graph = (None if graph != "padded" else 22), graph_of(graph)
         params = helpers.random_params(np.random.default_rng(0), CONFIG)
@@ -88,7 +104,7 @@ def test_values_and_gradients_are_those_of_the_specification(graph, kind):
 def test_other_derivatives_and_maps_are_those_of_the_specification(kind):
     """Forward mode, reverse over reverse, and `vmap` over states and over layouts."""
     with jax.enable_x64(True):
-        graph = graph_of("mixed")
+        graph = graph_of("sparse" if kind == "incidence" else "mixed")
         layout = graph_lib.layout_of(graph_lib.prepare(graph, kind))
         specification = ops.EdgeList(graph.senders, graph.receivers, len(graph.nodes["positions"]))
         rng = np.random.default_rng(1)
@@ -124,8 +140,8 @@ def test_other_derivatives_and_maps_are_those_of_the_specification(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_layers_have_no_scatter_and_with_blocks_no_gather(kind):
-    """Only the means of graphs, at the beginning and the end, scatter and gather with segments."""
+def test_layers_have_no_scatter_and_but_with_segments_no_gather(kind):
+    """But with blocks the means of graphs, at the beginning and the end, scatter and gather."""
     graph = graph_lib.prepare(graph_of("complete"), kind)
 
     def count(num_layers):
@@ -140,8 +156,10 @@ def test_layers_have_no_scatter_and_with_blocks_no_gather(kind):
 
     one, two = count(1), count(2)
     assert one[0] == two[0]
+    if kind != "segments":
+        assert one == two
     if kind == "blocks":
-        assert one == two == [0, 0]
+        assert one == [0, 0]
 
 
 def test_a_layout_is_chosen_by_size_and_density(monkeypatch):
@@ -156,8 +174,15 @@ def test_a_layout_is_chosen_by_size_and_density(monkeypatch):
     assert kind_of(complete, "auto") is (
         type(None) if jax.default_backend() == "cpu" else ops.Blocks
     )
-    assert kind_of(complete, "accelerator") is ops.Blocks
-    assert kind_of(sparse, "accelerator") is type(None)
+    for platform in ("gpu", "tpu"):
+        assert kind_of(complete, platform) is ops.Blocks
+    for small in (sparse, graph_of("sparse")):
+        assert kind_of(small, "gpu") is type(None)
+        assert kind_of(small, "tpu") is ops.Incidence
+    assert kind_of(one_graph(rng, 70, 0.1), "tpu") is type(None)
+    assert kind_of(one_graph(rng, 70, 0.1), "incidence") is ops.Incidence
+    with pytest.raises(ValueError, match="graphs differ in their numbers of nodes or edges"):
+        graph_lib.prepare(mixed, "incidence")
     assert kind_of(graph_lib.prepare(mixed, "blocks"), "none") is type(None)
     twice = mixed._replace(
         senders=np.repeat(mixed.senders, 2),
@@ -165,7 +190,7 @@ def test_a_layout_is_chosen_by_size_and_density(monkeypatch):
         edges={"features": np.repeat(mixed.edges["features"], 2, axis=0)},
         n_edge=2 * mixed.n_edge,
     )
-    assert kind_of(twice, "accelerator") is type(None)
+    assert kind_of(twice, "tpu") is type(None)
     assert kind_of(twice, "segments") is ops.Segments
     with pytest.raises(ValueError, match="edge 1 connects the same nodes"):
         graph_lib.prepare(twice, "blocks")
@@ -283,7 +308,9 @@ def test_repeated_edges_of_samples_are_refused_in_blocks():
     with pytest.raises(ValueError, match="connects the same nodes"):
         graph_lib.stacked_layout(twice, samples.node_mask, "blocks")
     assert graph_lib.stacked_layout(twice, samples.node_mask, "segments") is not None
-    assert graph_lib.stacked_layout(twice, samples.node_mask, "accelerator") is None
+    assert graph_lib.stacked_layout(twice, samples.node_mask, "gpu") is None
+    found = graph_lib.stacked_layout(twice, samples.node_mask, "tpu")
+    assert isinstance(found, ops.Incidence)
 
 
 def test_nodes_that_count_nowhere_are_nodes_of_the_graph(monkeypatch):
@@ -314,7 +341,7 @@ def test_samples_of_several_graphs_are_refused_in_blocks():
     samples = masked_samples([1, 2])
     with pytest.raises(ValueError, match="a sample has several graphs, expected one, and padding"):
         graph_lib.stacked_layout(samples.graph, samples.node_mask, "blocks")
-    assert graph_lib.stacked_layout(samples.graph, samples.node_mask, "accelerator") is None
+    assert graph_lib.stacked_layout(samples.graph, samples.node_mask, "gpu") is None
 
 
 def test_loops_after_all_other_edges_are_kept():
@@ -351,10 +378,10 @@ def test_flat_weights_take_the_steps_of_the_tree(monkeypatch):
         for _ in range(5):
             state, metrics = step(state)
         is_flat = isinstance(flatten(params), FlatParams)
-        assert is_flat == (kind == "accelerator")
+        assert is_flat == (kind == "tpu")
         return state.params, state.ema, state.opt_state, metrics
 
-    helpers.assert_trees_close(after("accelerator"), after("none"), 1e-5)
+    helpers.assert_trees_close(after("tpu"), after("none"), 1e-5)
 
 
 def test_memory_maps_are_not_read(tmp_path, monkeypatch):
