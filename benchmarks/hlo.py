@@ -1,8 +1,9 @@
 """The compiler's figures of a compiled program, read from its HLO.
 
 A program is a set of computations. The entry is executed once; the body of a loop as often as the
-loop's trip count says (once, if the compiler does not know it); a computation within a fusion as
-often as the fusion. Every branch of a conditional counts.
+loop's trip count says, or a condition that compares with a constant, as that of `lax.scan` does
+(once, if there is neither); a computation within a fusion as often as the fusion. Every branch of a
+conditional counts.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _CALLED = re.compile(
     r"(?:\{([^}]*)\}|%?([\w.\-]+))"
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_LESS_THAN = re.compile(r"ROOT .* compare\(.*?%([\w.\-]+)\), direction=LT")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 # The greatest 64-bit integer stands for an unknown number of cycles.
 _UNKNOWN_CYCLES = 1 << 60
@@ -149,13 +152,27 @@ def _count(
     if is_inner:
         inner.add(name)
     for operation, line in computations[name]:
-        trips = int(found[1]) if (found := _TRIPS.search(line)) else 1
+        trips = _trips(computations, line) if operation == "while" else 1
         for several, one in _CALLED.findall(line):
             for called in (several or one).split(","):
                 called = called.strip().removeprefix("%")
                 if called in computations:
                     is_part = is_inner or operation not in _CONTROL
                     _count(computations, called, times * trips, is_part, counts, inner)
+
+
+def _trips(computations: dict[str, list[tuple[str, str]]], loop: str) -> int:
+    """Returns how often a loop is executed; 1 if its line and its condition do not say it."""
+    if found := _TRIPS.search(loop):
+        return int(found[1])
+    condition = computations.get(found[1], []) if (found := _CONDITION.search(loop)) else []
+    lines = [line for _, line in condition]
+    for name in (found[1] for line in lines if (found := _LESS_THAN.search(line))):
+        constant = re.compile(rf"%{re.escape(name)} = .* constant\((\d+)\)")
+        for line in lines:
+            if found := constant.search(line):
+                return int(found[1])
+    return 1
 
 
 def _estimate(line: Line) -> int | None:

@@ -36,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours-high": {"matmul_precision": "high"},
     "ours-default": {"matmul_precision": "default"},
     "ours-bf16": {"dtype": "bfloat16"},
+    "ours-scan": {"scan_layers": True},
     "ours-pallas": {},  # with the environment of `benchmarks.compiled.PALLAS`
     "naive": {},
 }

@@ -31,6 +31,8 @@ from egno_jax.params import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from jaxtyping import Array, Float, Int
 
 __all__ = [
@@ -112,12 +114,33 @@ class EGNO(nn.Module):
         features = time_embedding(config)(state.features[0], tau, frame.graph_ids)
         state = state.at_times(tau.shape[0])._replace(features=features)
         state = jax.tree.map(ops.shard_times, state)
-        for index in range(config.num_layers):
-            block = Block(config, self.layer, name=f"block_{index}")
-            state = jax.tree.map(ops.shard_times, block(state, graph, context))
+        if config.scan_layers and not self.is_initializing():
+            state = self._scan_blocks(state, graph, context)
+        else:
+            for index in range(config.num_layers):
+                block = Block(config, self.layer, name=f"block_{index}")
+                state = jax.tree.map(ops.shard_times, block(state, graph, context))
         if requested != slice(0, tau.shape[0]):
             state = jax.tree.map(lambda x: x[requested], state)
         return frame.trajectory(state)
+
+    def _scan_blocks(
+        self, state: State, graph: jraph.GraphsTuple, context: ops.Context | None
+    ) -> State:
+        """Applies the blocks as a loop over their weights, whose names stay those of the blocks."""
+        block = Block(self.config, self.layer, parent=None)
+
+        def advance(state: State, weights: Mapping[str, Any]) -> tuple[State, None]:
+            after = block.apply({"params": weights}, state, graph, context)
+            return jax.tree.map(ops.shard_times, after), None
+
+        names = (f"block_{index}" for index in range(self.config.num_layers))
+        each = [self.variables["params"][name] for name in names]
+        weights = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+        # The first block may widen the dtype of the inputs, and a loop keeps it.
+        after, _ = jax.eval_shape(advance, state, each[0])
+        state = jax.tree.map(lambda x, like: x.astype(like.dtype), state, after)
+        return jax.lax.scan(advance, state, weights)[0]
 
 
 def time_embedding(config: EGNOConfig) -> TimeEmbedding:

@@ -101,6 +101,31 @@ def test_a_program_runs_where_this_library_is_not_installed(params, tmp_path):
         assert_close(np.load(path), jax.jit(egno_jax.apply)(params, graph, times))
 
 
+def test_a_program_is_differentiated_as_often_as_asked(params, tmp_path):
+    graph, times = random_graph(4), np.array([1.0, 2.0], np.float32)
+    nodes = graph.nodes
+
+    def loss(of, positions):
+        return jax.numpy.sum(of(graph._replace(nodes={**nodes, "positions": positions})) ** 2)
+
+    expected = jax.grad(
+        lambda x: loss(lambda graph: helpers.apply(params, graph, times).positions, x)
+    )(nodes["positions"])
+    for order in (0, 1):
+        egno_jax.export(params, tmp_path / "model", platforms=["cpu"], vjp_order=order)
+        program = jax_export.deserialize(bytearray((tmp_path / "model").read_bytes()))
+
+        def exported(graph, program=program):
+            return program.call(as_dictionary(graph), times)["positions"]
+
+        if order == 0:
+            with pytest.raises(ValueError, match="VJP"):
+                jax.grad(lambda x, of=exported: loss(of, x))(nodes["positions"])
+            continue
+        found = jax.grad(lambda x, of=exported: loss(of, x))(nodes["positions"])
+        helpers.assert_close(found, expected, 1e-4)
+
+
 def test_a_program_has_the_platforms_and_no_kernels_of_this_machine(params, tmp_path):
     egno_jax.export(params, tmp_path / "model.stablehlo", platforms=["cpu", "tpu"])
     program = jax_export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes()))

@@ -74,6 +74,20 @@ def test_a_loop_counts_as_often_as_it_runs():
     }
 
 
+def test_the_condition_of_a_loop_says_how_often_it_runs():
+    known, condition = ', backend_config={"known_trip_count":{"n":"3"}}', "compare(%n, %i)"
+    assert TEXT.count(known) == TEXT.count(condition) == 1
+    text = TEXT.replace(known, "")
+    assert hlo.figures_of_text(text)["cycles"] == 50 + 7
+    text = text.replace(
+        f"  ROOT %less = pred[] {condition}",
+        """\
+  %three = s32[]{:T(128)} constant(3)
+  ROOT %less = pred[] compare(%n, %three), direction=LT""",
+    )
+    assert hlo.figures_of_text(text) == hlo.figures_of_text(TEXT)
+
+
 def test_a_program_without_estimates_has_no_cycles():
     found = hlo.figures_of_text(TEXT.replace("estimated_cycles", "other"))
     assert found["cycles"] is None and found["without_estimate"] is None

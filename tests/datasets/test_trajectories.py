@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -118,6 +119,16 @@ def test_a_periodic_vector_that_is_zero_is_named(tmp_path):
     path = slab(tmp_path, None)
     path.write_text(path.read_text().replace('pbc="T T F"', 'pbc="T T T"'))
     with pytest.raises(ValueError, match=r"cell of frame 0 has no volume.*expected 3 independent"):
+        trajectories.read(path)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_a_cell_that_is_not_finite_is_named(tmp_path):
+    """ASE writes and reads `nan`; MDAnalysis reads any bytes of a TRR file as a cell."""
+    path = slab(tmp_path, None)
+    assert 'Lattice="7.65' in path.read_text()
+    path.write_text(re.sub(r'Lattice="\S+', 'Lattice="nan', path.read_text(), count=1))
+    with pytest.raises(ValueError, match=r"the cell of frame 0: got \[\[nan.*expected finite"):
         trajectories.read(path)
 
 

@@ -29,11 +29,12 @@ ROOT = Path(__file__).parents[2]
 MESH, OTHER_MESHES = "data=4,time=2", ("data=8", "time=8")
 
 
-def start(*arguments, num_devices, kernels="off"):
+def start(*arguments, num_devices, kernels="off", layout="none"):
     flags = f"--xla_force_host_platform_device_count={num_devices}"
     settings = {
         "JAX_PLATFORMS": "cpu",
         "EGNO_JAX_KERNELS": kernels,
+        "EGNO_JAX_LAYOUT": layout,
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flags}",
     }
     return subprocess.Popen(
@@ -115,6 +116,13 @@ def test_a_mesh_takes_the_steps_of_one_device(runs):
 @pytest.mark.parametrize("mesh", OTHER_MESHES)
 def test_other_meshes_take_the_steps_of_one_device(other_runs, mesh):
     assert_steps_are_those_of_one_device(other_runs, mesh)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["blocks", "incidence", "segments"])
+def test_layouts_take_the_steps_of_the_list_on_a_mesh(runs, layout):
+    found = result_of(start("losses", MESH, num_devices=8, layout=layout))
+    assert_same_run(found[MESH], runs["none"])
 
 
 @pytest.mark.skipif(not library.load().is_loaded, reason=f"no kernels: {library.load().reason}")

@@ -124,6 +124,11 @@ def _unwrapped(recording: Recording) -> Recording:
     if recording.cells is None:
         return recording
     vectors = recording.cells[:, np.asarray(recording.periodic)]
+    for frame in np.flatnonzero(~np.isfinite(recording.cells).all(axis=(1, 2))):
+        raise ValueError(
+            f"{recording.source}: the cell of frame {frame}: got "
+            f"{recording.cells[frame].tolist()}, expected finite numbers"
+        )
     for frame in np.flatnonzero(np.linalg.matrix_rank(vectors) < vectors.shape[1]):
         raise ValueError(
             f"{recording.source}: the cell of frame {frame} has no volume: got "
