@@ -224,16 +224,18 @@ def _ratio(row: Row) -> float | None:
 def _draw(rows: Sequence[Row], title: str, value: Callable[[Row], float | None]) -> Any:
     """Draws bars by case and variant, with axes for each kind of program and chip.
 
-    Other precisions are in the tables alone: their floors differ.
+    Other precisions are in the tables alone: their floors differ. So are chips without a training
+    step.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     known = [row for row in rows if ":" not in row.target and "error" not in row.entry]
     known = [row for row in known if value(row) is not None and "ours-" not in row.variant]
-    targets = list(dict.fromkeys(row.target for row in known))
-    if not known:
+    targets = list(dict.fromkeys(row.target for row in known if row.kind == "step"))
+    if not targets:
         return None
+    known = [row for row in known if row.target in targets]
     variants = list(dict.fromkeys(row.variant for row in known))
     figure = Figure(figsize=(max(3.2 * len(targets), 5) + 1, 6), layout="constrained")
     grid = figure.subplots(len(KINDS), len(targets), squeeze=False, sharey="row")

@@ -25,6 +25,7 @@ _CALLED = re.compile(
     r"(?:\{([^}]*)\}|%?([\w.\-]+))"
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_LOOP = re.compile(r"^.* while\(.*$", re.M)
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _LESS_THAN = re.compile(r"ROOT .* compare\(.*?%([\w.\-]+)\), direction=LT")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
@@ -75,13 +76,16 @@ def figures(compiled: Any) -> dict[str, Any]:
       `without_estimate`: launches on TPU whose cycles the compiler does not estimate;
       `gathers`, `scatters`: number of executions of these operations;
       `collectives`: by kind, `count` (operations) and `bytes` (of their results on one device);
-      `accessed_bytes`: what all operations read and write, as XLA's cost analysis counts it;
+      `accessed_bytes`: what all operations read and write, as XLA's cost analysis counts it; None
+        with loops that it would count once, because it does not know how often they run;
       `temporary_bytes`, `argument_bytes`, `output_bytes`: memory of one device.
     """
-    memory = compiled.memory_analysis()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    is_counted = all(_TRIPS.search(loop) for loop in _LOOP.findall(text))
+    cost = compiled.cost_analysis() if is_counted else None
     return {
-        **figures_of_text(compiled.as_text()),
-        "accessed_bytes": (compiled.cost_analysis() or {}).get("bytes accessed"),
+        **figures_of_text(text),
+        "accessed_bytes": (cost or {}).get("bytes accessed"),
         "temporary_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "output_bytes": memory.output_size_in_bytes,
