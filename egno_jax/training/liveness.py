@@ -27,8 +27,9 @@ import jax
 from jax._src import distributed  # JAX has no public way to its store
 
 RESUMABLE = 75
-# In seconds: between signs of life; without one; to connect; to end with an error of one's own.
-_BEAT, _SILENCE, _PATIENCE, _GRACE = 5.0, 60.0, 20.0, 2.5
+# In seconds: between signs of life; without one; to end with an error of one's own.
+_BEAT, _SILENCE, _GRACE = 5.0, 60.0, 2.5
+_PATIENCE, _START = 20.0, 300  # seconds for a connection, and for process 0 to start
 _ADDRESS = "egno_jax/liveness"
 _LONGEST_MESSAGE = 1024  # bytes
 _END, _NO_MORE = b"\n", b"bye"
@@ -59,7 +60,7 @@ def fail(message: str, code: int) -> int:
         print(message, file=sys.stderr, flush=True)
     if is_one_of_several():
         if _watch is not None:
-            _watch.tell(message.splitlines()[-1])
+            _watch.tell(message.strip().rpartition("\n")[2])
         os._exit(code)
     return code
 
@@ -93,7 +94,7 @@ def watch_others() -> None:
             state.client.key_value_set(_ADDRESS, f"{listener.getsockname()[1]} {token}")
             watch = _Watch(0, listener, token)
         else:
-            found = state.client.blocking_key_value_get(_ADDRESS, int(1000 * _PATIENCE))
+            found = state.client.blocking_key_value_get(_ADDRESS, 1000 * _START)
             port, token = found.split()
             line = socket.create_connection((host, int(port)), _PATIENCE)
             line.sendall(f"{token} {state.process_id}".encode() + _END)
@@ -114,8 +115,8 @@ def watch_others() -> None:
 
 def _listen(host: str) -> socket.socket:
     """Returns a socket that listens at a free port of the address, or of all if it is not ours."""
-    family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
     try:
+        family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address, family=family, backlog=4096)
     except OSError:
         return socket.create_server(("", 0), backlog=4096)
