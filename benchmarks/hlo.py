@@ -166,7 +166,10 @@ def _count(
 
 
 def _trips(computations: dict[str, list[tuple[str, str]]], loop: str) -> int:
-    """Returns how often a loop is executed; 1 if its line and its condition do not say it."""
+    """Returns how often a loop is executed; 1 if its line and its condition do not say it.
+
+    A condition `i < n` is taken to count from 0 in steps of 1, as those of `lax.scan` do.
+    """
     if found := _TRIPS.search(loop):
         return int(found[1])
     condition = computations.get(found[1], []) if (found := _CONDITION.search(loop)) else []

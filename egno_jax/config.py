@@ -66,8 +66,9 @@ class EGNOConfig:
       matmul_precision: `jax.lax` precision of products over channels. The default is exact
         float32; `"default"` is TF32 on recent NVIDIA GPUs and bfloat16 on TPUs.
       scan_layers: whether the blocks are compiled once, as the body of a loop over their stacked
-        weights, instead of one after the other. Results are the same. It shortens compiling, and
-        does not allow layers with other variables than weights.
+        weights, instead of one after the other. Results are the same. It shortens compiling. The
+        blocks must have weights of the same shapes, and no other variables, random numbers or
+        captured intermediates.
 
     Raises:
       ValueError: a field is of the wrong type or out of range; names the field.

@@ -132,10 +132,18 @@ class EGNO(nn.Module):
 
         def advance(state: State, weights: Mapping[str, Any]) -> tuple[State, None]:
             after = block.apply({"params": weights}, state, graph, context)
-            return jax.tree.map(ops.shard_times, after), None
+            extra = {name: x.regroup() for name, x in after.extra.items()}
+            return jax.tree.map(ops.shard_times, after._replace(extra=extra)), None
 
         names = (f"block_{index}" for index in range(self.config.num_layers))
         each = [self.variables["params"][name] for name in names]
+        kinds = [jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), x) for x in each]
+        for index, kind in enumerate(kinds):
+            if kind != kinds[0]:
+                raise ValueError(
+                    f"config.scan_layers: got weights of block_{index} that differ in names, "
+                    "shapes or dtypes from those of block_0, expected alike blocks; set it to False"
+                )
         weights = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
         # The first block may widen the dtype of the inputs, and a loop keeps it.
         after, _ = jax.eval_shape(advance, state, each[0])

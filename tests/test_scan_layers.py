@@ -96,6 +96,42 @@ def test_training_on_a_mesh_is_that_of_separate_blocks():
     helpers.assert_trees_close(run(scanned, mesh), expected, 1e-5)
 
 
+def test_a_layer_may_write_its_irreps_otherwise():
+    e3nn = pytest.importorskip("e3nn_jax")
+
+    class Apart(nn.Module):
+        config: egno_jax.EGNOConfig
+
+        @staticmethod
+        def carries(config):
+            return {"vectors": "2x1o"}
+
+        @nn.compact
+        def __call__(self, state, graph):
+            array = state.extra["vectors"].array + jnp.tile(state.velocities, 2)
+            return state._replace(extra={"vectors": e3nn.IrrepsArray("1o + 1o", array)})
+
+    graph = graph_of("float32")
+    config = egno_jax.EGNOConfig(num_layers=2, hidden_dim=8)
+    variables = egno_jax.EGNO(config, layer=Apart).init(jax.random.key(0), graph, TIMES)
+    scanned = dataclasses.replace(config, scan_layers=True)
+    found, expected = (
+        egno_jax.EGNO(each, layer=Apart).apply(variables, graph, TIMES)
+        for each in (scanned, config)
+    )
+    helpers.assert_trees_close(found, expected, 1e-5)
+
+
+def test_blocks_with_different_weights_are_refused():
+    config = egno_jax.EGNOConfig(num_layers=2, hidden_dim=8, scan_layers=True)
+    params = helpers.random_params(np.random.default_rng(0), config)
+    layer = params.weights["block_1"]["egnn_layer"]
+    layer["message_mlp"]["linear_0"]["bias"] = np.zeros(8)
+    with jax.enable_x64(True):
+        with pytest.raises(ValueError, match="scan_layers: got weights of block_1 that differ"):
+            egno_jax.EGNO(config).apply({"params": params.weights}, graph_of("float32"), TIMES)
+
+
 def test_a_module_of_your_own_may_contain_it():
     class Twice(nn.Module):
         config: egno_jax.EGNOConfig

@@ -110,7 +110,7 @@ def _globals(graph: Any) -> dict[str, Any]:
 
 def is_readable(graph: jraph.GraphsTuple) -> bool:
     """Returns whether the values of a graph's indices can be read: on this host, outside `jit`."""
-    arrays = (graph.senders, graph.receivers, graph.n_node, shifts_of(graph))
+    arrays = (graph.senders, graph.receivers, graph.n_node, graph.n_edge, shifts_of(graph))
     return not any(
         isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True)
         for x in arrays
@@ -142,7 +142,7 @@ def chosen_kind(graph: jraph.GraphsTuple, kind: str | None = None, node_mask: An
     candidates = [kind]
     if kind in PLATFORMS:
         candidates = ["blocks"] if _is_dense(graph) else []
-        candidates += ["incidence"] if kind == "tpu" and _is_small(graph) else []
+        candidates += ["incidence"] if kind == "tpu" and _is_small(graph, node_mask) else []
     for candidate in candidates:
         reason = _why_not(candidate, graph, node_mask)
         if reason is None:
@@ -152,8 +152,10 @@ def chosen_kind(graph: jraph.GraphsTuple, kind: str | None = None, node_mask: An
     return "none"
 
 
-def _is_small(graph: jraph.GraphsTuple) -> bool:
-    return int(np.max(graph.n_node)) <= MAX_SIZE
+def _is_small(graph: jraph.GraphsTuple, node_mask: Any = None) -> bool:
+    """Returns whether every graph is small; with a node mask, every sample with its padding."""
+    size = np.max(graph.n_node) if node_mask is None else np.shape(node_mask)[1]
+    return int(size) <= MAX_SIZE
 
 
 def _is_dense(graph: jraph.GraphsTuple) -> bool:

@@ -216,7 +216,8 @@ class Incidence:
     Values go from nodes to edges, and are summed at nodes, by products with the incidence matrices
     of each graph: `[e, n]`, 1 where the node is the sender, or the receiver, of the edge. They are
     for TPUs, which multiply by up to 128 nodes at once, but gather and scatter row after row. A
-    value that is not finite reaches all edges of its graph.
+    value that is not finite reaches all edges of its graph. A batch of samples has a matrix for
+    each sample, whatever graphs are in it.
 
     Attributes:
       senders, receivers: `[G, e]`, counted from the first node of the graph.

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import hmac
+import ipaddress
 import math
 import os
 import re
@@ -19,9 +21,10 @@ import socket
 import sys
 import threading
 import time
+import types
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any
 
 import jax
 from jax._src import distributed  # JAX has no public way to its store
@@ -31,8 +34,9 @@ RESUMABLE = 75
 _BEAT, _SILENCE, _GRACE = 5.0, 60.0, 2.5
 _PATIENCE, _START = 20.0, 300  # seconds for a connection, and for process 0 to start
 _ADDRESS = "egno_jax/liveness"
-_LONGEST_MESSAGE = 1024  # bytes
-_END, _NO_MORE = b"\n", b"bye"
+_BACKLOG = 4096
+_LONGEST = 1024  # bytes of a message
+_NO_MORE = b"bye"
 _ending = threading.Lock()  # held by the thread that ends this process
 # What XLA's transports say of a peer that is gone.
 _LOST = re.compile(r"gloo|connection (reset|closed|refused)|broken pipe|unavailable|socket", re.I)
@@ -59,10 +63,14 @@ def fail(message: str, code: int) -> int:
     with contextlib.suppress(OSError):
         print(message, file=sys.stderr, flush=True)
     if is_one_of_several():
-        if _watch is not None:
-            _watch.tell(message.strip().rpartition("\n")[2])
-        os._exit(code)
+        _end(message, code)
     return code
+
+
+def _end(message: str, code: int) -> None:
+    if _watch is not None:
+        _watch.tell(message.strip().rpartition("\n")[2])
+    os._exit(code)
 
 
 @contextlib.contextmanager
@@ -83,26 +91,17 @@ def naming_lost_processes() -> Iterator[None]:
 def watch_others() -> None:
     """Lets this process end when another one ends; all must call, once.
 
-    Where process 0 cannot be reached there is a warning, and JAX notices the end of a process.
+    An exception that nobody catches ends this process as `fail` does. Where process 0 cannot be
+    reached there is a warning, and the end of a process shows in a step that fails or never ends.
     """
     global _watch
     state = distributed.global_state
-    host = state.coordinator_address.rpartition(":")[0].strip("[]")
     try:
-        if state.process_id == 0:
-            listener, token = _listen(host), secrets.token_hex()
-            state.client.key_value_set(_ADDRESS, f"{listener.getsockname()[1]} {token}")
-            watch = _Watch(0, listener, token)
-        else:
-            found = state.client.blocking_key_value_get(_ADDRESS, 1000 * _START)
-            port, token = found.split()
-            line = socket.create_connection((host, int(port)), _PATIENCE)
-            line.sendall(f"{token} {state.process_id}".encode() + _END)
-            watch = _Watch(state.process_id, line)
-    except OSError as error:
+        watch = _Watch(state.process_id, state.num_processes, *_connect(state))
+    except (OSError, RuntimeError, ValueError) as error:
         warnings.warn(
-            f"process {state.process_id} has no connection with process 0 on {host} ({error}): if "
-            "one of the processes ends, the others notice it late",
+            f"process {state.process_id} has no connection with process 0 ({error}): if one of the "
+            "processes ends, the others notice it late",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -111,107 +110,179 @@ def watch_others() -> None:
     threading.Thread(target=watch.run, daemon=True, name="egno_jax liveness").start()
     atexit.register(watch.stop)
     os.register_at_fork(after_in_child=watch.close)  # else a child would keep the connections
+    if not hasattr(sys, "ps1") and sys.excepthook is not _end_by_exception:
+        _hooks.append(sys.excepthook)
+        sys.excepthook = _end_by_exception
+
+
+def _end_by_exception(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
+    _hooks[-1](kind, error, trace)
+    if is_one_of_several():
+        _ending.acquire()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        _end(f"{kind.__name__}: {error}", 1)
+
+
+def _connect(state: Any) -> tuple[socket.socket, str]:
+    """Returns the socket that process 0 listens at, or a connection with it, and the token.
+
+    The store has the port, and the token by which process 0 knows the others from strangers.
+    """
+    host = state.coordinator_address.rpartition(":")[0].strip("[]")
+    if state.process_id == 0:
+        address, token = "", secrets.token_hex()
+        try:
+            listener = _listen(host)
+            address = f"{listener.getsockname()[1]} {token}"
+        finally:
+            state.client.key_value_set(_ADDRESS, address)
+        return listener, token
+    port, token = state.client.blocking_key_value_get(_ADDRESS, 1000 * _START).split()
+    connection = socket.create_connection((host, int(port)), _PATIENCE)
+    connection.sendall(f"{token} {state.process_id}\n".encode())
+    return connection, token
 
 
 def _listen(host: str) -> socket.socket:
-    """Returns a socket that listens at a free port of the address, or of all if it is not ours."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address, family=family, backlog=4096)
-    except OSError:
-        return socket.create_server(("", 0), backlog=4096)
+    """Returns a socket that listens at a free port, of all addresses or of a loopback as given.
+
+    The name of this machine may be an address of its loopback, where others cannot reach it.
+    """
+    with contextlib.suppress(ValueError):
+        if (address := ipaddress.ip_address(host)).is_loopback:
+            family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+            return socket.create_server((host, 0), family=family, backlog=_BACKLOG)
+    if socket.has_dualstack_ipv6():
+        options = {"family": socket.AF_INET6, "dualstack_ipv6": True}
+        return socket.create_server(("::", 0), backlog=_BACKLOG, **options)
+    return socket.create_server(("", 0), backlog=_BACKLOG)
 
 
-class _Line(NamedTuple):
-    """A connection with another process."""
+@dataclasses.dataclass(eq=False)
+class _Line:
+    """A connection with another process; `index` is None until it has said which.
 
-    index: int
+    Attributes:
+      socket: the connection.
+      index: the process at the other end.
+      rest: the beginning of its next message.
+      heard: when it last gave a sign of life; infinite when it has said all.
+    """
+
     socket: socket.socket
+    index: int | None
+    rest: bytes = b""
+    heard: float = dataclasses.field(default_factory=time.monotonic)
 
 
 class _Watch:
     """The connections of one process: of process 0 with all others, of the others with it.
 
-    A sign of life is an empty message. The first other one is the last: `_NO_MORE`, or the number
-    of a process that ended and what it said.
+    Messages are lines. The first of a process to process 0 is token and number. An empty one is a
+    sign of life. The last is `_NO_MORE`, or the number of a process that ended and what it said.
     """
 
-    def __init__(self, index: int, first: socket.socket, token: str = "") -> None:
-        self._index, self._token = index, token
+    def __init__(self, index: int, num_processes: int, first: socket.socket, token: str) -> None:
+        self._index, self._num_processes, self._token = index, num_processes, token
         self._selector = selectors.DefaultSelector()
-        self._heard: dict[_Line, float] = {}
-        self._loss, self._is_lost, self._is_over = "", threading.Event(), threading.Event()
+        self._lines: list[_Line] = []
+        self._loss, self._is_lost = "", threading.Event()
         if index == 0:
+            first.setblocking(False)
             self._selector.register(first, selectors.EVENT_READ)
         else:
-            self._add(_Line(0, first))
+            self._add(first, 0)
 
-    def _add(self, line: _Line) -> None:
-        line.socket.settimeout(_PATIENCE)
-        self._selector.register(line.socket, selectors.EVENT_READ, line)
-        self._heard[line] = time.monotonic()
+    def _add(self, connection: socket.socket, index: int | None) -> None:
+        connection.settimeout(_PATIENCE)
+        line = _Line(connection, index)
+        self._selector.register(connection, selectors.EVENT_READ, line)
+        self._lines.append(line)
 
     def run(self) -> None:
-        """Listens and gives signs of life until a process has ended."""
+        """Listens, and gives signs of life, until a process has ended."""
         last = time.monotonic()
-        while not self._is_over.is_set():
+        while True:
             for key, _ in self._selector.select(_BEAT):
                 if key.data is None:
                     self._accept(key.fileobj)
                 elif (end := self._receive(key.data)) is not None:
-                    return self._lose(key.data, end)
+                    return self._lose(*end)
             now = time.monotonic()
-            silent = [line for line, heard in self._heard.items() if now - heard > _SILENCE]
-            if silent:
-                return self._lose(silent[0], b"")
+            if now - last > _SILENCE / 2:  # this process was suspended, perhaps with the others
+                for line in self._lines:
+                    line.heard = max(line.heard, now)
+            for line in [line for line in self._lines if now - line.heard > _SILENCE]:
+                if line.index is not None:
+                    return self._lose(line.index, "")
+                self._drop(line)
             if now - last >= _BEAT:
-                self._send(b"")
+                self._send("")
                 last = now
-        return None
 
     def _accept(self, listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        connection.settimeout(_PATIENCE)
-        with contextlib.suppress(OSError, ValueError):  # a stranger
-            token, _, index = connection.recv(_LONGEST_MESSAGE).decode().partition(" ")
-            if hmac.compare_digest(token, self._token):
-                return self._add(_Line(int(index), connection))
-        return connection.close()
-
-    def _receive(self, line: _Line) -> bytes | None:
-        """Returns what came over a line that has ended; None: a sign of life, or all is well."""
         try:
-            message = line.socket.recv(2 * _LONGEST_MESSAGE)
-        except OSError:
-            message = b""
-        self._heard[line] = time.monotonic()
-        if message and not (message := message.strip().partition(_END)[0]):
-            return None
-        self._selector.unregister(line.socket)
-        self._heard[line] = math.inf
-        return None if message == _NO_MORE else message
+            self._add(listener.accept()[0], None)
+        except OSError:  # such as too many open files: it stays in the queue
+            time.sleep(0.1)
 
-    def _lose(self, line: _Line, message: bytes) -> None:
+    def _receive(self, line: _Line) -> tuple[int, str] | None:
+        """Reads from a line; returns the process that has ended and what it said, if one has."""
+        try:
+            data = line.socket.recv(_LONGEST)
+        except OSError:
+            data = b""
+        line.heard = time.monotonic()
+        *messages, line.rest = (line.rest + data).split(b"\n")
+        for message in filter(None, messages):
+            if line.index is None:
+                if not self._knows(line, message):
+                    return self._drop(line)
+                continue
+            self._drop(line)
+            if message == _NO_MORE:
+                return None
+            index, _, reason = message.decode(errors="replace").partition(" ")
+            return int(index), reason
+        if not data or len(line.rest) > _LONGEST:
+            self._drop(line)
+            return None if line.index is None else (line.index, "")
+        return None
+
+    def _knows(self, line: _Line, message: bytes) -> bool:
+        token, _, index = message.decode(errors="replace").partition(" ")
+        if hmac.compare_digest(token.encode(), self._token.encode()) and index.isdecimal():
+            line.index = int(index)
+        return line.index is not None
+
+    def _drop(self, line: _Line) -> None:
+        """Reads no more from a line; that of a stranger is closed."""
+        self._selector.unregister(line.socket)
+        line.heard = math.inf
+        if line.index is None:
+            self._lines.remove(line)
+            line.socket.close()
+
+    def _lose(self, index: int, reason: str) -> None:
         """Tells the others, and ends this process unless it ends by itself."""
-        if self._is_over.is_set():
-            return
-        index, _, reason = message.decode(errors="replace").partition(" ")
-        index = index or str(line.index)
         self._loss = (
-            f"process {index} of {distributed.global_state.num_processes} ended "
-            f"({reason or 'see the output there'}), so this one ends too; start all again and "
-            "resume the run"
+            f"process {index} of {self._num_processes} ended ({reason or 'see the output there'}), "
+            "so this one ends too; start all again and resume the run"
         )
         self._is_lost.set()
-        self._send(f"{index} {reason}".encode())
-        is_store_gone = line.index == 0 and not message
-        if is_store_gone or not self._is_over.wait(_GRACE):
+        self._send(f"{index} {reason}")
+        if index or reason:  # else JAX's store is gone with process 0, and would abort this one
+            time.sleep(_GRACE)
+        if is_one_of_several():  # it may have left the others
             fail(f"error: {self._loss}", RESUMABLE)
 
-    def _send(self, message: bytes) -> None:
-        for line in tuple(self._heard):
+    def _send(self, message: str) -> None:
+        for line in [line for line in self._lines if line.index is not None]:
             with contextlib.suppress(OSError):
-                line.socket.sendall(message + _END)
+                line.socket.sendall(message.encode()[:_LONGEST] + b"\n")
 
     def loss(self) -> str:
         """Returns which process has ended, if one has or does within a second."""
@@ -220,19 +291,20 @@ class _Watch:
 
     def tell(self, message: str) -> None:
         """Tells the others that this process ends, and lets them end before JAX's store does."""
-        self._send(f"{self._index} {message}".encode()[:_LONGEST_MESSAGE])
-        if self._index == 0 and self._heard:
+        self._send(f"{self._index} {message}")
+        if self._index == 0 and self._lines:
             time.sleep(_GRACE + 1)
 
     def stop(self) -> None:
-        """Tells the others that this process needs them no more."""
-        self._is_over.set()
-        self._send(_NO_MORE)
+        """Tells the others that this process has done its part."""
+        self._send(_NO_MORE.decode())
 
     def close(self) -> None:
+        """Closes all connections, without a word."""
         listening = [key.fileobj for key in self._selector.get_map().values()]
-        for each in [*listening, *(line.socket for line in self._heard)]:
+        for each in [*listening, *(line.socket for line in self._lines)]:
             each.close()
 
 
 _watch: _Watch | None = None
+_hooks: list[Any] = []  # what handled exceptions before

@@ -342,6 +342,10 @@ def test_samples_of_several_graphs_are_refused_in_blocks():
     with pytest.raises(ValueError, match="a sample has several graphs, expected one, and padding"):
         graph_lib.stacked_layout(samples.graph, samples.node_mask, "blocks")
     assert graph_lib.stacked_layout(samples.graph, samples.node_mask, "gpu") is None
+    found = graph_lib.stacked_layout(samples.graph, samples.node_mask, "tpu")
+    assert isinstance(found, ops.Incidence) and found.num_nodes == 8
+    many = masked_samples([1] * 17)  # 68 nodes each
+    assert graph_lib.stacked_layout(many.graph, many.node_mask, "tpu") is None
 
 
 def test_loops_after_all_other_edges_are_kept():

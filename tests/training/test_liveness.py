@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 import types
@@ -10,7 +13,7 @@ import types
 import pytest
 
 from egno_jax.training import liveness
-from tests.training.test_mesh import free_port
+from tests.training.test_mesh import ROOT, free_port
 from tests.training.test_processes import outcome
 
 
@@ -32,6 +35,8 @@ class Run:
         monkeypatch.setattr(liveness.atexit, "register", lambda function: None)
         monkeypatch.setattr(liveness.os, "register_at_fork", lambda **_: None)
         monkeypatch.setattr(liveness, "fail", self.end)
+        monkeypatch.setattr(liveness, "is_one_of_several", lambda: True)
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)
         monkeypatch.setattr(liveness, "_watch", None)
         monkeypatch.setattr(liveness, "_GRACE", 0.1)
         monkeypatch.setattr(liveness, "_BEAT", 0.05)
@@ -47,7 +52,7 @@ class Run:
         ]
         self.watches = [self.start(index) for index in range(count)]
         deadline = time.monotonic() + 10
-        while len(self.watches[0]._heard) < count - 1:
+        while sum(line.index is not None for line in self.watches[0]._lines) < count - 1:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
@@ -105,8 +110,8 @@ def test_the_message_of_a_process_that_fails_reaches_all(run):
 def test_a_silent_process_ends_the_others(run, monkeypatch):
     two = run(2)
     monkeypatch.setattr(two.watches[1], "_send", lambda message: None)
-    monkeypatch.setattr(liveness, "_SILENCE", 0.3)
-    assert any("process 1 of 2 ended" in message for message in two.messages(1))
+    monkeypatch.setattr(liveness, "_SILENCE", 1.0)
+    assert any("process 1 of 2 ended" in message for message in two.messages(2))
 
 
 def test_processes_that_end_well_and_signs_of_life_end_no_other(run):
@@ -125,8 +130,22 @@ def test_strangers_are_not_heard(run):
         with socket.create_connection(("127.0.0.1", port)) as stranger:
             stranger.sendall(word)
             time.sleep(0.1)
-    assert len(two.watches[0]._heard) == 1
+    assert [line.index for line in two.watches[0]._lines] == [1]
     assert not two.ends
+
+
+def test_messages_may_come_in_pieces_and_together(run):
+    two = run(2)
+    port, token = two.store[liveness._ADDRESS].split()
+    with socket.create_connection(("127.0.0.1", int(port))) as third:
+        third.sendall(token[:7].encode())
+        time.sleep(0.1)
+        third.sendall(token[7:].encode() + b" 2\n\n2 error: no spa")
+        time.sleep(0.1)
+        assert not two.ends
+        third.sendall(b"ce left\n")
+        (message,) = set(two.messages(1))
+    assert message.startswith("error: process 2 of 2 ended (error: no space left), so")
 
 
 def test_an_error_of_communication_names_the_lost_process(run):
@@ -145,9 +164,72 @@ def test_an_error_of_communication_names_the_lost_process(run):
 
 def test_an_address_that_cannot_be_reached_is_warned_of(run, monkeypatch):
     two = run(2)
-    two.store[liveness._ADDRESS] = f"{free_port()} token"
-    with pytest.warns(RuntimeWarning, match="process 1 has no connection with process 0 on 127"):
-        two.start(1)
+    for address in (f"{free_port()} token", ""):
+        two.store[liveness._ADDRESS] = address
+        with pytest.warns(RuntimeWarning, match="process 1 has no connection with process 0 "):
+            two.start(1)
+
+
+def test_processes_that_are_suspended_together_go_on(run, monkeypatch):
+    two, clock = run(2), time.monotonic
+    monkeypatch.setattr(liveness.time, "monotonic", lambda: clock() + 3600)
+    time.sleep(0.5)
+    assert not two.ends
+
+
+@pytest.mark.parametrize(
+    ("host", "is_open"), [("127.0.0.1", False), ("localhost", True), ("no.such.host", True)]
+)
+def test_a_name_is_not_taken_for_its_loopback(host, is_open):
+    with liveness._listen(host) as listener:
+        assert (listener.getsockname()[0] in ("::", "0.0.0.0")) == is_open
+
+
+SCRIPT = """
+import sys
+from egno_jax import training
+
+address, index, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+training.start_processes(address, 2, index)
+if kind == "raises" and index == 1:
+    raise RuntimeError("the data are gone")
+training.wait_for_all("data")
+if kind == "at the end" and index == 0:
+    import time
+    time.sleep(2)  # the other one has ended its part
+    training.fail("error: no space left", 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "codes", "message"),
+    [
+        ("raises", [75, 1], "process 1 of 2 ended (RuntimeError: the data are gone), so this one"),
+        pytest.param(
+            "at the end",
+            [1, 75],
+            "process 0 of 2 ended (error: no space left), so this one ends",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("well", [0, 0], "", marks=pytest.mark.slow),
+    ],
+)
+def test_every_end_of_a_script_of_your_own_ends_the_others(kind, codes, message):
+    address = f"127.0.0.1:{free_port()}"
+    settings = {"JAX_PLATFORMS": "cpu", "EGNO_JAX_KERNELS": "off"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, address, str(index), kind],
+            cwd=ROOT,
+            env=os.environ | settings,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == codes, errors
+    assert not message or message in errors[codes.index(75)]
 
 
 @pytest.mark.slow
