@@ -273,14 +273,14 @@ class _Watch:
             "so this one ends too; start all again and resume the run"
         )
         self._is_lost.set()
-        self._send(f"{index} {reason}")
+        self._send(f"{index} {reason}", but=index)
         if index or reason:  # else JAX's store is gone with process 0, and would abort this one
             time.sleep(_GRACE)
         if is_one_of_several():  # it may have left the others
             fail(f"error: {self._loss}", RESUMABLE)
 
-    def _send(self, message: str) -> None:
-        for line in [line for line in self._lines if line.index is not None]:
+    def _send(self, message: str, but: int | None = None) -> None:
+        for line in [line for line in self._lines if line.index not in (None, but)]:
             with contextlib.suppress(OSError):
                 line.socket.sendall(message.encode()[:_LONGEST] + b"\n")
 

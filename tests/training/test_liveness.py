@@ -109,7 +109,7 @@ def test_the_message_of_a_process_that_fails_reaches_all(run):
 
 def test_a_silent_process_ends_the_others(run, monkeypatch):
     two = run(2)
-    monkeypatch.setattr(two.watches[1], "_send", lambda message: None)
+    monkeypatch.setattr(two.watches[1], "_send", lambda message, but=None: None)
     monkeypatch.setattr(liveness, "_SILENCE", 1.0)
     assert any("process 1 of 2 ended" in message for message in two.messages(2))
 
