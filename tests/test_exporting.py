@@ -101,6 +101,7 @@ def test_a_program_runs_where_this_library_is_not_installed(params, tmp_path):
         assert_close(np.load(path), jax.jit(egno_jax.apply)(params, graph, times))
 
 
+@pytest.mark.slow
 def test_a_program_is_differentiated_as_often_as_asked(params, tmp_path):
     graph, times = random_graph(4), np.array([1.0, 2.0], np.float32)
     nodes = graph.nodes

@@ -78,6 +78,7 @@ def test_the_program_has_one_block():
     assert length(4, True) < 1.2 * length(2, True)
 
 
+@pytest.mark.slow
 def test_training_on_a_mesh_is_that_of_separate_blocks():
     params, train, valid = task()
     config = TrainingConfig(num_steps=20, batch_size=4, eval_batch_size=4)
@@ -96,6 +97,7 @@ def test_training_on_a_mesh_is_that_of_separate_blocks():
     helpers.assert_trees_close(run(scanned, mesh), expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_layer_may_write_its_irreps_otherwise():
     e3nn = pytest.importorskip("e3nn_jax")
 
