@@ -10,14 +10,12 @@ import jraph
 import numpy as np
 
 from egno_jax.graph.edges import shifts_of
-from egno_jax.ops.layouts import NOWHERE, Blocks, Incidence, Segments
+from egno_jax.ops.layouts import NOWHERE, Blocks, Incidence, Layout, Segments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jaxtyping import Array, Bool, Int
-
-    from egno_jax.ops.layouts import Layout
 
 KEY = "layout"
 VARIABLE = "EGNO_JAX_LAYOUT"

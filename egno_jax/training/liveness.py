@@ -30,7 +30,7 @@ import jax
 from jax._src import distributed  # JAX has no public way to its store
 
 RESUMABLE = 75
-# In seconds: between signs of life; without one; to end with an error of one's own.
+# Seconds: between signs of life; without one; before another process's end ends this one.
 _BEAT, _SILENCE, _GRACE = 5.0, 60.0, 2.5
 _PATIENCE, _START = 20.0, 300  # seconds for a connection, and for process 0 to start
 _ADDRESS = "egno_jax/liveness"

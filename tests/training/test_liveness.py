@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -13,8 +11,8 @@ import types
 import pytest
 
 from egno_jax.training import liveness
-from tests.training.test_mesh import ROOT, free_port
-from tests.training.test_processes import outcome
+from tests.training.test_mesh import free_port
+from tests.training.test_processes import outcome, outcome_of
 
 
 class Store(dict):
@@ -215,20 +213,8 @@ if kind == "at the end" and index == 0:
     ],
 )
 def test_every_end_of_a_script_of_your_own_ends_the_others(kind, codes, message):
-    address = f"127.0.0.1:{free_port()}"
-    settings = {"JAX_PLATFORMS": "cpu", "EGNO_JAX_KERNELS": "off"}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, address, str(index), kind],
-            cwd=ROOT,
-            env=os.environ | settings,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in both]
-    assert [process.returncode for process in both] == codes, errors
+    found, errors = outcome_of(lambda address, index: ["-c", SCRIPT, address, index, kind])
+    assert found == codes, errors
     assert not message or message in errors[codes.index(75)]
 
 

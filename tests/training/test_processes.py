@@ -14,13 +14,18 @@ from tests.training.test_mesh import ROOT, free_port
 
 
 def outcome(directory, kind):
-    """Returns exit codes and messages of two processes."""
+    """Returns exit codes and messages of two processes of `disagreeing_runs`."""
+    words = ["-m", "tests.training.disagreeing_runs", str(directory)]
+    return outcome_of(lambda address, index: [*words, address, "2", index, kind])
+
+
+def outcome_of(words):
+    """Returns exit codes and messages of two Python processes, `words(address, index)`."""
     address = f"127.0.0.1:{free_port()}"
     settings = {"JAX_PLATFORMS": "cpu", "EGNO_JAX_KERNELS": "off"}
-    words = [sys.executable, "-m", "tests.training.disagreeing_runs", str(directory), address, "2"]
     both = [
         subprocess.Popen(
-            [*words, str(index), kind],
+            [sys.executable, *words(address, str(index))],
             cwd=ROOT,
             env=os.environ | settings,
             stderr=subprocess.PIPE,
