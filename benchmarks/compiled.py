@@ -27,12 +27,22 @@ import platform
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import cases, chips, compiled_page, programs, provenance, records, tables
+from benchmarks import (
+    cases,
+    chips,
+    compiled_page,
+    kernel_cycles,
+    programs,
+    provenance,
+    records,
+    tables,
+)
 from egno_jax import training
 
 CHIPS = (*chips.CHIPS, "h100")
@@ -221,20 +231,45 @@ def compile_program(program: Program, text: Path | None = None) -> dict[str, Any
     if text is not None:
         text.mkdir(parents=True, exist_ok=True)
         request["text"] = str(text.resolve() / (program.name.replace("/", "-") + ".txt"))
-    settings = {"EGNO_JAX_LAYOUT": "gpu" if program.target == "h100" else "tpu"}
-    settings |= PALLAS if program.row == "ours-pallas" else {}
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", _START, program.package, json.dumps(request)],
-        env={**os.environ, **ENVIRONMENT, **settings, "PYTHONPATH": str(provenance.ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = _run(_START, program, request)
     if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
+        entry = json.loads(done.stdout.splitlines()[-1])
+        return _with_kernels(program, request, entry) if entry["kernels"] else entry
     for line in done.stderr.splitlines():
         if any(reason in line for reason in _WITHOUT_MEMORY):
             return {"error": line.strip()[:300]}
     raise RuntimeError(f"{program.name} did not compile:\n{done.stderr[-4000:]}")
+
+
+def _run(
+    script: str, program: Program, request: dict[str, Any], **more: str
+) -> subprocess.CompletedProcess[str]:
+    settings = {"EGNO_JAX_LAYOUT": "gpu" if program.target == "h100" else "tpu", **more}
+    settings |= PALLAS if program.row == "ours-pallas" else {}
+    return subprocess.run(
+        [sys.executable, "-P", "-c", script, program.package, json.dumps(request)],
+        env={**os.environ, **ENVIRONMENT, **settings, "PYTHONPATH": str(provenance.ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def _with_kernels(
+    program: Program, request: dict[str, Any], entry: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns an entry whose cycles include those of its kernels."""
+    with tempfile.TemporaryDirectory() as directory:
+        flags = kernel_cycles.environment(Path(directory))
+        done = _run(_START.replace("programs", "kernel_cycles"), program, request, **flags)
+    if done.returncode != 0:
+        raise RuntimeError(f"{program.name}: no cycles of kernels:\n{done.stderr[-4000:]}")
+    cycles = json.loads(done.stdout.splitlines()[-1])
+    counts = entry["kernels"]
+    return entry | {
+        "kernel_cycles": cycles,
+        "cycles": entry["cycles"] + sum(n * cycles[name] for name, n in counts.items()),
+        "without_estimate": entry["without_estimate"] - sum(counts.values()),
+    }
 
 
 def made_with(options: argparse.Namespace) -> dict[str, Any]:

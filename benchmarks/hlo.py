@@ -29,6 +29,7 @@ _LOOP = re.compile(r"^.* while\(.*$", re.M)
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _LESS_THAN = re.compile(r"ROOT .* compare\(.*?%([\w.\-]+)\), direction=LT")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_KERNEL = re.compile(r"%\w*?(egno_[a-z]+_kernel)[\w.]* = .* custom-call\(")
 # The greatest 64-bit integer stands for an unknown number of cycles.
 _UNKNOWN_CYCLES = 1 << 60
 # Operations that call computations whose operations are launched one by one.
@@ -74,6 +75,7 @@ def figures(compiled: Any) -> dict[str, Any]:
       `launches`: kernels launched in one execution;
       `cycles`: the sum of the estimates of all operations, on TPU only; None elsewhere;
       `without_estimate`: launches on TPU whose cycles the compiler does not estimate;
+      `kernels`: executions of each Pallas kernel of this library, by its name;
       `gathers`, `scatters`: number of executions of these operations;
       `collectives`: by kind, `count` (operations) and `bytes` (of their results on one device);
       `accessed_bytes`: what all operations read and write, as XLA's cost analysis counts it; None
@@ -98,15 +100,18 @@ def figures_of_text(text: str) -> dict[str, Any]:
     launched = [line for line in lines if is_launched(line)]
     outer = [line for line in lines if not line.is_inner]
     estimates = {line: cycles for line in outer if (cycles := _estimate(line)) is not None}
-    counts = collections.Counter()
+    counts, kernels = collections.Counter(), collections.Counter()
     for line in lines:
         counts[line.operation] += line.count
+        if found := _KERNEL.search(line.text):
+            kernels[found[1]] += line.count
     return {
         "launches": sum(line.count for line in launched),
         "cycles": sum(line.count * n for line, n in estimates.items()) if estimates else None,
         "without_estimate": sum(line.count for line in launched if line not in estimates)
         if estimates
         else None,
+        "kernels": dict(kernels),
         "gathers": counts["gather"],
         "scatters": counts["scatter"],
         "collectives": _totals(lines),

@@ -132,17 +132,20 @@ def lower_step(
         return run_chunk.lower(placed(state, sharding()), None, batches, None, config, None)
 
 
+def problem_of(request: dict[str, Any]) -> cases.Problem:
+    """Returns the batch of the case of a request, arranged for its target."""
+    case = cases.Case(**{**request["case"], "num_nodes": tuple(request["case"]["num_nodes"])})
+    problem = cases.make(case)
+    prepare = getattr(graph_lib, "prepare", None)  # older packages have no layouts
+    return problem if prepare is None else problem._replace(graph=prepare(problem.graph))
+
+
 def lower(request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Lowers the program of a request and returns it with the work that it must do."""
-    case = cases.Case(**{**request["case"], "num_nodes": tuple(request["case"]["num_nodes"])})
-    devices = devices_of(request["target"])
+    devices, problem = devices_of(request["target"]), problem_of(request)
     changes = VARIANTS[request.get("variant", "ours")]
     mesh = request.get("mesh")
     shape = training.parse_mesh(mesh) if mesh else None
-    problem = cases.make(case)
-    prepare = getattr(graph_lib, "prepare", None)  # older packages have no layouts
-    if prepare is not None:
-        problem = problem._replace(graph=prepare(problem.graph))
     work = work_of(problem, request["kind"], shape)
     if request["kind"] == "forward":
         return lower_forward(problem, devices[0], **changes), work

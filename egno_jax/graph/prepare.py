@@ -10,7 +10,8 @@ import jraph
 import numpy as np
 
 from egno_jax.graph.edges import shifts_of
-from egno_jax.ops.layouts import NOWHERE, Blocks, Incidence, Layout, Segments
+from egno_jax.ops.kernels import library
+from egno_jax.ops.layouts import NOWHERE, Blocks, EdgeList, Incidence, Layout, Segments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 KEY = "layout"
 VARIABLE = "EGNO_JAX_LAYOUT"
 PLATFORMS = ("gpu", "tpu")
-KINDS = ("auto", "none", *PLATFORMS, "blocks", "incidence", "segments")
+KINDS = ("auto", "none", *PLATFORMS, "blocks", "incidence", "list", "segments")
 # Blocks compute all pairs: they pay where at least this share of the pairs are edges.
 MIN_DENSITY = 0.5
 # Nodes of a graph for blocks and incidence matrices.
@@ -40,11 +41,12 @@ def prepare(graph: jraph.GraphsTuple, kind: str | None = None) -> jraph.GraphsTu
       graph: one graph or a batch, padded or not, on the host.
       kind: `blocks`: all pairs of nodes of each graph, for small graphs with many edges;
         `incidence`: products with incidence matrices, for small graphs with as many nodes and edges
-        each; `segments`: edges sorted by receiver, without scatters, which nobody has timed yet;
+        each; `list`: the edges as they are, of graphs likewise, for the kernel in Pallas;
+        `segments`: edges sorted by receiver, without scatters, which nobody has timed yet;
         `none`; `gpu`: blocks if at least half of the pairs are edges, else none; `tpu`: likewise,
-        but incidence matrices before none; `auto`: `none` on a CPU, which has kernels for the edges
-        as they are, otherwise the platform's. None: the environment variable `EGNO_JAX_LAYOUT`, or
-        else `auto`.
+        but before none incidence matrices, and with `EGNO_JAX_KERNELS=pallas` the list; `auto`:
+        `none` on a CPU, which has kernels for the edges as they are, otherwise the platform's.
+        None: the environment variable `EGNO_JAX_LAYOUT`, or else `auto`.
 
     Returns:
       The graph, with the layout as `graph.globals["layout"]`.
@@ -62,6 +64,10 @@ def prepare(graph: jraph.GraphsTuple, kind: str | None = None) -> jraph.GraphsTu
     senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
     if kind == "incidence":
         return with_layout(graph, _incidence(senders, receivers, graph.n_node))
+    if kind == "list":
+        total = int(np.sum(graph.n_node))
+        counted = np.size(graph.n_node), np.bincount(receivers, minlength=total)
+        return with_layout(graph, EdgeList(senders, receivers, total, *counted))
     return with_layout(graph, segments_of(senders, receivers, int(np.sum(graph.n_node))))
 
 
@@ -140,7 +146,9 @@ def chosen_kind(graph: jraph.GraphsTuple, kind: str | None = None, node_mask: An
     candidates = [kind]
     if kind in PLATFORMS:
         candidates = ["blocks"] if _is_dense(graph) else []
-        candidates += ["incidence"] if kind == "tpu" and _is_small(graph, node_mask) else []
+        if kind == "tpu":
+            candidates += ["incidence"] if _is_small(graph, node_mask) else []
+            candidates += ["list"] if library.setting() == "pallas" else []
     for candidate in candidates:
         reason = _why_not(candidate, graph, node_mask)
         if reason is None:
@@ -164,7 +172,8 @@ def _is_dense(graph: jraph.GraphsTuple) -> bool:
 
 def _why_not(kind: str, graph: jraph.GraphsTuple, node_mask: Any) -> str | None:
     """Returns why a graph, stacked if it has a node mask, cannot be arranged so, if that is."""
-    if kind == "incidence" and node_mask is None and not _is_uniform(graph):
+    is_for_equal = kind in ("incidence", "list")
+    if is_for_equal and node_mask is None and not _is_uniform(graph):
         return "its graphs differ in their numbers of nodes or edges"
     if kind != "blocks":
         return None
@@ -309,9 +318,9 @@ def stacked_layout(
 ) -> Layout | None:
     """Returns the layout of S stacked graphs of one size, whose arrays have a leading axis S.
 
-    Blocks and incidence matrices have all N nodes of a sample, padding included. Segments have the
-    sizes of the largest sample. `joined` of the layout makes that of a batch. `node_mask` `[S, N]`
-    are the nodes that count in losses; blocks need all of them in one graph.
+    All but segments have all N nodes of a sample, padding included. Segments have the sizes of the
+    largest sample. `joined` of the layout makes that of a batch. `node_mask` `[S, N]` are the nodes
+    that count in losses; blocks need all of them in one graph.
     """
     kind = chosen_kind(graph, kind, node_mask)
     senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
@@ -322,6 +331,9 @@ def stacked_layout(
         return _stacked_blocks(senders, receivers, _of_first_graph(graph, node_mask))
     if kind == "incidence":
         return Incidence(senders, receivers, num_nodes, senders.shape[1])
+    if kind == "list":
+        degrees = np.stack([np.bincount(each, minlength=num_nodes) for each in receivers])
+        return EdgeList(senders, receivers, num_nodes, degrees=degrees)
     return _stack_segments(
         [segments_of(*pair, num_nodes) for pair in zip(senders, receivers, strict=True)]
     )

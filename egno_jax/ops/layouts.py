@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -52,17 +52,33 @@ class Layout(Protocol):
         """Returns the number of incoming edges of each node."""
 
 
-class EdgeList(NamedTuple):
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("senders", "receivers", "degrees"),
+    meta_fields=("num_nodes", "num_graphs"),
+)
+@dataclasses.dataclass(frozen=True)
+class EdgeList:
     """The edges in the order of the graph; nodes are `[N]`, edges `[E]`.
 
     Attributes:
       senders, receivers: `[E]`.
       num_nodes: N.
+      num_graphs: G, where these are known to be the nodes and edges of G graphs of equal size, one
+        after another; else 1. The kernel for TPUs then needs room for one graph only.
+      degrees: `[N]`, the number of incoming edges of each node, if it has been counted; else None.
     """
 
     senders: Int[Array, "E"]
     receivers: Int[Array, "E"]
     num_nodes: int
+    num_graphs: int = 1
+    degrees: Int[Array, "N"] | None = None
+
+    @property
+    def num_edges(self) -> int:
+        """E, the number of edges that the layout is for."""
+        return self.senders.shape[-1]
 
     def of_receivers(self, values: Float[Array, "P N C"]) -> Float[Array, "P E C"]:
         """See `Layout`."""
@@ -86,7 +102,17 @@ class EdgeList(NamedTuple):
 
     def in_degree(self, dtype: Any) -> Float[Array, "N 1"]:
         """See `Layout`."""
+        if self.degrees is not None:
+            return self.degrees[:, None].astype(dtype)
         return jnp.zeros((self.num_nodes, 1), dtype).at[self.receivers].add(1, mode="drop")
+
+    def joined(self, num_nodes: int) -> EdgeList:
+        """Returns the layout of the batch of samples that this one stacks along a leading axis."""
+        samples = self.senders.shape[0]
+        ends = (x + _offsets(num_nodes, x) for x in (self.senders, self.receivers))
+        degrees = None if self.degrees is None else self.degrees.reshape(-1)
+        flat = (x.reshape(-1) for x in ends)
+        return EdgeList(*flat, samples * num_nodes, samples, degrees)
 
 
 # Values of fewer channels than this have all times in one row.

@@ -62,16 +62,17 @@ def egnn_layer(
     """
     mlps = weights["message_mlp"], weights["position_mlp"]
     options = {"edge_shifts": edge_shifts, "precision": precision}
-    if layout is None:
-        layout = EdgeList(senders, receivers, positions.shape[1])
+    edges = layout or EdgeList(senders, receivers, positions.shape[1])
+    if isinstance(edges, EdgeList):
+        ends = edges.senders, edges.receivers
         message_sum, step_sum = message_sums(
-            *mlps, positions, features, edge_features, senders, receivers, **options
+            *mlps, positions, features, edge_features, *ends, num_graphs=edges.num_graphs, **options
         )
     else:
         message_sum, step_sum = sums_over(
-            layout, *mlps, positions, features, edge_features, **options
+            edges, *mlps, positions, features, edge_features, **options
         )
-    count = layout.in_degree(positions.dtype)
+    count = edges.in_degree(positions.dtype)
     step = limit_norm(step_sum / jnp.maximum(count, 1), MAX_STEP)
     speed = velocity_factor(weights["velocity_mlp"], features, precision=precision)
     new_features = feature_update(
@@ -90,6 +91,7 @@ def message_sums(
     receivers: Int[Array, "E"],
     *,
     edge_shifts: Float[Array, "E 3"] | None = None,
+    num_graphs: int = 1,
     precision: str = "highest",
 ) -> tuple[Float[Array, "P N C"], Float[Array, "P N 3"]]:
     """Sums the messages and the steps of each node's incoming edges; 0 without incoming edges.
@@ -100,8 +102,8 @@ def message_sums(
     This is most of a layer's work. On a CPU, in float32 and for widths that are multiples of 16, it
     is one kernel (`egno_jax.ops.kernels`), which keeps the values of edges in the cache and
     recomputes them for the gradient; on a TPU it can be another (`EGNO_JAX_KERNELS=pallas`);
-    elsewhere it is `message_sums_reference`. Arguments as in `egnn_layer`; the first kernel of
-    `message_mlp`, phi_m, has `1 + 2 A + D` rows.
+    elsewhere it is `message_sums_reference`. Arguments as in `egnn_layer`, `num_graphs` as in
+    `EdgeList`; the first kernel of `message_mlp`, phi_m, has `1 + 2 A + D` rows.
     """
     if edge_features is None:
         edge_features = jnp.zeros((senders.shape[0], 0), features.dtype)
@@ -114,6 +116,7 @@ def message_sums(
         senders=senders,
         receivers=receivers,
         edge_shifts=None if edge_shifts is None else edge_shifts.astype(positions.dtype),
+        num_graphs=num_graphs,
         precision=precision,
     )
 
@@ -128,6 +131,7 @@ def message_sums_reference(
     receivers: Int[Array, "E"],
     *,
     edge_shifts: Float[Array, "E 3"] | None = None,
+    num_graphs: int = 1,
     precision: str = "highest",
 ) -> tuple[Float[Array, "P N C"], Float[Array, "P N 3"]]:
     """Computes `message_sums` in JAX: its specification, with the same arguments and results."""
@@ -215,7 +219,7 @@ _message_sums = kernels.accelerate(
     "message_sums",
     message_sums_reference,
     {"cpu": kernels.MESSAGE_SUMS, "tpu": tpu.MESSAGE_SUMS},
-    _STATIC,
+    [*_STATIC, "num_graphs"],
     with_times=("positions", "features"),
 )
 feature_update = kernels.accelerate(

@@ -100,7 +100,7 @@ def vector_sums(
         "edge_shifts": edge_shifts,
         "precision": precision,
     }
-    if layout is None:
+    if layout is None or isinstance(layout, EdgeList):
         return _vector_sums(**arrays, senders=senders, receivers=receivers)
     return _sums_over(layout, **arrays)
 

@@ -1,5 +1,6 @@
 """Programs compiled for accelerators that are not there, and what is read from them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from benchmarks import (
     compiled,
     compiled_page,
     hlo,
+    kernel_cycles,
     programs,
     provenance,
     records,
@@ -51,6 +53,7 @@ TEXT = """HloModule example
 }
 
 ENTRY %main (p: f32[9,3], i: s32[5]) -> f32[2] {
+  %jvp_egno_sums_kernel__.2 = f32[8,128]{1,0} custom-call(%p), custom_call_target="tpu_custom_call"
   %loop = (f32[9,3], s32[5]) while(%t), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"3"}}
   %start = (f32[2]{0}, f32[8]{0}) all-gather-start(%x), dimensions={0}
   %buffer = f32[4]{0} custom-call(), custom_call_target="AllocateBuffer"
@@ -62,9 +65,10 @@ ENTRY %main (p: f32[9,3], i: s32[5]) -> f32[2] {
 
 def test_a_loop_counts_as_often_as_it_runs():
     assert hlo.figures_of_text(TEXT) == {
-        "launches": 3 * 2 + 1,
+        "launches": 3 * 2 + 2,
         "cycles": 3 * 50 + 7,
-        "without_estimate": 3 + 1,
+        "without_estimate": 3 + 2,
+        "kernels": {"egno_sums_kernel": 1},
         "gathers": 3,
         "scatters": 0,
         "collectives": {
@@ -236,3 +240,34 @@ def test_every_torus_has_its_meshes(libtpu):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+# Times and width: 1, 2, 4 and 8 rows for each node of a table, and rows of two tiles.
+SIZES_OF_KERNELS = [(1, 128), (3, 64), (3, 128), (8, 128), (8, 256)]
+
+
+def test_the_kernels_compile_and_their_cycles_are_counted(libtpu, tmp_path):
+    script = f"""
+        import dataclasses, json
+        from benchmarks import cases, kernel_cycles
+        from egno_jax.ops.kernels import tpu
+
+        for times, width in {SIZES_OF_KERNELS}:
+            case = cases.Case("few", "contacts", 2, (70, 70), times, width, 1, 2, 2, 20)
+            request = {{"case": dataclasses.asdict(case), "target": "v5e"}}
+            request["variant"] = "ours-pallas"
+            print(json.dumps(kernel_cycles.kernel_cycles(request)))
+    """
+    flags = kernel_cycles.environment(tmp_path) | {"EGNO_JAX_LAYOUT": "tpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=provenance.ROOT,
+        env=os.environ | compiled.ENVIRONMENT | compiled.PALLAS | flags,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == len(SIZES_OF_KERNELS)
+    # Products of 2 graphs of 1400 edges alone take at least this.
+    assert all(5_000 < each["egno_sums_kernel"] < each["egno_gradient_kernel"] for each in found)

@@ -21,13 +21,14 @@ from tests import helpers
 from tests.training.mesh_runs import CONFIG as RUN
 from tests.training.mesh_runs import task
 
-KINDS = ("blocks", "incidence", "segments")
+KINDS = ("blocks", "incidence", "list", "segments")
+FOR_EQUAL_GRAPHS = ("incidence", "list")
 # The graphs of `graph_of` that each kind can arrange.
 CASES = [
     (kind, graph)
     for kind in KINDS
     for graph in ("complete", "sparse", "mixed", "padded")
-    if kind != "incidence" or graph in ("complete", "sparse")
+    if kind not in FOR_EQUAL_GRAPHS or graph in ("complete", "sparse")
 ]
 CONFIG = egno_jax.EGNOConfig(
     num_layers=1,
@@ -104,7 +105,7 @@ def test_values_and_gradients_are_those_of_the_specification(kind, graph):
 def test_other_derivatives_and_maps_are_those_of_the_specification(kind):
     """Forward mode, reverse over reverse, and `vmap` over states and over layouts."""
     with jax.enable_x64(True):
-        graph = graph_of("sparse" if kind == "incidence" else "mixed")
+        graph = graph_of("sparse" if kind in FOR_EQUAL_GRAPHS else "mixed")
         layout = graph_lib.layout_of(graph_lib.prepare(graph, kind))
         specification = ops.EdgeList(graph.senders, graph.receivers, len(graph.nodes["positions"]))
         rng = np.random.default_rng(1)
@@ -181,8 +182,13 @@ def test_a_layout_is_chosen_by_size_and_density(monkeypatch):
         assert kind_of(small, "tpu") is ops.Incidence
     assert kind_of(one_graph(rng, 70, 0.1), "tpu") is type(None)
     assert kind_of(one_graph(rng, 70, 0.1), "incidence") is ops.Incidence
-    with pytest.raises(ValueError, match="graphs differ in their numbers of nodes or edges"):
-        graph_lib.prepare(mixed, "incidence")
+    with monkeypatch.context() as patch:
+        patch.setenv("EGNO_JAX_KERNELS", "pallas")
+        assert kind_of(one_graph(rng, 70, 0.1), "tpu") is ops.EdgeList
+        assert kind_of(one_graph(rng, 70, 0.1), "gpu") is type(None)
+    for kind in FOR_EQUAL_GRAPHS:
+        with pytest.raises(ValueError, match="graphs differ in their numbers of nodes or edges"):
+            graph_lib.prepare(mixed, kind)
     assert kind_of(graph_lib.prepare(mixed, "blocks"), "none") is type(None)
     twice = mixed._replace(
         senders=np.repeat(mixed.senders, 2),
@@ -285,6 +291,7 @@ def test_samples_of_one_size_have_a_layout_for_each_batch(monkeypatch):
             batch = base.take(prepared, np.array([2, 0, 5]), xp)
             found = graph_lib.layout_of(batch.graph)
             direct = graph_lib.layout_of(graph_lib.prepare(batch.graph, kind))
+            assert getattr(found, "num_graphs", 3) == getattr(direct, "num_graphs", 3) == 3
             features = batch.graph.edges["features"]
             x = batch.graph.nodes["positions"][None]
             sums = []

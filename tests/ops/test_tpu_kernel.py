@@ -19,23 +19,35 @@ from tests.ops.test_kernels import arguments, function_of_floats, normal, worst
 NAMES = ("message_sums", "message_sums with shifts")
 # times, nodes, edges, width of the input, width, edge features
 SIZES = [(5, 30, 300, 32, 32, 2), (1, 3, 7, 16, 64, 0), (3, 10, 33, 80, 128, 3)]
+IN_GROUPS = (9, 12, 70, 16, 128, 1)  # the times do not fit in the rows of one node
 KERNEL = tpu.MESSAGE_SUMS
 
 
-def drawn(name, sizes):
+def drawn(name, sizes, num_graphs=1):
     """Returns floating arguments, and the rest of the arguments."""
     floats, indices = arguments(np.random.default_rng(0), *sizes)[name]
-    return floats, indices | {"precision": "highest"}
+    size = sizes[1] // num_graphs
+    first = size * np.repeat(np.arange(num_graphs), sizes[2] // num_graphs)
+    local = {name: np.asarray(x) % size + first for name, x in indices.items()}
+    chosen = indices if num_graphs == 1 else local
+    return floats, chosen | {"precision": "highest", "num_graphs": num_graphs}
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes"), [*((NAMES[0], sizes) for sizes in SIZES), (NAMES[1], SIZES[2])], ids=str
+    ("name", "sizes", "num_graphs"),
+    [
+        *((NAMES[0], sizes, 1) for sizes in (*SIZES, IN_GROUPS)),
+        (NAMES[1], SIZES[2], 1),
+        (NAMES[1], SIZES[0], 3),
+        (NAMES[0], IN_GROUPS, 2),
+    ],
+    ids=str,
 )
-def test_values_and_gradients_are_those_of_the_specification(monkeypatch, name, sizes):
+def test_values_and_gradients_are_those_of_the_specification(monkeypatch, name, sizes, num_graphs):
     interpreted = functools.partial(pl.pallas_call, interpret=True)
     monkeypatch.setattr(pl, "pallas_call", interpreted)
-    monkeypatch.setattr(tpu, "_UNROLL", 1)
-    floats, rest = drawn(name, sizes)
+    monkeypatch.setattr(tpu, "_UNROLL", tpu._GROUP)
+    floats, rest = drawn(name, sizes, num_graphs)
     found, residuals = KERNEL.function(floats | rest)
     rng = np.random.default_rng(1)
     cotangents = tuple(normal(rng, *x.shape) for x in found)
