@@ -12,7 +12,6 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +37,39 @@ def kernel_cycles(request: dict[str, Any]) -> dict[str, int]:
 
     A call is of `groups x graphs` tables, each of which takes `a + b` times its blocks.
     """
-    args, device = _arguments(request)
+    args, _ = _arguments(request)
     plan = tpu._plan(args)
-    one = plan._replace(groups=1, graphs=1)
     tables, edges = plan.groups * plan.graphs, args["senders"].shape[0] // plan.graphs
     blocks = -(-edges // plan.edges)
+    few, more = (
+        {name: _count(program) for name, program in programs_of(request, number).items()}
+        for number in _BLOCKS
+    )
     found = {}
-    for name, call in {"egno_sums_kernel": _sums, "egno_gradient_kernel": _gradients}.items():
-        few, more = (_count(call, one, _resized(args, one, number), device) for number in _BLOCKS)
-        each = (more - few) / (_BLOCKS[1] - _BLOCKS[0])
-        found[name] = round(tables * (few + (blocks - _BLOCKS[0]) * each))
+    for name, cycles in few.items():
+        each = (more[name] - cycles) / (_BLOCKS[1] - _BLOCKS[0])
+        found[name] = round(tables * (cycles + (blocks - _BLOCKS[0]) * each))
+    return found
+
+
+def programs_of(request: dict[str, Any], blocks: int) -> dict[str, str]:
+    """Returns the compiled program of each kernel alone, for one table and so many blocks.
+
+    Its operands are in the memory of the chip.
+    """
+    args, device = _arguments(request)
+    plan = tpu._plan(args)._replace(groups=1, graphs=1)
+    args = _resized(args, plan, blocks)
+    static = {name: args.pop(name) for name in ("num_graphs", "precision")}
+    indices = jax.eval_shape(lambda given: tpu._indices(plan, given | static), args)
+    operands = jax.eval_shape(lambda given: tpu._operands(plan, given | static), args)
+    cotangents = (operands[0]["receivers"],) * 2
+    place = SingleDeviceSharding(device)
+    calls = {"egno_sums_kernel": _sums, "egno_gradient_kernel": _gradients}
+    found = {}
+    for name, call in calls.items():
+        program = jax.jit(functools.partial(call, plan), in_shardings=place, out_shardings=place)
+        found[name] = program.lower(indices, operands, cotangents).compile().as_text()
     return found
 
 
@@ -84,17 +106,8 @@ def _resized(args: dict[str, Any], plan: tpu._Plan, blocks: int) -> dict[str, An
     return args | new | {"num_graphs": 1}
 
 
-def _count(
-    call: Callable[..., Any], plan: tpu._Plan, args: dict[str, Any], device: jax.Device
-) -> int:
-    """Returns the cycles of a kernel alone, whose operands are in the memory of the chip."""
-    static = {name: args.pop(name) for name in ("num_graphs", "precision")}
-    indices = jax.eval_shape(lambda given: tpu._indices(plan, given | static), args)
-    operands = jax.eval_shape(lambda given: tpu._operands(plan, given | static), args)
-    cotangents = (operands[0]["receivers"],) * 2
-    place = SingleDeviceSharding(device)
-    program = jax.jit(functools.partial(call, plan), in_shardings=place, out_shardings=place)
-    text = program.lower(indices, operands, cotangents).compile().as_text()
+def _count(text: str) -> int:
+    """Returns the cycles of the kernel of a program."""
     (cycles,) = _COUNTED.findall("\n".join(line for line in text.splitlines() if "egno_" in line))
     return int(cycles)
 
