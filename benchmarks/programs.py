@@ -113,7 +113,7 @@ def lower_step(
         num_steps=_NUM_STEPS, batch_size=problem.case.num_graphs * shape_or_one.data
     )
     state = jax.eval_shape(
-        lambda params: training.init_state(params, config), params_of(problem, **changes)
+        lambda params: _flat(training.init_state(params, config)), params_of(problem, **changes)
     )
     mesh = None if shape is None else training.make_mesh(shape, devices=devices)
 
@@ -138,6 +138,13 @@ def problem_of(request: dict[str, Any]) -> cases.Problem:
     problem = cases.make(case)
     prepare = getattr(graph_lib, "prepare", None)  # older packages have no layouts
     return problem if prepare is None else problem._replace(graph=prepare(problem.graph))
+
+
+def _flat(state: training.TrainState) -> training.TrainState:
+    """Returns a state as `run_chunk` takes it; that of older packages flattens it itself."""
+    flat = getattr(training, "flat", None)
+    is_flat = flat is not None and dataclasses.is_dataclass(flat.FlatParams)
+    return flat.flatten(state) if is_flat else state
 
 
 def lower(request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -14,6 +14,7 @@ import pytest
 import egno_jax
 from egno_jax import graph as graph_lib
 from egno_jax.training import MeshShape, TrainingConfig, make_mesh
+from egno_jax.training.flat import unflatten
 from egno_jax.training.step import Trainer, init_state
 from tests import helpers
 from tests.training.mesh_runs import task
@@ -90,7 +91,7 @@ def test_training_on_a_mesh_is_that_of_separate_blocks():
     def run(params, mesh=None):
         trainer = Trainer(train, valid, config, mesh=mesh)
         state, metrics = trainer.advance(trainer.place(init_state(params, config)), 0, 20)
-        return metrics.loss, trainer.evaluate(state.params)
+        return metrics.loss, trainer.evaluate(unflatten(state.params))
 
     expected = run(params)
     helpers.assert_trees_close(run(scanned), expected, 1e-5)

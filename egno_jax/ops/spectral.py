@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 NEGATIVE_SLOPE = 0.01
 # The most weights of a sum that is not a matrix product.
 MAX_SHORT_SUM = 128
-# A TPU, whose matrix products have 128 channels, computes with fewer than these in another way.
+# Accelerators, whose matrix products have many channels, compute with fewer in another way.
 MIN_CHANNELS = 8
 
 
@@ -116,14 +116,15 @@ def _products(
 ) -> Float[Array, "2 2 M *rest B"]:
     """Multiplies the real and imaginary parts of X_k by those of R_k; all four products.
 
-    A matrix product of two channels costs a TPU as much as one of 128, so it adds scaled channels.
+    A matrix product of two channels costs a TPU as much as one of 128, and a GPU launches programs
+    for it alone, so they add scaled channels.
     """
     _check_kernel(kernel, coefficients.shape[-1])
     kernel = kernel.astype(coefficients.dtype)
     product = functools.partial(jnp.einsum, "zm...a,ymab->zym...b", precision=precision)
     if coefficients.shape[-1] >= MIN_CHANNELS:
         return product(coefficients, kernel)
-    return jax.lax.platform_dependent(coefficients, kernel, tpu=few_products, default=product)
+    return jax.lax.platform_dependent(coefficients, kernel, cpu=product, default=few_products)
 
 
 def few_products(

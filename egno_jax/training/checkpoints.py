@@ -30,6 +30,7 @@ import orbax.checkpoint as ocp
 
 from egno_jax.checkpoint import CheckpointError, library_versions
 from egno_jax.training.devices import agree_on_any, is_main_process, wait_for_all
+from egno_jax.training.flat import unflatten
 from egno_jax.training.liveness import LostProcessError
 from egno_jax.training.step import TrainState
 
@@ -92,7 +93,7 @@ class RunCheckpoints:
         if step == self.latest_step():
             return
         # A copy, because the next step may reuse the buffers before they are written.
-        state = jax.tree.map(jnp.copy, _with_plain_key(state))
+        state = jax.tree.map(jnp.copy, _saved_form(state))
         record = {
             **record,
             "format_version": FORMAT_VERSION,
@@ -121,7 +122,8 @@ class RunCheckpoints:
         """Reads the state of the newest checkpoint, bit for bit.
 
         Args:
-          like: a state of the same structure, such as the initial one, whose devices are used.
+          like: a state of the same structure, such as the initial one, whose devices are used; its
+            weights may be flat, those that are returned are not.
 
         Raises:
           CheckpointError: there is none, or it cannot be read as a state of this structure.
@@ -178,7 +180,7 @@ class RunCheckpoints:
     def _restore(self, step: int, like: TrainState, record: dict[str, Any]) -> TrainState:
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
-            _with_plain_key(like),
+            _saved_form(like),
         )
         state = self._read(step, state=ocp.args.StandardRestore(target))["state"]
         found = _sums(state)
@@ -266,5 +268,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _with_plain_key(state: TrainState) -> TrainState:
+def _saved_form(state: TrainState) -> TrainState:
+    """Returns a state of plain arrays, one for each weight."""
+    state = unflatten(state)
     return dataclasses.replace(state, sampler_key=jax.random.key_data(state.sampler_key))

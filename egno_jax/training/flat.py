@@ -1,12 +1,16 @@
 """Weights as two long vectors, so that an optimizer is a few programs rather than hundreds.
 
 On an accelerator each small array costs a launch in the norm of the gradient, in its clipping, in
-the optimizer, and in the average of the weights.
+the optimizer, and in the average of the weights. A run keeps them flat from its first step to its
+last; whoever needs the weights of a layer, such as a checkpoint, unflattens the state.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import dataclasses
+import functools
+import math
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +23,26 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
-class FlatParams(NamedTuple):
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("kernel", "others"),
+    meta_fields=("structure", "shapes"),
+)
+@dataclasses.dataclass(frozen=True)
+class FlatParams:
     """The weights of a model, in the order of its tree.
 
     Attributes:
       kernel: those to which weight decay applies (`is_kernel`); named so that it does here too.
       others: the rest.
+      structure: the tree, a `Params`.
+      shapes: the shapes of its leaves.
     """
 
     kernel: Float[Array, "A"]
     others: Float[Array, "B"]
+    structure: jax.tree_util.PyTreeDef
+    shapes: tuple[tuple[int, ...], ...]
 
 
 def flatten(tree: Any) -> Any:
@@ -36,37 +50,55 @@ def flatten(tree: Any) -> Any:
 
     A CPU gains nothing, and its bits would depend on the number of steps in a program.
     """
-    if not graph_lib.is_for_accelerator():
-        return tree
+    return _flattened(tree) if graph_lib.is_for_accelerator() else tree
+
+
+def unflatten(tree: Any) -> Any:
+    """Returns a tree whose every `FlatParams` is a `Params`: the inverse of `flatten`."""
+    return _unflattened(tree) if any(map(_is_flat, _nodes(tree))) else tree
+
+
+def _is_flat(node: Any) -> bool:
+    return isinstance(node, FlatParams)
+
+
+def _nodes(tree: Any) -> list[Any]:
+    return jax.tree.leaves(tree, is_leaf=_is_flat)
+
+
+@jax.jit  # one program outside of others, where each leaf would be one
+def _flattened(tree: Any) -> Any:
     return jax.tree.map(_flat, tree, is_leaf=lambda node: isinstance(node, Params))
 
 
-def unflatten(tree: Any, like: Params) -> Any:
-    """Returns a tree whose every `FlatParams` is a `Params` of the shapes of `like`."""
-
-    def grown(node: Any) -> Any:
-        return _grown(node, like) if isinstance(node, FlatParams) else node
-
-    return jax.tree.map(grown, tree, is_leaf=lambda node: isinstance(node, FlatParams))
+@jax.jit
+def _unflattened(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda node: _grown(node) if _is_flat(node) else node, tree, is_leaf=_is_flat
+    )
 
 
 def _flat(node: Any) -> Any:
-    leaves = jax.tree.leaves(node)
+    leaves, structure = jax.tree.flatten(node)
     if not isinstance(node, Params) or len({leaf.dtype for leaf in leaves}) != 1:
         return node
     parts: tuple[list[Array], list[Array]] = ([], [])
     for leaf, is_decayed in zip(leaves, jax.tree.leaves(is_kernel(node)), strict=True):
         parts[not is_decayed].append(leaf.reshape(-1))
     nothing = jnp.zeros(0, leaves[0].dtype)
-    return FlatParams(*(jnp.concatenate([*part, nothing]) for part in parts))
+    vectors = (jnp.concatenate([*part, nothing]) for part in parts)
+    return FlatParams(*vectors, structure, tuple(leaf.shape for leaf in leaves))
 
 
-def _grown(flat: FlatParams, like: Params) -> Params:
-    leaves, structure = jax.tree.flatten(like)
-    starts, found = [0, 0], []
-    for leaf, is_decayed in zip(leaves, jax.tree.leaves(is_kernel(like)), strict=True):
-        index = int(not is_decayed)
-        part = jax.lax.slice_in_dim(flat[index], starts[index], starts[index] + leaf.size)
-        found.append(part.reshape(leaf.shape))
-        starts[index] += leaf.size
-    return structure.unflatten(found)
+def _grown(flat: FlatParams) -> Params:
+    # XLA's GPU compiler makes one launch of equally long slices of a product, not of an array.
+    one = jax.lax.optimization_barrier(jnp.ones((), flat.kernel.dtype))
+    vectors, starts, found = (flat.kernel * one, flat.others * one), [0, 0], []
+    is_decayed = jax.tree.leaves(is_kernel(flat.structure.unflatten(range(len(flat.shapes)))))
+    for shape, index in zip(flat.shapes, (int(not each) for each in is_decayed), strict=True):
+        start, starts[index] = starts[index], starts[index] + math.prod(shape)
+        part = jax.lax.slice_in_dim(vectors[index], start, starts[index])
+        found.append(part.reshape(shape))
+    # Without the barrier each layer has slices at other places in its programs, and so programs of
+    # its own, which take several times as long to compile.
+    return jax.lax.optimization_barrier(flat.structure.unflatten(found))

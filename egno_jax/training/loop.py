@@ -335,9 +335,10 @@ def _start(run: _Run, params: Params, resume: bool) -> tuple[TrainState, _Progre
         )
     if latest is None:
         return state, _Progress()
-    state, record = run.checkpoints.restore_newest(
+    restored, record = run.checkpoints.restore_newest(
         state, check_record=lambda record: _check_settings(run, params, record["settings"])
     )
+    state = run.trainer.place(restored)
     progress = _Progress(**{"best_score": record["progress"]["best_f_mse"], **record["progress"]})
     if progress.best_step == progress.step:
         # The run may have ended between this checkpoint and the best model that it belongs to.

@@ -98,8 +98,9 @@ def init_state(params: Params, config: TrainingConfig) -> TrainState:
 def averaged(state: TrainState, config: TrainingConfig) -> Params:
     """Returns the model that is evaluated and saved: the average, or the weights without one."""
     if config.ema_decay == 0:
-        return state.params
-    return jax.tree.map(lambda mean, new: mean.astype(new.dtype), state.ema, state.params)
+        return unflatten(state.params)
+    means = jax.tree.map(lambda mean, new: mean.astype(new.dtype), state.ema, state.params)
+    return unflatten(means)
 
 
 def train_step(
@@ -111,8 +112,8 @@ def train_step(
     """
     indices = batch_indices(state.sampler_key, state.step, num_samples(samples), config.batch_size)
     shares = take_shares(samples, indices)
-    new, metrics = _step(flatten(state), state.params, shares, config, None, None)
-    return unflatten(new, state.params), metrics
+    new, metrics = _step(flatten(state), shares, config, None, None)
+    return unflatten(new), metrics
 
 
 def train_chunk(
@@ -126,7 +127,8 @@ def train_chunk(
     draw = BucketSampler(state.sampler_key, num_samples(samples), config.batch_size)
     step = int(state.step)
     indices = np.stack([draw(number)[1] for number in range(step, step + num_steps)])
-    return run_chunk(state, samples, indices, None, _of_steps(config), None)
+    new, metrics = run_chunk(flatten(state), samples, indices, None, _of_steps(config), None)
+    return unflatten(new), metrics
 
 
 def _of_steps(config: TrainingConfig) -> TrainingConfig:
@@ -148,21 +150,19 @@ def run_chunk(
     """Takes K steps; the one program of training, on any mesh.
 
     `batches` are `[K, B]`, which of the samples on the devices; or without `samples` the batches
-    themselves in shares, from the host, whose leaves are `[K, D, ...]`. The state is donated.
+    themselves in shares, from the host, whose leaves are `[K, D, ...]`. The state, before and
+    after, is as `egno_jax.training.flat.flatten` returns it, and donated.
     """
-    like = state.params
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
         shares = batch if samples is None else take_shares(samples, batch)
-        return _step(state, unflatten(state.params, like), shares, config, mean_nodes, loss_fn)
+        return _step(state, shares, config, mean_nodes, loss_fn)
 
-    state, metrics = jax.lax.scan(step, flatten(state), batches)
-    return constrain((unflatten(state, like), metrics))
+    return constrain(jax.lax.scan(step, state, batches))
 
 
 def _step(
     state: TrainState,
-    params: Params,
     shares: Batch,
     config: TrainingConfig,
     mean_nodes: Float[Array, ""] | None,
@@ -170,7 +170,7 @@ def _step(
 ) -> tuple[TrainState, StepMetrics]:
     """Takes one step on a batch in D shares, whose leaves are `[D, ...]`.
 
-    The weights in `state` are flat, see `egno_jax.training.flat`; `params` are the same weights.
+    The state is as `egno_jax.training.flat.flatten` returns it.
     The loss of a batch from buckets is weighted by its real nodes, so that over an epoch every real
     node weighs the same, whichever bucket it is in.
     """
@@ -192,6 +192,7 @@ def _step(
             return weight * losses[0]
         return weight * jnp.sum(losses * nodes) / jnp.maximum(jnp.sum(nodes), 1)
 
+    params = unflatten(state.params)
     loss, grads = _loss_and_gradient(state, params, config, num_times, loss_at)
     # Without the barrier a TPU concatenates again for every use.
     grads = jax.lax.optimization_barrier(flatten(grads))
@@ -294,15 +295,16 @@ class Trainer:
             self._resident = [place(prepared(part), mesh) for part in by_size(train)]
 
     def place(self, state: TrainState) -> TrainState:
-        """Places a state on all devices."""
-        return replicate(state, self._mesh)
+        """Places a state on all devices; on an accelerator its weights are flat from then on."""
+        return flatten(replicate(state, self._mesh))
 
     def advance(
         self, state: TrainState, step: int, num_steps: int
     ) -> tuple[TrainState, StepMetrics]:
         """Takes a chunk of steps after the first `step`; `seconds_waited` for data is set.
 
-        Returns the state after (the one before is donated) and each step's metrics on the host.
+        The state is one that was placed. Returns that after (the one before is donated) and each
+        step's metrics on the host.
         """
         found, self.seconds_waited = [], 0.0
         config = _of_steps(self._config)

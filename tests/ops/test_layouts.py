@@ -15,7 +15,7 @@ from egno_jax import datasets, ops, rolling
 from egno_jax import graph as graph_lib
 from egno_jax.datasets import base
 from egno_jax.ops.layouts import NOWHERE
-from egno_jax.training.flat import FlatParams, flatten
+from egno_jax.training.flat import FlatParams, flatten, unflatten
 from egno_jax.training.step import Trainer, init_state, train_step
 from tests import helpers
 from tests.training.mesh_runs import CONFIG as RUN
@@ -275,7 +275,7 @@ def test_training_and_evaluation_with_a_layout_are_the_same(monkeypatch):
         monkeypatch.setenv("EGNO_JAX_LAYOUT", kind)
         trainer = Trainer(train, valid, config)
         state, metrics = trainer.advance(trainer.place(init_state(params, config)), 0, 20)
-        return metrics.loss, trainer.evaluate(state.params)
+        return metrics.loss, trainer.evaluate(unflatten(state.params))
 
     expected = run("none")
     for kind in KINDS:

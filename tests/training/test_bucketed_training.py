@@ -97,7 +97,7 @@ def test_an_epoch_weighs_every_node_the_same(params, parts, each):
     seen = [trainer.batch_of(step) for step in range(6)]
     assert sorted(np.concatenate(seen)) == list(range(12))
     losses = [
-        trainer.advance(training.init_state(params, MIXED), step, 1)[1].loss.item()
+        trainer.advance(trainer.place(training.init_state(params, MIXED)), step, 1)[1].loss.item()
         for step in range(6)
     ]
     assert np.mean(losses) == pytest.approx(

@@ -16,6 +16,7 @@ import egno_jax
 from egno_jax import datasets, metrics, training
 from egno_jax.metrics import Mean
 from egno_jax.training import JSONLines, batch_indices, evaluate, fit, init_state, read_json_lines
+from egno_jax.training.flat import unflatten
 from egno_jax.training.objective import velocity_weight
 from egno_jax.training.step import Trainer
 from tests import helpers
@@ -63,7 +64,7 @@ def test_a_loss_is_what_is_minimised(task, config):
     np.testing.assert_allclose(found[0], absolute_loss(helpers.apply, params, batch), rtol=1e-5)
     before, after = (
         absolute_loss(helpers.apply, *model_and_batch)
-        for model_and_batch in ((params, batch), (jax.device_get(state.params), batch))
+        for model_and_batch in ((params, batch), (jax.device_get(unflatten(state.params)), batch))
     )
     assert after < 0.9 * before
 
