@@ -75,6 +75,7 @@ ENVIRONMENT = {
     "TPU_WORKER_ID": "0",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
+    "EGNO_JAX_KERNELS": "auto",
     "PYTHONDONTWRITEBYTECODE": "1",  # another checkout stays as it is
 }
 _ALL_CASES = {**cases.CASES, cases.TINY.name: cases.TINY, LONG.name: LONG}
@@ -234,7 +235,8 @@ def compile_program(program: Program, text: Path | None = None) -> dict[str, Any
     done = _run(_START, program, request)
     if done.returncode == 0:
         entry = json.loads(done.stdout.splitlines()[-1])
-        return _with_kernels(program, request, entry) if entry["kernels"] else entry
+        is_counted = bool(entry["kernels"]) and program.mesh is None
+        return _with_kernels(program, request, entry) if is_counted else entry
     for line in done.stderr.splitlines():
         if any(reason in line for reason in _WITHOUT_MEMORY):
             return {"error": line.strip()[:300]}

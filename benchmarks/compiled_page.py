@@ -19,8 +19,8 @@ _INTRODUCTION = """## Compiled for accelerators
 Written by `python -m benchmarks.compiled` from `results/compiled.json`. XLA compiled the programs
 for devices that were not there. **Every figure of this section is the compiler's; nothing was
 run.** [README.md](README.md) describes the figures. `ours` is this library, `naive` the plain
-segment-sum version of the same model, and `ours-pallas` this library with its Pallas kernel, whose
-cycles XLA does not estimate; other rows are other precisions and other checkouts.
+segment-sum version of the same model, and `ours-pallas` this library with its Pallas kernel; other
+rows are other precisions and other checkouts.
 """
 
 

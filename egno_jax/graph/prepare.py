@@ -26,6 +26,8 @@ KINDS = ("auto", "none", *PLATFORMS, "blocks", "incidence", "list", "segments")
 MIN_DENSITY = 0.5
 # Nodes of a graph for blocks and incidence matrices.
 MAX_SIZE = 64
+# What arranges any graph, if a kind cannot.
+_OTHERWISE = {"blocks": "segments", "incidence": "segments", "list": "none"}
 # Edges of a row: a tile of a TPU has 8 sublanes.
 ROW = 8
 
@@ -41,12 +43,13 @@ def prepare(graph: jraph.GraphsTuple, kind: str | None = None) -> jraph.GraphsTu
       graph: one graph or a batch, padded or not, on the host.
       kind: `blocks`: all pairs of nodes of each graph, for small graphs with many edges;
         `incidence`: products with incidence matrices, for small graphs with as many nodes and edges
-        each; `list`: the edges as they are, of graphs likewise, for the kernel in Pallas;
-        `segments`: edges sorted by receiver, without scatters, which nobody has timed yet;
-        `none`; `gpu`: blocks if at least half of the pairs are edges, else none; `tpu`: likewise,
-        but before none incidence matrices, and with `EGNO_JAX_KERNELS=pallas` the list; `auto`:
-        `none` on a CPU, which has kernels for the edges as they are, otherwise the platform's.
-        None: the environment variable `EGNO_JAX_LAYOUT`, or else `auto`.
+        each; `list`: the edges as they are, and that all graphs have as many nodes and edges, for
+        the kernel in Pallas; `segments`: edges sorted by receiver, without scatters, which nobody
+        has timed yet; `none`; `gpu`: blocks if at least half of the pairs are edges, else none;
+        `tpu`: the first that is possible of blocks for such graphs, incidence matrices for small
+        graphs, the list if `EGNO_JAX_KERNELS` is `pallas`, and none; `auto`: `none` on a CPU, which
+        has kernels for the edges as they are, otherwise the platform's. None: the environment
+        variable `EGNO_JAX_LAYOUT`, or else `auto`.
 
     Returns:
       The graph, with the layout as `graph.globals["layout"]`.
@@ -65,9 +68,9 @@ def prepare(graph: jraph.GraphsTuple, kind: str | None = None) -> jraph.GraphsTu
     if kind == "incidence":
         return with_layout(graph, _incidence(senders, receivers, graph.n_node))
     if kind == "list":
-        total = int(np.sum(graph.n_node))
-        counted = np.size(graph.n_node), np.bincount(receivers, minlength=total)
-        return with_layout(graph, EdgeList(senders, receivers, total, *counted))
+        total, graphs = int(np.sum(graph.n_node)), np.size(graph.n_node)
+        edges = EdgeList(senders, receivers, total, graphs, _degrees(receivers, total))
+        return with_layout(graph, edges)
     return with_layout(graph, segments_of(senders, receivers, int(np.sum(graph.n_node))))
 
 
@@ -154,7 +157,7 @@ def chosen_kind(graph: jraph.GraphsTuple, kind: str | None = None, node_mask: An
         if reason is None:
             return candidate
         if kind == candidate:
-            raise ValueError(f"{name}: got {kind!r}, but {reason}; use segments")
+            raise ValueError(f"{name}: got {kind!r}, but {reason}; use {_OTHERWISE[kind]}")
     return "none"
 
 
@@ -228,6 +231,10 @@ def _is_uniform(graph: jraph.GraphsTuple) -> bool:
     owner = np.repeat(np.arange(len(n_edge)), n_edge)
     ends = np.asarray(graph.senders), np.asarray(graph.receivers)
     return all(np.array_equal(nodes // n_node[0], owner) for nodes in ends)
+
+
+def _degrees(receivers: Int[np.ndarray, "E"], num_nodes: int) -> Int[np.ndarray, "N"]:
+    return np.bincount(receivers, minlength=num_nodes).astype(np.int32)
 
 
 def _incidence(
@@ -332,7 +339,7 @@ def stacked_layout(
     if kind == "incidence":
         return Incidence(senders, receivers, num_nodes, senders.shape[1])
     if kind == "list":
-        degrees = np.stack([np.bincount(each, minlength=num_nodes) for each in receivers])
+        degrees = np.stack([_degrees(each, num_nodes) for each in receivers])
         return EdgeList(senders, receivers, num_nodes, degrees=degrees)
     return _stack_segments(
         [segments_of(*pair, num_nodes) for pair in zip(senders, receivers, strict=True)]

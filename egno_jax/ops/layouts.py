@@ -10,7 +10,7 @@ The formula of message passing is written once, for any of these (`egno_jax.ops.
 - `Segments`: edges sorted by receiver in rows of equal length. Gathers, in the derivative too, and
   no scatters.
 
-`egno_jax.graph.prepare` makes all but the first. They contain indices, no values, so they hold as
+`egno_jax.graph.prepare` makes them. They contain indices, no values, so they hold as
 long as senders and receivers do.
 """
 
@@ -65,7 +65,8 @@ class EdgeList:
       senders, receivers: `[E]`.
       num_nodes: N.
       num_graphs: G, where these are known to be the nodes and edges of G graphs of equal size, one
-        after another; else 1. The kernel for TPUs then needs room for one graph only.
+        after another, and no edge connects two of them; else 1. The kernel for TPUs then needs room
+        for one graph only.
       degrees: `[N]`, the number of incoming edges of each node, if it has been counted; else None.
     """
 

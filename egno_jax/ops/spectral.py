@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 NEGATIVE_SLOPE = 0.01
 # The most weights of a sum that is not a matrix product.
 MAX_SHORT_SUM = 128
-# Accelerators, whose matrix products have many channels, compute with fewer in another way.
+# Channels with fewer than this are too few for matrix products of accelerators, and for the short
+# sums of a TPU.
 MIN_CHANNELS = 8
 
 

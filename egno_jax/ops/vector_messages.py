@@ -100,7 +100,9 @@ def vector_sums(
         "edge_shifts": edge_shifts,
         "precision": precision,
     }
-    if layout is None or isinstance(layout, EdgeList):
+    if isinstance(layout, EdgeList):
+        senders, receivers, layout = layout.senders, layout.receivers, None
+    if layout is None:
         return _vector_sums(**arrays, senders=senders, receivers=receivers)
     return _sums_over(layout, **arrays)
 

@@ -46,51 +46,64 @@ class FlatParams:
 
 
 def flatten(tree: Any) -> Any:
-    """Returns a tree whose every `Params` of one dtype is a `FlatParams`; the tree on a CPU.
+    """Returns a tree whose every `Params` is a `FlatParams`.
 
-    A CPU gains nothing, and its bits would depend on the number of steps in a program.
+    Returns the tree itself on a CPU, which would gain nothing, and whose bits would depend on the
+    number of steps in a program; and if the weights of a model have several dtypes.
     """
-    return _flattened(tree) if graph_lib.is_for_accelerator() else tree
+    nodes = jax.tree.leaves(tree, is_leaf=_is_params)
+    is_uniform = all(_has_one_dtype(node) for node in nodes if _is_params(node))
+    return _flattened(tree) if graph_lib.is_for_accelerator() and is_uniform else tree
+
+
+def flatten_like(params: Params, like: Params | FlatParams) -> Params | FlatParams:
+    """Returns weights, or their gradients, in the form that `like` has."""
+    return _flattened(params) if _is_flat(like) else params
 
 
 def unflatten(tree: Any) -> Any:
     """Returns a tree whose every `FlatParams` is a `Params`: the inverse of `flatten`."""
-    return _unflattened(tree) if any(map(_is_flat, _nodes(tree))) else tree
+    nodes = jax.tree.leaves(tree, is_leaf=_is_flat)
+    return _unflattened(tree) if any(map(_is_flat, nodes)) else tree
+
+
+def _is_params(node: Any) -> bool:
+    return isinstance(node, Params)
 
 
 def _is_flat(node: Any) -> bool:
     return isinstance(node, FlatParams)
 
 
-def _nodes(tree: Any) -> list[Any]:
-    return jax.tree.leaves(tree, is_leaf=_is_flat)
+def _has_one_dtype(params: Params) -> bool:
+    return len({leaf.dtype for leaf in jax.tree.leaves(params)}) == 1
 
 
 @jax.jit  # one program outside of others, where each leaf would be one
 def _flattened(tree: Any) -> Any:
-    return jax.tree.map(_flat, tree, is_leaf=lambda node: isinstance(node, Params))
+    return jax.tree.map(
+        lambda node: _flatten_params(node) if _is_params(node) else node, tree, is_leaf=_is_params
+    )
 
 
 @jax.jit
 def _unflattened(tree: Any) -> Any:
     return jax.tree.map(
-        lambda node: _grown(node) if _is_flat(node) else node, tree, is_leaf=_is_flat
+        lambda node: _unflatten_params(node) if _is_flat(node) else node, tree, is_leaf=_is_flat
     )
 
 
-def _flat(node: Any) -> Any:
-    leaves, structure = jax.tree.flatten(node)
-    if not isinstance(node, Params) or len({leaf.dtype for leaf in leaves}) != 1:
-        return node
+def _flatten_params(params: Params) -> FlatParams:
+    leaves, structure = jax.tree.flatten(params)
     parts: tuple[list[Array], list[Array]] = ([], [])
-    for leaf, is_decayed in zip(leaves, jax.tree.leaves(is_kernel(node)), strict=True):
+    for leaf, is_decayed in zip(leaves, jax.tree.leaves(is_kernel(params)), strict=True):
         parts[not is_decayed].append(leaf.reshape(-1))
     nothing = jnp.zeros(0, leaves[0].dtype)
     vectors = (jnp.concatenate([*part, nothing]) for part in parts)
     return FlatParams(*vectors, structure, tuple(leaf.shape for leaf in leaves))
 
 
-def _grown(flat: FlatParams) -> Params:
+def _unflatten_params(flat: FlatParams) -> Params:
     # XLA's GPU compiler makes one launch of equally long slices of a product, not of an array.
     one = jax.lax.optimization_barrier(jnp.ones((), flat.kernel.dtype))
     vectors, starts, found = (flat.kernel * one, flat.others * one), [0, 0], []

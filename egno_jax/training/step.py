@@ -38,7 +38,7 @@ from egno_jax.training.batches import (
 )
 from egno_jax.training.config import TrainingConfig, make_optimizer
 from egno_jax.training.devices import MeshShape, constrain, make_mesh, map_shares, replicate, using
-from egno_jax.training.flat import flatten, unflatten
+from egno_jax.training.flat import FlatParams, flatten, flatten_like, unflatten
 from egno_jax.training.objective import LossFn, Metrics, measure, mse_loss, velocity_weight
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 class TrainState:
     """Everything that the next step depends on, and so all that a checkpoint must hold.
 
+    On an accelerator `Trainer` keeps `params`, `ema` and `opt_state` as `FlatParams`.
+
     Attributes:
       step: number of steps done, int32.
       params: the weights that are trained.
@@ -59,8 +61,8 @@ class TrainState:
     """
 
     step: Int[Array, ""]
-    params: Params
-    ema: Params
+    params: Params | FlatParams
+    ema: Params | FlatParams
     opt_state: Any
     sampler_key: Array
 
@@ -127,7 +129,14 @@ def train_chunk(
     draw = BucketSampler(state.sampler_key, num_samples(samples), config.batch_size)
     step = int(state.step)
     indices = np.stack([draw(number)[1] for number in range(step, step + num_steps)])
-    new, metrics = run_chunk(flatten(state), samples, indices, None, _of_steps(config), None)
+    return _chunk_of_trees(state, samples, indices, _of_steps(config))
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+def _chunk_of_trees(
+    state: TrainState, samples: Samples, indices: Int[Array, "K B"], config: TrainingConfig
+) -> tuple[TrainState, StepMetrics]:
+    new, metrics = run_chunk(flatten(state), samples, indices, None, config, None)
     return unflatten(new), metrics
 
 
@@ -195,7 +204,7 @@ def _step(
     params = unflatten(state.params)
     loss, grads = _loss_and_gradient(state, params, config, num_times, loss_at)
     # Without the barrier a TPU concatenates again for every use.
-    grads = jax.lax.optimization_barrier(flatten(grads))
+    grads = jax.lax.optimization_barrier(flatten_like(grads, state.params))
     return _update(state, loss, grads, config)
 
 
@@ -303,8 +312,8 @@ class Trainer:
     ) -> tuple[TrainState, StepMetrics]:
         """Takes a chunk of steps after the first `step`; `seconds_waited` for data is set.
 
-        The state is one that was placed. Returns that after (the one before is donated) and each
-        step's metrics on the host.
+        The state is one that was placed, and is donated. Returns the state after, and the metrics
+        of each step on the host.
         """
         found, self.seconds_waited = [], 0.0
         config = _of_steps(self._config)

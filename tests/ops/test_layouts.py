@@ -207,6 +207,18 @@ def test_a_layout_is_chosen_by_size_and_density(monkeypatch):
         egno_jax.graph.prepare(mixed)
 
 
+@pytest.mark.parametrize("layer", ["egnn", "vector"])
+@pytest.mark.parametrize("kind", ["list", "segments"])
+def test_the_edges_are_those_of_the_layout(layer, kind):
+    graph = graph_of("sparse")
+    others = graph._replace(senders=graph.receivers, receivers=graph.senders)
+    config = egno_jax.EGNOConfig(num_layers=1, hidden_dim=16, time_embed_dim=4, layer=layer)
+    params = egno_jax.init(jax.random.key(0), config, graph, TIMES)
+    layout = graph_lib.layout_of(graph_lib.prepare(others, kind))
+    found = helpers.apply(params, graph_lib.with_layout(graph, layout), TIMES)
+    helpers.assert_trees_close(found, helpers.apply(params, others, TIMES), 1e-5)
+
+
 def test_a_layout_of_other_edges_is_refused_and_batches_leave_it_out():
     graph = graph_lib.prepare(graph_of("mixed"), "blocks")
     shorter = graph._replace(senders=graph.senders[:-1], receivers=graph.receivers[:-1])
@@ -292,6 +304,11 @@ def test_samples_of_one_size_have_a_layout_for_each_batch(monkeypatch):
             found = graph_lib.layout_of(batch.graph)
             direct = graph_lib.layout_of(graph_lib.prepare(batch.graph, kind))
             assert getattr(found, "num_graphs", 3) == getattr(direct, "num_graphs", 3) == 3
+            if kind == "list":
+                assert found.degrees.dtype == direct.degrees.dtype == np.int32
+                counted = dataclasses.replace(found, degrees=None)
+                for layout in (found, direct, counted):
+                    np.testing.assert_array_equal(layout.in_degree(float), direct.in_degree(float))
             features = batch.graph.edges["features"]
             x = batch.graph.nodes["positions"][None]
             sums = []

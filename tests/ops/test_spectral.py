@@ -201,3 +201,11 @@ def test_products_of_few_channels_are_those_of_all():
         found = spectral.few_products(jnp.asarray(x), jnp.asarray(kernel))
     expected = np.einsum("zm...a,ymab->zym...b", x, kernel)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("platform", "is_product"), [("cpu", True), ("cuda", False)])
+def test_two_channels_are_no_matrix_products_on_a_gpu(platform, is_product):
+    x, kernel = jnp.ones((2, 3, 4, 5, 2)), jnp.ones((2, 3, 2, 2))
+    traced = jax.jit(lambda *given: spectral._products(*given, "highest")).trace(x, kernel)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("dot_general" in text) == is_product

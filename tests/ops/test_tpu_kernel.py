@@ -20,6 +20,7 @@ NAMES = ("message_sums", "message_sums with shifts")
 # times, nodes, edges, width of the input, width, edge features
 SIZES = [(5, 30, 300, 32, 32, 2), (1, 3, 7, 16, 64, 0), (3, 10, 33, 80, 128, 3)]
 IN_GROUPS = (9, 12, 70, 16, 128, 1)  # the times do not fit in the rows of one node
+OF_TWO_TILES = (8, 6, 40, 16, 256, 1)
 KERNEL = tpu.MESSAGE_SUMS
 
 
@@ -36,7 +37,7 @@ def drawn(name, sizes, num_graphs=1):
 @pytest.mark.parametrize(
     ("name", "sizes", "num_graphs"),
     [
-        *((NAMES[0], sizes, 1) for sizes in (*SIZES, IN_GROUPS)),
+        *((NAMES[0], sizes, 1) for sizes in (*SIZES, OF_TWO_TILES)),
         (NAMES[1], SIZES[2], 1),
         (NAMES[1], SIZES[0], 3),
         (NAMES[0], IN_GROUPS, 2),
@@ -46,8 +47,11 @@ def drawn(name, sizes, num_graphs=1):
 def test_values_and_gradients_are_those_of_the_specification(monkeypatch, name, sizes, num_graphs):
     interpreted = functools.partial(pl.pallas_call, interpret=True)
     monkeypatch.setattr(pl, "pallas_call", interpreted)
+    monkeypatch.setattr(tpu, "_BLOCK", 128)  # several blocks
     monkeypatch.setattr(tpu, "_UNROLL", tpu._GROUP)
     floats, rest = drawn(name, sizes, num_graphs)
+    blocks = tpu._indices(tpu._plan(floats | rest), floats | rest)[0]
+    assert len(blocks) > num_graphs or sizes[2] < 10
     found, residuals = KERNEL.function(floats | rest)
     rng = np.random.default_rng(1)
     cotangents = tuple(normal(rng, *x.shape) for x in found)
@@ -60,6 +64,25 @@ def test_values_and_gradients_are_those_of_the_specification(monkeypatch, name, 
     assert worst(found, results) < 2e-6
     assert jax.tree.structure(gradients) == jax.tree.structure(floats)
     assert worst(gradients, expected) < 2e-5
+
+
+def test_edges_out_of_range_are_clipped_at_their_sender_and_dropped_at_their_receiver():
+    floats, rest = drawn("message_sums", (1, 12, 6, 16, 128, 1))
+    indices = {
+        "senders": jnp.array([-99, 0, 5, 6, 11, 99]),
+        "receivers": jnp.array([-99, -12, 99, 6, -1, 12]),
+    }
+    args = floats | rest | indices
+    for num_graphs, senders, gathered, targets in (
+        (1, [0, 0, 5, 6, 11, 11], [0, 0, 11, 6, 0, 11], [12, 0, 12, 6, 11, 12]),
+        (2, [0, 0, 5, 0, 5, 5], [0, 0, 5, 0, 0, 5], [6, 0, 6, 0, 5, 6]),
+    ):
+        args["num_graphs"] = num_graphs
+        plan = tpu._plan(args)
+        found = tpu._indices(plan, args)
+        real = 6 // num_graphs
+        for indices, expected in zip(found, (senders, gathered, targets), strict=True):
+            assert np.ravel(indices[:, 0, :real]).tolist() == expected
 
 
 @pytest.mark.parametrize(

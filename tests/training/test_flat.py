@@ -46,14 +46,25 @@ def test_flat_weights_are_those_of_the_tree(task, config, on_accelerator):
     assert is_kernel(flat.params).kernel and not is_kernel(flat.params).others
 
 
-def test_weights_of_several_types_stay_a_tree(task, on_accelerator):
-    params = task[0]
+def test_weights_of_several_types_stay_a_tree(task, config, on_accelerator):
+    params, samples, _ = task
     weights = {
         **params.weights,
         "embedding": jax.tree.map(jnp.bfloat16, params.weights["embedding"]),
     }
-    mixed = dataclasses.replace(params, weights=weights)
-    assert_same(flatten(mixed), mixed)
+    state = training.init_state(dataclasses.replace(params, weights=weights), config)
+    assert flatten(state) is state
+    new, metrics = training.train_step(state, samples, config)
+    assert jax.tree.structure(new) == jax.tree.structure(state) and not metrics.is_skipped
+
+
+def test_a_chunk_donates_the_state(task, config, on_accelerator):
+    params, samples, _ = task
+    state = training.init_state(params, config)
+    weights = jax.tree.leaves((state.params, state.ema))
+    new, _ = training.train_chunk(state, samples, config, 2)
+    assert isinstance(new.params, egno_jax.Params)
+    assert all(leaf.is_deleted() for leaf in weights)
 
 
 def test_a_state_stays_flat_from_chunk_to_chunk(task, config, on_accelerator):

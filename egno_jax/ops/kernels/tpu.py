@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _LANES = 128
 _SUBLANES = 8
-# Rows of a block of edges. The loops over edges take so many a turn, and add so many at once.
+# Rows of a block of edges; edges of an iteration of the loops over them, and of a sum.
 _BLOCK = 1024
 _UNROLL = 16
 _GROUP = 4
@@ -161,13 +161,12 @@ MESSAGE_SUMS = Kernel(_fits, _function, _vjp, is_available=lambda: library.setti
 def _indices(plan: _Plan, args: Arguments) -> Indices:
     """Returns the first row of the nodes of each edge, in blocks.
 
-    As in the specification, gathers clip indices and sums do not: they go to the row of no node.
+    As in the specification, gathers clip indices to the nodes, here of the graph, and sums do not:
+    they go to the row of no node.
     """
     graphs, nodes = plan.graphs, plan.nodes
     senders, receivers = args["senders"], args["receivers"]
-    total = graphs * nodes
-    from_zero = jnp.where(receivers < 0, receivers + total, receivers)
-    is_node = (from_zero >= 0) & (from_zero < total)
+    from_zero = jnp.where(receivers < 0, receivers + graphs * nodes, receivers)
     first = nodes * np.arange(graphs, dtype=np.int32)[:, None]
 
     def blocks(of_graphs: Array, filling: int) -> Array:
@@ -178,7 +177,8 @@ def _indices(plan: _Plan, args: Arguments) -> Indices:
     def clipped(indices: Array) -> Array:
         return jnp.clip(indices.reshape(graphs, -1) - first, 0, nodes - 1)
 
-    targets = jnp.where(is_node.reshape(graphs, -1), from_zero.reshape(graphs, -1) - first, nodes)
+    targets = from_zero.reshape(graphs, -1) - first
+    targets = jnp.where((targets >= 0) & (targets < nodes), targets, nodes)
     return blocks(clipped(senders), 0), blocks(clipped(receivers), 0), blocks(targets, nodes)
 
 
@@ -219,7 +219,8 @@ def _columns(plan: _Plan, x: Float[Array, "E D"]) -> Float[Array, "D F"]:
     """Returns values of edges along lanes, one for each row, with zeros up to whole blocks."""
     x = x.T.reshape(x.shape[1], plan.graphs, -1)
     x = jnp.pad(x, [(0, -x.shape[0] % _SUBLANES), (0, 0), (0, -x.shape[2] % plan.edges)])
-    # XLA would repeat values in an array that a TPU pads to 128 lanes. This product is exact.
+    # XLA would repeat values in an array that a TPU pads to 128 lanes. This product is exact, but
+    # a value that is not finite reaches other edges.
     places = np.arange(_LANES) // plan.rows == np.arange(_LANES // plan.rows)[:, None]
     lanes = x.reshape(x.shape[0], -1, len(places))
     repeated = jnp.einsum("dbk,kl->dbl", lanes, places.astype(np.float32), precision="highest")
@@ -251,7 +252,7 @@ def _sums(plan: _Plan, indices: Indices, operands: Operands) -> Sums:
     (sums,) = _call(
         plan,
         _sums_kernel,
-        [(_index, indices), (_input_table, tables), (_edges, edges), (_whole, weights)],
+        [(_index, indices), (_input_table, tables), (_edges, edges), (_replicated, weights)],
         [(_table_of_results, (tables["receivers"],) * 2)],
         num_values=2,
     )
@@ -272,10 +273,10 @@ def _pull_back(plan: _Plan, kept: Any, cotangents: Sums) -> tuple[None, Operands
             (_index, indices),
             (_input_table, tables),
             (_edges, edges),
-            (_whole, weights),
+            (_replicated, weights),
             (_input_table, cotangents),
         ],
-        [(_table_of_results, tables), (_edges_at_times, at_times), (_whole, weights)],
+        [(_table_of_results, tables), (_edges_at_times, at_times), (_replicated, weights)],
         num_values=4,
     )
     return None, (of_tables, jax.tree.map(lambda x: jnp.sum(x, axis=0), of_edges), of_weights)
@@ -310,7 +311,7 @@ def _edges_at_times(plan: _Plan, x: Array) -> pl.BlockSpec:
     return pl.BlockSpec((1, x.shape[1], _BLOCK), lambda t, g, b: (t, 0, g * blocks + b))
 
 
-def _whole(plan: _Plan, x: Array) -> pl.BlockSpec:
+def _replicated(plan: _Plan, x: Array) -> pl.BlockSpec:
     return pl.BlockSpec(x.shape, lambda t, g, b: (0, 0))
 
 
@@ -489,12 +490,12 @@ def _for_groups_of_edges(plan: _Plan) -> Callable[[Callable[[list[Array]], None]
     """Calls the decorated function with each group of `_GROUP` edges of a block."""
 
     def call(function: Callable[[list[Array]], None]) -> None:
-        def turn(i: Array, _: None) -> None:
+        def iteration(i: Array, _: None) -> None:
             # Older versions of Mosaic cannot unroll a part of a loop.
             for first in range(0, _UNROLL, _GROUP):
                 function([i * _UNROLL + first + k for k in range(_GROUP)])
 
-        jax.lax.fori_loop(0, plan.edges // _UNROLL, turn, None)
+        jax.lax.fori_loop(0, plan.edges // _UNROLL, iteration, None)
 
     return call
 
