@@ -224,15 +224,19 @@ def _ratio(row: Row) -> float | None:
 def _draw(rows: Sequence[Row], title: str, value: Callable[[Row], float | None]) -> Any:
     """Draws bars by case and variant, with axes for each kind of program and chip.
 
-    Other precisions are in the tables alone: their floors differ. So are chips without a training
-    step.
+    Other precisions are in the tables alone: their floors differ. So are chips for which only one
+    variant has a training step.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     known = [row for row in rows if ":" not in row.target and "error" not in row.entry]
     known = [row for row in known if value(row) is not None and "ours-" not in row.variant]
-    targets = list(dict.fromkeys(row.target for row in known if row.kind == "step"))
+    variants_of = {row.target: set() for row in known}
+    for row in known:
+        if row.kind == "step":
+            variants_of[row.target].add(row.variant)
+    targets = [target for target, variants in variants_of.items() if len(variants) > 1]
     if not targets:
         return None
     known = [row for row in known if row.target in targets]
