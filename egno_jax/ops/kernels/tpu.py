@@ -47,8 +47,8 @@ _SUBLANES = 8
 _BLOCK = 1024
 _UNROLL = 16
 _GROUP = 4
-# Widths above need too much room for products. The vector memory is that of a v5p, in bytes: newer
-# and smaller chips have as much or more. A block needs so much of it for every 128 lanes.
+# Widths above need too much room for products. The vector memory is that of a v5p, in bytes; v5e
+# and v6e have twice as much. A block needs so much of it for every 128 lanes.
 _MAX_WIDTH = 256
 _VECTOR_MEMORY = 64 * 2**20
 _FOR_BLOCK = 20 * 2**20
