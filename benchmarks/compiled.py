@@ -83,7 +83,7 @@ _WITHOUT_MEMORY = ("RESOURCE_EXHAUSTED", "Ran out of memory")
 # Runs a worker with this checkout's benchmarks and another's library.
 _START = (
     "import sys, benchmarks; sys.path.insert(0, sys.argv.pop(1)); "
-    "from benchmarks import programs; programs.main()"
+    "from benchmarks import {module}; {module}.main()"
 )
 
 
@@ -232,7 +232,7 @@ def compile_program(program: Program, text: Path | None = None) -> dict[str, Any
     if text is not None:
         text.mkdir(parents=True, exist_ok=True)
         request["text"] = str(text.resolve() / (program.name.replace("/", "-") + ".txt"))
-    done = _run(_START, program, request)
+    done = _run("programs", program, request)
     if done.returncode == 0:
         entry = json.loads(done.stdout.splitlines()[-1])
         is_counted = bool(entry["kernels"]) and program.mesh is None
@@ -244,8 +244,10 @@ def compile_program(program: Program, text: Path | None = None) -> dict[str, Any
 
 
 def _run(
-    script: str, program: Program, request: dict[str, Any], **more: str
+    module: str, program: Program, request: dict[str, Any], **more: str
 ) -> subprocess.CompletedProcess[str]:
+    """Runs a worker, `benchmarks.programs` or `benchmarks.kernel_cycles`."""
+    script = _START.format(module=module)
     settings = {"EGNO_JAX_LAYOUT": "gpu" if program.target == "h100" else "tpu", **more}
     settings |= PALLAS if program.row == "ours-pallas" else {}
     return subprocess.run(
@@ -262,7 +264,7 @@ def _with_kernels(
     """Returns an entry whose cycles include those of its kernels."""
     with tempfile.TemporaryDirectory() as directory:
         flags = kernel_cycles.environment(Path(directory))
-        done = _run(_START.replace("programs", "kernel_cycles"), program, request, **flags)
+        done = _run("kernel_cycles", program, request, **flags)
     if done.returncode != 0:
         raise RuntimeError(f"{program.name}: no cycles of kernels:\n{done.stderr[-4000:]}")
     cycles = json.loads(done.stdout.splitlines()[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -232,11 +233,9 @@ def _draw(rows: Sequence[Row], title: str, value: Callable[[Row], float | None])
 
     known = [row for row in rows if ":" not in row.target and "error" not in row.entry]
     known = [row for row in known if value(row) is not None and "ours-" not in row.variant]
-    variants_of = {row.target: set() for row in known}
-    for row in known:
-        if row.kind == "step":
-            variants_of[row.target].add(row.variant)
-    targets = [target for target, variants in variants_of.items() if len(variants) > 1]
+    steps = {(row.target, row.variant) for row in known if row.kind == "step"}
+    counts = collections.Counter(target for target, _ in steps)
+    targets = [each for each in dict.fromkeys(row.target for row in known) if counts[each] > 1]
     if not targets:
         return None
     known = [row for row in known if row.target in targets]

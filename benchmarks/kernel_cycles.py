@@ -37,12 +37,12 @@ def kernel_cycles(request: dict[str, Any]) -> dict[str, int]:
 
     A call is of `groups x graphs` tables, each of which takes `a + b` times its blocks.
     """
-    args, _ = _arguments(request)
+    args, device = arguments(request)
     plan = tpu._plan(args)
     tables, edges = plan.groups * plan.graphs, args["senders"].shape[0] // plan.graphs
     blocks = -(-edges // plan.edges)
     few, more = (
-        {name: _count(program) for name, program in programs_of(request, number).items()}
+        {name: _count(program) for name, program in programs_of(args, device, number).items()}
         for number in _BLOCKS
     )
     found = {}
@@ -52,12 +52,11 @@ def kernel_cycles(request: dict[str, Any]) -> dict[str, int]:
     return found
 
 
-def programs_of(request: dict[str, Any], blocks: int) -> dict[str, str]:
+def programs_of(args: dict[str, Any], device: jax.Device, blocks: int) -> dict[str, str]:
     """Returns the compiled program of each kernel alone, for one table and so many blocks.
 
     Its operands are in the memory of the chip.
     """
-    args, device = _arguments(request)
     plan = tpu._plan(args)._replace(groups=1, graphs=1)
     args = _resized(args, plan, blocks)
     static = {name: args.pop(name) for name in ("num_graphs", "precision")}
@@ -73,7 +72,7 @@ def programs_of(request: dict[str, Any], blocks: int) -> dict[str, str]:
     return found
 
 
-def _arguments(request: dict[str, Any]) -> tuple[dict[str, Any], jax.Device]:
+def arguments(request: dict[str, Any]) -> tuple[dict[str, Any], jax.Device]:
     """Returns the shapes of what a layer of the program gives to the kernel, and its device."""
     problem, device = programs.problem_of(request), programs.devices_of(request["target"])[0]
     params = programs.params_of(problem, **programs.VARIANTS[request["variant"]])

@@ -110,10 +110,9 @@ class EdgeList:
     def joined(self, num_nodes: int) -> EdgeList:
         """Returns the layout of the batch of samples that this one stacks along a leading axis."""
         samples = self.senders.shape[0]
-        ends = (x + _offsets(num_nodes, x) for x in (self.senders, self.receivers))
+        ends = ((x + _offsets(num_nodes, x)).reshape(-1) for x in (self.senders, self.receivers))
         degrees = None if self.degrees is None else self.degrees.reshape(-1)
-        flat = (x.reshape(-1) for x in ends)
-        return EdgeList(*flat, samples * num_nodes, samples, degrees)
+        return EdgeList(*ends, samples * num_nodes, samples, degrees)
 
 
 # Values of fewer channels than this have all times in one row.

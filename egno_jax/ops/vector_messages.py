@@ -100,11 +100,10 @@ def vector_sums(
         "edge_shifts": edge_shifts,
         "precision": precision,
     }
-    if isinstance(layout, EdgeList):
-        senders, receivers, layout = layout.senders, layout.receivers, None
-    if layout is None:
-        return _vector_sums(**arrays, senders=senders, receivers=receivers)
-    return _sums_over(layout, **arrays)
+    edges = layout or EdgeList(senders, receivers, positions.shape[1])
+    if isinstance(edges, EdgeList):
+        return _vector_sums(**arrays, senders=edges.senders, receivers=edges.receivers)
+    return _sums_over(edges, **arrays)
 
 
 def _sums_over(

@@ -51,9 +51,11 @@ def flatten(tree: Any) -> Any:
     Returns the tree itself on a CPU, which would gain nothing, and whose bits would depend on the
     number of steps in a program; and if the weights of a model have several dtypes.
     """
+    if not graph_lib.is_for_accelerator():
+        return tree
     nodes = jax.tree.leaves(tree, is_leaf=_is_params)
     is_uniform = all(_has_one_dtype(node) for node in nodes if _is_params(node))
-    return _flattened(tree) if graph_lib.is_for_accelerator() and is_uniform else tree
+    return _flattened(tree) if is_uniform else tree
 
 
 def flatten_like(params: Params, like: Params | FlatParams) -> Params | FlatParams:

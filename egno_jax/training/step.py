@@ -99,10 +99,10 @@ def init_state(params: Params, config: TrainingConfig) -> TrainState:
 
 def averaged(state: TrainState, config: TrainingConfig) -> Params:
     """Returns the model that is evaluated and saved: the average, or the weights without one."""
-    if config.ema_decay == 0:
-        return unflatten(state.params)
-    means = jax.tree.map(lambda mean, new: mean.astype(new.dtype), state.ema, state.params)
-    return unflatten(means)
+    found = state.params
+    if config.ema_decay != 0:
+        found = jax.tree.map(lambda mean, new: mean.astype(new.dtype), state.ema, found)
+    return unflatten(found)
 
 
 def train_step(

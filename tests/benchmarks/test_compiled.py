@@ -255,7 +255,7 @@ def test_the_kernels_compile_and_their_cycles_are_counted(libtpu, tmp_path):
             case = cases.Case("few", "contacts", 2, (70, 70), times, width, 1, 2, 2, 20)
             request = {{"case": dataclasses.asdict(case), "target": "v5e"}}
             request["variant"] = "ours-pallas"
-            texts = kernel_cycles.programs_of(request, blocks=1)
+            texts = kernel_cycles.programs_of(*kernel_cycles.arguments(request), blocks=1)
             assert all("tpu_custom_call" in text for text in texts.values())
         print(json.dumps(kernel_cycles.kernel_cycles(request)))
     """

@@ -89,7 +89,7 @@ class _Plan(NamedTuple):
 
     @property
     def height(self) -> int:
-        """The nodes of a table: those of the graph, and at least one that is none."""
+        """The nodes of a table: those of the graph, and one or more for edges without a node."""
         return (self.nodes // _SUBLANES + 1) * _SUBLANES
 
     @property
@@ -287,18 +287,19 @@ _sums.defvjp(_keep, _pull_back)
 
 def _index(plan: _Plan, x: Array) -> pl.BlockSpec:
     blocks = x.shape[0] // plan.graphs
-    place = lambda t, g, b: (g * blocks + b, 0, 0)  # noqa: E731
-    return pl.BlockSpec((1, 1, plan.edges), place, memory_space=pltpu.SMEM)
+    return pl.BlockSpec(
+        (1, 1, plan.edges), lambda t, g, b: (g * blocks + b, 0, 0), memory_space=pltpu.SMEM
+    )
+
+
+def _table_of_results(plan: _Plan, x: Array, **options: Any) -> pl.BlockSpec:
+    shape = (1, *x.shape[1:])
+    return pl.BlockSpec(shape, lambda t, g, b: (t * plan.graphs + g, 0, 0), **options)
 
 
 def _input_table(plan: _Plan, x: Array) -> pl.BlockSpec:
-    place = lambda t, g, b: (t * plan.graphs + g, 0, 0)  # noqa: E731
     once = pl.Buffered(1)  # the next one is read when it is needed: rarely
-    return pl.BlockSpec((1, *x.shape[1:]), place, pipeline_mode=once)
-
-
-def _table_of_results(plan: _Plan, x: Array) -> pl.BlockSpec:
-    return pl.BlockSpec((1, *x.shape[1:]), lambda t, g, b: (t * plan.graphs + g, 0, 0))
+    return _table_of_results(plan, x, pipeline_mode=once)
 
 
 def _edges(plan: _Plan, x: Array) -> pl.BlockSpec:
