@@ -11,7 +11,7 @@ import numpy as np
 
 from egno_jax.graph.edges import shifts_of
 from egno_jax.ops.kernels import library
-from egno_jax.ops.layouts import NOWHERE, Blocks, EdgeList, Incidence, Layout, Segments
+from egno_jax.ops.layouts import NOWHERE, Adjacency, Blocks, EdgeList, Incidence, Layout, Segments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ MIN_DENSITY = 0.5
 # Nodes of a graph for blocks and incidence matrices.
 MAX_SIZE = 64
 # What arranges any graph, if a kind cannot.
-_OTHERWISE = {"blocks": "segments", "incidence": "segments", "list": "none"}
+_OTHERWISE = {"blocks": "segments", "incidence": "segments"}
 # Edges of a row: a tile of a TPU has 8 sublanes.
 ROW = 8
 
@@ -43,13 +43,14 @@ def prepare(graph: jraph.GraphsTuple, kind: str | None = None) -> jraph.GraphsTu
       graph: one graph or a batch, padded or not, on the host.
       kind: `blocks`: all pairs of nodes of each graph, for small graphs with many edges;
         `incidence`: products with incidence matrices, for small graphs with as many nodes and edges
-        each; `list`: the edges as they are, and that all graphs have as many nodes and edges, for
-        the kernel in Pallas; `segments`: edges sorted by receiver, without scatters, which nobody
-        has timed yet; `none`; `gpu`: blocks if at least half of the pairs are edges, else none;
-        `tpu`: the first that is possible of blocks for such graphs, incidence matrices for small
-        graphs, the list if `EGNO_JAX_KERNELS` is `pallas`, and none; `auto`: `none` on a CPU, which
-        has kernels for the edges as they are, otherwise the platform's. None: the environment
-        variable `EGNO_JAX_LAYOUT`, or else `auto`.
+        each; `list`: the edges as they are, with those of each node, and whether all graphs have as
+        many nodes and edges, for the kernels in Pallas; `segments`: edges sorted by receiver,
+        without scatters, which nobody has timed yet; `none`; `gpu`: the list if `EGNO_JAX_KERNELS`
+        is `pallas`, else blocks if at least half of the pairs are edges, else none; `tpu`: the
+        first that is possible of blocks for such graphs, incidence matrices for small graphs, the
+        list likewise, and none; `auto`: `none` on a CPU, which has kernels for the edges as they
+        are, otherwise the platform's. None: the environment variable `EGNO_JAX_LAYOUT`, or else
+        `auto`.
 
     Returns:
       The graph, with the layout as `graph.globals["layout"]`.
@@ -68,8 +69,8 @@ def prepare(graph: jraph.GraphsTuple, kind: str | None = None) -> jraph.GraphsTu
     if kind == "incidence":
         return with_layout(graph, _incidence(senders, receivers, graph.n_node))
     if kind == "list":
-        total, graphs = int(np.sum(graph.n_node)), np.size(graph.n_node)
-        edges = EdgeList(senders, receivers, total, graphs, _degrees(receivers, total))
+        num_graphs = np.size(graph.n_node) if _is_uniform(graph) else 1
+        edges = _edge_list(senders, receivers, int(np.sum(graph.n_node)), num_graphs)
         return with_layout(graph, edges)
     return with_layout(graph, segments_of(senders, receivers, int(np.sum(graph.n_node))))
 
@@ -148,10 +149,12 @@ def chosen_kind(graph: jraph.GraphsTuple, kind: str | None = None, node_mask: An
         return "none"
     candidates = [kind]
     if kind in PLATFORMS:
+        listed = ["list"] if library.setting() == "pallas" else []
         candidates = ["blocks"] if _is_dense(graph) else []
         if kind == "tpu":
-            candidates += ["incidence"] if _is_small(graph, node_mask) else []
-            candidates += ["list"] if library.setting() == "pallas" else []
+            candidates += (["incidence"] if _is_small(graph, node_mask) else []) + listed
+        else:
+            candidates = listed or candidates
     for candidate in candidates:
         reason = _why_not(candidate, graph, node_mask)
         if reason is None:
@@ -175,8 +178,7 @@ def _is_dense(graph: jraph.GraphsTuple) -> bool:
 
 def _why_not(kind: str, graph: jraph.GraphsTuple, node_mask: Any) -> str | None:
     """Returns why a graph, stacked if it has a node mask, cannot be arranged so, if that is."""
-    is_for_equal = kind in ("incidence", "list")
-    if is_for_equal and node_mask is None and not _is_uniform(graph):
+    if kind == "incidence" and node_mask is None and not _is_uniform(graph):
         return "its graphs differ in their numbers of nodes or edges"
     if kind != "blocks":
         return None
@@ -233,8 +235,32 @@ def _is_uniform(graph: jraph.GraphsTuple) -> bool:
     return all(np.array_equal(nodes // n_node[0], owner) for nodes in ends)
 
 
-def _degrees(receivers: Int[np.ndarray, "E"], num_nodes: int) -> Int[np.ndarray, "N"]:
-    return np.bincount(receivers, minlength=num_nodes).astype(np.int32)
+def _edge_list(
+    senders: Int[np.ndarray, "E"],
+    receivers: Int[np.ndarray, "E"],
+    num_nodes: int,
+    num_graphs: int = 1,
+) -> EdgeList:
+    for name, nodes in (("senders", senders), ("receivers", receivers)):
+        if nodes.min(initial=0) < 0 or nodes.max(initial=0) >= num_nodes:
+            raise ValueError(
+                f"graph.{name}: got indices from {nodes.min()} to {nodes.max()}, expected nodes of "
+                f"the graph, 0 to {num_nodes - 1}; correct them"
+            )
+    sorted_edges = (
+        _adjacency(receivers, senders, num_nodes),
+        _adjacency(senders, receivers, num_nodes),
+    )
+    return EdgeList(senders, receivers, num_nodes, num_graphs, *sorted_edges)
+
+
+def _adjacency(
+    owners: Int[np.ndarray, "E"], others: Int[np.ndarray, "E"], num_nodes: int
+) -> Adjacency:
+    counts = np.bincount(owners, minlength=num_nodes)
+    order = np.argsort(owners, kind="stable")
+    tables = np.cumsum(counts) - counts, counts, order, others[order]
+    return Adjacency(*(x.astype(np.int32) for x in tables))
 
 
 def _incidence(
@@ -338,12 +364,11 @@ def stacked_layout(
         return _stacked_blocks(senders, receivers, _of_first_graph(graph, node_mask))
     if kind == "incidence":
         return Incidence(senders, receivers, num_nodes, senders.shape[1])
+    pairs = list(zip(senders, receivers, strict=True))
     if kind == "list":
-        degrees = np.stack([_degrees(each, num_nodes) for each in receivers])
-        return EdgeList(senders, receivers, num_nodes, degrees=degrees)
-    return _stack_segments(
-        [segments_of(*pair, num_nodes) for pair in zip(senders, receivers, strict=True)]
-    )
+        samples = [_edge_list(*pair, num_nodes) for pair in pairs]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *samples)
+    return _stack_segments([segments_of(*pair, num_nodes) for pair in pairs])
 
 
 def _stacked_blocks(senders: np.ndarray, receivers: np.ndarray, is_node: np.ndarray) -> Blocks:

@@ -54,7 +54,40 @@ class Layout(Protocol):
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("senders", "receivers", "degrees"),
+    data_fields=("starts", "counts", "edges", "others"),
+    meta_fields=(),
+)
+@dataclasses.dataclass(frozen=True)
+class Adjacency:
+    """The edges of each node in one direction: those that it receives, or those that it sends.
+
+    Attributes:
+      starts, counts: `[N]`; the edges of node i are at `starts[i]` and the next `counts[i]` places.
+      edges: `[E]`, which of the graph's edges is at each place, in the order of the nodes.
+      others: `[E]`, the node at the other end of that edge.
+    """
+
+    starts: Int[Array, "N"]
+    counts: Int[Array, "N"]
+    edges: Int[Array, "E"]
+    others: Int[Array, "E"]
+
+    def joined(self, num_nodes: int) -> Adjacency:
+        """Returns that of the batch of samples that this one stacks along a leading axis."""
+        num_edges = self.edges.shape[1]
+        steps = {"starts": num_edges, "counts": 0, "edges": num_edges, "others": num_nodes}
+        return Adjacency(
+            **{
+                name: (x + _offsets(step, x)).reshape(-1)
+                for name, step in steps.items()
+                for x in (getattr(self, name),)
+            }
+        )
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("senders", "receivers", "incoming", "outgoing"),
     meta_fields=("num_nodes", "num_graphs"),
 )
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +100,16 @@ class EdgeList:
       num_graphs: G, where these are known to be the nodes and edges of G graphs of equal size, one
         after another, and no edge connects two of them; else 1. The kernel for TPUs then needs room
         for one graph only.
-      degrees: `[N]`, the number of incoming edges of each node, if it has been counted; else None.
+      incoming, outgoing: the edges that each node receives and sends, for the kernel for GPUs; None
+        where nobody has sorted them.
     """
 
     senders: Int[Array, "E"]
     receivers: Int[Array, "E"]
     num_nodes: int
     num_graphs: int = 1
-    degrees: Int[Array, "N"] | None = None
+    incoming: Adjacency | None = None
+    outgoing: Adjacency | None = None
 
     @property
     def num_edges(self) -> int:
@@ -103,16 +138,16 @@ class EdgeList:
 
     def in_degree(self, dtype: Any) -> Float[Array, "N 1"]:
         """See `Layout`."""
-        if self.degrees is not None:
-            return self.degrees[:, None].astype(dtype)
+        if self.incoming is not None:
+            return self.incoming.counts[:, None].astype(dtype)
         return jnp.zeros((self.num_nodes, 1), dtype).at[self.receivers].add(1, mode="drop")
 
     def joined(self, num_nodes: int) -> EdgeList:
         """Returns the layout of the batch of samples that this one stacks along a leading axis."""
         samples = self.senders.shape[0]
         ends = ((x + _offsets(num_nodes, x)).reshape(-1) for x in (self.senders, self.receivers))
-        degrees = None if self.degrees is None else self.degrees.reshape(-1)
-        return EdgeList(*ends, samples * num_nodes, samples, degrees)
+        sorted_edges = (x and x.joined(num_nodes) for x in (self.incoming, self.outgoing))
+        return EdgeList(*ends, samples * num_nodes, samples, *sorted_edges)
 
 
 # Values of fewer channels than this have all times in one row.

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from egno_jax.ops import kernels
-from egno_jax.ops.kernels import tpu
-from egno_jax.ops.layouts import EdgeList, Layout
+from egno_jax.ops.kernels import gpu, tpu
+from egno_jax.ops.layouts import Adjacency, EdgeList, Layout
 from egno_jax.ops.linear import linear, matmul, mlp
 from egno_jax.ops.numerics import limit_norm, squared_norm
 
@@ -64,10 +64,9 @@ def egnn_layer(
     options = {"edge_shifts": edge_shifts, "precision": precision}
     edges = layout or EdgeList(senders, receivers, positions.shape[1])
     if isinstance(edges, EdgeList):
-        ends = edges.senders, edges.receivers
-        message_sum, step_sum = message_sums(
-            *mlps, positions, features, edge_features, *ends, num_graphs=edges.num_graphs, **options
-        )
+        names = ("senders", "receivers", "num_graphs", "incoming", "outgoing")
+        options |= {name: getattr(edges, name) for name in names}
+        message_sum, step_sum = message_sums(*mlps, positions, features, edge_features, **options)
     else:
         message_sum, step_sum = sums_over(
             edges, *mlps, positions, features, edge_features, **options
@@ -92,6 +91,8 @@ def message_sums(
     *,
     edge_shifts: Float[Array, "E 3"] | None = None,
     num_graphs: int = 1,
+    incoming: Adjacency | None = None,
+    outgoing: Adjacency | None = None,
     precision: str = "highest",
 ) -> tuple[Float[Array, "P N C"], Float[Array, "P N 3"]]:
     """Sums the messages and the steps of each node's incoming edges; 0 without incoming edges.
@@ -101,9 +102,9 @@ def message_sums(
 
     This is most of a layer's work. On a CPU, in float32 and for widths that are multiples of 16, it
     is one kernel (`egno_jax.ops.kernels`), which keeps the values of edges in the cache and
-    recomputes them for the gradient; on a TPU it can be another (`EGNO_JAX_KERNELS=pallas`);
-    elsewhere it is `message_sums_reference`. Arguments as in `egnn_layer`, `num_graphs` as in
-    `EdgeList`; the first kernel of `message_mlp`, phi_m, has `1 + 2 A + D` rows.
+    recomputes them for the gradient; on TPUs and GPUs it can be others (`EGNO_JAX_KERNELS=pallas`);
+    elsewhere it is `message_sums_reference`. Arguments as in `egnn_layer` and `EdgeList`; the first
+    kernel of `message_mlp`, phi_m, has `1 + 2 A + D` rows.
     """
     if edge_features is None:
         edge_features = jnp.zeros((senders.shape[0], 0), features.dtype)
@@ -117,6 +118,8 @@ def message_sums(
         receivers=receivers,
         edge_shifts=None if edge_shifts is None else edge_shifts.astype(positions.dtype),
         num_graphs=num_graphs,
+        incoming=incoming,
+        outgoing=outgoing,
         precision=precision,
     )
 
@@ -132,6 +135,8 @@ def message_sums_reference(
     *,
     edge_shifts: Float[Array, "E 3"] | None = None,
     num_graphs: int = 1,
+    incoming: Adjacency | None = None,
+    outgoing: Adjacency | None = None,
     precision: str = "highest",
 ) -> tuple[Float[Array, "P N C"], Float[Array, "P N 3"]]:
     """Computes `message_sums` in JAX: its specification, with the same arguments and results."""
@@ -218,21 +223,21 @@ _STATIC = ["precision"]
 _message_sums = kernels.accelerate(
     "message_sums",
     message_sums_reference,
-    {"cpu": kernels.MESSAGE_SUMS, "tpu": tpu.MESSAGE_SUMS},
+    {"cpu": kernels.MESSAGE_SUMS, "tpu": tpu.MESSAGE_SUMS, "cuda": gpu.MESSAGE_SUMS},
     [*_STATIC, "num_graphs"],
     with_times=("positions", "features"),
 )
 feature_update = kernels.accelerate(
     "feature_update",
     feature_update_reference,
-    {"cpu": kernels.FEATURE_UPDATE},
+    {"cpu": kernels.FEATURE_UPDATE, "cuda": gpu.FEATURE_UPDATE},
     _STATIC,
     with_times=("features", "messages"),
 )
 velocity_factor = kernels.accelerate(
     "velocity_factor",
     velocity_factor_reference,
-    {"cpu": kernels.VELOCITY_FACTOR},
+    {"cpu": kernels.VELOCITY_FACTOR, "cuda": gpu.VELOCITY_FACTOR},
     _STATIC,
     with_times=("features",),
 )

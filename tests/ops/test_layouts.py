@@ -22,13 +22,12 @@ from tests.training.mesh_runs import CONFIG as RUN
 from tests.training.mesh_runs import task
 
 KINDS = ("blocks", "incidence", "list", "segments")
-FOR_EQUAL_GRAPHS = ("incidence", "list")
 # The graphs of `graph_of` that each kind can arrange.
 CASES = [
     (kind, graph)
     for kind in KINDS
     for graph in ("complete", "sparse", "mixed", "padded")
-    if kind not in FOR_EQUAL_GRAPHS or graph in ("complete", "sparse")
+    if kind != "incidence" or graph in ("complete", "sparse")
 ]
 CONFIG = egno_jax.EGNOConfig(
     num_layers=1,
@@ -105,7 +104,7 @@ def test_values_and_gradients_are_those_of_the_specification(kind, graph):
 def test_other_derivatives_and_maps_are_those_of_the_specification(kind):
     """Forward mode, reverse over reverse, and `vmap` over states and over layouts."""
     with jax.enable_x64(True):
-        graph = graph_of("sparse" if kind in FOR_EQUAL_GRAPHS else "mixed")
+        graph = graph_of("sparse" if kind == "incidence" else "mixed")
         layout = graph_lib.layout_of(graph_lib.prepare(graph, kind))
         specification = ops.EdgeList(graph.senders, graph.receivers, len(graph.nodes["positions"]))
         rng = np.random.default_rng(1)
@@ -185,10 +184,12 @@ def test_a_layout_is_chosen_by_size_and_density(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setenv("EGNO_JAX_KERNELS", "pallas")
         assert kind_of(one_graph(rng, 70, 0.1), "tpu") is ops.EdgeList
-        assert kind_of(one_graph(rng, 70, 0.1), "gpu") is type(None)
-    for kind in FOR_EQUAL_GRAPHS:
-        with pytest.raises(ValueError, match="graphs differ in their numbers of nodes or edges"):
-            graph_lib.prepare(mixed, kind)
+        for graph in (complete, mixed, sparse):
+            assert kind_of(graph, "gpu") is ops.EdgeList
+        assert graph_lib.layout_of(graph_lib.prepare(complete, "list")).num_graphs == 3
+        assert graph_lib.layout_of(graph_lib.prepare(mixed, "list")).num_graphs == 1
+    with pytest.raises(ValueError, match="graphs differ in their numbers of nodes or edges"):
+        graph_lib.prepare(mixed, "incidence")
     assert kind_of(graph_lib.prepare(mixed, "blocks"), "none") is type(None)
     twice = mixed._replace(
         senders=np.repeat(mixed.senders, 2),
@@ -294,6 +295,18 @@ def test_training_and_evaluation_with_a_layout_are_the_same(monkeypatch):
         helpers.assert_trees_close(run(kind), expected, 1e-5)
 
 
+def assert_lists_its_edges(layout):
+    """Asserts that a list has each edge once at its receiver, and once at its sender."""
+    ends = np.stack([layout.receivers, layout.senders])
+    for adjacency, (own, others) in ((layout.incoming, ends), (layout.outgoing, ends[::-1])):
+        assert {x.dtype for x in jax.tree.leaves(adjacency)} == {np.dtype("int32")}
+        assert sorted(adjacency.edges) == list(range(layout.num_edges))
+        np.testing.assert_array_equal(others[adjacency.edges], adjacency.others)
+        for node, (start, count) in enumerate(zip(adjacency.starts, adjacency.counts, strict=True)):
+            edges = adjacency.edges[start : start + count]
+            np.testing.assert_array_equal(edges, np.flatnonzero(own == node))
+
+
 def test_samples_of_one_size_have_a_layout_for_each_batch(monkeypatch):
     _, samples, _ = task()
     for kind in KINDS:
@@ -305,10 +318,10 @@ def test_samples_of_one_size_have_a_layout_for_each_batch(monkeypatch):
             direct = graph_lib.layout_of(graph_lib.prepare(batch.graph, kind))
             assert getattr(found, "num_graphs", 3) == getattr(direct, "num_graphs", 3) == 3
             if kind == "list":
-                assert found.degrees.dtype == direct.degrees.dtype == np.int32
-                counted = dataclasses.replace(found, degrees=None)
+                counted = dataclasses.replace(found, incoming=None)
                 for layout in (found, direct, counted):
                     np.testing.assert_array_equal(layout.in_degree(float), direct.in_degree(float))
+                assert_lists_its_edges(found)
             features = batch.graph.edges["features"]
             x = batch.graph.nodes["positions"][None]
             sums = []

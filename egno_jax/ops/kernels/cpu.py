@@ -62,7 +62,7 @@ def _call(name: str, results: Any, *operands: Any) -> Any:
 # Operands that have one row for each edge.
 _INDICES = ("receivers", "senders")
 _OF_EDGES = ("edge_features", "edge_shifts")
-_STATIC = ("precision", "num_graphs")
+_IGNORED = ("precision", "num_graphs", "incoming", "outgoing")
 
 
 class _OverEdges:
@@ -99,7 +99,7 @@ class _OverEdges:
             return jnp.clip(indices, -num_nodes - 1, num_nodes).astype(jnp.int32)
 
         shifts = {"edge_shifts": jnp.zeros((0, 3), jnp.float32)}
-        rest = {name: x for name, x in args.items() if name not in _STATIC}
+        rest = {name: x for name, x in args.items() if name not in _IGNORED}
         return shifts | rest | {name: narrow(args[name]) for name in _INDICES}
 
     @classmethod
