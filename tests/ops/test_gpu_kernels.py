@@ -11,7 +11,7 @@ from jax.experimental import pallas as pl
 
 from egno_jax import graph as graph_lib
 from egno_jax import ops
-from egno_jax.ops.kernels import gpu
+from egno_jax.ops.kernels import gpu, rows
 from tests.ops.test_kernels import arguments, function_of_floats, normal, worst
 
 KERNELS = {
@@ -63,15 +63,15 @@ on_tensor_cores.defvjp(
 @pytest.fixture
 def interpreted(monkeypatch):
     monkeypatch.setattr(pl, "pallas_call", functools.partial(pl.pallas_call, interpret=True))
-    monkeypatch.setattr(gpu._Plan, "product", lambda self, x, y: on_tensor_cores(x, y))
+    monkeypatch.setattr(rows.Plan, "product", lambda self, x, y: on_tensor_cores(x, y))
 
 
 @pytest.mark.usefixtures("interpreted")
-@pytest.mark.parametrize("programs", [gpu._MAX_PROGRAMS, 3])
+@pytest.mark.parametrize("programs", [rows._MAX_PROGRAMS, 3])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("name", KERNELS)
 def test_values_and_gradients_are_those_of_the_specification(monkeypatch, name, sizes, programs):
-    monkeypatch.setattr(gpu, "_MAX_PROGRAMS", programs)
+    monkeypatch.setattr(rows, "_MAX_PROGRAMS", programs)
     kernel, _, specification = KERNELS[name]
     floats, rest = drawn(name, sizes)
     assert kernel.fits(floats | rest)
@@ -154,5 +154,5 @@ def test_they_are_used_on_request(monkeypatch, name, setting):
 
 
 def test_without_the_backend_the_specification_computes(monkeypatch):
-    monkeypatch.setattr(gpu, "triton", None)
+    monkeypatch.setattr(rows, "triton", None)
     assert not is_lowered("message_sums", "pallas", monkeypatch)
