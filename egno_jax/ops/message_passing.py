@@ -5,7 +5,7 @@ Layout: time first, `[P, N, channels]`. All times share one set of edges.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from egno_jax.ops import kernels
 from egno_jax.ops.kernels import gpu, tpu
-from egno_jax.ops.layouts import Adjacency, EdgeList, Layout
-from egno_jax.ops.linear import linear, matmul, mlp
+from egno_jax.ops.layouts import Adjacency, Blocks, EdgeList, Layout
+from egno_jax.ops.linear import linear, linear_by_products, matmul, mlp
 from egno_jax.ops.numerics import limit_norm, squared_norm
 
 if TYPE_CHECKING:
@@ -185,7 +185,8 @@ def sums_over(
     messages = _messages(
         edges, message_mlp, squared_norm(difference), features, edge_features, precision=precision
     )
-    coefficients = mlp(position_mlp, messages, precision).astype(positions.dtype)
+    coefficients = mlp(position_mlp, messages, precision, _affine_of(edges))
+    coefficients = coefficients.astype(positions.dtype)
     return edges.to_receivers(messages), edges.to_receivers(difference * coefficients)
 
 
@@ -284,7 +285,12 @@ def _messages(
     if edge_features is not None and edge_features.shape[-1]:
         arranged = edges.edge_features(edge_features.astype(features.dtype))
         hidden = hidden + matmul(arranged, kernel[1 + 2 * width :], precision)
-    return jax.nn.silu(linear(weights["linear_1"], jax.nn.silu(hidden), precision))
+    return jax.nn.silu(_affine_of(edges)(weights["linear_1"], jax.nn.silu(hidden), precision))
+
+
+def _affine_of(edges: Layout) -> Callable[..., Array]:
+    """Returns the linear layer of values of edges."""
+    return linear_by_products if isinstance(edges, Blocks) else linear
 
 
 def segment_sum(

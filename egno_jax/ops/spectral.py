@@ -102,14 +102,43 @@ def spectral_conv_dft(
 
     The transforms cost O(P M), which is faster than the FFT for few modes.
     """
-    num_times = x.shape[0]
-    modes = num_live_modes(num_times, kernel.shape[1])
-    coefficients = sharding.replicate(dft(x, modes))
+    num_times, width = x.shape[0], x.shape[-1]
+    _check_kernel(kernel, width)
+    kernel = kernel[:, : num_live_modes(num_times, kernel.shape[1])]
     if sharding.axis_size(sharding.TIME_AXIS) > 1:  # devices exchange what is mixed
-        mixed = sharding.replicate(mix_modes(coefficients, kernel[:, :modes], precision))
+        coefficients = sharding.replicate(dft(x, kernel.shape[1]))
+        mixed = sharding.replicate(mix_modes(coefficients, kernel, precision))
         return sharding.shard_times(inverse_dft(mixed, num_times)).astype(x.dtype)
-    products = _products(coefficients, kernel[:, :modes], precision)
+    by_modes = functools.partial(_by_modes, precision=precision)
+    is_long = fourier.is_symbolic(num_times) or num_times * width > MAX_SHORT_SUM
+    if is_long or width >= MIN_CHANNELS:
+        return by_modes(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, tpu=in_one_product, default=by_modes)
+
+
+def _by_modes(
+    x: Float[Array, "P *rest A"], kernel: Float[Array, "2 M A B"], precision: str
+) -> Float[Array, "P *rest B"]:
+    num_times, modes = x.shape[0], kernel.shape[1]
+    products = _products(dft(x, modes), kernel, precision)
     return _sum_over(_basis_of_products(num_times, modes), products, 3).astype(x.dtype)
+
+
+def in_one_product(
+    x: Float[Array, "P *rest A"], kernel: Float[Array, "2 M A B"]
+) -> Float[Array, "P *rest B"]:
+    """Convolves by one matrix product over times and channels, of P A rows and P B columns.
+
+    For TPUs, whose programs for few channels take longer to start than to run.
+    """
+    num_times, modes = x.shape[0], kernel.shape[1]
+    cosines, sines = fourier.basis(num_times, modes)
+    to_modes = np.stack([cosines, -sines])
+    basis = np.einsum("pzym,zmq->pqym", _basis_of_products(num_times, modes), to_modes)
+    dtype = jnp.result_type(x.dtype, jnp.float32)
+    einsum = functools.partial(jnp.einsum, precision="highest")
+    matrix = einsum("pqym,ymab->pbqa", jnp.asarray(basis, dtype), kernel.astype(dtype))
+    return einsum("pbqa,q...a->p...b", matrix, x.astype(dtype)).astype(x.dtype)
 
 
 def _products(
@@ -117,10 +146,9 @@ def _products(
 ) -> Float[Array, "2 2 M *rest B"]:
     """Multiplies the real and imaginary parts of X_k by those of R_k; all four products.
 
-    A matrix product of two channels costs a TPU as much as one of 128, and a GPU launches programs
-    for it alone, so they add scaled channels.
+    A GPU launches programs for a matrix product of two channels alone, so it adds scaled channels.
+    A TPU, for which such a product costs as much as one of 128, does so too.
     """
-    _check_kernel(kernel, coefficients.shape[-1])
     kernel = kernel.astype(coefficients.dtype)
     product = functools.partial(jnp.einsum, "zm...a,ymab->zym...b", precision=precision)
     if coefficients.shape[-1] >= MIN_CHANNELS:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from egno_jax import ops
+from egno_jax.ops.linear import linear_by_products
 from tests import helpers
 
 
@@ -30,3 +31,56 @@ def test_matmul_keeps_the_dtype_and_asks_for_the_precision(precision):
     traced = jax.make_jaxpr(lambda x: ops.matmul(x, kernel, precision))(x)
     asked_for = [e.params["precision"] for e in traced.eqns if "precision" in e.params]
     assert asked_for == [(jax.lax.Precision(precision),) * 2]
+
+
+def weights_and_values(out_width):
+    rng = np.random.default_rng(0)
+    weights = {"kernel": rng.normal(size=(5, out_width)), "bias": rng.normal(size=out_width)}
+    return weights, rng.normal(size=(2, 3, 4, 5))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_single_column_is_a_sum_in_float32(dtype):
+    weights, x = weights_and_values(1)
+    x, kernel = (jnp.asarray(each, dtype) for each in (x, weights["kernel"]))
+    found = ops.matmul(x, kernel, "default")
+    assert found.dtype == x.dtype
+    wide = np.float64(x.astype(jnp.float32)) @ np.float64(kernel.astype(jnp.float32))
+    helpers.assert_close(found.astype(jnp.float32), wide, 1e-6 if dtype == "float32" else 4e-3)
+    assert "dot_general" not in jax.jit(ops.matmul).lower(x, kernel).as_text()
+
+
+@pytest.mark.parametrize("out_width", [1, 6, 9])
+@pytest.mark.parametrize("on_tpu", [False, True])
+def test_derivatives_by_products_are_those_of_the_linear_layer(monkeypatch, out_width, on_tpu):
+    if on_tpu:
+        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *given, tpu, default: tpu(*given))
+    weights, x = weights_and_values(out_width)
+    _, of_x = weights_and_values(out_width + 1)
+    of_weights = jax.tree.map(np.cos, weights)
+    with jax.enable_x64(True):
+        results = []
+        for function in (ops.linear, linear_by_products):
+            value, tangent = jax.jvp(function, (weights, x), (of_weights, of_x))
+            of_one = [jax.jvp(lambda x, f=function: f(weights, x), (x,), (of_x,))[1]]
+            of_one += [
+                jax.jvp(lambda b, f=function: f(weights | {"bias": b}, x), *each)[1]
+                for each in [((weights["bias"],), (of_weights["bias"],))]
+            ]
+            gradient = jax.grad(lambda *given, f=function: jnp.sum(jnp.sin(f(*given))), (0, 1))
+            twice = jax.jvp(gradient, (weights, x), (of_weights, of_x))[1]
+            each = jax.vmap(gradient, (None, 0))(weights, x)
+            results.append((value, tangent, of_one, gradient(weights, x), twice, each))
+        helpers.assert_trees_close(*results, 1e-13)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_a_tpu_sums_gradients_of_biases_by_products(platform):
+    weights, x = weights_and_values(1)
+
+    def loss(weights, x):
+        return jnp.sum(jnp.sin(linear_by_products(weights, x)))
+
+    traced = jax.jit(jax.grad(loss)).trace(weights, x)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("dot_general" in text) == (platform == "tpu")

@@ -194,6 +194,25 @@ def test_short_sums_of_tpus_are_the_product(num_times, num_modes):
                 np.testing.assert_allclose(one, other, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize(("num_times", "num_modes"), [(1, 1), (5, 2), (8, 3), (8, 9)])
+def test_one_product_over_times_and_channels_is_the_convolution(num_times, num_modes):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(num_times, 4, 3, 2))
+    live = fourier.num_live_modes(num_times, num_modes)
+    kernel = rng.normal(size=(2, num_modes, 2, 3))
+    with jax.enable_x64(True):
+        found, expected = (
+            jax.vjp(function, jnp.asarray(x), jnp.asarray(kernel))
+            for function in (
+                lambda x, kernel: spectral.in_one_product(x, kernel[:, :live]),
+                ops.spectral_conv_fft,
+            )
+        )
+        helpers.assert_close(found[0], expected[0], 1e-13)
+        cotangent = rng.normal(size=expected[0].shape)
+        helpers.assert_trees_close(found[1](cotangent), expected[1](cotangent), 1e-13)
+
+
 def test_products_of_few_channels_are_those_of_all():
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, 3, 4, 5, 2)), rng.normal(size=(2, 3, 2, 3))
