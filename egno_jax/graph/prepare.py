@@ -9,7 +9,9 @@ import jax
 import jraph
 import numpy as np
 
+from egno_jax.graph.attached import has_layout, with_layout, without_layout
 from egno_jax.graph.edges import shifts_of
+from egno_jax.graph.validation import check_indices, check_structure
 from egno_jax.ops.kernels import library
 from egno_jax.ops.layouts import NOWHERE, Adjacency, Blocks, EdgeList, Incidence, Layout, Segments
 
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Array, Bool, Int
 
-KEY = "layout"
 VARIABLE = "EGNO_JAX_LAYOUT"
 PLATFORMS = ("gpu", "tpu")
 KINDS = ("auto", "none", *PLATFORMS, "blocks", "incidence", "list", "segments")
@@ -56,13 +57,15 @@ def prepare(graph: jraph.GraphsTuple, kind: str | None = None) -> jraph.GraphsTu
       The graph, with the layout as `graph.globals["layout"]`.
 
     Raises:
-      ValueError: the kind is unknown, or the graph cannot be arranged so, as with `blocks` if two
-        edges connect the same nodes.
+      ValueError: the kind is unknown, the graph is not a valid one, or it cannot be arranged so,
+        as with `blocks` if two edges connect the same nodes.
     """
+    check_structure(graph)
     kind = chosen_kind(graph, kind)
     graph = without_layout(graph)
     if kind == "none":
         return graph
+    check_indices(graph)
     if kind == "blocks":
         return with_layout(graph, _blocks(graph))
     senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
@@ -79,41 +82,7 @@ def prepared(graph: Any) -> Any:
     """Returns a graph as `prepare` does, unless it already has a layout or cannot be read here."""
     if not isinstance(graph, jraph.GraphsTuple) or not is_readable(graph):
         return graph
-    return graph if KEY in _globals(graph) else prepare(graph)
-
-
-def layout_of(graph: jraph.GraphsTuple) -> Layout | None:
-    """Returns the layout of a graph.
-
-    Raises:
-      ValueError: the layout is of a graph with another number of edges.
-    """
-    layout = _globals(graph).get(KEY)
-    if layout is not None and layout.num_edges != graph.senders.shape[-1]:
-        raise ValueError(
-            f"graph.globals[{KEY!r}]: got the layout of {layout.num_edges} edges, expected that of "
-            f"{graph.senders.shape[-1]}; call egno_jax.graph.prepare again"
-        )
-    return layout
-
-
-def with_layout(graph: jraph.GraphsTuple, layout: Layout) -> jraph.GraphsTuple:
-    """Returns the graph with a layout."""
-    return graph._replace(globals={**_globals(graph), KEY: layout})
-
-
-def without_layout(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
-    """Returns the graph without its layout."""
-    if KEY not in _globals(graph):
-        return graph
-    rest = {name: value for name, value in graph.globals.items() if name != KEY}
-    return graph._replace(globals=rest or None)
-
-
-def _globals(graph: Any) -> dict[str, Any]:
-    """Returns the globals of a graph by name; nothing for what is not a graph, checked later."""
-    found = getattr(graph, "globals", None)
-    return found if isinstance(found, dict) else {}
+    return graph if has_layout(graph) else prepare(graph)
 
 
 def is_readable(graph: jraph.GraphsTuple) -> bool:
@@ -241,12 +210,6 @@ def _edge_list(
     num_nodes: int,
     num_graphs: int = 1,
 ) -> EdgeList:
-    for name, nodes in (("senders", senders), ("receivers", receivers)):
-        if nodes.min(initial=0) < 0 or nodes.max(initial=0) >= num_nodes:
-            raise ValueError(
-                f"graph.{name}: got indices from {nodes.min()} to {nodes.max()}, expected nodes of "
-                f"the graph, 0 to {num_nodes - 1}; correct them"
-            )
     sorted_edges = (
         _adjacency(receivers, senders, num_nodes),
         _adjacency(senders, receivers, num_nodes),

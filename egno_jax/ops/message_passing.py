@@ -185,7 +185,7 @@ def sums_over(
     messages = _messages(
         edges, message_mlp, squared_norm(difference), features, edge_features, precision=precision
     )
-    coefficients = mlp(position_mlp, messages, precision, _affine_of(edges))
+    coefficients = mlp(position_mlp, messages, precision, _affine_of(edges, messages, precision))
     coefficients = coefficients.astype(positions.dtype)
     return edges.to_receivers(messages), edges.to_receivers(difference * coefficients)
 
@@ -285,12 +285,15 @@ def _messages(
     if edge_features is not None and edge_features.shape[-1]:
         arranged = edges.edge_features(edge_features.astype(features.dtype))
         hidden = hidden + matmul(arranged, kernel[1 + 2 * width :], precision)
-    return jax.nn.silu(_affine_of(edges)(weights["linear_1"], jax.nn.silu(hidden), precision))
+    affine = _affine_of(edges, hidden, precision)
+    return jax.nn.silu(affine(weights["linear_1"], jax.nn.silu(hidden), precision))
 
 
-def _affine_of(edges: Layout) -> Callable[..., Array]:
+def _affine_of(edges: Layout, values: Array, precision: str) -> Callable[..., Array]:
     """Returns the linear layer of values of edges."""
-    return linear_by_products if isinstance(edges, Blocks) else linear
+    # XLA would write factors in bfloat16 to memory, which takes longer than the sums.
+    is_narrow = precision == "default" or values.dtype == jnp.bfloat16
+    return linear_by_products if isinstance(edges, Blocks) and not is_narrow else linear
 
 
 def segment_sum(

@@ -33,9 +33,10 @@ def drawn(name, sizes):
             np.clip(indices[name], 0, sizes[1] - 1) for name in ("senders", "receivers")
         )
         rest |= {"senders": senders, "receivers": receivers, "num_graphs": 1}
-        graph = jraph.GraphsTuple(
-            {}, {}, receivers, senders, None, np.array([sizes[1]]), np.array([len(senders)])
-        )
+        values = np.zeros((sizes[1], 3), np.float32)
+        nodes = dict.fromkeys(("positions", "velocities", "features"), values)
+        counts = np.array([sizes[1]]), np.array([len(senders)])
+        graph = jraph.GraphsTuple(nodes, None, receivers, senders, None, *counts)
         layout = graph_lib.layout_of(graph_lib.prepare(graph, "list"))
         rest |= {"incoming": layout.incoming, "outgoing": layout.outgoing}
     return floats, rest
