@@ -156,14 +156,14 @@ def lower(request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     mesh = request.get("mesh")
     shape = training.parse_mesh(mesh) if mesh else None
     work = work_of(problem, request["kind"], shape)
-    with _asked_for_by_pallas(request["target"]):
+    with _abstract_gpu(request["target"]):
         if request["kind"] == "forward":
             return lower_forward(problem, devices[0], **changes), work
         return lower_step(problem, devices, shape, **changes), work
 
 
-def _asked_for_by_pallas(target: str) -> contextlib.AbstractContextManager[Any]:
-    """Says which GPU a program is for, where Pallas would ask for the one of this machine."""
+def _abstract_gpu(target: str) -> contextlib.AbstractContextManager[Any]:
+    """Sets the GPU that Pallas compiles for, instead of the one of this machine."""
     if target not in _GPUS:
         return contextlib.nullcontext()
     device = jax.sharding.AbstractDevice(_GPUS[target], num_cores=None, platform="gpu")

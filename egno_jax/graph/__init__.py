@@ -12,7 +12,6 @@ its structure, times or layout (`graph_ids`, `shifts_of`, `layout_of`, `as_times
 `check_structure`) runs inside `jit` too.
 """
 
-from egno_jax.graph.attached import layout_of, with_layout, without_layout
 from egno_jax.graph.batching import (
     batch,
     graph_ids,
@@ -42,9 +41,12 @@ from egno_jax.graph.edges import (
 from egno_jax.graph.prepare import (
     is_for_accelerator,
     is_readable,
+    layout_of,
     prepare,
     prepared,
     stacked_layout,
+    with_layout,
+    without_layout,
 )
 from egno_jax.graph.validation import (
     as_times,

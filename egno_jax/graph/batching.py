@@ -10,7 +10,7 @@ import jraph
 import numpy as np
 
 from egno_jax.checks import shape_text
-from egno_jax.graph.attached import without_layout
+from egno_jax.graph.prepare import without_layout
 from egno_jax.graph.validation import check_alike, check_indices, check_structure
 
 if TYPE_CHECKING:

@@ -9,10 +9,8 @@ import jax
 import jraph
 import numpy as np
 
-from egno_jax.graph.attached import has_layout, with_layout, without_layout
 from egno_jax.graph.edges import shifts_of
-from egno_jax.graph.validation import check_indices, check_structure
-from egno_jax.ops.kernels import library
+from egno_jax.ops.kernels import library, rows
 from egno_jax.ops.layouts import NOWHERE, Adjacency, Blocks, EdgeList, Incidence, Layout, Segments
 
 if TYPE_CHECKING:
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Array, Bool, Int
 
+KEY = "layout"
 VARIABLE = "EGNO_JAX_LAYOUT"
 PLATFORMS = ("gpu", "tpu")
 KINDS = ("auto", "none", *PLATFORMS, "blocks", "incidence", "list", "segments")
@@ -57,15 +56,15 @@ def prepare(graph: jraph.GraphsTuple, kind: str | None = None) -> jraph.GraphsTu
       The graph, with the layout as `graph.globals["layout"]`.
 
     Raises:
-      ValueError: the kind is unknown, the graph is not a valid one, or it cannot be arranged so,
-        as with `blocks` if two edges connect the same nodes.
+      ValueError: the kind is unknown, an edge is not one between nodes of the graph, or the graph
+        cannot be arranged so, as with `blocks` if two edges connect the same nodes.
     """
-    check_structure(graph)
+    if wrong := _wrong_edges(graph):
+        raise ValueError(wrong)
     kind = chosen_kind(graph, kind)
     graph = without_layout(graph)
     if kind == "none":
         return graph
-    check_indices(graph)
     if kind == "blocks":
         return with_layout(graph, _blocks(graph))
     senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
@@ -79,10 +78,65 @@ def prepare(graph: jraph.GraphsTuple, kind: str | None = None) -> jraph.GraphsTu
 
 
 def prepared(graph: Any) -> Any:
-    """Returns a graph as `prepare` does, unless it already has a layout or cannot be read here."""
+    """Returns a graph as `prepare` does, unless it already has a layout or cannot be read here.
+
+    A graph with wrong edges stays as it is: it is refused, or not, as under `jit`.
+    """
     if not isinstance(graph, jraph.GraphsTuple) or not is_readable(graph):
         return graph
-    return graph if has_layout(graph) else prepare(graph)
+    return graph if KEY in _globals(graph) or _wrong_edges(graph) else prepare(graph)
+
+
+def _wrong_edges(graph: jraph.GraphsTuple) -> str | None:
+    """Returns why senders and receivers are no edges of the graph, if they are not."""
+    total, count = int(np.sum(graph.n_node)), np.size(graph.senders)
+    for name in ("senders", "receivers"):
+        nodes = np.asarray(getattr(graph, name))
+        if nodes.shape != (count,) or not np.issubdtype(nodes.dtype, np.integer):
+            return (
+                f"graph.{name}: got {nodes.dtype} of shape {list(nodes.shape)}, expected an "
+                f"integer for each of {count} edges; see egno_jax.graph.validate"
+            )
+        if count and not 0 <= nodes.min() <= nodes.max() < total:
+            return (
+                f"graph.{name}: got indices from {nodes.min()} to {nodes.max()}, expected 0 to "
+                f"{total - 1}, the nodes of the graph; see egno_jax.graph.validate"
+            )
+    return None
+
+
+def layout_of(graph: jraph.GraphsTuple) -> Layout | None:
+    """Returns the layout of a graph.
+
+    Raises:
+      ValueError: the layout is of a graph with another number of edges.
+    """
+    layout = _globals(graph).get(KEY)
+    if layout is not None and layout.num_edges != graph.senders.shape[-1]:
+        raise ValueError(
+            f"graph.globals[{KEY!r}]: got the layout of {layout.num_edges} edges, expected that of "
+            f"{graph.senders.shape[-1]}; call egno_jax.graph.prepare again"
+        )
+    return layout
+
+
+def with_layout(graph: jraph.GraphsTuple, layout: Layout) -> jraph.GraphsTuple:
+    """Returns the graph with a layout."""
+    return graph._replace(globals={**_globals(graph), KEY: layout})
+
+
+def without_layout(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
+    """Returns the graph without its layout."""
+    if KEY not in _globals(graph):
+        return graph
+    rest = {name: value for name, value in graph.globals.items() if name != KEY}
+    return graph._replace(globals=rest or None)
+
+
+def _globals(graph: Any) -> dict[str, Any]:
+    """Returns the globals of a graph by name; nothing for what is not a graph, checked later."""
+    found = getattr(graph, "globals", None)
+    return found if isinstance(found, dict) else {}
 
 
 def is_readable(graph: jraph.GraphsTuple) -> bool:
@@ -118,12 +172,12 @@ def chosen_kind(graph: jraph.GraphsTuple, kind: str | None = None, node_mask: An
         return "none"
     candidates = [kind]
     if kind in PLATFORMS:
-        listed = ["list"] if library.setting() == "pallas" else []
-        candidates = ["blocks"] if _is_dense(graph) else []
+        has_kernels = library.setting() == "pallas" and (kind == "tpu" or rows.is_available())
+        candidates = ["list"] if has_kernels else []
         if kind == "tpu":
-            candidates += (["incidence"] if _is_small(graph, node_mask) else []) + listed
-        else:
-            candidates = listed or candidates
+            candidates = ["incidence", *candidates] if _is_small(graph, node_mask) else candidates
+        if (kind == "tpu" or not has_kernels) and _is_dense(graph):
+            candidates = ["blocks", *candidates]
     for candidate in candidates:
         reason = _why_not(candidate, graph, node_mask)
         if reason is None:

@@ -11,8 +11,8 @@ import jraph
 import numpy as np
 
 from egno_jax.checks import as_jax_sees, check_array, check_finite, shape_text, type_name
-from egno_jax.graph.attached import without_layout
 from egno_jax.graph.edges import shifts_of
+from egno_jax.graph.prepare import without_layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

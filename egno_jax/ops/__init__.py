@@ -2,7 +2,7 @@
 
 from egno_jax import deprecation
 from egno_jax.ops.embedding import embed_times, sinusoidal_embedding
-from egno_jax.ops.layouts import Blocks, EdgeList, Incidence, Layout, Segments
+from egno_jax.ops.layouts import Adjacency, Blocks, EdgeList, Incidence, Layout, Segments
 from egno_jax.ops.linear import linear, matmul, mlp
 from egno_jax.ops.mean_field import mean_field
 from egno_jax.ops.message_passing import (
@@ -54,6 +54,7 @@ __all__ = [
     "MAX_STEP",
     "NEGATIVE_SLOPE",
     "TIME_AXIS",
+    "Adjacency",
     "Blocks",
     "Context",
     "EdgeList",

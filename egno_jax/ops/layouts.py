@@ -2,7 +2,8 @@
 
 The formula of message passing is written once, for any of these (`egno_jax.ops.message_passing`):
 
-- `EdgeList`: the edges as a graph lists them; gathers and scatters. The specification.
+- `EdgeList`: the edges as a graph lists them; gathers and scatters. The specification. It can have
+  the edges of each node, `Adjacency`, for the kernels of GPUs.
 - `Blocks`: all pairs of nodes of each small graph, with a mask. No gathers, no scatters. The nodes
   are `[n, G]`, node i of graph g, so that compilers can lay out the graphs of a batch along lanes.
 - `Incidence`: the edges of small graphs of one size; products with incidence matrices. No gathers,
@@ -63,7 +64,8 @@ class Adjacency:
 
     Attributes:
       starts, counts: `[N]`; the edges of node i are at `starts[i]` and the next `counts[i]` places.
-      edges: `[E]`, which of the graph's edges is at each place, in the order of the nodes.
+      edges: `[E]`, which of the graph's edges is at each place, in the order of the nodes; each
+        edge once.
       others: `[E]`, the node at the other end of that edge.
     """
 
@@ -75,13 +77,11 @@ class Adjacency:
     def joined(self, num_nodes: int) -> Adjacency:
         """Returns that of the batch of samples that this one stacks along a leading axis."""
         num_edges = self.edges.shape[1]
-        steps = {"starts": num_edges, "counts": 0, "edges": num_edges, "others": num_nodes}
         return Adjacency(
-            **{
-                name: (x + _offsets(step, x)).reshape(-1)
-                for name, step in steps.items()
-                for x in (getattr(self, name),)
-            }
+            starts=(self.starts + _offsets(num_edges, self.starts)).reshape(-1),
+            counts=self.counts.reshape(-1),
+            edges=(self.edges + _offsets(num_edges, self.edges)).reshape(-1),
+            others=(self.others + _offsets(num_nodes, self.others)).reshape(-1),
         )
 
 

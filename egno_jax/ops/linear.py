@@ -25,7 +25,7 @@ def matmul(
     column is a sum of products in float32 or wider, at any precision: compilers join its gradient
     with other sums.
     """
-    if kernel.shape[1] != 1:
+    if kernel.shape != (x.shape[-1], 1):
         return jnp.matmul(x, kernel, precision=precision)
     wide = jnp.result_type(x.dtype, kernel.dtype, jnp.float32)
     total = jnp.sum(x.astype(wide) * kernel[:, 0].astype(wide), axis=-1, keepdims=True)
@@ -72,7 +72,11 @@ def _affine_jvp(precision: str, primals: Any, tangents: Any) -> tuple[Array, Arr
     x, kernel, _ = primals
     of_x, *of_weights = tangents
     result = _affine(*primals, precision)
-    tangent = jnp.zeros_like(result) if _is_zero(of_x) else matmul(of_x, kernel, precision)
+    tangent = (
+        jnp.zeros_like(result)
+        if _is_zero(of_x)
+        else matmul(of_x, kernel, precision).astype(result.dtype)
+    )
     if all(map(_is_zero, of_weights)):
         return result, tangent
     of_weights = [

@@ -1,6 +1,11 @@
 """The GPU kernels equal their specifications, in Pallas' interpreter."""
 
+import dataclasses
 import functools
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +15,7 @@ import pytest
 from jax.experimental import pallas as pl
 
 from egno_jax import graph as graph_lib
-from egno_jax import ops
+from egno_jax import ops, training
 from egno_jax.ops.kernels import gpu, rows
 from tests.ops.test_kernels import arguments, function_of_floats, normal, worst
 
@@ -33,13 +38,18 @@ def drawn(name, sizes):
             np.clip(indices[name], 0, sizes[1] - 1) for name in ("senders", "receivers")
         )
         rest |= {"senders": senders, "receivers": receivers, "num_graphs": 1}
-        values = np.zeros((sizes[1], 3), np.float32)
-        nodes = dict.fromkeys(("positions", "velocities", "features"), values)
-        counts = np.array([sizes[1]]), np.array([len(senders)])
-        graph = jraph.GraphsTuple(nodes, None, receivers, senders, None, *counts)
-        layout = graph_lib.layout_of(graph_lib.prepare(graph, "list"))
-        rest |= {"incoming": layout.incoming, "outgoing": layout.outgoing}
+        incoming, outgoing = sorted_edges(rest, sizes[1])
+        rest |= {"incoming": incoming, "outgoing": outgoing}
     return floats, rest
+
+
+def sorted_edges(args, num_nodes):
+    """Returns the edges that nodes receive, and those that they send."""
+    ends = args["receivers"], args["senders"]
+    counts = np.array([num_nodes]), np.array([len(ends[0])])
+    graph = jraph.GraphsTuple({}, {}, *ends, None, *counts)
+    layout = graph_lib.layout_of(graph_lib.prepare(graph, "list"))
+    return layout.incoming, layout.outgoing
 
 
 @jax.custom_vjp
@@ -122,10 +132,36 @@ def test_they_are_for_arrays_with_indices_of_32_bits_and_for_sorted_edges():
             name: jax.ShapeDtypeStruct((5, num_nodes, args[name].shape[2]), jnp.float32)
             for name in ("positions", "features")
         }
+        of_nodes = jax.ShapeDtypeStruct((num_nodes,), jnp.int32)
+        large |= {
+            name: dataclasses.replace(args[name], starts=of_nodes, counts=of_nodes)
+            for name in ("incoming", "outgoing")
+        }
         assert kernel.fits(args | large) == fits
-    with jax.enable_x64(True):
-        assert not kernel.fits(args)
-    assert not kernel.fits({name: x for name, x in args.items() if name != "incoming"})
+    for missing in ("incoming", "outgoing"):
+        assert not kernel.fits({name: x for name, x in args.items() if name != missing})
+    of_others = drawn("message_sums", SIZES[1])[1]
+    assert not kernel.fits(args | {"incoming": of_others["incoming"]})
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e19])
+def test_nodes_without_edges_may_have_any_values(value):
+    floats, rest = drawn("message_sums", (1, 8, 12, 16, 16, 1))
+    args = floats | rest | {name: rest[name] // 2 for name in ("senders", "receivers")}
+    args |= dict(zip(("incoming", "outgoing"), sorted_edges(args, 8), strict=True))
+    args["positions"] = args["positions"].at[:, 7].set(value)
+    results, residuals = gpu.MESSAGE_SUMS.function(args)
+    cotangents = jax.tree.map(jnp.ones_like, results)
+    gradients = gpu.MESSAGE_SUMS.vjp(args, residuals, cotangents, None)
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves((results, gradients)))
+
+
+def gpu_text(traced):
+    """Returns a traced function's program for a GPU."""
+    device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
 def is_lowered(name, setting, monkeypatch):
@@ -137,10 +173,7 @@ def is_lowered(name, setting, monkeypatch):
     def loss(floats):
         return sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(function(**floats, **rest)))
 
-    traced = jax.jit(jax.value_and_grad(loss)).trace(floats)
-    device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
-    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
-        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    text = gpu_text(jax.jit(jax.value_and_grad(loss)).trace(floats))
     of_gradient = "egno_sent" if "sums" in name else "egno_two_layers_gradient"
     of_function = "egno_sums" if "sums" in name else '"egno_two_layers"'
     found = {kernel in text for kernel in (of_function, of_gradient)}
@@ -154,6 +187,46 @@ def test_they_are_used_on_request(monkeypatch, name, setting):
     assert is_lowered(name, setting, monkeypatch) == (setting == "pallas")
 
 
+def test_they_have_indices_of_32_bits(monkeypatch):
+    with jax.enable_x64(True):
+        assert not is_lowered("message_sums", "pallas", monkeypatch)
+
+
 def test_without_the_backend_the_specification_computes(monkeypatch):
     monkeypatch.setattr(rows, "triton", None)
     assert not is_lowered("message_sums", "pallas", monkeypatch)
+
+
+def lower_on_meshes():
+    """Prints whether the kernels are used on each mesh; for a process with four devices."""
+    for shape in ((2, 1), (1, 2), (2, 2)):
+        with jax.set_mesh(training.make_mesh(training.MeshShape(*shape))):
+            floats, rest = drawn("message_sums", (4, *SIZES[0][1:]))
+
+            def loss(floats, rest=rest, num_shares=shape[0]):
+                def of_share(positions):
+                    found = ops.message_sums(**floats | {"positions": positions}, **rest)
+                    return sum(jnp.sum(jnp.square(x)) for x in found)
+
+                positions = jnp.stack([floats["positions"]] * num_shares)
+                return jnp.sum(training.devices.map_shares(of_share, positions))
+
+            traced = jax.jit(jax.value_and_grad(loss)).trace(floats)
+        print("egno_sent" in gpu_text(traced))
+
+
+def test_they_are_used_on_meshes():
+    settings = {
+        "EGNO_JAX_KERNELS": "pallas",
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    }
+    script = "from tests.ops import test_gpu_kernels; test_gpu_kernels.lower_on_meshes()"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=pathlib.Path(__file__).parents[2],
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["True", "True", "True"], done.stderr[-3000:]

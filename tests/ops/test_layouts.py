@@ -295,6 +295,28 @@ def test_training_and_evaluation_with_a_layout_are_the_same(monkeypatch):
         helpers.assert_trees_close(run(kind), expected, 1e-5)
 
 
+@pytest.mark.parametrize("kind", ["blocks", "list", "segments"])
+def test_edges_may_be_in_any_order_and_must_be_between_nodes(monkeypatch, kind):
+    graph = graph_of("complete")
+    order = np.random.default_rng(0).permutation(len(graph.senders))
+    mixed = graph._replace(
+        senders=graph.senders[order],
+        receivers=graph.receivers[order],
+        edges=jax.tree.map(lambda x: x[order], graph.edges),
+    )
+    params = helpers.random_params(np.random.default_rng(0), RUN_MODEL)
+    expected = egno_jax.apply(params, graph, TIMES)
+    monkeypatch.setenv("EGNO_JAX_LAYOUT", kind)
+    helpers.assert_trees_close(egno_jax.apply(params, mixed, TIMES), expected, 1e-5)
+    without_nodes = mixed._replace(nodes=None)
+    assert graph_lib.layout_of(graph_lib.prepare(without_nodes, kind)) is not None
+    for wrong in (len(graph.nodes["positions"]), -1):
+        senders = np.where(np.arange(len(order)) == 0, wrong, graph.senders)
+        with pytest.raises(ValueError, match=r"graph\.senders: got indices from"):
+            graph_lib.prepare(graph._replace(senders=senders), kind)
+        assert graph_lib.prepared(graph._replace(senders=senders)).globals is graph.globals
+
+
 def assert_lists_its_edges(layout):
     """Asserts that a list has each edge once at its receiver, and once at its sender."""
     ends = np.stack([layout.receivers, layout.senders])

@@ -84,3 +84,17 @@ def test_a_tpu_sums_gradients_of_biases_by_products(platform):
     traced = jax.jit(jax.grad(loss)).trace(weights, x)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert ("dot_general" in text) == (platform == "tpu")
+
+
+def test_a_single_column_of_another_width_is_refused():
+    for x, kernel in (((2, 5), (1, 1)), ((2, 1), (4, 1))):
+        with pytest.raises(TypeError, match="contracting dimension"):
+            ops.matmul(jnp.ones(x), jnp.ones(kernel))
+
+
+def test_a_wider_bias_has_a_wider_result_and_derivative():
+    weights, x = weights_and_values(6)
+    with jax.enable_x64(True):
+        weights = {"kernel": np.float32(weights["kernel"]), "bias": weights["bias"]}
+        found = jax.jvp(lambda x: linear_by_products(weights, x), *[(np.float32(x),)] * 2)
+    assert {each.dtype for each in found} == {np.dtype("float64")}

@@ -1,7 +1,8 @@
 """Kernels for the operations that XLA compiles to far from a machine's limit.
 
 `accelerate` joins a function in JAX and its kernels; `cpu` calls the kernels of the CPU, which
-`library` compiles from the C++ in this folder; `tpu` has a kernel in Pallas.
+`library` compiles from the C++ in this folder; `tpu` and `gpu` have kernels in Pallas, those for
+GPUs with what `rows` has for blocks of rows.
 """
 
 from egno_jax.ops.kernels.accelerated import Kernel, accelerate

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 _WIDTHS = (16, 32, 64, 128)
 # The parts of the first layer of phi_m that multiply features of nodes.
 _OF_NODES = ("of_receivers", "of_senders")
+# The row of no value.
+_NOWHERE = 1 << 30
 # The most features of an edge.
 _MAX_DEPTH = 16
 
@@ -65,7 +67,7 @@ def _is_possible(args: Arguments, *widths: int) -> bool:
     times, nodes, _ = args["features"].shape
     edges, depth = args["edge_features"].shape if "edge_features" in args else (0, 0)
     # Numbers of nodes are symbols in programs that are exported. Indices have 32 bits.
-    if not all(isinstance(n, int) for n in (times, nodes, edges)) or jax.config.jax_enable_x64:
+    if not all(isinstance(n, int) for n in (times, nodes, edges)):
         return False
     is_short = times * max(2 * max(widths) * nodes, max(depth, 3) * edges) < 2**31
     return is_short and args["precision"] in PRECISIONS and all(x in _WIDTHS for x in widths)
@@ -73,9 +75,11 @@ def _is_possible(args: Arguments, *widths: int) -> bool:
 
 def _kernel(source: Any) -> Kernel:
     def is_used() -> bool:
-        return is_available() and library.setting() == "pallas"
+        is_narrow = not jax.config.jax_enable_x64
+        return is_available() and is_narrow and library.setting() == "pallas"
 
-    return Kernel(source.fits, source.function, source.vjp, source.residuals, is_used)
+    kept = {"residuals": source.residuals} if hasattr(source, "residuals") else {}
+    return Kernel(source.fits, source.function, source.vjp, is_available=is_used, **kept)
 
 
 # Two layers at each node
@@ -97,15 +101,13 @@ class _TwoLayers:
         widths = {plan.width, self._out_width(args), *(x.shape[1] for x in inputs.values())}
         return _is_possible(args, *(widths - {1}))
 
-    def residuals(self, args: Arguments) -> dict[str, jax.ShapeDtypeStruct]:
-        return {}
-
     def function(self, args: Arguments) -> tuple[Float[Array, "P N B"], Arrays]:
         plan, inputs = self._plan(args)
 
         def two_layers(inputs: Any, weights: Any, result: Any) -> None:
             rows = block(plan, pl.program_id(0))
-            values = self._of_block(plan, read(inputs, rows), matrices_of(plan, weights))
+            matrices = matrices_of(plan, weights, parts_of(plan, weights))
+            values = self._of_block(plan, read(inputs, rows), matrices)
             write(result, rows, values)
 
         operands = inputs, weights_of(args, self.mlp)
@@ -168,10 +170,18 @@ class _MessageSums:
     mlps = ("message_mlp", "position_mlp")
 
     def fits(self, args: Arguments) -> bool:
-        if "incoming" not in args or not cpu.MESSAGE_SUMS.fits(args):
+        if not cpu.MESSAGE_SUMS.fits(args) or not self._is_sorted(args):
             return False
         is_narrow = args["edge_features"].shape[1] <= _MAX_DEPTH
         return is_narrow and _is_possible(args, args["features"].shape[2], self._plan(args).width)
+
+    def _is_sorted(self, args: Arguments) -> bool:
+        """Returns whether there are the edges of each node, in both directions."""
+        tables = [args[name] for name in ("incoming", "outgoing") if name in args]
+        of_nodes = [x.shape for table in tables for x in (table.starts, table.counts)]
+        of_edges = [x.shape for table in tables for x in (table.others, table.edges)]
+        is_right = set(of_nodes) <= {args["features"].shape[1:2]}
+        return len(tables) == 2 and is_right and set(of_edges) <= {args["senders"].shape}
 
     def residuals(self, args: Arguments) -> dict[str, jax.ShapeDtypeStruct]:
         plan = self._plan(args)
@@ -183,7 +193,7 @@ class _MessageSums:
 
         def terms_of_nodes(features: Any, weights: Any, terms: Any) -> None:
             rows = block(plan, pl.program_id(0))
-            found = _terms(plan, read(features, rows), matrices_of(plan, weights))
+            found = _terms(plan, read(features, rows), matrices_of(plan, weights, _OF_NODES))
             for i, values in enumerate(found):
                 write(terms, rows, values, i * plan.width)
 
@@ -237,6 +247,11 @@ def _edges(args: Arguments) -> Arrays:
     return {name: x for name, x in found.items() if x.shape[1]}
 
 
+def _of_edges(plan: Plan, weights: Any) -> list[str]:
+    """Returns the names of the matrices that multiply values of edges."""
+    return [name for name in parts_of(plan, weights) if name not in _OF_NODES]
+
+
 def _terms(plan: Plan, features: Float[Array, "R A"], weights: Arrays) -> list[Float[Array, "R C"]]:
     """Returns what nodes add to the first layer of phi_m as receivers, and as senders."""
     return [plan.product(features, weights[name]) for name in _OF_NODES]
@@ -281,7 +296,7 @@ def _sums(
         return added(total, _where(others.is_real, found))
 
     start = jax.tree.map(jnp.zeros_like, ends.own)
-    total = over_edges(plan, incoming, rows, weights, add, start)
+    total = over_edges(plan, incoming, rows, weights, _of_edges(plan, weights), add, start)
     for ref, x in zip((messages, steps), total, strict=True):
         write(ref, rows, x)
 
@@ -311,23 +326,26 @@ def _received(
             *of_ends, of_values, of_matrices = pullback(_where(others.is_real, of_sums))
             for name, values in of_values.items():
                 first = rows.index // plan.nodes * edges[name].shape[0]
-                write(of_edges[name], Rows(first + edge_rows.index, edge_rows.is_real), values)
+                # The interpreter writes back what is there where there is no edge: nowhere.
+                place = jnp.where(edge_rows.is_real, first + edge_rows.index, _NOWHERE)
+                write(of_edges[name], Rows(place, edge_rows.is_real), values)
             return added(total, (*of_ends, of_matrices))
 
         start = jax.tree.map(jnp.zeros_like, (*ends.own, matrices))
-        *of_own, of_matrices = over_edges(plan, incoming, rows, weights, add, start)
+        *of_own, of_matrices = over_edges(
+            plan, incoming, rows, weights, _of_edges(plan, weights), add, start
+        )
         for ref, x in zip((of_terms, of_positions), of_own, strict=True):
             write(ref, rows, x)
         return of_matrices
 
-    names = [name for name in parts_of(plan, weights) if name not in _OF_NODES]
-    write_sums(plan, sums, weights, names, of_block)
+    write_sums(plan, sums, weights, _of_edges(plan, weights), of_block)
 
 
 def _sent(
     plan: Plan,
     of_positions: Any,
-    _: Any,
+    sums_so_far: Any,
     of_terms: Any,
     features: Any,
     outgoing: Any,
@@ -351,7 +369,9 @@ def _sent(
             return added(total, pullback(tuple(read(ref, others) for ref in cotangents)))
 
         start = jax.tree.map(jnp.zeros_like, ends.own)
-        of_sent_terms, of_difference = over_edges(plan, outgoing, rows, weights, add, start)
+        of_sent_terms, of_difference = over_edges(
+            plan, outgoing, rows, weights, _of_edges(plan, weights), add, start
+        )
         write(all_of_positions, rows, read(of_positions, rows) - of_difference)
         of_nodes = {name: matrices[name] for name in _OF_NODES}
         _, pullback = jax.vjp(functools.partial(_terms, plan), read(features, rows), of_nodes)
@@ -370,9 +390,13 @@ class _Ends:
         self.own = self._of(rows, is_receiver)
 
     def with_others(self, others: Rows) -> tuple[Float[Array, "R C"], Float[Array, "R 4"]]:
-        """Returns the sum of terms, and the receiver's position minus the sender's."""
+        """Returns the sum of terms, and the receiver's position minus the sender's.
+
+        Both are 0 for a row without another edge, whose own values need not be finite.
+        """
         (terms, own), (of_others, other) = self.own, self._of(others, not self._is_receiver)
-        return terms + of_others, own - other if self._is_receiver else other - own
+        difference = own - other if self._is_receiver else other - own
+        return _where(others.is_real, (terms + of_others, difference))
 
     def _of(self, rows: Rows, is_receiver: bool) -> tuple[Array, Array]:
         first = 0 if is_receiver else self._width

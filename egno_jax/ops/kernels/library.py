@@ -8,8 +8,8 @@ the user's own and nobody else can write to them; without such a folder each pro
 library for itself. Without a compiler everything runs on JAX's operations, slower.
 
 The environment variable `EGNO_JAX_KERNELS` is `auto` (the default); `off`; `require`: an error
-instead of a warning if there are no kernels; or `pallas`: as `auto`, and TPUs use the kernel that
-has never run on one (`egno_jax.ops.kernels.tpu`).
+instead of a warning if there are no kernels; or `pallas`: as `auto`, and TPUs and GPUs use kernels
+that have never run on one (`egno_jax.ops.kernels.tpu`, `egno_jax.ops.kernels.gpu`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -116,12 +116,14 @@ def over_edges(
     adjacency: Any,
     rows: Rows,
     weights: Any,
+    names: Sequence[str],
     function: Callable[[Rows, Rows, Arrays, Any], Any],
     start: Any,
 ) -> Any:
     """Carries a value through calls of a function with an edge of each row, while any has one.
 
-    It is called with the rows at the other end, the rows of the edges, the matrices, and the value.
+    It is called with the rows at the other end, the rows of the edges, the matrices of these names,
+    and the value.
     """
     node = jax.lax.rem(rows.index, plan.nodes)
     first, count = (
@@ -136,7 +138,8 @@ def over_edges(
             for ref in (adjacency.others, adjacency.edges)
         )
         others = Rows(rows.index - node + other, is_edge)
-        return function(others, Rows(edge, is_edge), matrices_of(plan, weights, k), value)
+        matrices = matrices_of(plan, weights, names, k)
+        return function(others, Rows(edge, is_edge), matrices, value)
 
     return jax.lax.fori_loop(0, jnp.max(count), step, start)
 
@@ -202,14 +205,17 @@ def parts_of(plan: Plan, weights: Any) -> dict[str, Part]:
     return plan.parts | whole
 
 
-def matrices_of(plan: Plan, weights: Any, iteration: int | Array = 0) -> Arrays:
+def matrices_of(
+    plan: Plan, weights: Any, names: Sequence[str], iteration: int | Array = 0
+) -> Arrays:
     """Reads matrices, with rows of zeros up to a power of two, in an iteration of a loop."""
     # Always 0, which the compiler does not know: during the loop it would keep the matrices in
     # shared memory, where there is no room for all of them.
     zero = jax.lax.shift_right_logical(iteration, 30)
+    parts = {name: parts_of(plan, weights)[name] for name in names}
     return {
         name: read(weights[part.array], _all_rows(part.size, part.first + zero))
-        for name, part in parts_of(plan, weights).items()
+        for name, part in parts.items()
     }
 
 
@@ -223,21 +229,20 @@ def write_sums(
     plan: Plan,
     sums: Any,
     weights: Any,
-    names: Iterable[str],
+    names: Sequence[str],
     of_block: Callable[[Rows, Arrays], Arrays],
 ) -> None:
     """Writes the gradients of some matrices, added up over the blocks of this program.
 
-    `of_block` returns those of the rows of a block, with the matrices.
+    `of_block` returns those of the rows of a block, given these matrices.
     """
     program, rows = pl.program_id(0), sum(ref.shape[0] for ref in weights.values())
 
     def add(k: Array, total: Arrays) -> Arrays:
-        found = of_block(block(plan, plan.repeats * program + k), matrices_of(plan, weights, k))
-        return {name: x + found[name] for name, x in total.items()}
+        matrices = matrices_of(plan, weights, names, k)
+        return added(total, of_block(block(plan, plan.repeats * program + k), matrices))
 
-    start = jax.tree.map(jnp.zeros_like, matrices_of(plan, weights))
-    start = {name: start[name] for name in names}
+    start = jax.tree.map(jnp.zeros_like, matrices_of(plan, weights, names))
     total = jax.lax.fori_loop(0, plan.repeats, add, start)
     firsts = _first_rows(weights)
     for name, gradient in total.items():
@@ -311,6 +316,11 @@ def call(
     The first `num_in_place` operands, arrays, become the first results.
     """
     name = getattr(kernel, "func", kernel).__name__.strip("_")
+    # Within `shard_map`, what differs between devices; all operands do, if one does.
+    varying = jax.typeof(jax.tree.leaves(operands)[0]).manual_axis_type
+    results = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=varying), results
+    )
     return pl.pallas_call(
         kernel,
         grid=(num_programs,),
