@@ -326,7 +326,7 @@ def _received(
             *of_ends, of_values, of_matrices = pullback(_where(others.is_real, of_sums))
             for name, values in of_values.items():
                 first = rows.index // plan.nodes * edges[name].shape[0]
-                # The interpreter writes back what is there where there is no edge: nowhere.
+                # Pallas' interpreter writes masked values too, as they were: not to another edge.
                 place = jnp.where(edge_rows.is_real, first + edge_rows.index, _NOWHERE)
                 write(of_edges[name], Rows(place, edge_rows.is_real), values)
             return added(total, (*of_ends, of_matrices))
@@ -373,8 +373,7 @@ def _sent(
             plan, outgoing, rows, weights, _of_edges(plan, weights), add, start
         )
         write(all_of_positions, rows, read(of_positions, rows) - of_difference)
-        of_nodes = {name: matrices[name] for name in _OF_NODES}
-        _, pullback = jax.vjp(functools.partial(_terms, plan), read(features, rows), of_nodes)
+        _, pullback = jax.vjp(functools.partial(_terms, plan), read(features, rows), matrices)
         of_values, of_matrices = pullback([read(of_terms, rows), of_sent_terms])
         write(of_features, rows, of_values)
         return of_matrices

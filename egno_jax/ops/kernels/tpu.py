@@ -144,8 +144,8 @@ def _function(args: Arguments) -> tuple[tuple[Array, Array], Arrays]:
 
 
 def _vjp(args: Arguments, residuals: Arrays, cotangents: Any, wanted: Any) -> Arguments:
-    others = ("senders", "receivers", "precision", "num_graphs")
-    rest = {name: args[name] for name in others}
+    others = ("senders", "receivers", "incoming", "outgoing", "precision", "num_graphs")
+    rest = {name: x for name, x in args.items() if name in others}
     floating = {name: x for name, x in args.items() if name not in rest}
     # XLA removes the sums themselves, which nothing reads.
     _, pullback = jax.vjp(lambda floats: _function(floats | rest)[0], floating)
