@@ -156,17 +156,20 @@ def lower(request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     mesh = request.get("mesh")
     shape = training.parse_mesh(mesh) if mesh else None
     work = work_of(problem, request["kind"], shape)
-    with _abstract_gpu(request["target"]):
+    with abstract_gpu(request["target"]):
         if request["kind"] == "forward":
             return lower_forward(problem, devices[0], **changes), work
         return lower_step(problem, devices, shape, **changes), work
 
 
-def _abstract_gpu(target: str) -> contextlib.AbstractContextManager[Any]:
+def abstract_gpu(target: str) -> contextlib.AbstractContextManager[Any]:
     """Sets the GPU that Pallas compiles for, instead of the one of this machine."""
     if target not in _GPUS:
         return contextlib.nullcontext()
-    device = jax.sharding.AbstractDevice(_GPUS[target], num_cores=None, platform="gpu")
+    fields = {"device_kind": _GPUS[target], "num_cores": None, "platform": "gpu"}
+    # Older versions of JAX do not ask for the platform.
+    known = {field.name for field in dataclasses.fields(jax.sharding.AbstractDevice)}
+    device = jax.sharding.AbstractDevice(**{k: v for k, v in fields.items() if k in known})
     mesh = jax.sharding.AbstractMesh((), (), abstract_device=device)
     return jax.sharding.use_abstract_mesh(mesh)
 

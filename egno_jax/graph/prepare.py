@@ -61,6 +61,11 @@ def prepare(graph: jraph.GraphsTuple, kind: str | None = None) -> jraph.GraphsTu
     """
     if wrong := _wrong_edges(graph):
         raise ValueError(wrong)
+    return _arranged(graph, kind)
+
+
+def _arranged(graph: jraph.GraphsTuple, kind: str | None = None) -> jraph.GraphsTuple:
+    """Returns a graph whose edges are right with its layout."""
     kind = chosen_kind(graph, kind)
     graph = without_layout(graph)
     if kind == "none":
@@ -84,7 +89,9 @@ def prepared(graph: Any) -> Any:
     """
     if not isinstance(graph, jraph.GraphsTuple) or not is_readable(graph):
         return graph
-    return graph if KEY in _globals(graph) or _wrong_edges(graph) else prepare(graph)
+    # The edges are read last, and once: bare calls of `apply` come here.
+    is_left = KEY in _globals(graph) or _requested_kind() == "none" or _wrong_edges(graph)
+    return graph if is_left else _arranged(graph)
 
 
 def _wrong_edges(graph: jraph.GraphsTuple) -> str | None:
@@ -162,29 +169,44 @@ def chosen_kind(graph: jraph.GraphsTuple, kind: str | None = None, node_mask: An
     Raises:
       ValueError: the kind is unknown, or `blocks` and the graph cannot be arranged so.
     """
-    name = "kind" if kind else VARIABLE
-    kind = kind or os.environ.get(VARIABLE) or "auto"
-    if kind not in KINDS:
-        raise ValueError(f"{name}: got {kind!r}, expected one of {KINDS}")
-    if kind == "auto":
-        kind = {"cpu": "none", "tpu": "tpu"}.get(jax.default_backend(), "gpu")
+    name = _named_by(kind)
+    kind = _requested_kind(kind)
     if kind == "none" or not np.size(graph.senders):
         return "none"
-    candidates = [kind]
-    if kind in PLATFORMS:
-        has_kernels = library.setting() == "pallas" and (kind == "tpu" or rows.is_available())
-        candidates = ["list"] if has_kernels else []
-        if kind == "tpu":
-            candidates = ["incidence", *candidates] if _is_small(graph, node_mask) else candidates
-        if (kind == "tpu" or not has_kernels) and _is_dense(graph):
-            candidates = ["blocks", *candidates]
-    for candidate in candidates:
+    for candidate in _candidates(graph, kind, node_mask):
         reason = _why_not(candidate, graph, node_mask)
         if reason is None:
             return candidate
         if kind == candidate:
             raise ValueError(f"{name}: got {kind!r}, but {reason}; use {_OTHERWISE[kind]}")
     return "none"
+
+
+def _named_by(kind: str | None) -> str:
+    return "kind" if kind else VARIABLE
+
+
+def _requested_kind(kind: str | None = None) -> str:
+    """Returns a kind, or that of the environment variable; that of the platform for `auto`."""
+    name = _named_by(kind)
+    kind = kind or os.environ.get(VARIABLE) or "auto"
+    if kind not in KINDS:
+        raise ValueError(f"{name}: got {kind!r}, expected one of {KINDS}")
+    if kind == "auto":
+        return {"cpu": "none", "tpu": "tpu"}.get(jax.default_backend(), "gpu")
+    return kind
+
+
+def _candidates(graph: jraph.GraphsTuple, kind: str, node_mask: Any) -> list[str]:
+    """Returns a kind, or those of a platform, the best first."""
+    if kind not in PLATFORMS:
+        return [kind]
+    has_kernels = library.setting() == "pallas" and (kind == "tpu" or rows.is_available())
+    listed = ["list"] if has_kernels else []
+    dense = ["blocks"] if _is_dense(graph) else []
+    if kind == "gpu":
+        return listed or dense
+    return dense + (["incidence"] if _is_small(graph, node_mask) else []) + listed
 
 
 def _is_small(graph: jraph.GraphsTuple, node_mask: Any = None) -> bool:
@@ -274,10 +296,17 @@ def _edge_list(
 def _adjacency(
     owners: Int[np.ndarray, "E"], others: Int[np.ndarray, "E"], num_nodes: int
 ) -> Adjacency:
-    counts = np.bincount(owners, minlength=num_nodes)
-    order = np.argsort(owners, kind="stable")
-    tables = np.cumsum(counts) - counts, counts, order, others[order]
+    starts, counts, order = _by_owner(owners, num_nodes)
+    tables = starts, counts, order, others[order]
     return Adjacency(*(x.astype(np.int32) for x in tables))
+
+
+def _by_owner(
+    owners: Int[np.ndarray, "E"], num_nodes: int
+) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"], Int[np.ndarray, "E"]]:
+    """Returns where the items of each owner start, their number, and all items in that order."""
+    counts = np.bincount(owners, minlength=num_nodes)
+    return np.cumsum(counts) - counts, counts, np.argsort(owners, kind="stable")
 
 
 def _incidence(
@@ -348,11 +377,10 @@ def _rows(
     Returns:
       `[R, k]`, the items; `[R]`, the owner of each row; `[N, q]`, the rows of each owner.
     """
-    counts = np.bincount(owners, minlength=num_nodes)
+    starts, counts, order = _by_owner(owners, num_nodes)
     num_rows = -(-counts // ROW)
     first_row = np.cumsum(num_rows) - num_rows
-    order = np.argsort(owners, kind="stable")
-    rank = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rank = np.arange(len(owners)) - np.repeat(starts, counts)
     items = np.full((max(int(num_rows.sum()), 1), ROW), NOWHERE, np.int32)
     items[first_row[owners[order]] + rank // ROW, rank % ROW] = order
     of_rows = np.full(len(items), NOWHERE, np.int32)

@@ -132,9 +132,8 @@ def in_one_product(
     For TPUs, whose programs for few channels take longer to start than to run.
     """
     num_times, modes = x.shape[0], kernel.shape[1]
-    cosines, sines = fourier.basis(num_times, modes)
-    to_modes = np.stack([cosines, -sines])
-    basis = np.einsum("pzym,zmq->pqym", _basis_of_products(num_times, modes), to_modes)
+    to_modes, to_times = _forward_basis(num_times, modes), _basis_of_products(num_times, modes)
+    basis = np.einsum("pzym,zmq->pqym", to_times, to_modes)
     dtype = jnp.result_type(x.dtype, jnp.float32)
     einsum = functools.partial(jnp.einsum, precision="highest")
     matrix = einsum("pqym,ymab->pbqa", jnp.asarray(basis, dtype), kernel.astype(dtype))
@@ -244,8 +243,7 @@ def dft(x: Float[Array, "P *rest C"], num_modes: int) -> Float[Array, "2 M *rest
 
     `X_k = sum_p x_p exp(-2 pi i k p / P)` for `k < num_modes`; computed in float32 or wider.
     """
-    cosines, sines = fourier.basis(x.shape[0], num_modes)
-    return _sum_over(fourier.array_module(x.shape[0]).stack([cosines, -sines]), x)
+    return _sum_over(_forward_basis(x.shape[0], num_modes), x)
 
 
 def _sum_over(
@@ -307,9 +305,8 @@ def _dft_of_context(
     if sharding.axis_size(sharding.TIME_AXIS) == 1:
         return dft(x[:num_times], num_modes)
     # A slice of sharded times would move samples between devices; weights of zero do not.
-    cosines, sines = fourier.basis(num_times, num_modes)
     basis = np.zeros((2, num_modes, x.shape[0]))
-    basis[..., :num_times] = cosines, -sines
+    basis[..., :num_times] = _forward_basis(num_times, num_modes)
     return _sum_over(basis, x)
 
 
@@ -322,6 +319,12 @@ def inverse_dft(
     """
     basis = _inverse_basis(num_times, coefficients.shape[1])
     return _sum_over(basis.transpose(2, 0, 1), coefficients, 2)
+
+
+def _forward_basis(num_times: int, num_modes: int) -> Float[np.ndarray, "2 M P"]:
+    """Returns what each time contributes to the real and imaginary parts of each mode."""
+    cosines, sines = fourier.basis(num_times, num_modes)
+    return fourier.array_module(num_times).stack([cosines, -sines])
 
 
 def _inverse_basis(num_times: int, num_modes: int) -> Float[np.ndarray, "2 M P"]:

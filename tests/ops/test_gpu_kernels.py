@@ -3,10 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +11,11 @@ import numpy as np
 import pytest
 from jax.experimental import pallas as pl
 
+from benchmarks.programs import abstract_gpu
 from egno_jax import graph as graph_lib
-from egno_jax import ops, training
+from egno_jax import ops
 from egno_jax.ops.kernels import gpu, rows
+from tests.ops import on_meshes
 from tests.ops.test_kernels import arguments, function_of_floats, normal, worst
 
 KERNELS = {
@@ -158,18 +156,15 @@ def test_nodes_without_edges_may_have_any_values(value):
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves((results, gradients)))
 
 
-def gpu_text(function, *args):
-    """Returns a function's program for a GPU; newer versions of Pallas ask which one it is."""
-    fields = {"device_kind": "NVIDIA H100 80GB HBM3", "num_cores": None, "platform": "gpu"}
-    known = {field.name for field in dataclasses.fields(jax.sharding.AbstractDevice)}
-    device = jax.sharding.AbstractDevice(**{k: v for k, v in fields.items() if k in known})
-    context = contextlib.nullcontext()
-    if jax.sharding.get_abstract_mesh().empty:
-        mesh = jax.sharding.AbstractMesh((), (), abstract_device=device)
-        context = jax.sharding.use_abstract_mesh(mesh)
-    with context:
-        traced = jax.jit(jax.value_and_grad(function)).trace(*args)
-        return traced.lower(lowering_platforms=("cuda",)).as_text()
+def has_kernels(loss, floats, of_function="egno_sums", of_gradient="egno_sent"):
+    """Returns whether a loss and its gradient have both kernels on a GPU, or else neither."""
+    is_on_mesh = not jax.sharding.get_abstract_mesh().empty
+    with contextlib.nullcontext() if is_on_mesh else abstract_gpu("h100"):
+        traced = jax.jit(jax.value_and_grad(loss)).trace(floats)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    found = {kernel in text for kernel in (of_function, of_gradient)}
+    assert len(found) == 1
+    return found.pop()
 
 
 def is_lowered(name, setting, monkeypatch):
@@ -181,12 +176,9 @@ def is_lowered(name, setting, monkeypatch):
     def loss(floats):
         return sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(function(**floats, **rest)))
 
-    text = gpu_text(loss, floats)
-    of_gradient = "egno_sent" if "sums" in name else "egno_two_layers_gradient"
-    of_function = "egno_sums" if "sums" in name else '"egno_two_layers"'
-    found = {kernel in text for kernel in (of_function, of_gradient)}
-    assert len(found) == 1
-    return found.pop()
+    if "sums" in name:
+        return has_kernels(loss, floats)
+    return has_kernels(loss, floats, '"egno_two_layers"', "egno_two_layers_gradient")
 
 
 @pytest.mark.parametrize("name", ["message_sums", "feature_update", "velocity_factor"])
@@ -205,38 +197,8 @@ def test_without_the_backend_the_specification_computes(monkeypatch):
     assert not is_lowered("message_sums", "pallas", monkeypatch)
 
 
-def lower_on_meshes():
-    """Prints whether the kernels are used on each mesh; for a process with four devices."""
-    for shape in ((2, 1), (1, 2), (2, 2)):
-        with jax.set_mesh(training.make_mesh(training.MeshShape(*shape))):
-            floats, rest = drawn("message_sums", (4, *SIZES[0][1:]))
-
-            def loss(floats, rest=rest, num_shares=shape[0]):
-                def of_share(positions):
-                    found = ops.message_sums(**floats | {"positions": positions}, **rest)
-                    return sum(jnp.sum(jnp.square(x)) for x in found)
-
-                positions = jnp.stack([floats["positions"]] * num_shares)
-                return jnp.sum(training.devices.map_shares(of_share, positions))
-
-            print("egno_sent" in gpu_text(loss, floats))
-
-
 @pytest.mark.skipif(
     jax.__version_info__ >= (0, 11), reason="Pallas asks which GPU a mesh has: these are of CPUs"
 )
 def test_they_are_used_on_meshes():
-    settings = {
-        "EGNO_JAX_KERNELS": "pallas",
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-    }
-    script = "from tests.ops import test_gpu_kernels; test_gpu_kernels.lower_on_meshes()"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=pathlib.Path(__file__).parents[2],
-        env=os.environ | settings,
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.split() == ["True", "True", "True"], done.stderr[-3000:]
+    assert on_meshes.uses(__name__) == ["True", "True", "True"]

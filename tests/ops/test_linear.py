@@ -62,15 +62,14 @@ def test_derivatives_by_products_are_those_of_the_linear_layer(monkeypatch, out_
         results = []
         for function in (ops.linear, linear_by_products):
             value, tangent = jax.jvp(function, (weights, x), (of_weights, of_x))
-            of_one = [jax.jvp(lambda x, f=function: f(weights, x), (x,), (of_x,))[1]]
-            of_one += [
-                jax.jvp(lambda b, f=function: f(weights | {"bias": b}, x), *each)[1]
-                for each in [((weights["bias"],), (of_weights["bias"],))]
-            ]
+            of_values = jax.jvp(lambda x, f=function: f(weights, x), (x,), (of_x,))[1]
+            biases = (weights["bias"],), (of_weights["bias"],)
+            of_bias = jax.jvp(lambda b, f=function: f(weights | {"bias": b}, x), *biases)[1]
             gradient = jax.grad(lambda *given, f=function: jnp.sum(jnp.sin(f(*given))), (0, 1))
             twice = jax.jvp(gradient, (weights, x), (of_weights, of_x))[1]
             each = jax.vmap(gradient, (None, 0))(weights, x)
-            results.append((value, tangent, of_one, gradient(weights, x), twice, each))
+            tangents = tangent, of_values, of_bias
+            results.append((value, tangents, gradient(weights, x), twice, each))
         helpers.assert_trees_close(*results, 1e-13)
 
 

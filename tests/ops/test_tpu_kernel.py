@@ -1,10 +1,6 @@
 """The TPU kernel equals its specification, in Pallas' interpreter."""
 
 import functools
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +8,9 @@ import numpy as np
 import pytest
 from jax.experimental import pallas as pl
 
-from egno_jax import ops, training
+from egno_jax import ops
 from egno_jax.ops.kernels import tpu
+from tests.ops import on_meshes
 from tests.ops.test_kernels import arguments, function_of_floats, normal, worst
 
 NAMES = ("message_sums", "message_sums with shifts")
@@ -105,7 +102,7 @@ def test_it_is_for_tables_on_the_chip_and_full_rows(sizes, fits):
     assert KERNEL.fits(floats | rest) == fits
 
 
-def is_lowered(loss, floats):
+def has_kernels(loss, floats):
     """Returns whether a loss and its gradient have both kernels on a TPU, or else neither."""
     traced = jax.jit(jax.value_and_grad(loss)).trace(floats)
     text = traced.lower(lowering_platforms=("tpu",)).as_text()
@@ -134,38 +131,8 @@ def test_it_is_used_on_request(monkeypatch, setting, precision, is_wide, is_used
         )
 
     with jax.enable_x64(is_wide):
-        assert is_lowered(loss, floats) == is_used
-
-
-def lower_on_meshes():
-    """Prints whether the kernels are used on each mesh; for a process with four devices."""
-    for shape in ((2, 1), (1, 2), (2, 2)):
-        with jax.set_mesh(training.make_mesh(training.MeshShape(*shape))):
-            floats, rest = drawn("message_sums", (4, *SIZES[0][1:]))
-
-            def loss(floats, rest=rest, num_shares=shape[0]):
-                def of_share(positions):
-                    found = ops.message_sums(**floats | {"positions": positions}, **rest)
-                    return sum(jnp.sum(jnp.square(x)) for x in found)
-
-                positions = jnp.stack([floats["positions"]] * num_shares)
-                return jnp.sum(training.devices.map_shares(of_share, positions))
-
-            print(is_lowered(loss, floats))
+        assert has_kernels(loss, floats) == is_used
 
 
 def test_it_is_used_on_meshes():
-    settings = {
-        "EGNO_JAX_KERNELS": "pallas",
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-    }
-    script = "from tests.ops import test_tpu_kernel; test_tpu_kernel.lower_on_meshes()"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=pathlib.Path(__file__).parents[2],
-        env=os.environ | settings,
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.split() == ["True", "True", "True"], done.stderr[-3000:]
+    assert on_meshes.uses(__name__) == ["True", "True", "True"]

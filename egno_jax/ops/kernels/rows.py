@@ -212,17 +212,18 @@ def matrices_of(
     # Always 0, which the compiler does not know: during the loop it would keep the matrices in
     # shared memory, where there is no room for all of them.
     zero = jax.lax.shift_right_logical(iteration, 30)
-    parts = {name: parts_of(plan, weights)[name] for name in names}
-    return {
-        name: read(weights[part.array], _all_rows(part.size, part.first + zero))
-        for name, part in parts.items()
-    }
+    parts = parts_of(plan, weights)
+
+    def matrix(part: Part) -> Array:
+        return read(weights[part.array], _all_rows(part.size, part.first + zero))
+
+    return {name: matrix(parts[name]) for name in names}
 
 
 def sums_like(plan: Plan, weights: Arrays) -> jax.ShapeDtypeStruct:
     """Returns the type of gradients of weights: for each program the rows of all arrays."""
-    rows = sum(len(x) for x in weights.values())
-    return floats(plan.programs * rows, max(x.shape[1] for x in weights.values()))
+    _, num_rows = _first_rows(weights)
+    return floats(plan.programs * num_rows, max(x.shape[1] for x in weights.values()))
 
 
 def write_sums(
@@ -236,7 +237,7 @@ def write_sums(
 
     `of_block` returns those of the rows of a block, given these matrices.
     """
-    program, rows = pl.program_id(0), sum(ref.shape[0] for ref in weights.values())
+    program, parts = pl.program_id(0), parts_of(plan, weights)
 
     def add(k: Array, total: Arrays) -> Arrays:
         matrices = matrices_of(plan, weights, names, k)
@@ -244,17 +245,17 @@ def write_sums(
 
     start = jax.tree.map(jnp.zeros_like, matrices_of(plan, weights, names))
     total = jax.lax.fori_loop(0, plan.repeats, add, start)
-    firsts = _first_rows(weights)
+    firsts, num_rows = _first_rows(weights)
     for name, gradient in total.items():
-        part = parts_of(plan, weights)[name]
-        first = program * rows + firsts[part.array] + part.first
+        part = parts[name]
+        first = program * num_rows + firsts[part.array] + part.first
         write(sums, _all_rows(part.size, first), gradient)
 
 
 def gradients_of_weights(sums: Float[Array, "S A"], args: Arguments, *mlps: str) -> dict[str, Any]:
     """Returns the gradients of the weights from what `write_sums` has written."""
     weights = weights_of(args, *mlps)
-    firsts, num_rows = _first_rows(weights), sum(len(x) for x in weights.values())
+    firsts, num_rows = _first_rows(weights)
     total = jnp.sum(sums.reshape(-1, num_rows, sums.shape[1]), axis=0)
 
     def gradient(path: str, x: Array) -> Array:
@@ -273,12 +274,12 @@ def gradients_of_weights(sums: Float[Array, "S A"], args: Arguments, *mlps: str)
     }
 
 
-def _first_rows(weights: Any) -> dict[str, int]:
-    """Returns where the rows of each array begin, one array after another."""
+def _first_rows(weights: Any) -> tuple[dict[str, int], int]:
+    """Returns where the rows of each array begin, one array after another, and their number."""
     firsts, row = {}, 0
     for name in sorted(weights):
         firsts[name], row = row, row + weights[name].shape[0]
-    return firsts
+    return firsts, row
 
 
 # Calls
