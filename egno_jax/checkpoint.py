@@ -41,6 +41,8 @@ from egno_jax.params import (
 from egno_jax.recipe import GraphRecipe, from_record
 
 FORMAT_VERSION = 1
+# Where a run of training has its best model.
+BEST = "best"
 
 _MANIFEST = "egno_jax.json"
 _WEIGHTS = "weights"
@@ -96,8 +98,10 @@ def load(directory: str | os.PathLike[str]) -> Params:
     """Reads a model, bit for bit, onto the default device.
 
     Args:
-      directory: what `save` wrote; or the name of a model that is published with the library, such
-        as `"nbody"` (`egno_jax.published`). A directory of that name comes first.
+      directory: what `save` wrote; the directory of a run of training (`egno_jax.training.fit`,
+        `egno-jax train`, the experiments), whose best model is meant; or the name of a model that
+        is published with the library, such as `"nbody"` (`egno_jax.published`). A directory of that
+        name comes first.
 
     Raises:
       CheckpointError: there is no checkpoint, it is of another format version, a file is missing,
@@ -111,6 +115,8 @@ def load(directory: str | os.PathLike[str]) -> Params:
         except ValueError as error:
             raise CheckpointError(str(error)) from error
     directory = path.absolute()
+    if not (directory / _MANIFEST).exists() and (directory / BEST).is_dir():
+        directory = directory / BEST
     manifest = _read_manifest(directory)
     config = _read_config(directory, manifest)
     _check_files(directory, manifest["sha256"])
@@ -200,8 +206,6 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         hint = f"; a save was killed, the one before it is {left_behind[-1]}" if left_behind else ""
         if directory.is_file() and (directory.parent / _MANIFEST).is_file():
             hint = f"; it is a file of one, load {directory.parent}"
-        if (directory / "best" / _MANIFEST).is_file():  # written by `egno_jax.training.fit`
-            hint = f"; it is a run of training, whose model is {directory / 'best'}"
         if not directory.exists():
             hint += f"; names of published models are {published.names()}"
         raise CheckpointError(

@@ -1,9 +1,12 @@
-"""Optional dependencies: imported where they are used, with an error that names their extra."""
+"""Modules that are imported by name: optional dependencies, and those that users name."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
+import sys
+from collections.abc import Sequence
 from types import ModuleType
 
 
@@ -24,3 +27,28 @@ def require(module: str, extra: str) -> ModuleType:
         raise ImportError(
             f'this needs {package}, which is not installed: pip install "egno_jax[{extra}]"'
         ) from error
+
+
+def import_requested(arguments: Sequence[str]) -> None:
+    """Imports the modules that `--imports` names among the arguments of a command.
+
+    They come before other options are read, so that a module can register what options name, such
+    as a layer of one's own.
+
+    Raises:
+      ValueError: a module cannot be imported; names it.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--imports", nargs="*", default=())
+    names = parser.parse_known_args(arguments)[0].imports
+    if names and "" not in sys.path:  # an installed command does not find the working directory
+        sys.path.append("")
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit) as error:  # a module may do anything
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(
+                f"--imports: got {name!r}, which cannot be imported ({reason}); expected a module "
+                "on PYTHONPATH or in the working directory"
+            ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from egno_jax.extras import import_requested
 from egno_jax.training import parse_mesh
 from experiments import run_directory, settings
 from experiments.experiment import Experiment
@@ -102,10 +102,8 @@ def _start(experiment: Experiment, arguments: Sequence[str]) -> Any:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("preset", "config", "resume", "evaluate"):
         parser.add_argument(f"--{name}", nargs="?")
-    parser.add_argument("--imports", nargs="*", default=())
     chosen = parser.parse_known_args(arguments)[0]
-    for name in chosen.imports:
-        _import(name)
+    import_requested(arguments)
     if chosen.preset and chosen.config:
         raise ValueError("got --preset and --config, expected one")
     existing = chosen.resume or chosen.evaluate
@@ -121,18 +119,6 @@ def _start(experiment: Experiment, arguments: Sequence[str]) -> Any:
             f"{config.preset!r}; a run keeps its settings, start a new one to change them"
         )
     return dataclasses.replace(config, preset=recorded)
-
-
-def _import(name: str) -> None:
-    """Imports a module; a ValueError names one that cannot be imported."""
-    try:
-        importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # a module may do anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(
-            f"--imports: got {name!r}, which cannot be imported ({reason}); expected a module on "
-            "PYTHONPATH or in the working directory"
-        ) from error
 
 
 def _description(experiment: Experiment, config: Any) -> str:

@@ -23,8 +23,8 @@ import yaml
 
 import egno_jax
 from egno_jax import published
+from egno_jax.durations import format_time
 from egno_jax.recipe import GraphRecipe, from_record
-from experiments import run_directory
 from experiments.run_records import EXPERIMENTS, portable, read_results
 
 _TEXTS = Path(__file__).with_name("cards.yaml")
@@ -80,7 +80,8 @@ def section(name: str) -> str:
     config, errors = params.config, found["errors"]
     size = 4e-6 * sum(leaf.size for leaf in jax.tree.leaves(params.weights))
     lines = [
-        f"- **Input:** {found['input']}",
+        f"- **State for `predict`:** {state_text(params.recipe)}",
+        f"- **Graph for `apply`:** {found['input']}",
         f"- **Data:** {found['data']}",
         f"- **Errors** on {errors['num_test']} test samples, in {errors['unit']}: F-MSE "
         f"{errors['f_mse']:.5f}, A-MSE {errors['a_mse']:.5f}. F-MSE of x + v t: "
@@ -96,16 +97,34 @@ def section(name: str) -> str:
     return "\n\n".join([f"## {name}", summary, "\n".join(lines)])
 
 
+def state_text(recipe: GraphRecipe) -> str:
+    """Returns what `egno_jax.predict` needs of a state, and in which units."""
+    unit = recipe.time_unit
+    text = f"`positions` and `velocities` `[N, 3]`, velocities as length per {unit}"
+    if recipe.velocity_time != recipe.spacing:
+        per = format_time(recipe.velocity_time, unit)
+        text += f" (divide those of graphs, which are per {per}, by {recipe.velocity_time:g})"
+    if recipe.velocities == "forward_difference":
+        apart = format_time(recipe.spacing, unit)
+        text += (
+            f"; or the positions of two frames `[2, N, 3]`, {apart} apart: the first is time 0, "
+            "the second only gives its velocities"
+        )
+    if {"charge_product", "orbit"} & {*recipe.edge_features}:
+        text += "; and `charges` `[N]`"
+    last = format_time(recipe.times[-1], unit)
+    return f"{text}. Times go up to {last}."
+
+
 def page(names: Sequence[str]) -> str:
     """Returns the cards of published models as a page in Markdown."""
     parts = [
         "# Published models",
         "`egno_jax.load(NAME)` returns one of these models. They are installed with the library; "
         "nothing is downloaded. `egno_jax.published.card(NAME)` returns the card as a dictionary.",
-        "`egno_jax.predict(NAME, state)` and the command line make the graph of a state: a mapping "
-        'with `"positions"` and `"velocities"` `[N, 3]`, or the positions of two frames in a row '
-        '`[2, N, 3]`; `nbody` needs `"charges"` too. Velocities are per frame. For '
-        "`aspirin` they are per fs, and times are in fs.",
+        "`egno_jax.predict(NAME, state)` and the command line make the graph of a state, a mapping "
+        "of arrays. `egno_jax.apply` takes graphs that you make. Their units may differ: each card "
+        "has both.",
         "Errors are mean squared errors of positions on the test set, averaged over samples, nodes "
         "and coordinates: F-MSE at the last time, A-MSE over all times. `python -m "
         "experiments.publish` writes this page and the files.",
@@ -124,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("name: expected the name of the model")
         try:
             found = card(options.run, options.name)
-            params = egno_jax.load((options.run / run_directory.BEST).absolute())
+            params = egno_jax.load(options.run.absolute())
             made_by = recipe_of(options.name) or params.recipe
             params = dataclasses.replace(params, recipe=made_by)
             published.write(options.name, params, found)

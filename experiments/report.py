@@ -32,8 +32,12 @@ _README, _IMAGES = _ROOT / "README.md", _ROOT / "docs" / "images"
 _INTRODUCTION = Path(__file__).with_name("results_intro.md")
 _HELP = "Publish results: experiments/RESULTS.md and the table in README.md."
 _BEGIN, _END = "<!-- results: python -m experiments.report -->", "<!-- end of results -->"
-_SUMMARY = "task|unit|EGNO, F-MSE|best baseline here|EGNO in its paper|its code run again|steps|"
-_SUMMARY += "seeds|notes"
+_SUMMARY = (
+    "task|unit|EGNO, F-MSE|baseline, F-MSE|no model, F-MSE|EGNO in its paper|its code run again|"
+)
+_SUMMARY += "steps|seeds|notes"
+# Predictions without a model: label, and key in the records.
+_REFERENCES = (("x + v t", "linear_baseline"), ("nothing moves", "still_baseline"))
 # Settings that make more training windows of the same frames.
 _FURTHER = {
     "time_reversal": "reversed in time",
@@ -51,12 +55,15 @@ def table(head: str, lines: Sequence[Sequence[Any]]) -> str:
 
 
 def summary(title: str, ours: Row, rows: Sequence[Row]) -> list[Any]:
-    """Returns the cells of a task in the summary: EGNO, the best baseline and the literature."""
+    """Returns the cells of a task in the summary: EGNO, a baseline, no model, the literature."""
     known = {other.method: other for other in ours.experiment.published_for(ours.task)}
     notes, baseline, seeds = [f"`{ours.config}`"], "", str(ours.seeds)
     without = selected([row for row in rows if not row.settings.model.mean_field])
     if ours.settings.model.mean_field and without is not None:
         notes.append(f"without global message passing {without.spread('f_mse')}")
+    plain = selected([row for row in rows if row.settings.model.layer == "egnn"])
+    if ours.settings.model.layer != "egnn" and plain is not None:
+        notes.append(f"with the original's layers (`{plain.config}`) {plain.spread('f_mse')}")
     also = [text for name, text in _FURTHER.items() if getattr(ours.settings.data, name, False)]
     if also:
         notes.append(f"training windows also {', '.join(also)}")
@@ -64,7 +71,15 @@ def summary(title: str, ours: Row, rows: Sequence[Row]) -> list[Any]:
         baseline = f"{best.title}: {best.row.spread('f_mse')}"
         seeds += f" / {best.row.seeds}"
     cited = [known[m].cited("f_mse") if m in known else "" for m in ("EGNO", RUN_AGAIN)]
-    cells = [title, ours.experiment.error_unit, ours.spread("f_mse"), baseline, *cited]
+    still = min(errors["f_mse"] for _, errors in references(rows))
+    cells = [
+        title,
+        ours.experiment.error_unit,
+        ours.spread("f_mse"),
+        baseline,
+        f"{still:.5f}",
+        *cited,
+    ]
     return [*cells, ours.records[0]["steps"], seeds, "; ".join(notes)]
 
 
@@ -74,9 +89,18 @@ def count(title: str, tasks: Sequence[tuple[str, Row, Sequence[Row]]]) -> list[A
     wins = sum(ours.mean("f_mse") < best.mean("f_mse") for ours, best in pairs)
     models = ", ".join(dict.fromkeys(best.model for _, best in pairs))
     seeds = [max(row.seeds for row in side) for side in zip(*pairs, strict=True)]
-    ours, notes = tasks[0][1], ", ".join(dict.fromkeys(f"`{ours.config}`" for _, ours, _ in tasks))
+    notes = ", ".join(dict.fromkeys(f"`{ours.config}`" for _, ours, _ in tasks))
+    steps = sorted({ours.records[0]["steps"] for _, ours, _ in tasks})
     lower = [f"lower in {wins} of {len(pairs)}", f"{models}: lower in {len(pairs) - wins}"]
-    cells = [title, ours.experiment.error_unit, *lower, "", "", ours.records[0]["steps"]]
+    cells = [
+        title,
+        tasks[0][1].experiment.error_unit,
+        *lower,
+        "",
+        "",
+        "",
+        " or ".join(map(str, steps)),
+    ]
     return [*cells, " / ".join(map(str, seeds)), notes]
 
 
@@ -91,6 +115,14 @@ def ahead(title: str, ours: Row, rows: Sequence[Row]) -> Iterator[tuple[Row, lis
                 yield row, [title, label, *errors, f"{ours.seeds} / {row.seeds}", *valid]
 
 
+def references(rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields label and errors of each prediction without a model, with the most times."""
+    for label, key in _REFERENCES:
+        known = [record[key] for row in rows for record in row.records if key in record]
+        if known:
+            yield label, max(known, key=lambda errors: len(errors["mse_per_time"]))
+
+
 def task_table(rows: Sequence[Row]) -> str:
     """Returns the table of all results of a task, the published ones included."""
     ours, lines = selected(rows), []
@@ -102,11 +134,9 @@ def task_table(rows: Sequence[Row]) -> str:
         minutes = np.mean([record["train_seconds"] for record in row.records]) / 60
         cost = [row.seeds, row.records[0]["steps"], f"{minutes:.1f}"]
         lines.append([model, f"`{row.config}`", *errors, *cost])
-    for title, key in (("x + v t", "linear_baseline"), ("nothing moves", "still_baseline")):
-        known = [record[key] for row in rows for record in row.records if key in record]
-        for best in sorted(known, key=lambda errors: -len(errors["mse_per_time"]))[:1]:
-            over_all = f"{best['a_mse']:.5f}" if len(best["mse_per_time"]) > 1 else ""
-            lines.append([title, "", f"{best['f_mse']:.5f}", over_all, *[""] * 4])
+    for title, errors in references(rows):
+        over_all = f"{errors['a_mse']:.5f}" if len(errors["mse_per_time"]) > 1 else ""
+        lines.append([title, "", f"{errors['f_mse']:.5f}", over_all, *[""] * 4])
     for other in rows[0].experiment.published_for(rows[0].task):
         errors = [other.cited("f_mse"), other.cited("a_mse")]
         lines.append([f"published: {other.method}", other.source, *errors, *[""] * 4])

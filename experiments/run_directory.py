@@ -35,7 +35,6 @@ from experiments.settings import FOLDERS, changed, flatten, plain
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
-BEST = "best"
 TENSORBOARD = "tensorboard"
 PROFILE = "profile"
 RESULTS = "results.json"

@@ -234,7 +234,7 @@ def finish(experiment: Experiment, directory: Path, config: Any, splits: Splits)
       ValueError: its record of the training is missing or damaged, or a result is not finite;
         earlier results stay as they are.
     """
-    params = egno_jax.load(directory / run_directory.BEST)
+    params = egno_jax.load(directory)
     results = evaluate(experiment, directory, config, params, splits.test)
     run_directory.check_results(directory, results)
     predicted, _ = decode(params, splits.test, batch_size=config.training.eval_batch_size)

@@ -13,7 +13,7 @@ from egno_jax.cli.inspecting import inspect
 from egno_jax.cli.making import Interrupted, train
 from egno_jax.cli.publishing import export, models
 from egno_jax.cli.using import evaluate, predict, rollout
-from egno_jax.extras import require
+from egno_jax.extras import import_requested, require
 
 INTERRUPTED = 75  # "temporary failure" of sysexits.h, as experiments have it
 
@@ -30,8 +30,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Returns False for what MDAnalysis logs whenever it is imported, of a format not used here."""
-    return "netCDF4 is not available" not in record.getMessage()
+    """Returns False for what needs no action.
+
+    MDAnalysis logs of a format not used here whenever it is imported; orbax of checkpoints that
+    wait for each other, as those of a short run do.
+    """
+    routine = ("netCDF4 is not available", "Waiting for previous save")
+    return not any(text in record.getMessage() for text in routine)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else [*arguments]
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     logging.getLogger("MDAnalysis.coordinates.AMBER").addFilter(_is_news)
+    logging.getLogger("absl").addFilter(_is_news)
     try:
+        import_requested(arguments)
         require("tyro", "cli").extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="egno-jax",

@@ -6,7 +6,7 @@ import pathlib
 from typing import Annotated
 
 from egno_jax.cli import making
-from egno_jax.cli.options import describe, describe_recipe, frames_in
+from egno_jax.cli.options import describe, frames_in
 from egno_jax.datasets import trajectories
 from egno_jax.extras import require
 
@@ -36,7 +36,7 @@ def inspect(
         print("  one frame: a state to predict from; training needs more")
         return
     recipe = making.recipe_for(recording, options)
-    print(f"  {describe_recipe(recipe)}")
+    print(making.describe_windows(recipe, options))
     stride = frames_in(options.stride, recording, "stride")
     for name, part in trajectories.partition(recording, recipe, stride=stride)._asdict().items():
         print(f"  {name}: {len(part)} windows")

@@ -14,14 +14,13 @@ from egno_jax.recipe import GraphRecipe
 
 def model_of(name: str) -> Params:
     """Returns the model of a run, of a checkpoint, or of the name of a published one."""
-    best = pathlib.Path(name) / "best"
-    if not best.parent.exists() and name not in egno_jax.published.names():
+    if not pathlib.Path(name).exists() and name not in egno_jax.published.names():
         known = ", ".join(egno_jax.published.names())
         raise ValueError(
             f"model: got {name}, which does not exist, expected the folder of a run, a checkpoint, "
             f"or one of {known}; check the name"
         )
-    return egno_jax.load(best if best.is_dir() else name)
+    return egno_jax.load(name)
 
 
 def load(model: str) -> Params:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import jax
 import numpy as np
 
-from egno_jax import EGNOConfig, init, visualize
+from egno_jax import EGNOConfig, checkpoint, init, visualize
 from egno_jax.cli.loading import as_trained, load
 from egno_jax.cli.options import DataOptions, describe_recipe, frames_in, read
 from egno_jax.datasets import Samples, take, trajectories
@@ -46,7 +46,7 @@ class WindowOptions(DataOptions):
 
     Attributes:
       window: time from the initial state to the last target: 40fs, 2ps, 20frames; by default ten
-        frames, or fewer if there are few.
+        frames, or fewer if recordings are short: a twelfth of one that is alone.
       targets: number of targets, equally spaced; by default the largest divisor up to 8.
       stride: from one window to the next.
       cutoff: connects nodes within this distance; by default all pairs of a small open system,
@@ -80,7 +80,7 @@ class TrainOptions(WindowOptions):
 def recipe_for(recording: Recording, options: WindowOptions) -> GraphRecipe:
     """Returns the recipe that options and a recording lead to."""
     if options.window is None:
-        window = min(10, max(recording.positions.shape[1] // 12, 1))
+        window = trajectories.usual_window(recording)
     else:
         window = frames_in(options.window, recording, "window")
     if options.cutoff is not None and not options.cutoff > 0:
@@ -129,6 +129,7 @@ def train(
     stride = frames_in(options.stride, recording, "stride")
     starts = trajectories.partition(recording, recipe, stride=stride)
     parts = [trajectories.samples_at(recording, recipe, part) for part in starts]
+    print(describe_windows(recipe, options))
     print(_plan(recipe, starts))
     settings = _settings(training, len(starts.train))
     params = _initial(model, recipe, parts[0], settings.seed) if base is None else base
@@ -163,16 +164,19 @@ def train(
 
 
 def _plan(recipe: GraphRecipe, starts: trajectories.Partitions) -> str:
-    """Returns what a run will do, and the error that it shows meanwhile."""
+    """Returns the samples that a run will have, and the error that it shows meanwhile."""
     windows = ", ".join(f"{name} {len(part)}" for name, part in starts._asdict().items())
-    unit = _length_unit(recipe)
-    lines = [
-        describe_recipe(recipe),
-        f"windows: {windows}",
-        "valid F-MSE: mean squared error of positions at the last time of the validation windows "
-        f"({unit} squared)",
-    ]
-    return "\n".join(f"  {line}" for line in lines)
+    return (
+        f"  windows: {windows}\n  valid F-MSE: mean squared error of coordinates at the last time "
+        f"of the validation windows ({_length_unit(recipe)} squared)"
+    )
+
+
+def describe_windows(recipe: GraphRecipe, options: WindowOptions) -> str:
+    """Returns the recipe in a few lines, and whether it has the usual window."""
+    text = f"  {describe_recipe(recipe)}"
+    is_usual = options.window is None and getattr(options, "start_from", None) is None
+    return text + ("\n  this window is the default; --window sets it" if is_usual else "")
 
 
 def _base(options: TrainOptions, model: EGNOConfig) -> Params:
@@ -203,7 +207,8 @@ def _default_folder(data: tuple[pathlib.Path, ...]) -> pathlib.Path:
 
 def _check_folder(out: pathlib.Path, resume: bool) -> None:
     """Checks that a new run does not meet an old one, before any time is spent on it."""
-    if not resume and ((out / "best").exists() or any((out / "checkpoints").glob("[0-9]*"))):
+    has_model, checkpoints = (out / checkpoint.BEST).exists(), out / "checkpoints"
+    if not resume and (has_model or any(checkpoints.glob("[0-9]*"))):
         raise ValueError(
             f"out: got {out}, which holds a run, expected a new folder; choose another with --out, "
             "or pass --resume to continue this run"
@@ -262,10 +267,13 @@ def _length_unit(recipe: GraphRecipe) -> str:
 
 
 def report(recipe: GraphRecipe, errors: dict[str, list[float]]) -> str:
-    """Returns a table of root mean squared errors."""
-    lines = [f"root mean squared error per coordinate ({_length_unit(recipe)})"]
+    """Returns a table of mean squared errors, and the last one of the model as a length."""
+    unit = _length_unit(recipe)
+    lines = [f"mean squared error of coordinates ({unit} squared)"]
     lines.append(f"{'time (' + recipe.time_unit + ')':>12}" + "".join(f"{n:>12}" for n in errors))
     for index, time in enumerate(recipe.times):
-        row = "".join(f"{np.sqrt(values[index]):12.4g}" for values in errors.values())
+        row = "".join(f"{values[index]:12.4g}" for values in errors.values())
         lines.append(f"{time:12g}{row}")
+    off = np.sqrt(errors["model"][-1])
+    lines.append(f"root mean squared error of the model at the last time: {off:.4g} ({unit})")
     return "\n".join(lines)

@@ -24,12 +24,14 @@ class DataOptions:
       selection: which atoms: `heavy`, or a selection in MDAnalysis' language.
       guess: what MDAnalysis should guess, such as `bonds`.
       accept: kinds of suspicions that you know to be harmless, such as `step`; `all` for every one.
+      imports: modules to import before options are read, such as one that registers your own layer.
     """
 
     time_step: str | None = None
     selection: str = ""
     guess: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
 
 
 def read(

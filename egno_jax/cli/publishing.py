@@ -31,6 +31,7 @@ def export(
     out: pathlib.Path,
     platforms: tuple[str, ...] = egno_jax.exporting.PLATFORMS,
     overwrite: bool = False,
+    imports: tuple[str, ...] = (),
 ) -> None:
     """Writes a model as a program that runs without egno_jax (`jax.export.deserialize`).
 
@@ -39,6 +40,7 @@ def export(
       out: the file.
       platforms: where the program runs.
       overwrite: whether to replace the file.
+      imports: modules to import before options are read, such as one that registers your own layer.
     """
     if out.exists() and not overwrite:
         raise ValueError(f"out: got {out}, which exists; choose another, or pass --overwrite")

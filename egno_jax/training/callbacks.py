@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import math
 import os
 import sys
 import time
@@ -154,7 +153,7 @@ class Progress:
             progress.TimeRemainingColumn(elapsed_when_finished=False),
         )
         self._task = self._bar.add_task("compiling", total=num_steps, completed=start_step)
-        self._loss = self._error = math.nan
+        self._loss = self._error = None
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -165,7 +164,7 @@ class Progress:
 
     def on_chunk(self, record: dict[str, Any]) -> None:
         """Shows the step and the training loss."""
-        self._loss = math.nan if record["loss"] is None else record["loss"]
+        self._loss = record["loss"]
         self._show(record["step"])
 
     def on_evaluation(self, record: dict[str, Any]) -> None:
@@ -174,7 +173,8 @@ class Progress:
         self._show(record["step"])
 
     def _show(self, step: int) -> None:
-        text = f"loss {self._loss:.5f}  valid F-MSE {self._error:.5f}"
+        loss, error = ("-" if x is None else f"{x:.5f}" for x in (self._loss, self._error))
+        text = f"loss {loss}  valid F-MSE {error}"
         self._bar.update(self._task, completed=step, description=text)
 
 

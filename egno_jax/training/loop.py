@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from egno_jax.checkpoint import CheckpointError, load, remove_leftovers, save
+from egno_jax.checkpoint import BEST, CheckpointError, load, remove_leftovers, save
 from egno_jax.datasets.base import Samples, validate
 from egno_jax.datasets.buckets import Buckets, by_size
 from egno_jax.model import Params, check_feature_sizes, check_params
@@ -48,7 +48,6 @@ from egno_jax.training.processes import check_all_alike, digests
 from egno_jax.training.step import StepMetrics, Trainer, TrainState, averaged, init_state
 
 _CHECKPOINTS = "checkpoints"
-_BEST = "best"
 _EVALUATE_EVERY_EPOCHS = 10
 _NAMED_SAMPLES = 20
 # Settings that may change when a run is resumed, because they change no number.
@@ -162,7 +161,7 @@ def _carry_out(
         contextlib.ExitStack() as stack,
     ):
         if is_main_process():
-            remove_leftovers(run.directory / _BEST)
+            remove_leftovers(run.directory / BEST)
         run = run._replace(checkpoints=checkpoints)
         state, progress = _start(run, params, resume)
         made = make_callbacks(int(state.step)) if is_main_process() else ()
@@ -176,7 +175,7 @@ def _carry_out(
     outcome = dataclasses.asdict(progress)
     del outcome["skipped_steps"]
     return FitResult(
-        params=load(run.directory / _BEST) if progress.best_step else params,
+        params=load(run.directory / BEST) if progress.best_step else params,
         interrupted=progress.step < run.config.num_steps,
         **outcome,
     )
@@ -328,7 +327,7 @@ def _start(run: _Run, params: Params, resume: bool) -> tuple[TrainState, _Progre
     """Returns the state and the progress that the run starts or resumes from."""
     state = run.trainer.place(init_state(params, run.config))
     latest = run.checkpoints.latest_step()
-    if not resume and (latest is not None or (run.directory / _BEST).exists()):
+    if not resume and (latest is not None or (run.directory / BEST).exists()):
         raise CheckpointError(
             f"directory: {run.directory} holds a run of {latest or 0} steps already; pass "
             "resume=True to continue it, or choose another directory"
@@ -359,7 +358,7 @@ def _check_settings(run: _Run, params: Params, saved: dict[str, Any]) -> None:
     remedies = dict.fromkeys(saved, "start a new run to change it")
     remedies["training"] += (
         "; to continue from this run's model, start one in another directory with "
-        f"params=egno_jax.load({str(run.directory / _BEST)!r})"
+        f"params=egno_jax.load({str(run.directory / BEST)!r})"
     )
     for part, settings in run.settings.items():
         for name, value in settings.items():
@@ -426,7 +425,7 @@ def _save_best(run: _Run, state: TrainState) -> None:
     """Writes the best model in process 0, while the others wait."""
     params = averaged(state, run.config)
     if is_main_process():
-        save(run.directory / _BEST, params, overwrite=True)
+        save(run.directory / BEST, params, overwrite=True)
     wait_for_all("best")
 
 

@@ -4,6 +4,7 @@ import os
 import pathlib
 import shlex
 import signal
+import sys
 
 import jax
 import numpy as np
@@ -95,6 +96,33 @@ def test_inspect_says_what_training_would_make_of_the_options(capsys):
         assert part in text
 
 
+def test_a_window_that_was_not_chosen_is_said_to_be_the_default(capsys):
+    said = "this window is the default; --window sets it"
+    for options, is_said in (([], True), (["--window", "5"], False)):
+        assert main(["inspect", str(FILES / "recorded.npy"), *options]) == 0
+        assert (said in capsys.readouterr().out) is is_said
+
+
+@pytest.mark.slow
+def test_a_layer_of_ones_own_trains_predicts_and_is_evaluated(tmp_path, capsys, monkeypatch):
+    (tmp_path / "my_layers.py").write_text(
+        "from egno_jax import nn\n\n"
+        "@nn.register_layer('mine')\n"
+        "class Mine(nn.EGNNSpatialLayer):\n    pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    data, run = str(FILES / "recorded.npy"), str(tmp_path / "run")
+    train = ["train", data, "--window", "10", "--out", run, "--model.layer", "mine", *TINY]
+    assert main(train) == 1 and "mine" in capsys.readouterr().err
+    imports = ["--imports", "my_layers"]
+    assert main([*train, *imports]) == 0
+    assert main(["predict", run, data, "--out", str(tmp_path / "a.xyz"), *imports]) == 0
+    assert main(["evaluate", run, data, *imports]) == 0
+    assert main(["evaluate", run, data, "--imports", "no_such"]) == 1
+    assert "got 'no_such', which cannot be imported" in capsys.readouterr().err
+
+
 def test_errors_are_one_line_and_a_status(capsys, tmp_path):
     assert main(["inspect", str(tmp_path / "missing.xyz")]) == 1
     assert "missing.xyz" in capsys.readouterr().err
@@ -126,13 +154,16 @@ def test_published_models_are_listed_and_exported(capsys, tmp_path):
 
 def test_a_published_model_predicts_a_file(tmp_path, capsys):
     states = nbody.samples(nbody.canonical("test", num_simulations=1))
-    graph, charges = states.graph, np.array([1.0, -1, 1, 1, -1])
-    arrays = {name: graph.nodes[name] for name in ("positions", "velocities")}
+    nodes, couplings = states.graph.nodes, nbody.canonical("test", num_simulations=1).couplings
+    charges = np.array([1.0, *np.sign(couplings[0][0, 1:])])  # up to one sign of all
+    arrays = {"positions": nodes["positions"], "velocities": nodes["velocities"] / 10}  # per frame
     np.savez(tmp_path / "state.npz", **arrays, charges=charges)
     out = tmp_path / "predicted.xyz"
     state = str(tmp_path / "state.npz")
     assert main(["predict", "nbody", state, "--out", str(out)]) == 0, capsys.readouterr().err
-    assert opened(out).shape == (6, 5, 3)
+    positions = opened(out)
+    assert positions.shape == (6, 5, 3)
+    assert np.mean((positions[-1] - states.positions[0, -1]) ** 2) < 0.02
 
 
 def test_a_published_model_of_bonds_predicts_and_is_evaluated(tmp_path, capsys):

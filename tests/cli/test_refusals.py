@@ -128,8 +128,8 @@ def test_a_file_of_a_model_that_counts_frames_says_what_its_times_are(bodies, ca
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
     [
-        ("--targets", "2", "targets: got 2 in a window of 3 frames.*one of [1, 3]"),
-        ("--targets", "0", "targets: got 0 in a window of 3 frames.*one of [1, 3]"),
+        ("--targets", "3", "targets: got 3 in a window of 10 frames.*one of [1, 2, 5]"),
+        ("--targets", "0", "targets: got 0 in a window of 10 frames.*one of [1, 2, 5]"),
         ("--cutoff", "-1", "cutoff: got -1, expected a length above 0.*"),
     ],
 )

@@ -52,6 +52,28 @@ def test_shuffled_archives_are_sorted():
     )
 
 
+def test_times_without_a_unit_are_said_to_be_taken_as_femtoseconds(tmp_path):
+    positions = np.random.default_rng(0).normal(size=(4, 3, 3))
+    for unit in ({}, {"time_unit": "ps"}):
+        np.savez(tmp_path / "a.npz", positions=positions, times=np.arange(4.0), **unit)
+        found = trajectories.read(tmp_path / "a.npz")
+        assert found.time_step == (1000 if unit else 1)
+        assert any("taken as fs" in note for note in found.notes) is not bool(unit)
+
+
+@pytest.mark.parametrize(
+    ("recordings", "frames", "window"),
+    [(1, 31, 2), (1, 200, 10), (4, 31, 2), (5, 31, 10), (5, 7, 5)],
+)
+def test_the_usual_window_leaves_windows_for_all_partitions(recordings, frames, window, tmp_path):
+    positions = np.random.default_rng(0).normal(size=(recordings, frames, 3, 3))
+    np.save(tmp_path / "a.npy", positions)
+    recording = trajectories.read(tmp_path / "a.npy")
+    assert trajectories.usual_window(recording) == window
+    recipe = trajectories.make_recipe(recording, window=window, num_targets=1)
+    assert min(map(len, trajectories.partition(recording, recipe))) > 0
+
+
 def test_gaps_in_times_are_kept_with_a_time_step_of_ones_own(tmp_path):
     positions = np.random.default_rng(0).normal(size=(6, 4, 3))
     times = np.array([0.0, 1, 2, 50, 51, 52])

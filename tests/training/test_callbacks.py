@@ -65,6 +65,13 @@ def test_progress_shows_errors_and_time_left(capsys):
         assert text in shown
 
 
+def test_progress_has_a_dash_for_an_error_that_is_not_known_yet(capsys):
+    pytest.importorskip("rich")
+    with Progress(num_steps=6) as progress:
+        progress.on_chunk({"step": 1, "loss": None})
+    assert "loss -  valid F-MSE - " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("callback", "argument", "package"),
     [(TensorBoard, "curves", "tensorboardX"), (Progress, 5, "rich")],

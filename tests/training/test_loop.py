@@ -278,10 +278,9 @@ def test_a_longer_run_is_begun_from_the_best_model(task, config, whole_run):
         fit(whole_run[0], *task, longer, resume=True)
 
 
-def test_the_model_of_a_run_is_named_to_who_loads_the_run(whole_run):
-    expected = "has no egno_jax.json; it is a run of training, whose model is .*best"
-    with pytest.raises(egno_jax.CheckpointError, match=expected):
-        egno_jax.load(whole_run[0])
+def test_the_directory_of_a_run_loads_as_its_best_model(whole_run):
+    found, best = (egno_jax.load(place) for place in (whole_run[0], whole_run[0] / "best"))
+    assert jax.tree.all(jax.tree.map(np.array_equal, found.weights, best.weights))
 
 
 def test_the_best_model_belongs_to_the_best_step_after_a_crash(task, config, tmp_path, monkeypatch):

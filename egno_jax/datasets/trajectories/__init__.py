@@ -17,6 +17,7 @@ from egno_jax.datasets.trajectories.own_windows import (
     partition,
     samples_at,
     starts_of,
+    usual_window,
 )
 from egno_jax.datasets.trajectories.reading import read
 from egno_jax.datasets.trajectories.recording import (
@@ -44,6 +45,7 @@ __all__ = [
     "state_at",
     "suspicions",
     "unwrapped",
+    "usual_window",
     "velocities_by",
     "write",
 ]

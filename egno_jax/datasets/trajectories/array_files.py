@@ -103,6 +103,10 @@ def _recording(path: pathlib.Path, found: dict[str, np.ndarray]) -> Recording:
     if "times" in found:
         _expect("times", found["times"], "fiu", (num_frames,))
         times = found["times"].astype(float)
+        if "time_unit" not in found:
+            fields["notes"] = (
+                'times without time_unit: taken as fs; store time_unit, such as "ps" or "frame"',
+            )
         one = durations.parse(f"1{found.get('time_unit', durations.FEMTOSECOND)}", "time_unit")
         fields["counts_frames"] = one.unit == durations.FRAME
         fields["times"] = one.value * times
@@ -133,7 +137,7 @@ def _sorted(old_indices: np.ndarray, fields: dict[str, Any]) -> dict[str, Any]:
     if segments[-1]:
         gaps = f"{segments[-1]} gap{'' if segments[-1] == 1 else 's'}"
         note += f", with {gaps} that no window crosses"
-    changed: dict[str, Any] = {"segments": segments, "notes": (note,)}
+    changed: dict[str, Any] = {"segments": segments, "notes": (*fields.get("notes", ()), note)}
     for name, axis in (("positions", 1), ("velocities", 1), ("cells", 0), ("times", 0)):
         if name in fields:
             changed[name] = np.take(fields[name], order, axis=axis)

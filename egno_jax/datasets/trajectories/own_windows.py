@@ -24,12 +24,29 @@ CUTOFF = 5.0
 _FEWEST_RECORDINGS = 5
 
 
+# Frames of a window unless it is chosen, and windows that a recording alone must have room for.
+_USUAL_WINDOW = 10
+_MIN_WINDOWS = 12
+
+
 class Partitions(NamedTuple):
     """Recording and initial frame `[S, 2]` of the samples of each partition."""
 
     train: Int[np.ndarray, "S 2"]
     valid: Int[np.ndarray, "S 2"]
     test: Int[np.ndarray, "S 2"]
+
+
+def usual_window(recording: Recording) -> int:
+    """Returns a number of frames for windows: ten, or fewer if recordings are too short.
+
+    Recordings that are split as a whole (see `partition`) need room for one window each, with a
+    frame before and after it for differences; others for a dozen.
+    """
+    num_samples, num_frames = recording.positions.shape[:2]
+    is_whole = num_samples >= _FEWEST_RECORDINGS
+    room = num_frames - 2 if is_whole else num_frames // _MIN_WINDOWS
+    return min(_USUAL_WINDOW, max(room, 1))
 
 
 def make_recipe(
