@@ -150,6 +150,10 @@ def check_reference(app, env):
                 logging.getLogger(__name__).warning("%s.%s is not in the reference", name, public)
 
 
+# The page of results has this line where its table goes, for readers of the source.
+_TABLE = "The table is in the [README](../README.md#results)."
+
+
 def add_results(app, docname, source):
     """Puts the README's table of results in place of the mark in the page `results`."""
     if docname != "results":
@@ -157,7 +161,7 @@ def add_results(app, docname, source):
     readme = (pathlib.Path(app.srcdir).parent / "README.md").read_text()
     table = readme.partition("experiments.report -->")[2].partition("<!-- end of results -->")[0]
     table = re.sub(r"\[([^]]*)\]\(experiments/[^)]*\)", r"\1 (`experiments/RESULTS.md`)", table)
-    source[0] = source[0].replace("@@RESULTS@@", table.replace("](docs/", "]("))
+    source[0] = source[0].replace(_TABLE, table.replace("](docs/", "]("))
 
 
 def compile_quickly(app):
