@@ -360,6 +360,22 @@ def test_graphs_without_edges_and_empty_graphs_stay_finite(params):
 # Params and Trajectory as pytrees
 
 
+@pytest.mark.parametrize("num_nodes", [0, 1, 3])
+@pytest.mark.parametrize("layer", ["egnn", "vector", "steerable"])
+def test_every_layer_moves_nodes_without_edges_and_no_nodes(layer, num_nodes):
+    positions = np.random.default_rng(0).normal(size=(num_nodes, 3))
+    edges = egno_jax.graph.Edges(*np.zeros((2, 0), int))
+    graph = egno_jax.graph.build(positions, positions, np.ones((num_nodes, 1)), edges)
+    config = EGNOConfig(layer=layer, num_layers=1, hidden_dim=16, num_vectors=2, mean_field=True)
+    params = egno_jax.init(jax.random.key(0), config, graph, [1.0, 2.0])
+
+    def loss(params):
+        return jnp.sum(egno_jax.apply(params, graph, [1.0, 2.0]).positions ** 2)
+
+    assert egno_jax.apply(params, graph, [1.0, 2.0]).positions.shape == (2, num_nodes, 3)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(loss)(params)))
+
+
 def test_params_are_a_pytree_with_key_paths_and_a_static_config(params):
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     names = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves}

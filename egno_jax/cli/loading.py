@@ -32,7 +32,11 @@ def load(model: str) -> Params:
 
 
 def as_trained(recording: Recording, recipe: GraphRecipe | None) -> Recording:
-    """Returns a recording without times for a model that counts frames, as its training did."""
-    if recipe is None or recipe.time_unit != FRAME or recipe.velocities == "file":
+    """Returns a recording in frames for a model that counts them, as its training did."""
+    if recipe is None or recipe.time_unit != FRAME or recording.time_unit == FRAME:
         return recording
-    return dataclasses.replace(recording, time_step=None)
+    print(f"  the model counts frames: one of the data, {recording.spacing:g} fs, is one of them")
+    velocities = recording.velocities
+    if velocities is not None:
+        velocities = velocities * recording.spacing
+    return dataclasses.replace(recording, velocities=velocities, counts_frames=True, time_step=None)

@@ -30,8 +30,17 @@ from egno_jax.training import (
 
 _conf = require("tyro", "cli").conf
 _MOST_TARGETS = 8
-# The model unless options say otherwise.
+# The model and its training unless options say otherwise.
 _MODEL = EGNOConfig(velocity_scale=1.0)
+_TRAINING = TrainingConfig(
+    num_steps=2000,
+    batch_size=32,
+    ema_decay=0.99,
+    velocity_weight=0.1,
+    optimizer=OptimizerConfig(warmup_steps=50),
+)
+# Settings of the model that follow from the window.
+_FROM_WINDOW = ("time_scale", "temporal_grid", "context_times")
 # What the recipe of a model to start from decides.
 _DECIDED = ("selection", "window", "targets", "cutoff", "velocities")
 
@@ -104,20 +113,15 @@ def train(
     data: _conf.Positional[tuple[pathlib.Path, ...]],
     options: Annotated[TrainOptions, _conf.arg(name="")] = TrainOptions(),
     model: EGNOConfig = _MODEL,
-    training: TrainingConfig = TrainingConfig(  # noqa: B008
-        num_steps=2000,
-        batch_size=32,
-        ema_decay=0.99,
-        velocity_weight=0.1,
-        optimizer=OptimizerConfig(warmup_steps=50),  # noqa: B008
-    ),
+    training: TrainingConfig = _TRAINING,
 ) -> None:
     """Trains a model on a trajectory and reports its errors on the last fifth of the data.
 
     Args:
       data: a file, or a topology and its trajectories.
       options: data, windows, and where the run lives.
-      model: the model; time_scale and the time grid follow from the window.
+      model: the model; time_scale and the time grid follow from the window, and velocity_scale is
+        the number of targets unless it is given.
       training: the training.
     """
     out = options.out or _default_folder(data)
@@ -218,6 +222,12 @@ def _check_folder(out: pathlib.Path, resume: bool) -> None:
 def _model_config(model: EGNOConfig, recipe: GraphRecipe) -> EGNOConfig:
     """Returns the model's settings, with times in the unit of the recipe."""
     times = recipe.times
+    for name in _FROM_WINDOW:
+        if (given := getattr(model, name)) != getattr(_MODEL, name):
+            raise ValueError(
+                f"model.{name}: got {given!r}, expected nothing, as it follows from the window; "
+                "choose --window and --targets"
+            )
     changed: dict[str, Any] = {"time_scale": times[0]}
     if model.velocity_scale == 1:
         changed["velocity_scale"] = float(len(times))

@@ -67,7 +67,8 @@ def rollout(
       model: the folder of a run or of a model.
       state: a file that holds the state, or a topology and a trajectory.
       windows: how many windows.
-      bound: stops where a node is farther from the centre than this many times the initial size.
+      bound: stops where a node is farther from the centre than this many times the initial size;
+        a single node has none, and no bound.
       options: the state, the times of a window and the file.
     """
     _predict(model, state, options, num_windows=windows, bound=bound)
@@ -84,12 +85,12 @@ def _predict(
     _check_out(options.out, paths)
     params = load(model)
     recipe = params.recipe
-    recording = read(paths, options, recipe)
+    recording = as_trained(read(paths, options, recipe), recipe)
     state = _state(recording, params, options)
     size = np.linalg.norm(state.positions - state.positions.mean(axis=0), axis=-1).max()
     times = request(options.times, recipe)
     found = predicting.predict(
-        params, state, times, num_windows=num_windows, bound=bound * max(size, 1e-6)
+        params, state, times, num_windows=num_windows, bound=bound * size if size else np.inf
     )
     if found.first_invalid is not None:
         reasons = "is not finite, out of bounds, or starts from a state without edges"
@@ -138,8 +139,6 @@ def _state(recording: Recording, params: Params, options: StateOptions) -> State
     if rule != "file" and frames < 2 and recording.velocities is not None:
         print("  one frame: its stored velocities are used, and not finite differences")
         rule = "file"
-    if recording.time_unit != recipe.time_unit:  # the model counts frames
-        recording = dataclasses.replace(recording, time_step=None)
     if rule != "file" and not np.isclose(recording.spacing, recipe.spacing, rtol=1e-3):
         print(
             f"  frames are {format_time(recording.spacing, recording.time_unit)} apart, and "

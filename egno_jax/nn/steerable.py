@@ -152,5 +152,7 @@ class SteerableLayer(nn.Module):
                 name=f"{name}_{ir}",
             )
             mixed = jnp.swapaxes(mix(jnp.swapaxes(chunk, -1, -2)), -1, -2)
-            parts.append(e3nn.IrrepsArray(f"{num}x{ir}", mixed.reshape(*x.shape[:-1], -1)))
+            parts.append(
+                e3nn.IrrepsArray(f"{num}x{ir}", mixed.reshape(*x.shape[:-1], num * ir.dim))
+            )
         return e3nn.concatenate(parts)

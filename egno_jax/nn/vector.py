@@ -70,7 +70,7 @@ class VectorLayer(nn.Module):
         config = self.config
         x, v, h, extra = state
         parts = extra["vectors"].array
-        parts = parts.reshape(*parts.shape[:-1], -1, config.num_vectors, 3)
+        parts = parts.reshape(*parts.shape[:-1], 1 + self.pseudovectors, config.num_vectors, 3)
         vectors, *pseudo = jnp.moveaxis(jnp.swapaxes(parts, -1, -2), -3, 0)
         options = layer_options(config)
         h = h.astype(compute_dtype(config.dtype, h))
@@ -178,5 +178,6 @@ def _bounded(vectors: Float[Array, "P N 3 K"]) -> Float[Array, "P N 3 K"]:
 
 def _joined(like: e3nn.IrrepsArray, *parts: Float[Array, "P N 3 K"]) -> e3nn.IrrepsArray:
     """Returns vectors, and pseudo-vectors, as features of these irreps."""
-    arrays = [jnp.swapaxes(part, -1, -2).reshape(*part.shape[:-2], -1) for part in parts]
+    size = parts[0].shape[-2] * parts[0].shape[-1]
+    arrays = [jnp.swapaxes(part, -1, -2).reshape(*part.shape[:-2], size) for part in parts]
     return type(like)(like.irreps, jnp.concatenate(arrays, axis=-1))

@@ -295,7 +295,7 @@ def short_sum(
         (x,), (tangent,) = primals, tangents
         return by_slices(x), jnp.stack([jnp.sum(row * tangent, axis=0) for row in rows])
 
-    return by_slices(x.reshape(-1, *rest)).reshape(*out, *rest)
+    return by_slices(x.reshape(rows.shape[1], *rest)).reshape(*out, *rest)
 
 
 def _dft_of_context(

@@ -5,6 +5,7 @@ The K vectors of a node are `[P, N, 3, K]`: products over channels are matrix pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -124,7 +125,7 @@ def _sums_over(
     """
     shape = node_vectors.shape[-2:]
     r = displacements(edges, positions, edge_shifts)[..., None]
-    flat = node_vectors.reshape(*node_vectors.shape[:-2], -1)
+    flat = node_vectors.reshape(*node_vectors.shape[:-2], math.prod(shape))
     receiver, sender = (
         x.reshape(*x.shape[:-1], *shape) for x in (edges.of_receivers(flat), edges.of_senders(flat))
     )
@@ -144,7 +145,7 @@ def _sums_over(
     gates = linear(layers["gates"], messages, precision).astype(r.dtype)[..., None, :]
     of_r, of_difference = jnp.split(gates, 2, axis=-1)
     found = of_r * r + of_difference * difference
-    sums = edges.to_receivers(found.reshape(*found.shape[:-2], -1))
+    sums = edges.to_receivers(found.reshape(*found.shape[:-2], math.prod(shape)))
     return VectorSums(
         edges.to_receivers(messages),
         edges.to_receivers(r[..., 0] * factors),

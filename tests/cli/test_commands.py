@@ -166,6 +166,35 @@ def test_a_published_model_predicts_a_file(tmp_path, capsys):
     assert np.mean((positions[-1] - states.positions[0, -1]) ** 2) < 0.02
 
 
+def test_models_that_count_frames_take_data_with_times_in_frames(tmp_path, capsys):
+    """The same motion, once with times and velocities per fs, once without."""
+    start, drift = np.random.default_rng(0).normal(size=(2, 5, 3))
+    positions = start + 0.01 * drift * np.arange(30)[:, None, None]
+    velocities, charges = np.broadcast_to(0.01 * drift, positions.shape), [1.0, -1, 1, -1, 1]
+    more = {"positions": positions, "charges": charges}
+    times = {"times": 2.0 * np.arange(30), "time_unit": "fs"}
+    np.savez(tmp_path / "frames.npz", velocities=velocities, **more)
+    np.savez(tmp_path / "fs.npz", velocities=velocities / 2, **times, **more)
+    found = []
+    for name in ("frames", "fs"):
+        data, out = str(tmp_path / f"{name}.npz"), str(tmp_path / f"{name}_out.npz")
+        assert main(["predict", "nbody", data, "--out", out]) == 0
+        assert main(["evaluate", "nbody", data]) == 0
+        found.append((np.load(out)["positions"], capsys.readouterr().out.split("squared")[1]))
+    np.testing.assert_allclose(found[1][0], found[0][0], atol=1e-5)
+    assert found[1][1] == found[0][1]
+
+
+@pytest.mark.slow
+def test_a_single_node_is_rolled_out(tmp_path):
+    np.save(tmp_path / "one.npy", np.cumsum(np.ones((60, 1, 3)), axis=0))
+    data, run = str(tmp_path / "one.npy"), str(tmp_path / "run")
+    assert main(["train", data, "--window", "2", "--out", run, *TINY]) == 0
+    out = tmp_path / "out.npz"
+    assert main(["rollout", run, data, "--windows", "2", "--out", str(out)]) == 0
+    assert np.load(out)["positions"].shape == (5, 1, 3)
+
+
 def test_a_published_model_of_bonds_predicts_and_is_evaluated(tmp_path, capsys):
     rng, body = np.random.default_rng(0), np.zeros((31, 3))
     for joint, parent in egno_jax.load("running").recipe.bonds:

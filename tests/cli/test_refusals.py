@@ -131,6 +131,7 @@ def test_a_file_of_a_model_that_counts_frames_says_what_its_times_are(bodies, ca
         ("--targets", "3", "targets: got 3 in a window of 10 frames.*one of [1, 2, 5]"),
         ("--targets", "0", "targets: got 0 in a window of 10 frames.*one of [1, 2, 5]"),
         ("--cutoff", "-1", "cutoff: got -1, expected a length above 0.*"),
+        ("--model.time-scale", "7", "model.time_scale: got 7.0, expected nothing.*--window"),
     ],
 )
 def test_options_of_windows_are_named_as_they_are_typed(refused, option, value, expected):

@@ -375,6 +375,36 @@ def test_arrays_are_read_by_numpy(tmp_path):
             np.testing.assert_array_equal(found[name], array)
 
 
+@pytest.mark.parametrize(("unit", "length"), [({}, 1), ({"time_unit": "ps"}, 1000)])
+def test_velocities_are_in_the_time_unit_of_their_file(unit, length, tmp_path):
+    positions, velocities = np.random.default_rng(0).normal(size=(2, 3, 4, 3))
+    arrays = {"positions": positions, "velocities": velocities, "times": np.arange(3.0)}
+    np.savez(tmp_path / "a.npz", **arrays, **unit)
+    found = trajectories.read(tmp_path / "a.npz").velocities[0]
+    np.testing.assert_allclose(found, velocities / length)
+
+
+def test_graphs_in_a_cell_that_varies_are_those_of_their_frames(tmp_path):
+    """A crystal that vibrates across the walls of its breathing cell."""
+    rng, sites = np.random.default_rng(0), np.indices((3, 3, 3)).reshape(3, -1).T / 3
+    frames, steps = 60, 0.01 * rng.normal(size=(60, 27, 3))
+    lengths = 9 * (1 + 0.03 * np.sin(np.arange(frames)))[:, None, None]
+    places = (sites + steps) % 1 * lengths
+    np.savez(tmp_path / "a.npz", positions=places, cell=lengths * np.eye(3), times=np.arange(60.0))
+    recording = trajectories.read(tmp_path / "a.npz")
+    options = {"window": 2, "num_targets": 2, "cutoff": 3.6}
+    recipe = trajectories.make_recipe(recording, **options, velocities="difference")
+    samples = trajectories.samples_at(recording, recipe, np.array([[0, 1], [0, 55]]))
+    found = samples.graph.nodes["positions"]
+    np.testing.assert_allclose(found, places[[1, 55]], atol=1e-5)
+    assert samples.graph.senders.shape[1] == 27 * 6
+    moved = samples.positions[1] - found[1]
+    expected = places[[56, 57]] - places[55]
+    expected -= np.round(expected / 9) * lengths[[56, 57]]
+    np.testing.assert_allclose(moved, expected, atol=0.6)
+    assert np.abs(moved).max() < 1.5
+
+
 @pytest.mark.parametrize(("unit", "spacing"), [("frame", None), ("ps", 1000.0), ("fs", 1.0)])
 def test_arrays_say_the_unit_of_their_times(unit, spacing, tmp_path):
     positions = np.random.default_rng(0).normal(size=(3, 4, 3))

@@ -32,8 +32,8 @@ def read_arrays(path: pathlib.Path) -> Recording:
     Fields of an `.npz`: positions (or `R`, `coords`, `x`); optional are velocities, numbers (`z`,
     `nuclear_charges`), charges, cell `[3, 3]` or `[T, 3, 3]` and which of its vectors are
     `periodic` `[3]` (all if it is missing), times and their `time_unit` (fs if it is missing;
-    "frame" counts frames), and `old_indices` of rMD17, by which frames are sorted. No pickle is
-    ever loaded.
+    "frame" counts frames), in which velocities are too, and `old_indices` of rMD17, by which frames
+    are sorted. No pickle is ever loaded.
 
     Raises:
       ValueError: the file is damaged, or an array is missing or of a wrong shape; names it.
@@ -84,8 +84,10 @@ def _recording(path: pathlib.Path, found: dict[str, np.ndarray]) -> Recording:
     positions = _frames("positions", found["positions"])
     _, num_frames, num_nodes, _ = positions.shape
     fields: dict[str, Any] = {"positions": positions}
+    one = durations.parse(f"1{found.get('time_unit', durations.FEMTOSECOND)}", "time_unit")
     if "velocities" in found:
-        fields["velocities"] = _frames("velocities", found["velocities"], positions.shape)
+        velocities = _frames("velocities", found["velocities"], positions.shape)
+        fields["velocities"] = velocities / one.value
     for key, kind in (("numbers", "iu"), ("charges", "fiu")):
         if key in found:
             _expect(key, found[key], kind, (num_nodes,))
@@ -107,7 +109,6 @@ def _recording(path: pathlib.Path, found: dict[str, np.ndarray]) -> Recording:
             fields["notes"] = (
                 'times without time_unit: taken as fs; store time_unit, such as "ps" or "frame"',
             )
-        one = durations.parse(f"1{found.get('time_unit', durations.FEMTOSECOND)}", "time_unit")
         fields["counts_frames"] = one.unit == durations.FRAME
         fields["times"] = one.value * times
     if "old_indices" in found:

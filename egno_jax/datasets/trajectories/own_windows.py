@@ -13,6 +13,7 @@ from egno_jax.datasets.base import Samples
 from egno_jax.datasets.cutting import FRACTIONS, PARTITIONS, target_offsets, time_blocks
 from egno_jax.datasets.stacking import stack
 from egno_jax.datasets.trajectories.recording import Recording, state_at, velocities_by
+from egno_jax.durations import FRAME
 from egno_jax.recipe import GraphRecipe, graph_of
 
 if TYPE_CHECKING:
@@ -163,9 +164,12 @@ def _reach(recording: Recording, recipe: GraphRecipe) -> tuple[int, int]:
 def _offsets(recording: Recording, recipe: GraphRecipe) -> Int[np.ndarray, "P"]:
     """Returns the frames from an initial state to the recipe's times."""
     if recording.time_unit != recipe.time_unit:
+        advice = "give the time between frames"
+        if recipe.time_unit == FRAME:
+            advice = "set time_step=None in the recording, with velocities per frame"
         raise ValueError(
             f"time_step: got data with times in {recording.time_unit}, expected times in "
-            f"{recipe.time_unit}, as the model was trained with; give the time between frames"
+            f"{recipe.time_unit}, as the model was trained with; {advice}"
         )
     if not recipe.times:
         raise ValueError("recipe.times: got none, expected those of a window's targets")
@@ -240,5 +244,7 @@ def samples_at(
     ]
     frames = starts[:, 1, None] + offsets
     targets = recording.positions[starts[:, :1], frames]
+    if recording.images is not None:  # of the image in which the initial state is
+        targets = targets + recording.images[starts[:, 0], starts[:, 1]][:, None]
     speeds = velocities[starts[:, :1], frames] * recipe.velocity_time
     return stack(graphs, np.asarray(recipe.times) / recipe.model_time, targets, speeds)

@@ -137,7 +137,9 @@ def _unwrapped(recording: Recording) -> Recording:
     positions, count = unwrapped(recording.positions, recording.cells, recording.periodic)
     steps = f"{count} step{'' if count == 1 else 's'} across a wall of the cell unwrapped"
     notes = (*recording.notes, steps) if count else recording.notes
-    return dataclasses.replace(recording, positions=positions, notes=notes)
+    is_constant = (recording.cells == recording.cells[:1]).all()
+    images = None if is_constant else recording.positions - positions
+    return dataclasses.replace(recording, positions=positions, images=images, notes=notes)
 
 
 def _timed(recording: Recording, time_step: str | Duration | None) -> Recording:

@@ -27,6 +27,9 @@ class Recording:
         between frames is unknown; None if the files have none.
       numbers: `[N]`, atomic numbers; None if unknown.
       charges: `[N]`; None if unknown.
+      images: `[S, T, N, 3]`, the positions in the files minus the unwrapped ones, where the cell
+        varies: then they are lattice vectors of no one cell, and a state has the positions of its
+        file. None: they do not matter.
       cells: `[T, 3, 3]`, lattice vectors as rows; None without periodic boundaries.
       periodic: which lattice vectors are periodic.
       times: `[T]` in fs, or in frames with `counts_frames`, as the files say; None if they do not.
@@ -46,6 +49,7 @@ class Recording:
     velocities: Float[np.ndarray, "S T N 3"] | None = None
     numbers: Int[np.ndarray, "N"] | None = None
     charges: Float[np.ndarray, "N"] | None = None
+    images: Float[np.ndarray, "S T N 3"] | None = None
     cells: Float[np.ndarray, "T 3 3"] | None = None
     periodic: tuple[bool, bool, bool] = (False, False, False)
     times: Float[np.ndarray, "T"] | None = None
@@ -108,8 +112,9 @@ def state_at(
 ) -> State:
     """Returns one frame, with velocities of `velocities_by`; None where they are unknown."""
     found = None if velocities is None else velocities[sample, frame]
+    positions, images = recording.positions[sample, frame], recording.images
     return State(
-        positions=recording.positions[sample, frame],
+        positions=positions if images is None else positions + images[sample, frame],
         velocities=None if found is None or np.isnan(found).any() else found,
         numbers=recording.numbers,
         charges=recording.charges,
