@@ -97,7 +97,7 @@ def draw(
     else:
         picture = visualize.plot_skeletons(*both, drawing.bonds, up=drawing.up, **words)
         interactive = visualize.interactive_skeletons(*both, **drawing._asdict(), **words)
-    # Errors are in the square of a unit that may be a number of centimetres, in brackets.
+    # A unit such as 5.64 cm is squared in brackets, which `error_unit` has.
     length_unit = experiment.error_unit.removesuffix("²")
     units = {"time_unit": experiment.time_label, "length_unit": length_unit}
     over_time = visualize.plot_error_over_time(results["times"], errors, **units)
