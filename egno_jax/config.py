@@ -30,7 +30,8 @@ class EGNOConfig:
       num_modes: number M of Fourier modes that the temporal convolutions keep, including the
         constant one; P times have only P // 2 + 1 modes, and further ones have no effect.
       time_embed_dim: size of the sinusoidal embedding of a time.
-      time_scale: unit of time; the model sees only `times / time_scale`.
+      time_scale: a duration in the unit of the requested times, such as 2.0 frames; the model sees
+        only `times / time_scale`. Usually the spacing of the target times.
       temporal_grid: how the convolutions read the times. `"index"`: as P equally spaced samples,
         whatever their values (the original's scheme). `"context"`: the Fourier coefficients are
         computed at `context_times`, and the result is evaluated at each requested time. It then

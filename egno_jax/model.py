@@ -163,8 +163,17 @@ def init(
 ) -> Params:
     """Returns initial weights of a model for graphs with the feature sizes of `graph`.
 
-    The same key gives the same bits. Only the feature sizes of `graph` matter, not its values; any
-    `times`, `[P]` or `[P, G]`, will do.
+    The same key gives the same bits.
+
+    Args:
+      key: a random key, such as `jax.random.key(0)`.
+      config: the hyper-parameters; `config.time_scale` is in the unit of the times.
+      graph: one state or a batch of states, as in `apply`. Only its feature sizes matter, not its
+        values.
+      times: `[P]` or `[P, G]`; any times will do.
+
+    Returns:
+      The weights, and the configuration with the number of external vectors of `graph`.
 
     Raises:
       ValueError: a field of the graph or of the times has a wrong shape, dtype or key; or `key` is
@@ -200,7 +209,13 @@ def apply(params: Params, graph: jraph.GraphsTuple, times: Float[Array, "P *G"])
         without. For layers that carry vectors also nodes `vectors` `[N, K, 3]`: external
         directions, such as a field or "up", which rotate with the system.
       times: `[P]`, or `[P, G]` if graphs have different times, an array or a list; strictly
-        increasing along P, in the unit of `config.time_scale`.
+        increasing along P. They are in your unit of time, such as frames, counted from the initial
+        state; the model divides them by `config.time_scale`, which is in the same unit.
+
+    Returns:
+      A `Trajectory` with `positions` `[P, N, 3]` in the unit of the input positions, `velocities`
+      `[P, N, 3]` in the unit of the input velocities (a velocity only if training supervised it,
+      `config.velocity_weight` above 0), and `features` `[P, N, C]`, the hidden features.
 
     Raises:
       ValueError: a field of the graph or of the times has a wrong shape, dtype or key, or the

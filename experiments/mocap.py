@@ -184,7 +184,7 @@ EXPERIMENT = Experiment(
     task=task,
     published=PUBLISHED,
     headlines={"running": ["running"], "walking": ["walking"]},
-    length_label="units",
+    length_label="units of 5.64 cm",
     error_unit="(5.64 cm)²",
     renamed={"run-plain": "run-6x128", "walk-plain": "walk-6x128"},
 )

@@ -50,6 +50,22 @@ def showcase(
     return Showcase(paths[chosen], predicted[chosen], titles)
 
 
+def end_first(path: Path) -> None:
+    """Shows the last frame of a film first too, as a still preview shows the first one.
+
+    The first frame of a film is the initial state, without a prediction.
+    """
+    # Pillow comes with matplotlib, which is an extra.
+    from PIL import Image, ImageSequence
+
+    with Image.open(path) as film:
+        still = [
+            (each.convert("RGB"), each.info["duration"]) for each in ImageSequence.Iterator(film)
+        ]
+    frames, durations = zip(still[-1], *still, strict=True)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
 def draw(
     experiment: Experiment,
     pictures: Path,
@@ -81,10 +97,12 @@ def draw(
     else:
         picture = visualize.plot_skeletons(*both, drawing.bonds, up=drawing.up, **words)
         interactive = visualize.interactive_skeletons(*both, **drawing._asdict(), **words)
-    units = {"time_unit": experiment.time_label, "length_unit": experiment.length_label}
+    # A unit such as 5.64 cm is squared in brackets, which `error_unit` has.
+    length_unit = experiment.error_unit.removesuffix("²")
+    units = {"time_unit": experiment.time_label, "length_unit": length_unit}
     over_time = visualize.plot_error_over_time(results["times"], errors, **units)
     learning = visualize.plot_learning_curves(
-        curves, best_step=results["best_step"], ylabel=f"error ({experiment.length_label}²)"
+        curves, best_step=results["best_step"], ylabel=f"error ({experiment.error_unit})"
     )
     figures = {TRAJECTORIES: picture, ERROR: over_time, CURVES: learning}
     for name, figure in figures.items():
@@ -94,6 +112,7 @@ def draw(
         words["titles"] = titles
         film = visualize.animate_skeletons(true, predicted, **drawing._asdict(), **words)
         film.save(pictures / FILM, writer="pillow", fps=_FRAMES_PER_SECOND, dpi=80)
+        end_first(pictures / FILM)
     options = {"displaylogo": False, "responsive": True}
     return interactive.to_html(
         full_html=False, include_plotlyjs=True, config=options, auto_play=False

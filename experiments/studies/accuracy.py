@@ -171,33 +171,38 @@ def _by_distance(
     }
 
 
+# What variants are called in the figure, where their names are too short.
+_LABELS = {
+    "usual": "usual: layer vector",
+    "egnn": "layer egnn",
+    "vector, no pseudo-vectors": "without pseudo-vectors",
+    "steerable, l = 1": "layer steerable, l = 1",
+    "not over time: all": "no temporal convolutions",
+    "not over time: h": "none of features",
+    "not over time: x, v": "none of positions, velocities",
+    "not over time: V, A": "none of (pseudo-)vectors",
+}
+
+
 def draw(record: Record) -> Figure:
-    """Draws the F-MSE of all variants, over the cost of a step, and by the closest pair."""
-    figure, (bars, cost, near) = panels(3, 15, 5.5)
+    """Draws the F-MSE and the cost of a step of all variants, and the F-MSE by closest pair."""
+    figure, (errors, cost, near) = panels(3, 15, 5.5)
     variants = record["variants"]
     groups = dict.fromkeys(found["group"] for found in variants.values())
-    colors = {group: f"C{n}" for n, group in enumerate(groups)}
-    for place, (name, found) in enumerate(variants.items()):
-        color = colors[found["group"]]
-        bars.barh(place, found["f_mse"], color=color)
-        cost.plot(found["ms_per_step"], found["f_mse"], "o", color=color)
-        cost.annotate(
-            name,
-            (found["ms_per_step"], found["f_mse"]),
-            xytext=(4, 2),
-            textcoords="offset points",
-            fontsize=7,
-        )
-    bars.set_yticks(range(len(variants)), [*variants])
-    bars.invert_yaxis()
-    usual = variants["usual"]["f_mse"]
-    for axes, line in ((bars, bars.axvline), (cost, cost.axhline)):
-        line(usual, color="0.5", linewidth=0.8)
-        axes.set_title("all else as in the usual model", fontsize=10)
-    bars.set(xlabel="F-MSE", xscale="log")
-    cost.set(xlabel="milliseconds of a training step", ylabel="F-MSE", xscale="log", yscale="log")
+    colors = [f"C{[*groups].index(found['group'])}" for found in variants.values()]
+    for axes, field in ((errors, "f_mse"), (cost, "ms_per_step")):
+        axes.barh(range(len(variants)), [x[field] for x in variants.values()], color=colors)
+        axes.axvline(variants["usual"][field], color="0.5", linewidth=0.8)
+        axes.invert_yaxis()
+    errors.set_title("each differs in one thing from the usual model (line)", fontsize=10)
+    cost.set_title("cost of the same variants", fontsize=10)
+    errors.set_yticks(range(len(variants)), [_LABELS.get(name, name) for name in variants])
+    errors.set(xlabel="F-MSE (length units²)")
+    cost.set_yticks([])
+    cost.set(xlabel="milliseconds of a training step")
     near.plot(record["by_distance"]["distance"], record["by_distance"]["f_mse"], "o-")
-    near.set(xlabel="closest pair in the window", ylabel="F-MSE", yscale="log")
+    near.set(xlabel="distance of the closest pair in the window (length units)", yscale="log")
+    near.set(ylabel="F-MSE (length units²)")
     near.set_title("the usual model, fifths of the test set", fontsize=10)
     return figure
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from egno_jax.datasets import mocap
+from experiments import run_records
 from experiments.studies.study import Figure, Record, Study, Workshop, main, panels
 
 if TYPE_CHECKING:
@@ -146,16 +147,33 @@ def measure(size: Size, workshop: Workshop) -> Record:
     return {"errors": errors}
 
 
+# The published configs of EGNO to compare with, by motion and label.
+_EGNO = {
+    "run": {"EGNO": "run", "EGNO,\njoints given": "run-joints"},
+    "walk": {"EGNO": "walk", "EGNO, kinds of\njoints given": "walk-kinds"},
+}
+
+
+def published(config: str) -> dict[str, float]:
+    """Returns the errors of a published config of motion capture, means over its seeds."""
+    (row,) = (
+        row for row in run_records.load() if (row.experiment.name, row.config) == ("mocap", config)
+    )
+    return {field: float(np.mean(row.errors(field))) for field in ("valid_f_mse", "f_mse")}
+
+
 def draw(record: Record) -> Figure:
-    """Draws the errors, one panel for each motion."""
-    figure, all_axes = panels(len(record["errors"]), 9, 3.5)
+    """Draws the errors and those of EGNO in `results.jsonl`, one panel for each motion."""
+    figure, all_axes = panels(len(record["errors"]), 13, 3.8)
     for axes, (motion, variants) in zip(all_axes, record["errors"].items(), strict=True):
-        places = np.arange(len(variants))
+        groups = {f"regression,\n{name}": found for name, found in variants.items()}
+        groups |= {label: published(config) for label, config in _EGNO[motion].items()}
+        places = np.arange(len(groups))
         for shift, field, label in ((-0.2, "valid_f_mse", "validation"), (0.2, "f_mse", "test")):
-            heights = [found[field] for found in variants.values()]
+            heights = [found[field] for found in groups.values()]
             bars = axes.bar(places + shift, heights, 0.38, label=label)
-            axes.bar_label(bars, fmt="%.4f", fontsize=8)
-        axes.set_xticks(places, list(variants))
+            axes.bar_label(bars, fmt="%#.3g", fontsize=8)
+        axes.set_xticks(places, list(groups))
         axes.margins(y=0.3)  # room for the legend
         axes.set(ylabel="F-MSE, (5.64 cm)²", title=f"motion capture, {motion}")
     axes.legend(fontsize=8)

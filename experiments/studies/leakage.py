@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _FINE = 4096
 _SCHEMES = ("index", "quadrature", "context")
+# Differences of equal numbers from their mean, which float64 rounds.
+_ROUNDING = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,11 +152,16 @@ def draw(record: Record) -> Figure:
     }
     figure, all_axes = panels(len(titles), 13, 4)
     for axes, (name, title) in zip(all_axes, titles.items(), strict=True):
+        has_zeros = False
         for scheme, errors in record[name].items():
-            numbers = [int(number) for number in errors]
-            # The error of a scheme that does not change is 0, which has no logarithm.
-            axes.plot(numbers, np.maximum(list(errors.values()), 1e-4), marker="o", label=scheme)
+            values = np.array([*errors.values()])
+            values[values < _ROUNDING] = 0
+            axes.plot([int(number) for number in errors], values, marker="o", label=scheme)
+            has_zeros |= not values.all()
         axes.set(xscale="log", yscale="log", xlabel="P", ylabel="relative error")
+        if has_zeros:  # which have no place on a logarithmic axis
+            axes.set_yscale("symlog", linthresh=1e-3)
+            axes.set_ylim(bottom=-1e-4)
         ticks_at(axes, errors)
         axes.set_title(title, fontsize=10)
     axes.legend(fontsize=8)

@@ -194,7 +194,8 @@ def draw(record: Record) -> Figure:
         right.bar(np.arange(len(changes)) + 0.35 * index, heights, 0.35, label=label)
     right.set_xticks(np.arange(len(changes)) + 0.175, list(changes))
     right.set(ylabel="A-MSE of the second window")
-    right.legend(fontsize=8, loc="center right")
+    right.margins(y=0.2)  # room for the legend
+    right.legend(fontsize=8, loc="upper center", ncols=2)
     return figure
 
 

@@ -140,7 +140,7 @@ _apply = jax.jit(egno_jax.apply)
 
 
 def draw(record: Record) -> Figure:
-    """Draws the errors, one group of bars for each transformation."""
+    """Draws the errors, one group of bars for each transformation; "0" marks an exact zero."""
     kinds = {
         "input": "float32: lost by rounding the input",
         "model": "float32: added by the model",
@@ -151,8 +151,13 @@ def draw(record: Record) -> Figure:
     figure, (axes,) = panels(1, 10, 4.5)
     width = 0.8 / len(kinds)
     for index, (kind, label) in enumerate(kinds.items()):
-        heights = [max(record["errors"][name][kind], 1e-17) for name in names]
-        axes.bar(np.arange(len(names)) + index * width, heights, width, label=label)
+        heights = np.array([record["errors"][name][kind] for name in names])
+        places = np.arange(len(names)) + index * width
+        is_zero = heights == 0  # a logarithmic axis has no place for it
+        bars = axes.bar(places[~is_zero], heights[~is_zero], width, label=label)
+        look = {"color": bars[0].get_facecolor(), "ha": "center", "va": "bottom", "fontsize": 8}
+        for place in places[is_zero]:
+            axes.text(place, 0.01, "0", transform=axes.get_xaxis_transform(), **look)
     axes.set_xticks(np.arange(len(names)) + 0.3, names, rotation=30, ha="right", fontsize=8)
     axes.set(yscale="log", ylabel="largest error / size of the motion")
     figure.legend(fontsize=8, ncols=len(kinds), loc="outside upper center")

@@ -64,7 +64,10 @@ def test_a_run_leaves_every_file(run):
     assert egno_jax.load(run / "best").config.hidden_dim == 8
     assert (run / "pictures/trajectories.png").read_bytes().startswith(b"\x89PNG")
     with pytest.importorskip("PIL.Image").open(run / "pictures/trajectories.gif") as film:
-        assert film.n_frames == 31
+        assert film.n_frames == 32
+        first = np.asarray(film.convert("RGB"))
+        film.seek(31)
+        np.testing.assert_array_equal(first, film.convert("RGB"))  # a preview shows the end
     found = read_json(run / "results.json")
     assert found["times"] == [26, 27, 28, 29, 30] and found["num_test"] == 9
 
