@@ -12,11 +12,13 @@ It is written to a temporary directory next to its final place and moved there w
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from importlib import metadata
 from pathlib import Path
@@ -43,6 +45,9 @@ from egno_jax.recipe import GraphRecipe, from_record
 FORMAT_VERSION = 1
 # Where a run of training has its best model.
 BEST = "best"
+# How often a checkpoint is read that is replaced meanwhile, and the seconds between two moves.
+_MAX_ATTEMPTS = 20
+_MOMENT = 0.05
 
 _MANIFEST = "egno_jax.json"
 _WEIGHTS = "weights"
@@ -70,7 +75,7 @@ def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool =
         than a checkpoint; nothing is changed then.
       ValueError: these are not valid parameters, or the weights are not those of their config.
     """
-    directory = as_path("directory", directory).absolute()
+    directory = as_path("directory", directory).resolve()  # a link keeps pointing there
     check_params(params)
     _check_writable(directory, overwrite)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +111,8 @@ def load(directory: str | os.PathLike[str]) -> Params:
     Raises:
       CheckpointError: there is no checkpoint, it is of another format version, a file is missing,
         truncated or changed, weights and config do not belong together, or the weights are
-        float64 and JAX's x64 mode is off; names the file.
+        float64 and JAX's x64 mode is off; names the file. A checkpoint that another process
+        replaces meanwhile is read again.
     """
     path = as_path("directory", directory)
     if directory in published.names() and not path.is_dir():
@@ -117,6 +123,33 @@ def load(directory: str | os.PathLike[str]) -> Params:
     directory = path.absolute()
     if not (directory / _MANIFEST).exists() and (directory / BEST).is_dir():
         directory = directory / BEST
+    for _ in range(_MAX_ATTEMPTS):
+        mark, failure = _mark_of(directory), None
+        try:
+            params = _load(directory)
+        except (CheckpointError, OSError) as error:
+            failure = error
+            time.sleep(_MOMENT)
+        if mark == _mark_of(directory):
+            if failure is not None:
+                raise failure
+            return params
+    raise CheckpointError(
+        f"directory: {directory} was replaced {_MAX_ATTEMPTS} times while it was read; try again"
+    )
+
+
+def _mark_of(directory: Path) -> tuple[int, int] | None:
+    """Returns what differs if another checkpoint takes the place of one; None without one."""
+    try:
+        found = (directory / _MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_ctime_ns
+
+
+def _load(directory: Path) -> Params:
+    """Reads the checkpoint in a directory, which another process may be replacing."""
     manifest = _read_manifest(directory)
     config = _read_config(directory, manifest)
     _check_files(directory, manifest["sha256"])
@@ -189,7 +222,7 @@ def remove_leftovers(directory: Path) -> None:
 
     A checkpoint that was being replaced goes back to its place if nothing is there.
     """
-    for path in directory.parent.glob(f".{directory.name}-*"):
+    for path in directory.parent.glob(f".{glob.escape(directory.name)}-*"):
         is_replaced = path.name.startswith(_REPLACED.format(directory.name))
         if is_replaced and (path / _MANIFEST).is_file() and not directory.exists():
             path.rename(directory)
@@ -202,7 +235,8 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest = parse_json(path.read_bytes(), str(path))
     except (FileNotFoundError, NotADirectoryError) as error:
-        left_behind = sorted(directory.parent.glob(f"{_REPLACED.format(directory.name)}*"))
+        pattern = f"{_REPLACED.format(glob.escape(directory.name))}*"
+        left_behind = sorted(directory.parent.glob(pattern))
         hint = f"; a save was killed, the one before it is {left_behind[-1]}" if left_behind else ""
         if directory.is_file() and (directory.parent / _MANIFEST).is_file():
             hint = f"; it is a file of one, load {directory.parent}"
@@ -274,6 +308,16 @@ def _check_files(directory: Path, expected: dict[str, str]) -> None:
 
 def _restore(path: Path) -> dict[str, Any]:
     """Restores a tree of arrays onto the default device, wherever it was saved."""
+    try:
+        return _restore_tree(path)
+    except CheckpointError:
+        raise
+    except Exception as error:  # orbax raises anything if files are damaged or vanish
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise CheckpointError(f"{path}: the weights cannot be read ({reason})") from error
+
+
+def _restore_tree(path: Path) -> dict[str, Any]:
     sharding = jnp.zeros(()).sharding
     with _checkpointer() as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
+import sys
 from unittest import mock
 
 import jax
@@ -393,3 +395,51 @@ def test_what_is_no_path_is_named(tmp_path):
     egno_jax.save(tmp_path / "a", params)
     with pytest.raises(egno_jax.CheckpointError, match=r"it is a file of one, load .*a$"):
         egno_jax.load(tmp_path / "a" / "egno_jax.json")
+
+
+REPLACER = """
+import shutil, sys, time
+from pathlib import Path
+from egno_jax.checkpoint import _move_into_place
+
+*sources, target = map(Path, sys.argv[1:])
+while True:
+    for source in sources:
+        _move_into_place(shutil.copytree(source, target.with_name("staging")), target)
+        print(flush=True)
+        time.sleep(0.05)
+"""
+
+
+def test_a_checkpoint_that_is_replaced_meanwhile_is_read_whole(tmp_path):
+    """Another process replaces it again and again."""
+    known = [random_params(seed) for seed in range(2)]
+    places = [tmp_path / f"source_{seed}" for seed in range(2)]
+    for place, params in zip(places, known, strict=True):
+        egno_jax.save(place, params)
+    target = tmp_path / "model"
+    command = [sys.executable, "-c", REPLACER, *map(str, (*places, target))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        try:
+            found = [egno_jax.load(target) for _ in range(20)]
+        finally:
+            writer.kill()
+    bits = [[np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)] for params in known]
+    for params in found:
+        assert [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)] in bits
+
+
+def test_saving_to_a_link_keeps_the_link(tmp_path):
+    egno_jax.save(tmp_path / "model", random_params())
+    (tmp_path / "latest").symlink_to("model")
+    egno_jax.save(tmp_path / "latest", random_params(1), overwrite=True)
+    assert (tmp_path / "latest").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "model"]
+    assert_same_bits(egno_jax.load(tmp_path / "model"), random_params(1))
+
+
+@pytest.mark.parametrize("name", ["[x", "**", "a]**"])
+def test_signs_of_patterns_are_plain_names(tmp_path, name):
+    with pytest.raises(CheckpointError, match="is no checkpoint"):
+        egno_jax.load(tmp_path / name)
