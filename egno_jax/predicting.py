@@ -58,7 +58,7 @@ def predict(
 ) -> Prediction:
     """Predicts the motion that follows a state, with the recipe that travels in the checkpoint.
 
-        prediction = egno_jax.predict("runs/copper/best", atoms, ["50fs", "100fs"])
+        prediction = egno_jax.predict("runs/copper", atoms, ["50fs", "100fs"])
 
     Args:
       model: a model with a recipe, or what `egno_jax.load` reads.
