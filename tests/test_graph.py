@@ -758,6 +758,21 @@ class TestChecks:
             with pytest.raises(ValueError, match=message):
                 check(example_batch(), times)
 
+    @pytest.mark.parametrize(
+        "times",
+        [
+            np.array([2**32 + 1, 2**32 + 2]),
+            [2**32 + 1, 2**32 + 2],
+            [np.int64(2**32 + 1)],
+            np.array([1, 2**63], np.uint64),
+            [2**100],
+        ],
+    )
+    def test_integer_times_that_do_not_fit_are_refused(self, times):
+        for check in (graphs.as_times, lambda x: graphs.validate(example_batch(), x)):
+            with pytest.raises(ValueError, match=r"times: got .*(int32|too large)"):
+                check(times)
+
     def test_lists_of_times_are_checked_as_arrays_are(self):
         graphs.validate(example_batch(), [1, 2])
         graphs.validate(example_batch(), ([1.0, 2.0], [3.0, 2.5]))
