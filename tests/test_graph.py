@@ -434,9 +434,12 @@ class TestPad:
             ({"num_nodes": 7, "num_edges": 19}, "num_nodes: got 7, expected at least 8"),
             ({"num_edges": 11}, "num_edges: got 11, expected at least 18"),
             ({"num_graphs": 2}, "num_graphs: got 2, expected at least 3"),
+            ({"num_nodes": 9.0}, "num_nodes: got 9.0, expected an integer"),
+            ({"num_edges": "9"}, "num_edges: got '9', expected an integer"),
+            ({"num_graphs": True}, "num_graphs: got True, expected an integer"),
         ],
     )
-    def test_sizes_too_small_are_named(self, sizes, message):
+    def test_wrong_sizes_are_named(self, sizes, message):
         with pytest.raises(ValueError, match=message):
             graphs.pad(example_batch(), **sizes)
 
