@@ -78,7 +78,7 @@ class FitResult(NamedTuple):
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The validation error, or more losses or gradients than allowed, became NaN or infinite."""
+    """The validation error, the metric that selects, or too many losses are NaN or infinite."""
 
 
 def fit(
