@@ -18,6 +18,8 @@ import numpy as np
 LARGEST_LENGTH = 1e18
 # JAX without its x64 mode, and NumPy's legacy generator, take 32 bits of a seed.
 LARGEST_SEED = 2**32 - 1
+# Sizes and indices of arrays are int32.
+LARGEST_COUNT = 2**31 - 1
 # The last element, Og.
 LARGEST_NUMBER = 118
 
@@ -115,7 +117,7 @@ def as_count(name: str, value: Any, least: int = 1, most: int | None = None) -> 
         count = least - 1
     if count < least or (most is not None and count > most) or isinstance(value, bool):
         limits = f">= {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name}: got {value!r}, expected an integer {limits}")
+        raise ValueError(f"{name}: got {value_text(value)}, expected an integer {limits}")
     return count
 
 
@@ -137,8 +139,8 @@ def as_seed(name: str, value: Any, most: int = LARGEST_SEED) -> int:
     seed = as_count(name, value, 0)
     if seed > most:
         raise ValueError(
-            f"{name}: got {value}, expected at most {most}: beyond, different seeds may give the "
-            "same numbers; choose a smaller one"
+            f"{name}: got {value_text(seed)}, expected at most {most}: beyond, different seeds may "
+            "give the same numbers; choose a smaller one"
         )
     return seed
 
@@ -185,6 +187,12 @@ def parse_json(text: str | bytes, place: str) -> Any:
     # Bytes that are no UTF-8, numbers of thousands of digits; brackets in brackets in brackets.
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: not JSON ({error}), expected a JSON text") from error
+
+
+def value_text(value: Any) -> str:
+    """Formats a value for a message; of an integer of thousands of digits, its number of bits."""
+    is_huge = isinstance(value, int) and value.bit_length() > 1024
+    return f"an integer of {value.bit_length()} bits" if is_huge else repr(value)
 
 
 def type_name(value: Any) -> str:

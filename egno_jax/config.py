@@ -12,8 +12,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from egno_jax.checks import as_count, parse_json
+from egno_jax.checks import LARGEST_COUNT, as_count, parse_json, value_text
 
+# Positive float32 numbers in full precision; JAX rounds smaller ones to 0.
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
@@ -160,7 +162,7 @@ def check_field(config: Any, name: str, is_valid: bool, expected: str) -> None:
 
 def _check(name: str, value: Any, is_valid: bool, expected: str) -> None:
     if not is_valid:
-        raise ValueError(f"EGNOConfig.{name}: got {value!r}, expected {expected}")
+        raise ValueError(f"EGNOConfig.{name}: got {value_text(value)}, expected {expected}")
 
 
 def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
@@ -169,7 +171,7 @@ def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 
 def _count(name: str, value: Any, least: int) -> int:
-    return as_count(f"EGNOConfig.{name}", value, least)
+    return as_count(f"EGNOConfig.{name}", value, least, LARGEST_COUNT)
 
 
 def _number(
@@ -186,7 +188,8 @@ def _number(
 
 
 def _positive(name: str, value: Any) -> float:
-    return _number(name, value, "a finite number above 0", lambda number: number > 0)
+    expected = "a finite number above 0 that float32 holds in full precision"
+    return _number(name, value, expected, lambda number: _SMALLEST <= number <= _LARGEST)
 
 
 def _non_negative(name: str, value: Any) -> float:

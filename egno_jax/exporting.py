@@ -1,7 +1,7 @@
 """Programs that run without this library: a model as StableHLO in one file, through `jax.export`.
 
-The file holds the weights, works for any numbers of times, nodes, edges and graphs, and needs only
-JAX and flatbuffers where it runs:
+The file holds the weights, works for any numbers of times, nodes, edges and graphs, at least one of
+each, and needs only JAX and flatbuffers where it runs:
 
     from jax import export
     program = export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
@@ -61,8 +61,9 @@ def export(
     `velocities` `[P, N, 3]` and `features` `[P, N, C]` in a dictionary. `graph` is a dictionary:
     `nodes` with `positions` `[N, 3]`, `velocities` `[N, 3]` and `features` `[N, F]`; `edges` with
     `features` `[E, D]` if the model has edge features; `senders` and `receivers` `[E]` and `n_node`
-    `[G]`, int32. P, N, E and G are those of each call. The program has the plain formulas, not the
-    kernels of the CPU. Values are not checked.
+    `[G]`, int32. P, N, E and G are those of each call, each at least 1: give a graph without edges
+    a padding edge, `egno_jax.graph.pad(graph, num_edges=1)`. The program has the plain formulas,
+    not the kernels of the CPU. Values are not checked.
 
     Args:
       params: the model.
@@ -74,8 +75,8 @@ def export(
       vjp_order: how often the program can be differentiated (`call` works under `jax.grad`).
 
     Raises:
-      ValueError: these are not valid parameters, or not those of the example; or a platform is
-        unknown.
+      ValueError: these are not valid parameters, or not those of the example; the model is the
+        baseline `egnn-s`, which needs a fixed P; or a platform is unknown.
       ImportError: flatbuffers is not installed (extra `export`).
     """
     require("flatbuffers", "export")

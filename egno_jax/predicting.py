@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -13,7 +13,14 @@ import numpy as np
 
 from egno_jax import graph as graph_lib
 from egno_jax.checkpoint import load
-from egno_jax.checks import as_count, as_window_times, check_array, check_bound
+from egno_jax.checks import (
+    as_array,
+    as_count,
+    as_window_times,
+    check_array,
+    check_bound,
+    type_name,
+)
 from egno_jax.durations import FEMTOSECOND, Duration, convert, format_time, parse
 from egno_jax.extras import require
 from egno_jax.model import Params, apply
@@ -208,14 +215,14 @@ def _state_of_arrays(
 ) -> State:
     if unknown := {*arrays} - {"positions", "velocities", "numbers", "charges", "cell"}:
         raise ValueError(f"state: got the unknown keys {sorted(unknown)}, expected those of State")
-    positions = np.asarray(arrays.get("positions"), float)
+    positions = _floats("positions", arrays.get("positions"))
     if positions.ndim not in (2, 3) or positions.shape[-1] != 3 or positions.shape[0] < 1:
         raise ValueError(
             f"state['positions']: got {[*positions.shape]}, expected [N, 3], or two frames "
             "[2, N, 3], the earlier one first"
         )
     frames = positions if positions.ndim == 3 else positions[None]
-    cell = None if arrays.get("cell") is None else np.asarray(arrays["cell"], float)
+    cell = None if arrays.get("cell") is None else _floats("cell", arrays["cell"])
     if cell is not None:
         check_array("state['cell']", cell, "floating", (3, 3), {})
     periodic = periodic if cell is not None else (False, False, False)
@@ -230,12 +237,21 @@ def _state_of_arrays(
         velocities = np.diff(frames, axis=0)[place] / recipe.spacing
     return State(
         positions=frames[place],
-        velocities=None if velocities is None else np.asarray(velocities, float),
+        velocities=None if velocities is None else _floats("velocities", velocities),
         numbers=arrays.get("numbers"),
         charges=arrays.get("charges"),
         cell=cell,
         periodic=periodic,
     )
+
+
+def _floats(key: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value, float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"state[{key!r}]: got {type_name(value)} ({error}), expected an array of numbers"
+        ) from error
 
 
 def time_of(recipe: GraphRecipe, time: float | str | Duration) -> float:
@@ -245,7 +261,13 @@ def time_of(recipe: GraphRecipe, time: float | str | Duration) -> float:
       ValueError: it is not a time, or femtoseconds of a model that counts frames.
     """
     if not isinstance(time, str | Duration):
-        return float(time)
+        try:
+            return float(as_array("times", time, "integer or floating", (), {}))
+        except ValueError as error:
+            raise ValueError(
+                f"times: got {time!r}, expected a number or a text such as '2ps'; give one list of "
+                "them"
+            ) from error
     duration = parse(time, "times")
     if recipe.time_unit == FEMTOSECOND:
         return convert(duration, FEMTOSECOND, recipe.spacing, "times")
@@ -263,7 +285,7 @@ def _times(
     """Returns the requested times in the recipe's unit."""
     if times is None:
         return np.asarray(recipe.times)
-    if isinstance(times, str | Duration) or np.ndim(times) == 0:
+    if isinstance(times, str | Duration) or not np.iterable(times):
         raise ValueError(f"times: got {times!r}, expected several; put it into a list")
     return as_window_times([time_of(recipe, time) for time in times])
 
@@ -283,10 +305,14 @@ def _warn_of_times(params: Params, times: Float[np.ndarray, "P"]) -> None:
     is_index = params.config.temporal_grid == "index"
     if is_index and not (len(times) == len(trained) and np.allclose(times, trained)):
         warnings.warn(
-            f"times: got {times.tolist()}, and this model was trained for exactly "
-            f"{[*trained]} {unit} (temporal_grid='index'); errors are larger at other times",
+            f"times: got {_listed(times, unit)}, expected exactly {_listed(trained, unit)}, which "
+            "the model was trained for (temporal_grid='index'); errors are larger at other times",
             stacklevel=3,
         )
+
+
+def _listed(times: Iterable[float], unit: str) -> str:
+    return f"[{', '.join(format_time(time, unit) for time in times)}]"
 
 
 def _window(

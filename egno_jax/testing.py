@@ -14,7 +14,8 @@ All checks have the same arguments:
 - `subject`: `Params`; an `EGNOConfig`, whose weights are then random; or a spatial layer: the name
   of a registered one, its class, or a function that makes the module.
 - `config`: the hyper-parameters of a layer's module; small ones by default.
-- `graph`, a batch of graphs, and `times`, `[P]`, of a model; `seed` of everything random;
+- `graph`, a batch of graphs, and `times`, `[P]`, of a model; by default a random graph with the
+  features of the model, smaller if the prediction is large. `seed` of everything random;
   `tolerance`. A layer is checked on a random `egno_jax.nn.State`.
 """
 
@@ -33,8 +34,9 @@ import numpy as np
 from egno_jax import graph as graph_lib
 from egno_jax.checks import as_seed
 from egno_jax.config import EGNOConfig
-from egno_jax.model import Params, apply, family_of, init
+from egno_jax.model import Params, Trajectory, apply, family_of, init
 from egno_jax.nn.block import LayerFactory, State, initial_extra, layer_factory
+from egno_jax.params import feature_sizes
 
 __all__ = [
     "check_all",
@@ -50,6 +52,8 @@ __all__ = [
 _CONFIG = EGNOConfig(num_layers=2, hidden_dim=16, num_modes=2, time_embed_dim=8)
 _NUM_TIMES = 3
 _SHIFT = 10.0
+_LARGEST_POSITION = 5.0
+_MAX_HALVINGS = 10
 
 # Compiled once for each shape, whatever is checked.
 _apply = jax.jit(apply)
@@ -276,9 +280,9 @@ def _subject(
         config = subject.config if isinstance(subject, Params) else subject
     config = config or _CONFIG
     dtype = "float64" if config.param_dtype == "float64" else "float32"
-    if graph is None:
-        num = config.num_external_vectors if is_model else 0
-        graph = random_graph(rng, dtype=dtype, num_external_vectors=num)
+    is_random = graph is None
+    if is_random:
+        graph = random_graph(rng, dtype=dtype, **_graph_sizes(subject))
     tolerance = {"float32": 1e-5, "float64": 1e-10}[dtype] if tolerance is None else tolerance
     if not is_model:
         call, state = _layer(subject, config, graph, rng, dtype)
@@ -290,7 +294,33 @@ def _subject(
     if isinstance(subject, EGNOConfig):
         params = init(_key(rng), config, graph, times)
         subject = dataclasses.replace(params, weights=_perturbed(params.weights, rng))
+    if is_random:
+        graph = _shrunk(lambda graph: _apply(subject, graph, times), graph)
     return _Subject(lambda graph, _: _apply(subject, graph, times), graph, None, tolerance, seed)
+
+
+def _shrunk(call: Callable[[jraph.GraphsTuple], Trajectory], graph: Any) -> jraph.GraphsTuple:
+    """Halves all of a random graph until its nodes stay near, as trained models may overflow."""
+    for power in range(_MAX_HALVINGS):
+        shrunk = graph._replace(
+            nodes=jax.tree.map(lambda x, size=0.5**power: x * size, graph.nodes),
+            edges=jax.tree.map(lambda x, size=0.5**power: x * size, graph.edges),
+        )
+        if np.abs(call(shrunk).positions).max() <= _LARGEST_POSITION:
+            break
+    return shrunk
+
+
+def _graph_sizes(subject: Any) -> dict[str, int]:
+    """Returns the numbers of features and external vectors of a model's graphs, where known."""
+    if not isinstance(subject, Params | EGNOConfig):
+        return {}
+    if isinstance(subject, EGNOConfig):
+        return {"num_external_vectors": subject.num_external_vectors}
+    names = ("num_node_features", "num_edge_features")
+    known = zip(names, feature_sizes(subject), strict=True)
+    sizes = {name: size for name, size in known if size is not None}
+    return sizes | _graph_sizes(subject.config)
 
 
 class _Alone(nn.Module):

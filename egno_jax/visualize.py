@@ -9,6 +9,7 @@ state and show nothing themselves:
 S systems, T known times, P predicted times, N nodes. Functions that draw systems share arguments:
 
 - `true`: `[S, T, N, 3]`, true positions, the initial state first; T may be more than P + 1.
+  Positions that are NaN, here and below, are not drawn.
 - `predicted`: `[S, P, N, 3]`, predicted positions.
 - `bonds`: `[B, 2]`, the pairs of nodes that lines connect.
 - `target_frames`: `[P]`, increasing, the frames of `true` that are predicted.
@@ -17,8 +18,9 @@ S systems, T known times, P predicted times, N nodes. Functions that draw system
 - `up`: the axis that points up, "x", "y" or "z".
 - `columns`: the number of panels in a row.
 
-All raise a ValueError if shapes do not fit together, and an ImportError if matplotlib or plotly is
-not installed. The colours are those of Okabe and Ito, which colour-blind readers can distinguish.
+All raise a ValueError if shapes do not fit together or positions are infinite, and an ImportError
+if matplotlib or plotly is not installed. The colours are those of Okabe and Ito, which
+colour-blind readers can distinguish.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from egno_jax.checks import as_count
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
@@ -249,7 +252,7 @@ def interactive_skeletons(
     `to_html(auto_play=False)` shows the last time first.
     """
     true, predicted = _check_paths(true, predicted, titles)
-    middle = true[:, :1].mean(axis=2, keepdims=True) * [name != up for name in "xyz"]
+    middle = np.nanmean(true[:, :1], axis=2, keepdims=True) * [name != up for name in "xyz"]
     lines = _bond_lines(true - middle, predicted - middle, bonds, up)
     targets = _check_targets(target_frames, lines)
 
@@ -334,7 +337,7 @@ def _panels(
     lines: _Lines, titles: Sequence[str], unit: str, columns: int
 ) -> tuple[Figure, list[tuple[Axes, np.ndarray, np.ndarray]]]:
     """Returns a figure, and for each system an empty 3D panel, its truth and its prediction."""
-    columns = min(columns, len(lines.true))
+    columns = min(as_count("columns", columns), len(lines.true))
     rows = math.ceil(len(lines.true) / columns)
     height = 4.4 * rows + 0.6
     figure = _figure(4.8 * columns, height, layout=None)
@@ -429,6 +432,8 @@ def _bond_trace(line: np.ndarray, kind: int, opacity: float) -> dict[str, Any]:
 def _fixed_box(lines: _Lines) -> dict[str, Any]:
     """Returns the part of the scene that keeps all systems and times in one box of one scale."""
     low, high = _limits(lines.true, lines.predicted)
+    if (low == high).all():  # all nodes are at one place
+        low, high = low - 0.5, high + 0.5
     margin = 0.02 * (high - low).max()
     low, high = low - margin, high + margin
     ratio = 1.3 * (high - low) / (high - low).max()
@@ -465,16 +470,24 @@ def _check_paths(true: Any, predicted: Any, titles: Sequence[str]) -> tuple[np.n
     """Returns both as arrays `[S, T, N, 3]` and `[S, P, N, 3]`."""
     true, predicted = np.asarray(true), np.asarray(predicted)
     for name, paths in (("true", true), ("predicted", predicted)):
-        if paths.ndim != 4 or paths.shape[-1] != 3 or 0 in paths.shape:
+        is_number = np.issubdtype(paths.dtype, np.number)
+        if not is_number or paths.ndim != 4 or paths.shape[-1] != 3 or 0 in paths.shape:
             raise ValueError(
-                f"{name}: got {list(paths.shape)}, expected [S, T, N, 3]; for one system pass "
-                f"{name}[None]"
+                f"{name}: got {list(paths.shape)} of {paths.dtype}, expected numbers "
+                f"[S, T, N, 3]; for one system pass {name}[None]"
+            )
+        if np.isinf(paths).any():
+            raise ValueError(
+                f"{name}: got infinite positions, expected finite ones; set them to NaN to leave "
+                "them out"
             )
     if true.shape[0] != predicted.shape[0] or true.shape[2] != predicted.shape[2]:
         raise ValueError(
             f"predicted: got {list(predicted.shape)}, expected the systems S and nodes N of true, "
             f"{list(true.shape)}"
         )
+    for system in np.flatnonzero(np.isnan(true[:, 0]).all(axis=1).any(axis=1)):
+        raise ValueError(f"true[{system}, 0]: got only NaN, expected an initial state to draw")
     if titles and len(titles) != len(true):
         raise ValueError(f"titles: got {len(titles)}, expected {len(true)}, one for each system")
     return true, predicted

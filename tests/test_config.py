@@ -122,6 +122,21 @@ def test_wrong_values_are_errors_that_name_the_field_and_the_value(field, value)
     assert "expected" in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["time_scale", "velocity_scale"])
+def test_scales_are_normal_numbers_of_float32(name):
+    smallest = float(np.finfo(np.float32).tiny)
+    assert getattr(EGNOConfig(**{name: smallest}), name) == smallest
+    for value in (1e-45, 1e39, 10**5000):
+        with pytest.raises(ValueError, match=rf"EGNOConfig\.{name}: got .* float32"):
+            EGNOConfig(**{name: value})
+
+
+def test_counts_are_at_most_an_int32():
+    for value in (2**31, 10**1000, -(10**5000)):
+        with pytest.raises(ValueError, match=r"EGNOConfig\.num_layers: got .* to 2147483647"):
+            EGNOConfig(num_layers=value)
+
+
 @pytest.mark.parametrize(
     "times", [(), (1.0,), (1.0, 1.0), (2.0, 1.0), (0.0, 1.0, 3.0), (0.0, float("nan")), ("0", "1")]
 )

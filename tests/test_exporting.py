@@ -202,6 +202,16 @@ def test_a_context_grid_and_a_baseline_of_one_time_are_exported(tmp_path):
         assert_close(found, jax.jit(egno_jax.apply)(params, graph, requested))
 
 
+def test_egnn_s_is_refused_and_exported_as_the_message_says(tmp_path):
+    config = egno_jax.baselines.BaselineConfig(method="egnn-s", num_layers=2, hidden_dim=8)
+    params = helpers.random_params(np.random.default_rng(0), config, 4)
+    with pytest.raises(ValueError, match=r"times: got P times, expected a fixed number"):
+        egno_jax.export(params, tmp_path / "model", platforms=["cpu"])
+    graph, times = random_graph(3), np.array([1.0, 2.0], np.float32)
+    program = jax_export.export(jax.jit(egno_jax.apply))(params, graph, times)
+    assert program.call(params, graph, times).positions.shape == (2, 3, 3)
+
+
 def test_errors(params, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="expected 4 by the weights"):
         graph = random_graph(3)

@@ -434,9 +434,12 @@ class TestPad:
             ({"num_nodes": 7, "num_edges": 19}, "num_nodes: got 7, expected at least 8"),
             ({"num_edges": 11}, "num_edges: got 11, expected at least 18"),
             ({"num_graphs": 2}, "num_graphs: got 2, expected at least 3"),
+            ({"num_nodes": 9.0}, "num_nodes: got 9.0, expected an integer"),
+            ({"num_edges": "9"}, "num_edges: got '9', expected an integer"),
+            ({"num_graphs": True}, "num_graphs: got True, expected an integer"),
         ],
     )
-    def test_sizes_too_small_are_named(self, sizes, message):
+    def test_wrong_sizes_are_named(self, sizes, message):
         with pytest.raises(ValueError, match=message):
             graphs.pad(example_batch(), **sizes)
 
@@ -757,6 +760,21 @@ class TestChecks:
         for check in (graphs.check_structure, graphs.validate):
             with pytest.raises(ValueError, match=message):
                 check(example_batch(), times)
+
+    @pytest.mark.parametrize(
+        "times",
+        [
+            np.array([2**32 + 1, 2**32 + 2]),
+            [2**32 + 1, 2**32 + 2],
+            [np.int64(2**32 + 1)],
+            np.array([1, 2**63], np.uint64),
+            [2**100],
+        ],
+    )
+    def test_integer_times_that_do_not_fit_are_refused(self, times):
+        for check in (graphs.as_times, lambda x: graphs.validate(example_batch(), x)):
+            with pytest.raises(ValueError, match=r"times: got .*(int32|too large)"):
+                check(times)
 
     def test_lists_of_times_are_checked_as_arrays_are(self):
         graphs.validate(example_batch(), [1, 2])

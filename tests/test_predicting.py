@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import egno_jax
+from egno_jax.durations import Duration
 from egno_jax.predicting import write
 from egno_jax.recipe import GraphRecipe, State, from_record, graph_of
 
@@ -91,6 +92,32 @@ def test_a_cell_of_two_frames_is_a_matrix(params):
 def test_times_are_several(params, times):
     with pytest.raises(ValueError, match=r"times: got .*expected several; put it into a list"):
         egno_jax.predict(params, STATE, times)
+
+
+@pytest.mark.parametrize("times", [[None], [True], [[1.0, 2.0]], [[[1], [1, 2]]], [1j]])
+def test_times_are_numbers_in_one_list(params, times):
+    with pytest.raises(ValueError, match=r"times: got .*expected a number or a text"):
+        egno_jax.predict(params, STATE, times)
+
+
+def test_durations_and_texts_are_mixed(params):
+    found = egno_jax.predict(params, STATE, ["4fs", Duration(8.0, "fs")])
+    np.testing.assert_array_equal(found.times, RECIPE.times)
+
+
+def test_the_warning_of_other_times_has_their_unit(params):
+    recipe = dataclasses.replace(RECIPE, time_unit="frame", times=(2.0, 4.0))
+    message = r"got \[1 frame, 4 frames\], expected exactly \[2 frames, 4 frames\]"
+    with pytest.warns(UserWarning, match=message):
+        egno_jax.predict(dataclasses.replace(params, recipe=recipe), STATE, [1, 4])
+
+
+@pytest.mark.parametrize("key", ["positions", "velocities", "cell"])
+@pytest.mark.parametrize("value", ["abc", [[1.0], [1.0, 2.0]]])
+def test_arrays_that_are_no_numbers_are_named(params, key, value):
+    arrays = {"positions": STATE.positions, "velocities": STATE.velocities, key: value}
+    with pytest.raises(ValueError, match=rf"state\['{key}'\]: got .*expected an array of numbers"):
+        egno_jax.predict(params, arrays)
 
 
 def test_arrays_and_two_frames_give_the_same_state(params):

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from egno_jax import EGNOConfig, testing
+import egno_jax
+from egno_jax import EGNOConfig, published, testing
 from egno_jax.baselines import BaselineConfig
 from experiments.studies.local import LocalConfig
 from tests import helpers
@@ -42,6 +43,17 @@ CHECKS = (
 def test_models_pass(config):
     found = testing.check_all(config)
     assert found.keys() == {check.__name__ for check in CHECKS}
+
+
+@pytest.mark.parametrize("name", published.names())
+def test_published_models_pass_on_random_graphs_of_their_sizes(name):
+    assert 0 < testing.check_equivariance(egno_jax.load(name)) < 1e-5
+
+
+def test_params_without_edge_features_are_checked():
+    config = EGNOConfig(**SMALL)
+    params = helpers.random_params(np.random.default_rng(0), config, 3, 0)
+    assert testing.check_permutation(params) < 1e-5
 
 
 def test_float64_is_checked_to_its_own_precision():

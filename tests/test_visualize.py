@@ -182,12 +182,33 @@ def test_learning_curves_mark_the_kept_step():
             "predicted: got .*systems S and nodes N",
         ),
         (lambda true, predicted: (true[:0], predicted[:0]), "true: got"),
+        (lambda true, predicted: (true.astype(str), predicted), "true: got .* of <U"),
+        (lambda true, predicted: (true * np.nan, predicted), r"true\[0, 0\]: got only NaN"),
+        (lambda true, predicted: (true, predicted + np.inf), "predicted: got infinite positions"),
     ],
 )
 @pytest.mark.parametrize("draw", [visualize.plot_trajectories, visualize.interactive_trajectories])
 def test_wrong_shapes_are_named(paths, draw, change, message):
     with pytest.raises(ValueError, match=message):
         draw(*change(*paths))
+
+
+@pytest.mark.parametrize("columns", [0, -1, 1.5])
+def test_columns_are_counted(paths, columns):
+    with pytest.raises(ValueError, match=f"columns: got {columns}, expected an integer >= 1"):
+        visualize.plot_trajectories(*paths, columns=columns)
+
+
+def test_missing_nodes_and_systems_without_extent_have_a_box_of_their_own(paths):
+    true, predicted = paths
+    true[:, 0, 2] = np.nan
+    for scale in (1.0, 0.0):
+        figure = visualize.interactive_skeletons(
+            scale * true, scale * predicted, BONDS, target_frames=(2, 4, 5, 8, 10)
+        )
+        ratio = [figure.layout.scene.aspectratio[name] for name in "xyz"]
+        assert min(ratio) > 0.9
+        assert max(ratio) == pytest.approx(1.3)
 
 
 def test_wrong_lengths_are_named(paths):

@@ -155,6 +155,11 @@ class EGNNSequential(nn.Module):
         """Reads the trajectory off the layers; see `egno_jax.apply`."""
         graph, times = _checked_inputs(graph, times)
         num_requested, num_layers = times.shape[0], self.config.num_layers
+        if not isinstance(num_requested, int):
+            raise ValueError(
+                f"times: got {num_requested} times, expected a fixed number for EGNN-S; export it "
+                "with jax.export.export(jax.jit(egno_jax.apply))(params, graph, times)"
+            )
         if num_requested > num_layers:
             raise ValueError(
                 f"times: got {num_requested}, expected at most {num_layers}: EGNN-S predicts one "

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
-from egno_jax.checks import shape_text
+from egno_jax.checks import as_count, shape_text
 from egno_jax.graph.prepare import without_layout
 from egno_jax.graph.validation import check_alike, check_indices, check_structure
 
@@ -103,10 +103,10 @@ def pad(
     num_edges = ladder_size(edges) if num_edges is None else num_edges
     num_nodes = ladder_size(nodes + 1) if num_nodes is None else num_nodes
     num_graphs = ladder_size(graphs + 1) if num_graphs is None else num_graphs
-    has_loops = num_edges > edges
-    _check_pad_size("num_nodes", num_nodes, nodes + has_loops, "the nodes and one for padding")
-    _check_pad_size("num_edges", num_edges, edges, "the edges")
-    _check_pad_size("num_graphs", num_graphs, graphs + 1, "the graphs and one of padding")
+    num_edges = _pad_size("num_edges", num_edges, edges, "the edges")
+    needed = nodes + (num_edges > edges)
+    num_nodes = _pad_size("num_nodes", num_nodes, needed, "the nodes and one for padding")
+    num_graphs = _pad_size("num_graphs", num_graphs, graphs + 1, "the graphs and one of padding")
 
     def grown(tree: Any, size: int) -> Any:
         return jax.tree.map(lambda leaf: pad_nodes(leaf, size, axis=0), tree)
@@ -141,7 +141,8 @@ def pad_nodes(array: ArrayLike, num_nodes: int, *, axis: int = -2) -> np.ndarray
         raise ValueError(
             f"array: got {shape_text(array)}, expected an axis {axis}; pass the node axis as axis="
         )
-    _check_pad_size("num_nodes", num_nodes, array.shape[axis], f"axis {axis} of the array")
+    what = f"axis {axis} of the array"
+    num_nodes = _pad_size("num_nodes", num_nodes, array.shape[axis], what)
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, num_nodes - array.shape[axis])
     return np.pad(array, widths)
@@ -155,12 +156,15 @@ def pad_times(times: ArrayLike, num_graphs: int) -> np.ndarray:
     times = np.asarray(times)
     if times.ndim != 2 or not times.shape[1]:
         raise ValueError(f"times: got {shape_text(times)}, expected [P, G] with G >= 1")
-    _check_pad_size("num_graphs", num_graphs, times.shape[1], "the columns of times")
+    num_graphs = _pad_size("num_graphs", num_graphs, times.shape[1], "the columns of times")
     return np.pad(times, [(0, 0), (0, num_graphs - times.shape[1])], mode="edge")
 
 
-def _check_pad_size(name: str, size: int, needed: int, what: str) -> None:
+def _pad_size(name: str, size: Any, needed: int, what: str) -> int:
+    """Returns a size after padding as a Python integer; raises ValueError if it is too small."""
+    size = as_count(name, size, 0)
     if size < needed:
         raise ValueError(
             f"{name}: got {size}, expected at least {needed}, for {what}; add {needed - size}"
         )
+    return size

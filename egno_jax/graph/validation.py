@@ -23,16 +23,35 @@ _NODE_KEYS = ("positions", "velocities", "features")
 
 
 def as_times(times: Any) -> Array | None:
-    """Converts times in a list or tuple to an array; returns anything else unchanged."""
+    """Converts times in a list or tuple to an array; returns anything else unchanged.
+
+    Raises:
+      ValueError: they are not an array of numbers, or integers that JAX would wrap around.
+    """
+    _check_integers_fit(times)
     if not isinstance(times, list | tuple):
         return times
     try:
         return jnp.asarray(times)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"times: got a {type(times).__name__} that is not an array ({error}), expected numbers "
             "[P] or [P, G]"
         ) from error
+
+
+def _check_integers_fit(times: Any) -> None:
+    """Raises ValueError if integers on the host are too large for JAX: int32 without x64 mode."""
+    for leaf in jax.tree.leaves(times):
+        if not isinstance(leaf, int | np.integer | np.ndarray):
+            continue
+        found = np.asarray(leaf)
+        is_integer = np.issubdtype(found.dtype, np.integer)
+        for value in found[as_jax_sees(found) != found].tolist() if is_integer else ():
+            raise ValueError(
+                f"times: got {value}, expected integers that fit int32, without x64 mode; give "
+                "floating-point times, or a larger unit of time"
+            )
 
 
 def check_structure(graph: jraph.GraphsTuple, times: Array | None = None) -> None:

@@ -78,7 +78,7 @@ class FitResult(NamedTuple):
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The validation error, or more losses or gradients than allowed, became NaN or infinite."""
+    """The validation error, the metric that selects, or too many losses are NaN or infinite."""
 
 
 def fit(
@@ -466,11 +466,16 @@ def _evaluate(run: _Run, state: TrainState, progress: _Progress) -> dict[str, An
     record |= entries_of(found)
     name = run.settings["selection"]["select_by"]
     score = math.nan if record[name] is None else record[name]
-    if not math.isfinite(f_mse + a_mse + score):
-        named = "" if name == "f_mse" else f" and {name} {score}"
+    if not math.isfinite(f_mse + a_mse):
         raise NonFiniteLossError(
-            f"step {progress.step}: the error on the validation set is {f_mse}{named}; the last "
-            f"checkpoint is of step {run.checkpoints.latest_step()}; lower optimizer.learning_rate"
+            f"step {progress.step}: the error on the validation set is {f_mse}; the last "
+            f"checkpoint is {_last_checkpoint(run.directory)}; lower optimizer.learning_rate"
+        )
+    if not math.isfinite(score):
+        raise NonFiniteLossError(
+            f"step {progress.step}: the metric {name!r} is not finite on the validation set, "
+            "expected a number to select by; the last checkpoint is "
+            f"{_last_checkpoint(run.directory)}; fix the metric, or select by another"
         )
     if score < progress.best_score:
         progress.best_step, progress.best_score = progress.step, score

@@ -83,6 +83,15 @@ def test_metrics_count_every_node_once(task, batch_size):
     )
 
 
+def test_a_metric_that_is_not_finite_and_selects_is_named(task, config, tmp_path):
+    options = {"metrics": {"odd": lambda *_: Mean(jnp.nan, 1.0)}, "select_by": "odd"}
+    with pytest.raises(training.NonFiniteLossError) as error:
+        fit(tmp_path, *task, config, **options)
+    message = str(error.value)
+    assert message.startswith("step 6: the metric 'odd' is not finite on the validation set")
+    assert "None" not in message and "learning_rate" not in message
+
+
 def test_a_run_is_selected_by_a_metric_and_resumed(task, config, tmp_path):
     """The negative error selects the worst model, which the F-MSE does not."""
     options = {"metrics": METRICS, "select_by": "negative"}
