@@ -375,6 +375,19 @@ def test_arrays_are_read_by_numpy(tmp_path):
             np.testing.assert_array_equal(found[name], array)
 
 
+def test_times_that_are_missing_or_not_finite_are_said(tmp_path):
+    positions = np.random.default_rng(0).normal(size=(3, 4, 3))
+    np.savez(tmp_path / "a.npz", positions=positions, times=[0.0, np.nan, 2.0])
+    with pytest.raises(ValueError, match=r"a\.npz: time of frame 1: got nan"):
+        trajectories.read(tmp_path / "a.npz")
+    frames = [
+        ase.Atoms("Cu4", x, info={"time": 2.0 * t} if t else {}) for t, x in enumerate(positions)
+    ]
+    ase_io.write(tmp_path / "a.extxyz", frames)
+    found = trajectories.read(tmp_path / "a.extxyz")
+    assert found.times is None and "frame 0 has no time" in found.notes[0]
+
+
 @pytest.mark.parametrize(("unit", "length"), [({}, 1), ({"time_unit": "ps"}, 1000)])
 def test_velocities_are_in_the_time_unit_of_their_file(unit, length, tmp_path):
     positions, velocities = np.random.default_rng(0).normal(size=(2, 3, 4, 3))

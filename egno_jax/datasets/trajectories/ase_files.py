@@ -119,7 +119,10 @@ def _recording(path: pathlib.Path, frames: list[ase.Atoms]) -> Recording:
     if velocities is not None:
         notes.append(f"velocities from {origin}")
     times = [next((a.info[k] for k in _TIMES if k in a.info), None) for a in frames]
-    has_times = all(isinstance(t, int | float | np.number) for t in times)
+    is_time = [isinstance(t, int | float | np.number) for t in times]
+    has_times = all(is_time)
+    if any(is_time) and not has_times:
+        notes.append(f"frame {is_time.index(False)} has no time, so no times of the file are used")
     fixed = np.zeros(len(first), bool)
     for constraint in first.constraints:
         if type(constraint).__name__ == "FixAtoms":

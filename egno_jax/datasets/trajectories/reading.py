@@ -91,6 +91,11 @@ def check_file(path: pathlib.Path) -> None:
 
 
 def _check_finite(recording: Recording) -> None:
+    for frame in np.flatnonzero(~np.isfinite(() if recording.times is None else recording.times)):
+        raise ValueError(
+            f"{recording.source}: time of frame {frame}: got {recording.times[frame]}, expected a "
+            "finite number"
+        )
     for name in ("positions", "velocities"):
         array = getattr(recording, name)
         if array is not None and not np.isfinite(array).all():
