@@ -229,13 +229,17 @@ def _why_not(kind: str, graph: jraph.GraphsTuple, node_mask: Any) -> str | None:
         return None
     if node_mask is not None and np.any(node_mask & ~_of_first_graph(graph, node_mask)):
         return "a sample has several graphs, expected one, and padding"
-    repeated = _first_repeated(graph, node_mask)
-    if repeated is None:
-        return None
-    return (
-        f"edge {repeated} connects the same nodes as one before, expected at most one edge from "
-        "node to node"
-    )
+    ends, is_real = _real_edges(graph, node_mask)
+    for loop in np.flatnonzero(is_real & (ends[0] == ends[1])):
+        return f"edge {loop} connects a node with itself, expected edges between two nodes"
+    places = np.flatnonzero(is_real)
+    _, first = np.unique(ends[:, places], axis=1, return_index=True)
+    for repeated in np.setdiff1d(places, places[first]):
+        return (
+            f"edge {repeated} connects the same nodes as one before, expected at most one edge "
+            "from node to node"
+        )
+    return None
 
 
 def _of_first_graph(graph: jraph.GraphsTuple, node_mask: Any) -> Bool[np.ndarray, "S N"]:
@@ -246,10 +250,12 @@ def _of_first_graph(graph: jraph.GraphsTuple, node_mask: Any) -> Bool[np.ndarray
     return np.arange(np.shape(node_mask)[1]) < np.asarray(graph.n_node)[:, :1]
 
 
-def _first_repeated(graph: jraph.GraphsTuple, node_mask: Any = None) -> int | None:
-    """Returns an edge between the same nodes as an earlier one, except in padding.
+def _real_edges(
+    graph: jraph.GraphsTuple, node_mask: Any = None
+) -> tuple[Int[np.ndarray, "2 E"], Bool[np.ndarray, "E"]]:
+    """Returns receivers and senders of all edges, and which edges are none of padding.
 
-    Padding may repeat edges: its nodes may have any values. It is a graph of self-loops alone
+    Nodes of padding may have any values. Padding is a graph of self-loops alone
     (`egno_jax.graph.pad`), or in stacked graphs what comes after the first graph of a sample. An
     edge to a periodic image of the same node is no self-loop.
     """
@@ -264,10 +270,7 @@ def _first_repeated(graph: jraph.GraphsTuple, node_mask: Any = None) -> int | No
         if shifts is not None:
             is_loop &= ~np.any(np.asarray(shifts) != 0, axis=1)
         is_real = np.bincount(owner, ~is_loop, len(graph.n_edge))[owner] > 0
-    places = np.flatnonzero(is_real)
-    _, first = np.unique(np.stack([receivers, senders])[:, places], axis=1, return_index=True)
-    rest = np.setdiff1d(places, places[first])
-    return int(rest[0]) if rest.size else None
+    return np.stack([receivers, senders]), is_real
 
 
 def _is_uniform(graph: jraph.GraphsTuple) -> bool:
@@ -324,13 +327,13 @@ def _blocks(graph: jraph.GraphsTuple) -> Blocks:
     local = np.arange(total) - np.repeat(np.cumsum(n_node) - n_node, n_node)
     nodes = np.full((graphs, size), NOWHERE, np.int32)
     nodes[ids, local] = np.arange(total)
-    senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
-    edges = np.full((graphs, size, size), NOWHERE, np.int32)
-    edges[ids[receivers], local[receivers], local[senders]] = np.arange(num_edges)
+    senders, receivers = (local[np.asarray(x)] for x in (graph.senders, graph.receivers))
+    edges = _pairs(ids[np.asarray(graph.receivers)], senders, receivers, (graphs, size))
     is_node = nodes < NOWHERE
     is_uniform = bool(is_node.all())
+    is_complete = np.array_equal(edges.ravel(), np.arange(num_edges))
     return Blocks(
-        edges=None if is_complete(edges) else edges,
+        edges=None if is_complete else edges,
         nodes=None if is_uniform else nodes,
         places=None if is_uniform else (ids * size + local).astype(np.int32),
         is_node=is_node,
@@ -338,13 +341,19 @@ def _blocks(graph: jraph.GraphsTuple) -> Blocks:
     )
 
 
-def is_complete(edges: Int[np.ndarray, "G n n"]) -> bool:
-    """Returns whether graphs are complete, without loops, sorted by receiver, then sender."""
-    graphs, size, _ = edges.shape
-    is_loop = np.eye(size, dtype=bool)
-    ordered = np.arange(graphs * size * (size - 1)).reshape(graphs, -1)
-    is_ordered = np.array_equal(edges[:, ~is_loop], ordered)
-    return size > 1 and is_ordered and bool((edges[:, is_loop] == NOWHERE).all())
+def _pairs(
+    graphs: Int[np.ndarray, "E"],
+    senders: Int[np.ndarray, "E"],
+    receivers: Int[np.ndarray, "E"],
+    shape: tuple[int, int],
+) -> Int[np.ndarray, "G n m"]:
+    """Returns the edges of `Blocks`; self-loops, of padding, are left out."""
+    num_graphs, size = shape
+    edges = np.full((num_graphs, size, size - 1), NOWHERE, np.int32)
+    kept = np.flatnonzero(senders != receivers)
+    senders, receivers = senders[kept], receivers[kept]
+    edges[graphs[kept], receivers, senders - (senders > receivers)] = kept
+    return edges
 
 
 def segments_of(
@@ -419,11 +428,11 @@ def stacked_layout(
 def _stacked_blocks(senders: np.ndarray, receivers: np.ndarray, is_node: np.ndarray) -> Blocks:
     samples, num_edges = senders.shape
     size = is_node.shape[1]
-    edges = np.full((samples, size, size), NOWHERE, np.int32)
+    ids = np.repeat(np.arange(samples), num_edges)
     # Edges of padding may repeat: they change no real node.
-    edges[np.arange(samples)[:, None], receivers, senders] = np.arange(num_edges)
-    first = edges[:1]
-    all_complete = is_complete(first) and (edges == first).all()
+    edges = _pairs(ids, senders.ravel(), receivers.ravel(), (samples, size))
+    all_complete = np.array_equal(edges.ravel(), np.arange(samples * num_edges))
+    edges = np.where(edges < NOWHERE, edges % num_edges, NOWHERE)
     return Blocks(None if all_complete else edges, None, None, is_node, num_edges)
 
 

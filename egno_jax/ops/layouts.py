@@ -181,13 +181,13 @@ def _take_rows(values: Float[Array, "P N C"], indices: Int[Array, "E"]) -> Float
 )
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """All pairs of n nodes of each of G graphs; nodes are `[n, G]`, edges `[n, n, G]`.
+    """All pairs of n nodes of each of G graphs; nodes are `[n, G]`, edges `[n, n - 1, G]`.
 
-    The first axis of edges is the receiver, the second the sender.
+    The first axis of edges is the receiver, the second all other nodes in their order, the senders.
 
     Attributes:
-      edges: `[G, n, n]`, which of the graph's edges each pair is, counted from the first edge of
-        the batch; `NOWHERE` for pairs without an edge. None: every graph is complete, with its
+      edges: `[G, n, n - 1]`, which of the graph's edges each pair is, counted from the first edge
+        of the batch; `NOWHERE` for pairs without an edge. None: every graph is complete, with its
         edges sorted by receiver, then sender.
       nodes: `[G, n]`, which of the N nodes each place holds, or `NOWHERE`; None: all G graphs have
         n nodes, in order.
@@ -196,7 +196,7 @@ class Blocks:
       num_edges: E, the number of edges that the layout is for.
     """
 
-    edges: Int[Array, "G n n"] | None
+    edges: Int[Array, "G n m"] | None
     nodes: Int[Array, "G n"] | None
     places: Int[Array, "N"] | None
     is_node: Bool[Array, "G n"]
@@ -206,29 +206,32 @@ class Blocks:
         """See `Layout`."""
         return values[:, :, None]
 
-    def of_senders(self, values: Float[Array, "P n G C"]) -> Float[Array, "P 1 n G C"]:
+    def of_senders(self, values: Float[Array, "P n G C"]) -> Float[Array, "P n m G C"]:
         """See `Layout`."""
-        return values[:, None]
+        size = values.shape[1]
+        is_after = np.arange(size - 1) >= np.arange(size)[:, None]  # sender after receiver
+        return jnp.where(is_after[..., None, None], values[:, None, 1:], values[:, None, :-1])
 
-    def to_receivers(self, values: Float[Array, "P n n G C"]) -> Float[Array, "P n G C"]:
+    def to_receivers(self, values: Float[Array, "P n m G C"]) -> Float[Array, "P n G C"]:
         """See `Layout`."""
-        dtype = jnp.result_type(values.dtype, jnp.float32)
-        return jnp.sum(jnp.where(self._mask(), values, 0), axis=2, dtype=dtype).astype(values.dtype)
-
-    def edge_features(self, features: Float[Array, "E D"]) -> Float[Array, "n n G D"]:
-        """See `Layout`."""
-        graphs, size = self.is_node.shape
         if self.edges is not None:
-            dense = jnp.take(features, self.edges, axis=0, mode="fill", fill_value=0)
-        else:  # put zeros before each n edges: they are the diagonal
-            rows = features.reshape(graphs, size - 1, size, -1)
-            rows = jnp.pad(rows, ((0, 0), (0, 0), (1, 0), (0, 0))).reshape(graphs, size**2 - 1, -1)
-            dense = jnp.pad(rows, ((0, 0), (0, 1), (0, 0)))
-        return jnp.moveaxis(dense.reshape(graphs, size, size, -1), 0, 2)
+            values = jnp.where(self._is_edge(), values, 0)
+        dtype = jnp.result_type(values.dtype, jnp.float32)
+        return jnp.sum(values, axis=2, dtype=dtype).astype(values.dtype)
+
+    def edge_features(self, features: Float[Array, "E D"]) -> Float[Array, "n m G D"]:
+        """See `Layout`."""
+        if self.edges is not None:
+            features = jnp.take(features, self.edges, axis=0, mode="fill", fill_value=0)
+        graphs, size = self.is_node.shape
+        return jnp.moveaxis(features.reshape(graphs, size, size - 1, features.shape[-1]), 0, 2)
 
     def in_degree(self, dtype: Any) -> Float[Array, "n G 1"]:
         """See `Layout`."""
-        return jnp.sum(self._mask(), axis=1, dtype=dtype)
+        if self.edges is not None:
+            return jnp.sum(self._is_edge(), axis=1, dtype=dtype)
+        graphs, size = self.is_node.shape
+        return jnp.full((size, graphs, 1), size - 1, dtype)
 
     def to_blocks(self, values: Float[Array, "P N C"]) -> Float[Array, "P n G C"]:
         """Arranges values of nodes; places without a node hold zeros."""
@@ -258,10 +261,7 @@ class Blocks:
             edges = edges + _offsets(self.num_edges, edges)
         return dataclasses.replace(self, edges=edges, num_edges=samples * self.num_edges)
 
-    def _mask(self) -> Bool[Array, "n n G 1"]:
-        size = self.is_node.shape[1]
-        if self.edges is None:
-            return ~jnp.eye(size, dtype=bool)[..., None, None]
+    def _is_edge(self) -> Bool[Array, "n m G 1"]:
         return jnp.moveaxis(self.edges < NOWHERE, 0, -1)[..., None]
 
 

@@ -248,7 +248,7 @@ def test_apply_prepares_a_graph_that_it_can_read(monkeypatch):
     others = {"mass": np.ones(12, np.float32)}  # the model does not use it
     graph = graph._replace(nodes={**graph.nodes, **others})
     found = egno_jax.apply(params, graph, TIMES)
-    assert [shape[1:4] for shape in seen] == [(4, 4, 3), (4, 4, 3)]
+    assert [shape[1:4] for shape in seen] == [(4, 3, 3), (4, 3, 3)]
     helpers.assert_trees_close(found, expected, 1e-5)
 
 
@@ -407,7 +407,7 @@ def test_samples_of_several_graphs_are_refused_in_blocks():
     assert graph_lib.stacked_layout(many.graph, many.node_mask, "tpu") is None
 
 
-def test_loops_after_all_other_edges_are_kept():
+def test_graphs_with_self_loops_are_arranged_otherwise_than_by_blocks():
     rng = np.random.default_rng(0)
     graph = one_graph(rng, 4, 1)
     edges = graph_lib.Edges(
@@ -418,9 +418,11 @@ def test_loops_after_all_other_edges_are_kept():
     nodes = [graph.nodes[name] for name in ("positions", "velocities", "features")]
     graph = graph_lib.build(*nodes, edges)
     params = helpers.random_params(np.random.default_rng(0), RUN_MODEL)
-    found, expected = (
-        helpers.apply(params, graph_lib.prepare(graph, kind), TIMES) for kind in ("blocks", "none")
-    )
+    with pytest.raises(ValueError, match=r"kind: got 'blocks', but edge 12 connects a node with"):
+        graph_lib.prepare(graph, "blocks")
+    prepared = graph_lib.prepare(graph, "tpu")
+    assert isinstance(graph_lib.layout_of(prepared), ops.Incidence)
+    found, expected = (helpers.apply(params, each, TIMES) for each in (prepared, graph))
     helpers.assert_trees_close(found, expected, 1e-5)
 
 
