@@ -179,7 +179,9 @@ def _samples(
 
 def task(data: DataConfig) -> str:
     """Returns the name of the task that the settings define."""
-    fields = ("atoms", "graph", "bond_cutoff", "num_train", "num_test", "window", "num_targets")
+    fields = ["atoms", "graph", "bond_cutoff", "num_train", "num_test", "window", "num_targets"]
+    fields += ["margin"] if data.split == "random" else []
+    fields += ["radius"] if data.graph == "radius" else []
     return data_settings.named(
         data.molecule,
         {"random": "random frames", "blocks": "blocks of time"}[data.split],

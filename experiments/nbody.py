@@ -89,6 +89,15 @@ class NBodyConfig(RunConfig):
     preset: str = "quick"
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
 
+    def __post_init__(self) -> None:
+        noise = self.training.noise
+        if self.data.orbits and (noise.positions or noise.velocities):
+            raise ValueError(
+                f"NBodyConfig: got data.orbits=True and training.noise of positions "
+                f"{noise.positions}, velocities {noise.velocities}, expected only one of them: the "
+                "features of orbits would reveal the state without noise"
+            )
+
 
 PUBLISHED = (
     Published("EGNN", 0.0071, None, REPORTED),

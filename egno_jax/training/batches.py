@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from egno_jax import ops
+from egno_jax.checks import as_count
 from egno_jax.datasets.argument_checks import check_choice
 from egno_jax.datasets.base import Batch, Samples, num_samples, prepared, take
 from egno_jax.datasets.buckets import Buckets, by_size
@@ -155,7 +156,7 @@ def time_indices(
     Args:
       key: a random key.
       num_times: P, the number of targets.
-      num_kept: Q, the number that is drawn, at most P.
+      num_kept: Q, the number that is drawn, from 1 to P.
       batch_size: B.
       kind: `subsets`: any Q times, all equally likely; `grids`: Q equally spaced indices, of a
         spacing and from an offset that are drawn.
@@ -164,6 +165,7 @@ def time_indices(
       `[Q, B]`, increasing along Q.
     """
     check_choice("kind", kind, ("subsets", "grids"))
+    num_kept = as_count("num_kept", num_kept, 1, num_times)
     if kind == "subsets":
         order = jnp.argsort(jax.random.uniform(key, (num_times, batch_size)), axis=0)
         return jnp.sort(order[:num_kept], axis=0)

@@ -32,9 +32,11 @@ class OptimizerConfig:
     Attributes:
       learning_rate: the peak learning rate.
       schedule: what follows the warm-up. `constant`; `cosine`: falls to `final_fraction` of the
-        peak at the last step; `halving`: halves every `halve_every` steps; `hold`: stays at the
-        peak until the last `decay_fraction` of the run, then falls as `cosine` does.
-      warmup_steps: steps over which the learning rate rises linearly from 0.
+        peak, which it would reach one step after the last; `halving`: halves every `halve_every`
+        steps; `hold`: stays at the peak until the last `decay_fraction` of the run, then falls as
+        `cosine` does.
+      warmup_steps: steps over which the learning rate rises linearly from 0; a run that is shorter
+        never reaches the peak.
       final_fraction: where the cosine ends, as a fraction of the peak.
       halve_every: steps between two halvings.
       decay_fraction: the part of the run in which `hold` falls.
@@ -130,7 +132,7 @@ def clip_by_history(length: int) -> optax.GradientTransformation:
     """Scales gradients that are longer than is usual down to what is.
 
     The longest that is not scaled is `1.5 mean + 2 std` of the last `length` norms; the first
-    `length` gradients are not scaled.
+    `length` gradients, and those after norms that are all 0, are not scaled.
 
     Source: Hoogeboom et al., "Equivariant Diffusion for Molecule Generation in 3D", ICML 2022, the
     queue of gradient norms in its code.
@@ -142,7 +144,8 @@ def clip_by_history(length: int) -> optax.GradientTransformation:
     def update(updates: Any, state: HistoryState, params: Any = None) -> tuple[Any, HistoryState]:
         norm = optax.tree.norm(updates).astype(jnp.float32)
         usual = 1.5 * jnp.mean(state.norms) + 2 * jnp.std(state.norms)
-        longest = jnp.where(state.count < length, jnp.inf, usual)
+        is_known = (state.count >= length) & (usual > 0)
+        longest = jnp.where(is_known, usual, jnp.inf)
         scale = jnp.where(norm > longest, longest / norm, 1.0)
         norms = state.norms.at[state.count % length].set(jnp.minimum(norm, longest))
         scaled = jax.tree.map(lambda x: (scale * x).astype(x.dtype), updates)

@@ -10,6 +10,7 @@ import math
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -337,12 +338,25 @@ def _start(run: _Run, params: Params, resume: bool) -> tuple[TrainState, _Progre
     restored, record = run.checkpoints.restore_newest(
         state, check_record=lambda record: _check_settings(run, params, record["settings"])
     )
+    _warn_of_changes(run, record.get("made_with", {}))  # not in checkpoints of 0.1
     state = run.trainer.place(restored)
     progress = _Progress(**{"best_score": record["progress"]["best_f_mse"], **record["progress"]})
     if progress.best_step == progress.step:
         # The run may have ended between this checkpoint and the best model that it belongs to.
         _save_best(run, state)
     return state, progress
+
+
+def _warn_of_changes(run: _Run, saved: dict[str, str]) -> None:
+    """Warns if a run is resumed with other data, or another loss, than it was started with."""
+    found = run.trainer.made_with
+    changed = [name for name, value in saved.items() if found.get(name) != value]
+    if changed:
+        warnings.warn(
+            f"{', '.join(changed)}: got others than the run in {run.directory} was started with, "
+            "and resumes with them; start a new run if you did not mean this",
+            stacklevel=4,
+        )
 
 
 def _check_settings(run: _Run, params: Params, saved: dict[str, Any]) -> None:
@@ -431,6 +445,7 @@ def _save_best(run: _Run, state: TrainState) -> None:
 
 def _save_checkpoint(run: _Run, state: TrainState, progress: _Progress) -> None:
     record = {"progress": dataclasses.asdict(progress), "settings": run.settings}
+    record["made_with"] = run.trainer.made_with
     run.checkpoints.save(state, record)
 
 

@@ -78,3 +78,8 @@ def digests(data: Any, name: str) -> dict[str, str]:
         digest = hashlib.sha256(part.tobytes()).hexdigest()[:12]
         found[f"{name}{jax.tree_util.keystr(path)}"] = f"{array.dtype} {[*array.shape]} {digest}"
     return found
+
+
+def digest(data: Any) -> str:
+    """Returns one hash of all arrays of a tree, see `digests`."""
+    return hashlib.sha256(json.dumps(digests(data, "")).encode()).hexdigest()[:16]

@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 
 from egno_jax import model
-from egno_jax.datasets.base import Batch, Samples, at_times, num_samples, prepared
+from egno_jax.datasets.base import Batch, Samples, at_times, check_structure, num_samples, prepared
 from egno_jax.datasets.buckets import Buckets, by_size, padding_share
 from egno_jax.metrics import Errors
 from egno_jax.model import Params
@@ -40,6 +40,7 @@ from egno_jax.training.config import TrainingConfig, make_optimizer
 from egno_jax.training.devices import MeshShape, constrain, make_mesh, map_shares, replicate, using
 from egno_jax.training.flat import FlatParams, flatten, flatten_like, unflatten
 from egno_jax.training.objective import LossFn, Metrics, measure, mse_loss, velocity_weight
+from egno_jax.training.processes import digest
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -126,6 +127,7 @@ def train_chunk(
     Returns the state after, and the metrics of each step, `[K]`. The buffers of the state before
     are donated and must not be used again.
     """
+    check_structure(samples)
     draw = BucketSampler(state.sampler_key, num_samples(samples), config.batch_size)
     step = int(state.step)
     indices = np.stack([draw(number)[1] for number in range(step, step + num_steps)])
@@ -289,6 +291,7 @@ class Trainer:
                 "expected a mesh and a stream; make one with make_mesh"
             )
         self._mesh, self._config, self._loss_fn, self._metrics = mesh, config, loss_fn, metrics
+        self._given = train, valid
         self._draw = sampler_of(train, sampler_key(config), config.batch_size)
         self.steps_per_epoch, self.seconds_waited = self._draw.steps_per_epoch, 0.0
         self._origins = self._mean_nodes = self._stream = None
@@ -302,6 +305,13 @@ class Trainer:
             self._stream = Stream(train, sampler_key(config), config, mesh)
         else:
             self._resident = [place(prepared(part), mesh) for part in by_size(train)]
+
+    @functools.cached_property
+    def made_with(self) -> dict[str, str]:
+        """A digest of each data set, and the name of the loss."""
+        train, valid = self._given
+        name = getattr(self._loss_fn, "__qualname__", type(self._loss_fn).__name__)
+        return {"train": digest(train), "valid": digest(valid), "loss_fn": name}
 
     def place(self, state: TrainState) -> TrainState:
         """Places a state on all devices; on an accelerator its weights are flat from then on."""

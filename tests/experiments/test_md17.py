@@ -262,3 +262,11 @@ def test_configs_see_times_1_to_p_of_the_original_data():
         assert config.data == preset("original").data
     for name in ("quick-no-global", "paper"):
         assert preset(name).model == preset("original").model
+
+
+def test_settings_that_change_the_test_set_or_the_graph_change_the_task():
+    usual = md17.task(md17.DataConfig(split="random", graph="radius"))
+    for changed in ({"margin": 0}, {"radius": 2.0}):
+        assert md17.task(md17.DataConfig(split="random", graph="radius", **changed)) != usual
+    blocks = md17.DataConfig(split="blocks", graph="bonds")
+    assert md17.task(dataclasses.replace(blocks, margin=0, radius=2.0)) == md17.task(blocks)

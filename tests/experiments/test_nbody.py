@@ -215,3 +215,9 @@ def test_paper_preset_differs_from_the_original_in_optimisation_alone():
     assert paper.model == original.model
     assert dataclasses.replace(paper.data, time_reversal=False) == original.data
     assert paper.model == preset("quick").model and paper.data == preset("quick").data
+
+
+def test_orbits_and_noise_are_refused_together():
+    noisy = training.TrainingConfig(noise=training.NoiseConfig(positions=0.1))
+    with pytest.raises(ValueError, match=r"NBodyConfig: got data.orbits=True and training.noise"):
+        nbody.NBodyConfig(data=nbody.DataConfig(orbits=True), training=noisy)

@@ -278,6 +278,19 @@ def test_a_longer_run_is_begun_from_the_best_model(task, config, whole_run):
         fit(whole_run[0], *task, longer, resume=True)
 
 
+def test_other_data_or_another_loss_is_said_when_a_run_is_resumed(task, config, tmp_path):
+    params, train, valid = task
+    fit(tmp_path, *task, config)
+    moved = train._replace(positions=train.positions + 1)
+
+    def loss(model, params, batch):
+        return training.mse_loss(model, params, batch)
+
+    with pytest.warns(UserWarning, match=r"^train, loss_fn: got others than the run in"):
+        fit(tmp_path, params, moved, valid, config, resume=True, loss_fn=loss)
+    fit(tmp_path, *task, config, resume=True)  # warnings are errors
+
+
 def test_the_directory_of_a_run_loads_as_its_best_model(whole_run):
     found, best = (egno_jax.load(place) for place in (whole_run[0], whole_run[0] / "best"))
     assert jax.tree.all(jax.tree.map(np.array_equal, found.weights, best.weights))

@@ -153,3 +153,12 @@ def test_the_history_is_part_of_the_optimizer_and_of_its_state():
     state = optimizer.init(TREE)
     _, state = optimizer.update(jax.tree.map(jnp.ones_like, TREE), state, TREE)
     assert any(np.allclose(x, [6**0.5, 0]) for x in jax.tree.leaves(state) if x.shape == (2,))
+
+
+def test_zero_gradients_do_not_stop_training_for_ever():
+    clip = training.clip_by_history(2)
+    state, found = clip.init(jnp.zeros(1)), []
+    for gradient in (0.0, 0.0, 1.0, 1.0):
+        update, state = clip.update(jnp.full(1, gradient), state)
+        found.append(float(update[0]))
+    assert found == [0, 0, 1, 1]

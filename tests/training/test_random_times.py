@@ -115,3 +115,9 @@ def test_more_times_than_there_are_targets(task, tmp_path):
     with pytest.raises(ValueError, match=r"num_times: got \(2, 8\), expected at most 2"):
         training.fit(tmp_path / "run", *task, config)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["subsets", "grids"])
+def test_more_times_than_there_are_are_refused(kind):
+    with pytest.raises(ValueError, match=r"num_kept: got 6, expected an integer"):
+        time_indices(jax.random.key(0), 4, 6, 2, kind=kind)

@@ -147,3 +147,12 @@ def test_evaluation_checks_its_data(task, damage):
     message = {"empty": "samples: got none", "nan": "positions: got NaN", "batch_size": "got 0"}
     with pytest.raises(ValueError, match=message[damage]):
         evaluate(params, valid, batch_size=batch_size)
+
+
+def test_buckets_are_refused_where_one_size_is_needed(task, config):
+    params, train, _ = task
+    buckets = datasets.bucketed([train], num_buckets=1)
+    with pytest.raises(
+        ValueError, match=r"samples: got Buckets, expected egno_jax.datasets.Samples"
+    ):
+        train_chunk(init_state(params, config), buckets, config, 1)
