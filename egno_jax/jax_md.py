@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import jraph
 
 from egno_jax import graph as graph_lib
-from egno_jax.checks import as_window_times
+from egno_jax.checks import as_window_times, check_unit
 from egno_jax.model import Params, apply, check_params
 
 if TYPE_CHECKING:
@@ -60,10 +60,12 @@ def window(
       velocity_unit: the unit of the graph's velocities in that of the simulation.
 
     Raises:
-      ValueError: times are not valid, or the state has no position, momentum or mass.
+      ValueError: times or units are not valid, or the state has no position, momentum or mass.
     """
     check_params(params)
     times = jnp.asarray(as_window_times(times))
+    check_unit("time_unit", time_unit)
+    check_unit("velocity_unit", velocity_unit)
     if supervised_velocities is None:
         supervised_velocities = params.predicts_velocities
 
@@ -76,14 +78,11 @@ def window(
         if supervised_velocities:
             velocity = found.velocities[-1, :count] * velocity_unit
         else:
-            last_step = jnp.diff(times, prepend=0)[-1] * time_unit
-            velocity = (path[-1] - path[-2]) / last_step
+            velocity = (path[-1] - path[-2]) / (jnp.diff(times, prepend=0)[-1] * time_unit)
         position = state.position + moved if shift_fn is None else shift_fn(state.position, moved)
         momentum = (state.mass * velocity).astype(state.momentum.dtype)
-        changes = {"position": position, "momentum": momentum}
-        if force_fn is not None:
-            changes["force"] = force_fn(position)
-        return dataclasses.replace(state, **changes)
+        changes = {} if force_fn is None else {"force": force_fn(position)}
+        return dataclasses.replace(state, position=position, momentum=momentum, **changes)
 
     return _checked_state, apply_fn
 

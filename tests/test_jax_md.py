@@ -12,9 +12,6 @@ from egno_jax import graph as graph_lib
 from egno_jax import rolling
 from egno_jax.jax_md import window
 
-simulate = pytest.importorskip("jax_md.simulate")
-space = pytest.importorskip("jax_md.space")
-
 TIMES = np.array([1.0, 2.0, 4.0], np.float32)
 CELL = 4.0
 UNIT = {"velocity_unit": 0.5, "time_unit": 2.0}
@@ -34,6 +31,8 @@ def system():
 
 
 def test_a_window_is_a_step_of_a_simulation():
+    simulate = pytest.importorskip("jax_md.simulate")
+    space = pytest.importorskip("jax_md.space")
     graph, params = system()
     displacement, shift = space.periodic(CELL, wrapped=False)
     del displacement
@@ -72,3 +71,7 @@ def test_wrong_inputs_are_refused():
         window(params, [2.0, 1.0], lambda state: graph)
     with pytest.raises(ValueError, match=r"state: got float without \['position'"):
         window(params, TIMES, lambda state: graph)[0](1.0)
+    for name in ("time_unit", "velocity_unit"):
+        for unit in (0.0, -1.0, np.nan, np.inf):
+            with pytest.raises(ValueError, match=f"{name}: got {unit}, expected a finite"):
+                window(params, TIMES, lambda state: graph, **{name: unit})

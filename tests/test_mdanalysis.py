@@ -58,3 +58,36 @@ def test_a_selection_and_a_cell_can_be_given():
 def test_wrong_inputs_are_refused(positions, times, match):
     with pytest.raises(ValueError, match=match):
         universe_of(universe(), positions, times)
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_times_are_judged_relative_to_their_step(scale):
+    positions, unit = np.zeros((4, 4, 3)), 1e-3 / scale
+    found = universe_of(universe(), positions, scale * np.arange(4), time_unit=unit)
+    assert found.trajectory.dt == pytest.approx(1e-3)
+    with pytest.raises(ValueError, match=r"times: got .*evenly"):
+        universe_of(universe(), positions, scale * np.array([0, 1, 2, 4.0]), time_unit=unit)
+
+
+def test_times_keep_double_precision():
+    found = universe_of(universe(), np.zeros((4, 4, 3)), 1e8 + np.arange(4), time_unit=1)
+    assert [ts.time for ts in found.trajectory] == [1e8, 1e8 + 1, 1e8 + 2, 1e8 + 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        *[({"time_unit": unit}, "time_unit: got") for unit in (0.0, -1.0, np.nan, np.inf)],
+        ({"velocities": np.full((1, 4, 3), np.nan)}, "velocities: got nan"),
+        ({"velocities": np.full((1, 4, 3), 1e30), "time_unit": 1e-20}, "velocities: got inf"),
+        ({"dimensions": [5, 5, 0, 90, 90, 90]}, "dimensions: got .* above 0"),
+        ({"dimensions": [5, 5, np.nan, 90, 90, 90]}, "dimensions: got .* finite"),
+        ({"dimensions": [5, -5, 5, 90, 90, 90]}, "dimensions: got .* above 0"),
+        ({"dimensions": [5, 5, 5]}, r"dimensions: got .* \[3\]"),
+        ({"times": [np.nan]}, "times: got"),
+        ({"times": None}, "times: got"),
+    ],
+)
+def test_numbers_without_meaning_are_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        universe_of(universe(), np.zeros((1, 4, 3)), **{"times": [0.0], **options})

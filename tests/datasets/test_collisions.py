@@ -120,3 +120,33 @@ def test_what_does_not_exist_is_named(motion, monkeypatch):
         collisions.samples(motion, box=collisions.BOX, target_frames=(8, 65))
     with pytest.raises(ValueError, match="num_spheres: got 60, for which no placement"):
         collisions.draw_states(0, 1, num_spheres=60)
+
+
+@pytest.mark.parametrize("box", [0.0, -2.0, np.nan, np.inf, 1.0])
+def test_samples_refuse_a_box_that_does_not_hold_the_spheres(motion, box):
+    with pytest.raises(ValueError, match=f"box: got {box}, expected"):
+        collisions.samples(motion, box=box, target_frames=(8,))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_boxes": 0}, "num_boxes: got 0"),
+        ({"num_boxes": 1.5}, r"num_boxes: got 1\.5"),
+        ({"num_spheres": 0}, "num_spheres: got 0"),
+        ({"num_spheres": 2.0}, r"num_spheres: got 2\.0"),
+        ({"radius": 0.0}, r"radius, box: got 0\.0"),
+        ({"radius": 1.0}, r"radius, box: got 1\.0 and 2\.0"),
+        ({"radius": np.nan}, "radius, box: got nan"),
+        ({"box": np.inf}, "radius, box: got 0.25 and inf"),
+        ({"speed": -1.0}, r"speed: got -1\.0"),
+        ({"speed": np.nan}, "speed: got nan"),
+    ],
+)
+def test_states_that_cannot_be_drawn_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        collisions.draw_states(0, **{"num_boxes": 1, **change})
+
+
+def test_spheres_may_be_at_rest():
+    assert not collisions.draw_states(0, 2, speed=0)[1].any()

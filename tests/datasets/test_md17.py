@@ -703,6 +703,7 @@ def test_what_is_said_to_be_needed_is_enough():
     [
         ({"sizes": (1, 2)}, "sizes"),
         ({"sizes": (1, 2, 0)}, "sizes"),
+        ({"sizes": (20.5, 10, 10)}, "sizes"),
         ({"window": 0}, "window"),
         ({"fractions": (0.5, 0.6, 0.1)}, "fractions"),
         ({"fractions": (1.0, 0.0, 0.0)}, "fractions"),
@@ -713,6 +714,9 @@ def test_impossible_splits_are_refused(options, message):
         md17.block_starts(60_000, **options)
     with pytest.raises(ValueError, match="margin: got -1"):
         md17.random_starts(60_000, margin=-1)
+    for draw in (md17.random_starts, md17.block_starts):
+        with pytest.raises(ValueError, match=r"num_frames: got 60000\.5"):
+            draw(60_000.5)
 
 
 # The whole

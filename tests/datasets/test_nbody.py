@@ -197,6 +197,19 @@ def test_time_reversed_frames_are_found_by_simulating_back(seed, num_particles, 
     np.testing.assert_array_equal(backward.positions[:, ::-1], forward.positions)
 
 
+@pytest.mark.parametrize("interaction", [nbody.COULOMB, nbody.SPRINGS])
+def test_a_particle_alone_moves_along_a_line(interaction):
+    x, v, couplings = random_system(0, num_particles=1)
+    assert not nbody.forces(x, couplings, interaction=interaction).any()
+    options = {"interaction": interaction, "num_frames": 3, "frame_spacing": 2, "dt": 0.01}
+    found = nbody.simulate(x, v, couplings, **options)
+    for frame in range(3):
+        np.testing.assert_allclose(found.positions[:, frame], x + 0.02 * (frame + 1) * v)
+        np.testing.assert_array_equal(found.velocities[:, frame], v)
+    energies = nbody.energy(x, v, couplings, interaction=interaction)
+    np.testing.assert_allclose(energies, (v**2).sum((1, 2)) / 2)
+
+
 def test_systems_do_not_depend_on_their_company(monkeypatch):
     x, v, couplings = random_system(3, num_systems=7)
     together = nbody.simulate(x, v, couplings, num_frames=2, frame_spacing=40)

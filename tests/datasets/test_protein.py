@@ -510,6 +510,8 @@ def test_splits_that_cannot_be_made_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             protein.block_starts(98, **wrong)
+    with pytest.raises(ValueError, match=r"num_frames: got 100\.5, expected an integer"):
+        protein.block_starts(100.5)
 
 
 # Adenylate kinase; the real files are not read in tests

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from egno_jax.checks import as_count, as_seed
+from egno_jax.checks import as_count, as_seed, is_finite
 from egno_jax.datasets import cache
 from egno_jax.datasets.argument_checks import check_choice, check_frames
 from egno_jax.datasets.base import Samples
-from egno_jax.datasets.collisions.events import Motion, simulate
+from egno_jax.datasets.collisions.events import Motion, check_radius, simulate
 from egno_jax.datasets.cutting import samples_from_frames
 from egno_jax.datasets.npz import PathLike
 from egno_jax.graph import Edges
@@ -86,9 +86,15 @@ def draw_states(
     """Draws positions and velocities `[S, N, 3]`: uniform without overlap, of uniform direction.
 
     Box s does not depend on the number of boxes. All velocities have the length `speed`. Raises
-    `ValueError` if no placement without overlap was found, or the seed is not from 0 to 2^32 - 1.
+    `ValueError` if no placement without overlap was found, the seed is not from 0 to 2^32 - 1, or
+    another argument is out of range.
     """
     seed = as_seed("seed", seed)
+    num_boxes = as_count("num_boxes", num_boxes)
+    num_spheres = as_count("num_spheres", num_spheres)
+    check_radius(radius, box)
+    if not (is_finite(speed) and speed >= 0):
+        raise ValueError(f"speed: got {speed}, expected a finite number of at least 0")
     drawn = [
         _draw(np.random.default_rng([seed, index]), num_spheres, radius, box)
         for index in range(num_boxes)
@@ -140,8 +146,9 @@ def samples(
       dtype: the dtype of all real numbers.
 
     Raises:
-      ValueError: frames do not exist or do not increase.
+      ValueError: frames do not exist or do not increase, or spheres are outside the box.
     """
+    _check_box(box, motion.positions)
     num_boxes, num_frames, num_spheres, _ = motion.positions.shape
     frames = check_frames(start, target_frames, num_frames)
     walls = np.broadcast_to(box * _WALLS, (num_boxes, len(frames), *_WALLS.shape))
@@ -156,3 +163,15 @@ def samples(
     return samples_from_frames(
         positions, velocities, features, edges, times, node_mask=~is_wall, dtype=dtype
     )
+
+
+def _check_box(box: float, positions: Float[np.ndarray, "S T N 3"]) -> None:
+    """Raises ValueError unless a box is a positive number and holds the centres of all spheres."""
+    if not (is_finite(box) and box > 0):
+        raise ValueError(f"box: got {box}, expected a finite number above 0")
+    farthest = np.abs(positions).max(initial=0)
+    if not farthest < box / 2:
+        raise ValueError(
+            f"box: got {box}, expected more than {2 * farthest}: a sphere is {farthest} from the "
+            "centre; use the box of the simulation"
+        )

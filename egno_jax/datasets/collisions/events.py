@@ -144,14 +144,19 @@ def _collide(
     v[boxes, sphere, component] *= -1
 
 
+def check_radius(radius: float, box: float) -> None:
+    """Raises ValueError unless a sphere of this radius can move in a box of this length."""
+    if not (is_finite(box) and 0 < 2 * radius < box):
+        raise ValueError(f"radius, box: got {radius} and {box}, expected 0 < 2 radius < box")
+
+
 def _check(
     positions: np.ndarray, velocities: np.ndarray, radius: float, box: float
 ) -> list[np.ndarray]:
     """Returns float64 copies of states that spheres can have."""
     shape = ("S", "N", 3)
     x, v = check_states({"positions": (positions, shape), "velocities": (velocities, shape)})
-    if not (is_finite(box) and 0 < 2 * radius < box):
-        raise ValueError(f"radius, box: got {radius} and {box}, expected 0 < 2 radius < box")
+    check_radius(radius, box)
     slack = 1e-9 * box
     rows, columns = np.triu_indices(x.shape[1], 1)
     distances = np.sqrt(((x[:, rows] - x[:, columns]) ** 2).sum(-1))

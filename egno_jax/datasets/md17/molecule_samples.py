@@ -70,7 +70,7 @@ def random_starts(
     Raises:
       ValueError: the trajectory is too short; says how long it is and what is needed.
     """
-    sizes = _check_sizes(sizes)
+    num_frames, sizes = as_count("num_frames", num_frames, 0), _check_sizes(sizes)
     as_count("window", window)
     as_count("margin", margin, least=0)
     # The last frame has no velocity.
@@ -111,7 +111,7 @@ def block_starts(
     Raises:
       ValueError: a block is too short for its samples; says how long it is and what is needed.
     """
-    sizes = _check_sizes(sizes)
+    num_frames, sizes = as_count("num_frames", num_frames, 0), _check_sizes(sizes)
     blocks = time_blocks(num_frames, window, fractions)
     generator = np.random.RandomState(as_seed("seed", seed))
     drawn = []
@@ -132,9 +132,9 @@ def block_starts(
 
 def _check_sizes(sizes: Sequence[int]) -> tuple[int, int, int]:
     sizes = tuple(sizes)
-    if len(sizes) != len(PARTITIONS) or min(sizes) < 1:
+    if len(sizes) != len(PARTITIONS):
         raise ValueError(f"sizes: got {sizes}, expected three numbers of at least 1")
-    return sizes
+    return tuple(as_count("sizes", size) for size in sizes)
 
 
 def samples(

@@ -163,7 +163,7 @@ def _block_forces(
     """
     num_particles = x.shape[1]
     ends = np.cumsum(range(num_particles - 1, 0, -1)).tolist()
-    rows = [differences[:, i:j] for i, j in zip([0, *ends[:-1]], ends, strict=True)]
+    rows = [differences[:, i:j] for i, j in zip([0, *ends][:-1], ends, strict=True)]
     for i, row in enumerate(rows):
         np.subtract(x[:, i : i + 1], x[:, i + 1 :], out=row)
     squares = differences * differences

@@ -47,8 +47,10 @@ def block_starts(
       fractions: the shares of the blocks, without the two gaps.
 
     Raises:
-      ValueError: a block is too short for one window; says how long it is and what is needed.
+      ValueError: a block is too short for one window; says how long it is and what is needed. Or an
+        argument is out of range.
     """
+    num_frames = as_count("num_frames", num_frames, 0)
     as_count("stride", stride)
     starts = []
     for name, block in time_blocks(num_frames, window, fractions).items():
