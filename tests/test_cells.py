@@ -262,7 +262,7 @@ def test_several_images_of_a_pair_do_not_fit_blocks(monkeypatch):
     assert len(primitive.senders) == 12
     monkeypatch.setenv("EGNO_JAX_LAYOUT", "gpu")
     for graph in (small, primitive):
-        with pytest.raises(ValueError, match="connects (the same nodes|a node with itself)"):
+        with pytest.raises(ValueError, match=r"connects (the same nodes|a node with itself)"):
             graph_lib.prepare(graph, "blocks")
         assert graph_lib.layout_of(graph_lib.prepare(graph)) is None
     assert graph_lib.layout_of(graph_lib.prepare(complete(np.random.default_rng(7)))) is not None
