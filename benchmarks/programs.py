@@ -167,7 +167,7 @@ def abstract_gpu(target: str) -> contextlib.AbstractContextManager[Any]:
     if target not in _GPUS:
         return contextlib.nullcontext()
     fields = {"device_kind": _GPUS[target], "num_cores": None, "platform": "gpu"}
-    # Older versions of JAX do not ask for the platform.
+    # Older versions of JAX have no field for the platform.
     known = {field.name for field in dataclasses.fields(jax.sharding.AbstractDevice)}
     device = jax.sharding.AbstractDevice(**{k: v for k, v in fields.items() if k in known})
     mesh = jax.sharding.AbstractMesh((), (), abstract_device=device)

@@ -33,7 +33,7 @@ def import_requested(arguments: Sequence[str]) -> None:
     """Imports the modules that `--imports` names among the arguments of a command.
 
     They come before other options are read, so that a module can register what options name, such
-    as a layer of one's own.
+    as a custom layer.
 
     Raises:
       ValueError: a module cannot be imported; names it.

@@ -282,7 +282,9 @@ def _subject(
     dtype = "float64" if config.param_dtype == "float64" else "float32"
     is_random = graph is None
     if is_random:
-        graph = random_graph(rng, dtype=dtype, **_graph_sizes(subject))
+        num = config.num_external_vectors if is_model else 0
+        sizes = _feature_sizes(subject)
+        graph = random_graph(rng, dtype=dtype, num_external_vectors=num, **sizes)
     tolerance = {"float32": 1e-5, "float64": 1e-10}[dtype] if tolerance is None else tolerance
     if not is_model:
         call, state = _layer(subject, config, graph, rng, dtype)
@@ -311,16 +313,13 @@ def _shrunk(call: Callable[[jraph.GraphsTuple], Trajectory], graph: Any) -> jrap
     return shrunk
 
 
-def _graph_sizes(subject: Any) -> dict[str, int]:
-    """Returns the numbers of features and external vectors of a model's graphs, where known."""
-    if not isinstance(subject, Params | EGNOConfig):
+def _feature_sizes(subject: Any) -> dict[str, int]:
+    """Returns the numbers of features of the graphs of `Params`; nothing else has them."""
+    if not isinstance(subject, Params):
         return {}
-    if isinstance(subject, EGNOConfig):
-        return {"num_external_vectors": subject.num_external_vectors}
     names = ("num_node_features", "num_edge_features")
     known = zip(names, feature_sizes(subject), strict=True)
-    sizes = {name: size for name, size in known if size is not None}
-    return sizes | _graph_sizes(subject.config)
+    return {name: size for name, size in known if size is not None}
 
 
 class _Alone(nn.Module):

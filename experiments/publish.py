@@ -110,7 +110,7 @@ def state_text(recipe: GraphRecipe) -> str:
             f"; or the positions of two frames `[2, N, 3]`, {apart} apart: the first is time 0, "
             "the second only gives its velocities"
         )
-    if {"charge_product", "orbit"} & {*recipe.edge_features}:
+    if {"charge", "charge_product", "orbit"} & {*recipe.node_features, *recipe.edge_features}:
         text += "; and `charges` `[N]`"
     last = format_time(recipe.times[-1], unit)
     return f"{text}. Times go up to {last}."

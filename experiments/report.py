@@ -34,8 +34,8 @@ _HELP = "Publish results: experiments/RESULTS.md and the table in README.md."
 _BEGIN, _END = "<!-- results: python -m experiments.report -->", "<!-- end of results -->"
 _SUMMARY = (
     "task|unit|EGNO, F-MSE|baseline, F-MSE|no model, F-MSE|EGNO in its paper|its code run again|"
+    "steps|seeds|notes"
 )
-_SUMMARY += "steps|seeds|notes"
 # Predictions without a model: label, and key in the records.
 _REFERENCES = (("x + v t", "linear_baseline"), ("nothing moves", "still_baseline"))
 # Settings that make more training windows of the same frames.

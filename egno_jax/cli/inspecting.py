@@ -36,7 +36,7 @@ def inspect(
         print("  one frame: a state to predict from; training needs more")
         return
     recipe = making.recipe_for(recording, options)
-    print(making.describe_windows(recipe, options))
+    print(making.describe_windows(recipe, is_usual=options.window is None))
     stride = frames_in(options.stride, recording, "stride")
     for name, part in trajectories.partition(recording, recipe, stride=stride)._asdict().items():
         print(f"  {name}: {len(part)} windows")

@@ -133,7 +133,7 @@ def train(
     stride = frames_in(options.stride, recording, "stride")
     starts = trajectories.partition(recording, recipe, stride=stride)
     parts = [trajectories.samples_at(recording, recipe, part) for part in starts]
-    print(describe_windows(recipe, options))
+    print(describe_windows(recipe, is_usual=options.window is None and base is None))
     print(_plan(recipe, starts))
     settings = _settings(training, len(starts.train))
     params = _initial(model, recipe, parts[0], settings.seed) if base is None else base
@@ -176,10 +176,9 @@ def _plan(recipe: GraphRecipe, starts: trajectories.Partitions) -> str:
     )
 
 
-def describe_windows(recipe: GraphRecipe, options: WindowOptions) -> str:
-    """Returns the recipe in a few lines, and whether it has the usual window."""
+def describe_windows(recipe: GraphRecipe, *, is_usual: bool) -> str:
+    """Returns the recipe in a few lines, and whether its window is the usual one."""
     text = f"  {describe_recipe(recipe)}"
-    is_usual = options.window is None and getattr(options, "start_from", None) is None
     return text + ("\n  this window is the default; --window sets it" if is_usual else "")
 
 

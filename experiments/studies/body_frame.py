@@ -159,7 +159,7 @@ def published(config: str) -> dict[str, float]:
     (row,) = (
         row for row in run_records.load() if (row.experiment.name, row.config) == ("mocap", config)
     )
-    return {field: float(np.mean(row.errors(field))) for field in ("valid_f_mse", "f_mse")}
+    return {field: row.mean(field) for field in ("valid_f_mse", "f_mse")}
 
 
 def draw(record: Record) -> Figure:

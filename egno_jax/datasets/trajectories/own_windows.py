@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 _ALL_PAIRS = 32
 CUTOFF = 5.0
 _FEWEST_RECORDINGS = 5
-
-
 # Frames of a window unless it is chosen, and windows that a recording alone must have room for.
 _USUAL_WINDOW = 10
 _MIN_WINDOWS = 12
