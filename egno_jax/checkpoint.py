@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from egno_jax import published
-from egno_jax.checks import as_path, parse_json
+from egno_jax.checks import as_path, error_text, parse_json
 from egno_jax.config import EGNOConfig
 from egno_jax.families import config_of
 from egno_jax.params import (
@@ -313,8 +313,9 @@ def _restore(path: Path) -> dict[str, Any]:
     except CheckpointError:
         raise
     except Exception as error:  # orbax raises anything if files are damaged or vanish
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise CheckpointError(f"{path}: the weights cannot be read ({reason})") from error
+        raise CheckpointError(
+            f"{path}: the weights cannot be read ({error_text(error)})"
+        ) from error
 
 
 def _restore_tree(path: Path) -> dict[str, Any]:

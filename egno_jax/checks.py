@@ -189,6 +189,17 @@ def parse_json(text: str | bytes, place: str) -> Any:
         raise ValueError(f"{place}: not JSON ({error}), expected a JSON text") from error
 
 
+def shorten(text: object, width: int = 80) -> str:
+    """Returns a text cut to `width` characters, ending in dots: files hold lines of any length."""
+    text = str(text)
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def error_text(error: Exception) -> str:
+    """Returns the type and the text of an error, which may be anything, in one short line."""
+    return shorten(" ".join(f"{type(error).__name__}: {error}".split()), 200)
+
+
 def value_text(value: Any) -> str:
     """Formats a value for a message; of an integer of thousands of digits, its number of bits."""
     is_huge = isinstance(value, int) and value.bit_length() > 1024

@@ -7,6 +7,8 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from egno_jax import checks, testing
 from egno_jax.datasets import base, collisions, md17, mocap
@@ -94,3 +96,17 @@ def test_true_is_no_number_of_times(num_times):
     with pytest.raises(ValueError, match="num_times"):
         TrainingConfig(random_times="subsets", num_times=num_times)
     assert dataclasses.replace(TrainingConfig(), random_times="subsets", num_times=(2,))
+
+
+@given(text=st.text(max_size=200), width=st.integers(3, 120))
+def test_a_short_text_is_as_it_was_and_a_long_one_fits(text, width):
+    found = checks.shorten(text, width)
+    assert len(found) <= width
+    assert found == text or (found.endswith("...") and text.startswith(found[:-3]))
+
+
+@given(text=st.text(max_size=400))
+def test_the_text_of_any_error_is_one_short_line(text):
+    found = checks.error_text(ValueError(text))
+    assert found.startswith("ValueError: ") or not text.split()
+    assert len(found) <= 200 and len(found.splitlines()) == 1

@@ -11,6 +11,7 @@ from typing import TextIO
 
 import numpy as np
 
+from egno_jax.checks import error_text, shorten
 from egno_jax.files import replacing
 
 PathLike = str | os.PathLike[str]
@@ -68,7 +69,7 @@ def _member(path: pathlib.Path, archive: np.lib.npyio.NpzFile, name: str) -> np.
 
 
 def _damage(what: str, error: Exception) -> str:
-    reason = shorten(f"{type(error).__name__}: {error}", 200)
+    reason = error_text(error)
     return f"{what} cannot be read ({reason}): the file is damaged or incomplete; get it again"
 
 
@@ -79,12 +80,6 @@ def save_npz(path: pathlib.Path, members: Mapping[str, np.ndarray]) -> None:
     """
     with replacing(path) as partial, partial.open("xb") as file:
         np.savez(file, **members)
-
-
-def shorten(text: object, width: int = 80) -> str:
-    """Returns a text cut to `width` characters, ending in dots: files hold lines of any length."""
-    text = str(text)
-    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 def xyz_frames(file: TextIO) -> Iterator[list[str]]:

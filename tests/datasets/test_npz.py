@@ -8,8 +8,6 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from egno_jax.datasets import md17, npz
 
@@ -79,13 +77,6 @@ def test_what_is_wrong_with_the_names_is_said_with_the_file(tmp_path):
     path.write_bytes(packed(**ARRAYS))
     with pytest.raises(ValueError, match=r"x\.npz: no c among \['a', 'b'\]"):
         npz.read_npz(path, choose)
-
-
-@given(text=st.text(max_size=200), width=st.integers(3, 120))
-def test_a_short_text_is_as_it_was_and_a_long_one_fits(text, width):
-    found = npz.shorten(text, width)
-    assert len(found) <= width
-    assert found == text or (found.endswith("...") and text.startswith(found[:-3]))
 
 
 def test_one_folder_of_data_for_all(tmp_path, monkeypatch):

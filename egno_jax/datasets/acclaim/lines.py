@@ -8,8 +8,8 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
-from egno_jax.checks import LARGEST_LENGTH
-from egno_jax.datasets.npz import PathLike, shorten
+from egno_jax.checks import LARGEST_LENGTH, shorten
+from egno_jax.datasets.npz import PathLike
 
 T = TypeVar("T")
 ROOT = "root"

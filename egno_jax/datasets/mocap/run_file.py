@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from egno_jax.checks import LARGEST_LENGTH, as_seed, is_length, parse_json
+from egno_jax.checks import LARGEST_LENGTH, as_seed, is_length, parse_json, shorten
 from egno_jax.datasets import npz
 from egno_jax.datasets.acclaim import joint_positions, read_motion, read_skeleton
 from egno_jax.datasets.mocap.trial_windows import NUM_FRAMES
@@ -93,7 +93,7 @@ def _check_starts(place: str, starts: Sequence[int], num_frames: int) -> None:
     if bad or not starts or len(set(starts)) != len(starts):
         got = f"frame {bad[0]}" if bad else f"{[*starts]}"
         raise ValueError(
-            f"{place}: got {npz.shorten(got)}, expected at least one frame, each once, from 0 to "
+            f"{place}: got {shorten(got)}, expected at least one frame, each once, from 0 to "
             f"{last}: a window is {NUM_FRAMES} of the {num_frames} frames"
         )
 
@@ -119,7 +119,7 @@ def _get(
 
 
 def _fail(path: pathlib.Path, place: str, got: str, expected: str) -> Any:
-    raise ValueError(f"{path}, {place}: got {npz.shorten(got)}, expected {expected}")
+    raise ValueError(f"{path}, {place}: got {shorten(got)}, expected {expected}")
 
 
 def convert_run(

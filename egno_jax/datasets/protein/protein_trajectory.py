@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from egno_jax.checks import LARGEST_LENGTH, is_length
+from egno_jax.checks import LARGEST_LENGTH, error_text, is_length
 from egno_jax.datasets.npz import PathLike, data_directory
 from egno_jax.datasets.protein.simulation_files import load_universe, select_atoms
 from egno_jax.extras import require
@@ -68,9 +68,8 @@ def read(
         for frame, found in enumerate(_frames(group)):
             positions[frame] = found
     except Exception as error:  # Damaged bytes make the readers raise anything.
-        reason = f"{type(error).__name__}: {error}"
         place = f"{name}: frame {frame + 1} of {total}"
-        raise ValueError(f"{place}: cannot be read ({reason})") from error
+        raise ValueError(f"{place}: cannot be read ({error_text(error)})") from error
     if frame + 1 < total:
         raise ValueError(f"{name}: got {frame + 1} frames, expected {total}")
     if not is_length(positions).all():

@@ -9,7 +9,8 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
-from egno_jax.datasets.npz import PathLike, shorten, xyz_frames
+from egno_jax.checks import error_text, shorten
+from egno_jax.datasets.npz import PathLike, xyz_frames
 from egno_jax.datasets.protein.gromacs_files import BROKEN, check_trr, check_xtc
 from egno_jax.extras import require
 
@@ -86,8 +87,7 @@ def _attempt(path: pathlib.Path, kind: str, load):
     try:
         return load()
     except Exception as error:  # Damaged bytes make the readers raise anything.
-        reason = " ".join(f"{type(error).__name__}: {error}".split())  # in one line
-        raise ValueError(f"{path}: cannot be read as {kind} ({shorten(reason, 200)})") from error
+        raise ValueError(f"{path}: cannot be read as {kind} ({error_text(error)})") from error
 
 
 def _check(path: pathlib.Path) -> None:

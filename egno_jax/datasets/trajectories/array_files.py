@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from egno_jax import durations
+from egno_jax.checks import error_text
 from egno_jax.datasets import npz
 from egno_jax.datasets.argument_checks import check_numbers
 from egno_jax.datasets.trajectories.recording import Recording
@@ -55,10 +56,9 @@ def _load_npy(path: pathlib.Path) -> np.ndarray:
             raise ValueError("an archive of arrays; name it .npz")
         return found
     except Exception as error:  # Damaged bytes make the reader raise anything.
-        reason = npz.shorten(f"{type(error).__name__}: {error}", 200)
         raise ValueError(
-            f"{path}: cannot be read ({reason}), expected a NumPy array of plain numbers; check "
-            "its suffix, or save it with numpy.save"
+            f"{path}: cannot be read ({error_text(error)}), expected a NumPy array of plain "
+            "numbers; check its suffix, or save it with numpy.save"
         ) from error
 
 

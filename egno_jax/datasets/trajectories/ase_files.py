@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from egno_jax.datasets import npz
+from egno_jax.checks import error_text, shorten
 from egno_jax.datasets.argument_checks import check_numbers
 from egno_jax.datasets.npz import xyz_frames
 from egno_jax.datasets.trajectories.recording import Recording
@@ -56,10 +56,10 @@ def _header(comment: str) -> dict[str, Any]:
     fields = require("ase.io.extxyz", "data").key_val_str_to_dict(comment)
     columns = str(fields.get("Properties", "pos:R:3"))
     if not re.search(r"(^|:)pos:R:3(:|$)", columns):
-        raise ValueError(f"Properties: got {npz.shorten(repr(columns))}, expected pos:R:3 in it")
+        raise ValueError(f"Properties: got {shorten(repr(columns))}, expected pos:R:3 in it")
     for count in columns.split(":")[2::3]:
         if not re.fullmatch("[0-9]{1,4}", count):
-            got = npz.shorten(repr(count))
+            got = shorten(repr(count))
             raise ValueError(f"Properties: got {got} columns, expected a number up to 9999")
     return fields
 
@@ -85,10 +85,9 @@ def read_ase(path: pathlib.Path) -> Recording:
         except ImportError:
             raise
         except Exception as error:  # Damaged bytes make the readers raise anything.
-            reason = npz.shorten(f"{type(error).__name__}: {error}", 200)
             raise ValueError(
-                f"{place}: cannot be read ({reason}), expected a format that ASE knows; check that "
-                "the suffix is right and that the file is complete"
+                f"{place}: cannot be read ({error_text(error)}), expected a format that ASE "
+                "knows; check that the suffix is right and that the file is complete"
             ) from error
         if atoms is None:
             break

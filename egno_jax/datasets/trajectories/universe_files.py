@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from egno_jax.datasets.npz import shorten
+from egno_jax.checks import error_text
 from egno_jax.datasets.protein.simulation_files import load_universe, select_atoms
 from egno_jax.datasets.trajectories.recording import Recording
 from egno_jax.extras import require
@@ -79,9 +79,8 @@ def _frames(
                 if step.has_velocities:
                     velocities.append(group.velocities.astype(float))
     except Exception as error:  # Damaged bytes make the readers raise anything.
-        reason = shorten(f"{type(error).__name__}: {error}", 200)
         place = f"{path}: frame {len(positions)} of {total}"
-        raise ValueError(f"{place}: cannot be read ({reason})") from error
+        raise ValueError(f"{place}: cannot be read ({error_text(error)})") from error
     if not positions or len(positions) < total:
         raise ValueError(f"{path}: got {len(positions)} frames, expected {max(total, 1)}")
     if path.suffix.lower() == ".pdb" and all(box is None for box in boxes):
