@@ -45,7 +45,7 @@ from egno_jax.training.objective import (
     entries_of,
     velocity_weight,
 )
-from egno_jax.training.processes import check_all_alike, digests
+from egno_jax.training.processes import check_all_alike, digest, digests
 from egno_jax.training.step import StepMetrics, Trainer, TrainState, averaged, init_state
 
 _CHECKPOINTS = "checkpoints"
@@ -99,12 +99,11 @@ def fit(
 ) -> FitResult:
     """Trains a model and keeps the one that is best on the validation set.
 
-    The run lives in `directory`: `checkpoints/` (the whole state, for resuming) and `best/` (a
-    model, for `egno_jax.load`); docs/training.md describes its guarantees. The same seed gives the
-    same bits on the same device, even if the run is interrupted and resumed.
+    The same seed gives the same bits on the same device, even if the run is interrupted and
+    resumed; docs/training.md describes its guarantees.
 
     Args:
-      directory: where the run lives; created if needed.
+      directory: made for the run; gets `checkpoints/` (the state) and `best/` (the model).
       params: the initial model, also when resuming (its structure is needed).
       train: the training set, of one size or in buckets (`egno_jax.datasets.bucketed`).
       valid: the validation set, at the times of the training set unless those vary.
@@ -137,10 +136,11 @@ def fit(
         check_metrics(chosen, params, valid, select_by)
         params = _recording_velocity_weight(params, config)
         settings = _settings(params, config, select_by)
-        _check_mesh(params, settings, config, (train, valid), mesh, resume)
+        data = {"train": digests(train), "valid": digests(valid)}
+        _check_mesh(params, settings, config, data, mesh, resume)
         trainer = Trainer(train, valid, config, mesh, loss_fn=loss_fn, metrics=chosen)
-        config = _resolved(config, trainer.steps_per_epoch)
-        run = _Run(Path(directory), trainer, config, settings, train, profile)
+        config, made_with = _resolved(config, trainer.steps_per_epoch), _made_with(data, loss_fn)
+        run = _Run(Path(directory), trainer, config, settings, made_with, train, profile)
         return _carry_out(run, params, resume, make_callbacks, stop)
 
 
@@ -186,11 +186,14 @@ def _check_mesh(
     params: Params,
     settings: dict[str, Any],
     config: TrainingConfig,
-    data: tuple[Samples | Buckets, Samples | Buckets],
+    data: dict[str, dict[str, str]],
     mesh: Mesh | None,
     resume: bool,
 ) -> None:
-    """Raises a ValueError if the mesh does not suit the model, or processes do not agree."""
+    """Raises a ValueError if the mesh does not suit the model, or processes do not agree.
+
+    `data` are the digests of each data set.
+    """
     if not isinstance(mesh, Mesh | None):
         raise ValueError(
             f"mesh: got {type(mesh).__name__}, expected a mesh; use egno_jax.training.make_mesh"
@@ -202,7 +205,15 @@ def _check_mesh(
     leaves = jax.tree_util.tree_leaves_with_path(parts, is_leaf=lambda x: not isinstance(x, dict))
     fields = {".".join(key.key for key in path): value for path, value in leaves}
     fields |= {"mesh": shape_of(mesh), "resume": resume}
-    check_all_alike(fields | digests(data[0], "train") | digests(data[1], "valid"))
+    for name, found in data.items():
+        fields |= {f"{name}{path}": text for path, text in found.items()}
+    check_all_alike(fields)
+
+
+def _made_with(data: dict[str, dict[str, str]], loss_fn: LossFn | None) -> dict[str, str]:
+    """Returns a digest of each data set, and the name of the loss."""
+    name = getattr(loss_fn, "__qualname__", type(loss_fn).__name__)
+    return {**{part: digest(found) for part, found in data.items()}, "loss_fn": name}
 
 
 def _recording_velocity_weight(params: Params, config: TrainingConfig) -> Params:
@@ -299,6 +310,7 @@ class _Run(NamedTuple):
     trainer: Trainer
     config: TrainingConfig
     settings: dict[str, Any]
+    made_with: dict[str, str]
     train: Samples | Buckets
     profile: str | os.PathLike[str] | None
     checkpoints: RunCheckpoints | None = None
@@ -349,8 +361,7 @@ def _start(run: _Run, params: Params, resume: bool) -> tuple[TrainState, _Progre
 
 def _warn_of_changes(run: _Run, saved: dict[str, str]) -> None:
     """Warns if a run is resumed with other data, or another loss, than it was started with."""
-    found = run.trainer.made_with
-    changed = [name for name, value in saved.items() if found.get(name) != value]
+    changed = [name for name, value in saved.items() if run.made_with.get(name) != value]
     if changed:
         warnings.warn(
             f"{', '.join(changed)}: got others than the run in {run.directory} was started with, "
@@ -445,8 +456,7 @@ def _save_best(run: _Run, state: TrainState) -> None:
 
 def _save_checkpoint(run: _Run, state: TrainState, progress: _Progress) -> None:
     record = {"progress": dataclasses.asdict(progress), "settings": run.settings}
-    record["made_with"] = run.trainer.made_with
-    run.checkpoints.save(state, record)
+    run.checkpoints.save(state, {**record, "made_with": run.made_with})
 
 
 def _chunk_record(run: _Run, progress: _Progress, steps: StepMetrics, cost: Cost) -> dict[str, Any]:

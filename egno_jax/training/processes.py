@@ -65,8 +65,8 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found, "numpy": metadata.version("numpy")}
 
 
-def digests(data: Any, name: str) -> dict[str, str]:
-    """Returns dtype, shape and a hash of every array of a tree, under its name.
+def digests(data: Any) -> dict[str, str]:
+    """Returns dtype, shape and a hash of every array of a tree, under its path.
 
     Of arrays over 64 MB, such as memory maps, evenly spaced rows are hashed.
     """
@@ -76,10 +76,10 @@ def digests(data: Any, name: str) -> dict[str, str]:
         step = max(1, -(-array.nbytes // _LARGEST_DIGEST)) if array.ndim else 1
         part = np.ascontiguousarray(array[::step] if array.ndim else array)
         digest = hashlib.sha256(part.tobytes()).hexdigest()[:12]
-        found[f"{name}{jax.tree_util.keystr(path)}"] = f"{array.dtype} {[*array.shape]} {digest}"
+        found[jax.tree_util.keystr(path)] = f"{array.dtype} {[*array.shape]} {digest}"
     return found
 
 
-def digest(data: Any) -> str:
-    """Returns one hash of all arrays of a tree, see `digests`."""
-    return hashlib.sha256(json.dumps(digests(data, "")).encode()).hexdigest()[:16]
+def digest(found: Mapping[str, str]) -> str:
+    """Returns one hash of all arrays of a tree, whose `digests` these are."""
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]

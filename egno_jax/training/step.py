@@ -40,7 +40,6 @@ from egno_jax.training.config import TrainingConfig, make_optimizer
 from egno_jax.training.devices import MeshShape, constrain, make_mesh, map_shares, replicate, using
 from egno_jax.training.flat import FlatParams, flatten, flatten_like, unflatten
 from egno_jax.training.objective import LossFn, Metrics, measure, mse_loss, velocity_weight
-from egno_jax.training.processes import digest
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -291,7 +290,6 @@ class Trainer:
                 "expected a mesh and a stream; make one with make_mesh"
             )
         self._mesh, self._config, self._loss_fn, self._metrics = mesh, config, loss_fn, metrics
-        self._given = train, valid
         self._draw = sampler_of(train, sampler_key(config), config.batch_size)
         self.steps_per_epoch, self.seconds_waited = self._draw.steps_per_epoch, 0.0
         self._origins = self._mean_nodes = self._stream = None
@@ -305,13 +303,6 @@ class Trainer:
             self._stream = Stream(train, sampler_key(config), config, mesh)
         else:
             self._resident = [place(prepared(part), mesh) for part in by_size(train)]
-
-    @functools.cached_property
-    def made_with(self) -> dict[str, str]:
-        """A digest of each data set, and the name of the loss."""
-        train, valid = self._given
-        name = getattr(self._loss_fn, "__qualname__", type(self._loss_fn).__name__)
-        return {"train": digest(train), "valid": digest(valid), "loss_fn": name}
 
     def place(self, state: TrainState) -> TrainState:
         """Places a state on all devices; on an accelerator its weights are flat from then on."""

@@ -72,20 +72,20 @@ def test_processes_that_cannot_work_together_are_named(tmp_path, kind, message):
 
 def test_digests_are_those_of_the_values():
     tree = {"a": np.arange(6.0), "b": np.float32(1), "c": np.ones((0, 3))}
-    found = processes.digests(tree, "train")
-    assert [*found] == ["train['a']", "train['b']", "train['c']"]
-    assert found["train['a']"].startswith("float64 [6] ")
-    assert found == processes.digests({**tree, "a": tree["a"].copy()}, "train")
+    found = processes.digests(tree)
+    assert [*found] == ["['a']", "['b']", "['c']"]
+    assert found["['a']"].startswith("float64 [6] ")
+    assert found == processes.digests({**tree, "a": tree["a"].copy()})
     for other in (tree["a"].astype(np.float32), tree["a"][::-1], tree["a"].reshape(2, 3)):
-        assert found != processes.digests({**tree, "a": other}, "train")
+        assert found != processes.digests({**tree, "a": other})
 
 
 def test_large_arrays_are_hashed_in_part(monkeypatch):
     monkeypatch.setattr(processes, "_LARGEST_DIGEST", 80)
     array = np.arange(100.0)
-    before = processes.digests(array, "x")
+    before = processes.digests(array)
     array[10] += 1  # of every tenth row
-    assert processes.digests(array, "x") != before
+    assert processes.digests(array) != before
     array[10] -= 1
     array[11] += 1
-    assert processes.digests(array, "x") == before
+    assert processes.digests(array) == before
