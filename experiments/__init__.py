@@ -24,7 +24,7 @@ import sys
 
 def _stop(number: int, frame: object) -> None:
     print("interrupted; start the same command again", file=sys.stderr, flush=True)
-    raise SystemExit(75)
+    raise SystemExit(75)  # egno_jax.training.liveness.RESUMABLE
 
 
 # `python -m experiments.nbody` spends seconds on its imports, before it handles signals itself.

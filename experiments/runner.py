@@ -28,7 +28,7 @@ from egno_jax.training.devices import (
     wait_for_all,
 )
 from egno_jax.training.guards import only_run_in
-from egno_jax.training.liveness import fail, is_one_of_several, naming_lost_processes
+from egno_jax.training.liveness import RESUMABLE, fail, is_one_of_several, naming_lost_processes
 from egno_jax.training.processes import check_all_alike
 from experiments import run_directory, run_page, settings
 from experiments.command_line import RunOptions, parse
@@ -39,7 +39,7 @@ from experiments.run_pictures import showcase
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-SUCCESS, FAILURE, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 75
+SUCCESS, FAILURE, WRONG_INPUT = 0, 1, 2
 
 
 def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
@@ -55,13 +55,13 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
         with _sigterm_as_sigint(), naming_lost_processes():
             return _main(experiment, sys.argv[1:] if arguments is None else arguments)
     except training.LostProcessError as error:
-        return fail(f"error: {error}", INTERRUPTED)
+        return fail(f"error: {error}", RESUMABLE)
     except (training.NonFiniteLossError, OSError) as error:
         return fail(f"error: {error}", FAILURE)
     except (ValueError, ImportError) as error:
         return fail(f"error: {error}", WRONG_INPUT)
     except KeyboardInterrupt:  # before the command line is read
-        return fail("interrupted; start the same command again", INTERRUPTED)
+        return fail("interrupted; start the same command again", RESUMABLE)
     except BaseException:
         if not is_one_of_several():
             raise
@@ -99,12 +99,12 @@ def _main(experiment: Experiment, arguments: Sequence[str]) -> int:
             directory = Path(agree_on_text(str(run_directory.fresh(name))))
         step = _run(experiment, options, config, directory, command)
     except KeyboardInterrupt:
-        return fail(f"interrupted; {_again(command, options, directory)}", INTERRUPTED)
+        return fail(f"interrupted; {_again(command, options, directory)}", RESUMABLE)
     if step is None:
         return SUCCESS
     again = _again(command, options, directory)
     _print(f"interrupted at step {step} of {config.training.num_steps}; {again}")
-    return INTERRUPTED
+    return RESUMABLE
 
 
 def _again(command: str, options: RunOptions, directory: Path | None) -> str:

@@ -14,8 +14,7 @@ from egno_jax.cli.making import Interrupted, train
 from egno_jax.cli.publishing import export, models
 from egno_jax.cli.using import evaluate, predict, rollout
 from egno_jax.extras import import_requested, require
-
-INTERRUPTED = 75  # "temporary failure" of sysexits.h, as experiments have it
+from egno_jax.training.liveness import RESUMABLE
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
@@ -64,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             again.append("--resume")
         text = str(error) or "interrupted"
         print(f"egno-jax: {text}; go on with: {shlex.join(again)}", file=sys.stderr)
-        return INTERRUPTED
+        return RESUMABLE
     except (ValueError, OSError, ImportError, ArithmeticError) as error:
         print(f"egno-jax: error: {error}", file=sys.stderr)
         return 1

@@ -30,6 +30,8 @@ import jax
 from jax._src import distributed  # JAX has no public way to its store
 
 RESUMABLE = 75
+"""The exit code of a run that can be resumed: EX_TEMPFAIL, "temporary failure", of sysexits.h."""
+
 # Seconds: between signs of life; without one; before another process's end ends this one.
 _BEAT, _SILENCE, _GRACE = 5.0, 60.0, 2.5
 _PATIENCE, _START = 20.0, 300  # seconds for a connection, and for process 0 to start

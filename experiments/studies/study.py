@@ -21,6 +21,7 @@ import egno_jax
 from egno_jax import EGNOConfig, Params, training
 from egno_jax.datasets import Batch, Samples, take
 from egno_jax.training import TrainingConfig
+from egno_jax.training.liveness import RESUMABLE
 from experiments import run_directory
 
 # Matplotlib is an extra: only what draws imports it.
@@ -144,7 +145,7 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
         measured = study.measure(study.sizes[options.size], workshop)
     except KeyboardInterrupt:
         print(f"interrupted; the same command resumes it from {directory}")
-        return 75
+        return RESUMABLE
     record = {
         "study": study.name,
         "size": options.size,
