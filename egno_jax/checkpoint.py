@@ -30,7 +30,6 @@ import orbax.checkpoint as ocp
 
 from egno_jax import published
 from egno_jax.checks import as_path, error_text, parse_json
-from egno_jax.config import EGNOConfig
 from egno_jax.families import config_of
 from egno_jax.params import (
     FEATURE_SIZES,
@@ -40,7 +39,7 @@ from egno_jax.params import (
     check_weights,
     model_record,
 )
-from egno_jax.recipe import GraphRecipe, from_record
+from egno_jax.recipe import from_record
 
 FORMAT_VERSION = 1
 # Where a run of training has its best model.
@@ -151,9 +150,15 @@ def _mark_of(directory: Path) -> tuple[int, int] | None:
 def _load(directory: Path) -> Params:
     """Reads the checkpoint in a directory, which another process may be replacing."""
     manifest = _read_manifest(directory)
-    config = _read_config(directory, manifest)
+    record = manifest.get("recipe")  # not in checkpoints of 0.1
+    try:
+        config = config_of(manifest["config"], manifest.get("config_class"))
+        recipe = None if record is None else from_record(record)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{directory / _MANIFEST}: {error} (written by {manifest.get('versions')})"
+        ) from error
     _check_files(directory, manifest["sha256"])
-    recipe = _read_recipe(directory, manifest)
     params = Params(weights=_restore(directory / _WEIGHTS), config=config, recipe=recipe)
     sizes = manifest.get("feature_sizes")  # not in checkpoints of 0.1
     try:
@@ -263,23 +268,6 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
             f"{path}: feature_sizes is {sizes!r}, expected two numbers; the file is damaged"
         )
     return manifest
-
-
-def _read_config(directory: Path, manifest: dict[str, Any]) -> EGNOConfig:
-    try:
-        return config_of(manifest["config"], manifest.get("config_class"))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{directory / _MANIFEST}: {error} (written by {manifest.get('versions')})"
-        ) from error
-
-
-def _read_recipe(directory: Path, manifest: dict[str, Any]) -> GraphRecipe | None:
-    record = manifest.get("recipe")  # not in checkpoints before 0.2
-    try:
-        return None if record is None else from_record(record)
-    except ValueError as error:
-        raise CheckpointError(f"{directory / _MANIFEST}: {error}") from error
 
 
 def _checksums(root: Path) -> dict[str, str]:
