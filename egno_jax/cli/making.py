@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from egno_jax import EGNOConfig, checkpoint, init, visualize
-from egno_jax.cli.loading import as_trained, load
+from egno_jax.cli.loading import load
 from egno_jax.cli.options import DataOptions, describe_recipe, frames_in, read
 from egno_jax.datasets import Samples, take, trajectories
 from egno_jax.datasets.trajectories import Recording
@@ -128,7 +128,7 @@ def train(
     _check_folder(out, options.resume)
     base = None if options.start_from is None else _base(options, model)
     recipe = None if base is None else base.recipe
-    recording = as_trained(read(data, options, recipe), recipe)
+    recording = read(data, options, recipe)
     recipe = recipe or recipe_for(recording, options)
     stride = frames_in(options.stride, recording, "stride")
     starts = trajectories.partition(recording, recipe, stride=stride)

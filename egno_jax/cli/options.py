@@ -10,7 +10,7 @@ import numpy as np
 
 from egno_jax.datasets import trajectories
 from egno_jax.datasets.trajectories import Recording
-from egno_jax.durations import FEMTOSECOND, convert, format_time, parse
+from egno_jax.durations import FEMTOSECOND, FRAME, convert, format_time, parse
 from egno_jax.predicting import time_of
 from egno_jax.recipe import GraphRecipe
 
@@ -40,7 +40,7 @@ def read(
     """Reads and checks files, for a model if there is one, and prints what was read and accepted.
 
     If the files have no times, and the model counts in femtoseconds, the time between frames is
-    that of its training.
+    that of its training. For a model that counts frames, they are counted.
     """
     selection = "" if recipe is None else recipe.selection
     recording = trajectories.read(
@@ -61,7 +61,18 @@ def read(
         print("  the data are periodic, and the model is not: no edge crosses a wall of the cell")
     for suspicion in trajectories.check(recording, options.accept):
         print(f"  accepted [{suspicion.kind}]: {suspicion.text}")
-    return timed
+    return timed if recipe is None else _as_trained(timed, recipe)
+
+
+def _as_trained(recording: Recording, recipe: GraphRecipe) -> Recording:
+    """Returns a recording in frames for a model that counts them, as its training did."""
+    if recipe.time_unit != FRAME or recording.time_unit == FRAME:
+        return recording
+    print(f"  the model counts frames: one of the data, {recording.spacing:g} fs, is one of them")
+    velocities = recording.velocities
+    if velocities is not None:
+        velocities = velocities * recording.spacing
+    return dataclasses.replace(recording, velocities=velocities, counts_frames=True, time_step=None)
 
 
 def describe(recording: Recording) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 
 from egno_jax import predicting
-from egno_jax.cli.loading import as_trained, load
+from egno_jax.cli.loading import load
 from egno_jax.cli.making import errors_of, report
 from egno_jax.cli.options import DataOptions, read, request
 from egno_jax.datasets import trajectories
@@ -85,7 +85,7 @@ def _predict(
     _check_out(options.out, paths)
     params = load(model)
     recipe = params.recipe
-    recording = as_trained(read(paths, options, recipe), recipe)
+    recording = read(paths, options, recipe)
     state = _state(recording, params, options)
     size = np.linalg.norm(state.positions - state.positions.mean(axis=0), axis=-1).max()
     times = request(options.times, recipe)
@@ -169,7 +169,7 @@ def evaluate(
       options: how the files are read.
     """
     params = load(model)
-    recording = as_trained(read(data, options, params.recipe), params.recipe)
+    recording = read(data, options, params.recipe)
     starts = trajectories.starts_of(recording, params.recipe)
     if not len(starts):
         raise ValueError(
