@@ -23,8 +23,13 @@ NODE_FEATURES = ("speed", "species", "charge", "scaled_number", "bond_kind")
 """Features of nodes that a recipe can request."""
 
 EDGE_FEATURES = (
-    *("distance", "squared_distance", "charge_product"),
-    *("numbers", "num_bonds", "stick", "orbit"),
+    "distance",
+    "squared_distance",
+    "charge_product",
+    "numbers",
+    "num_bonds",
+    "stick",
+    "orbit",
 )
 """Features of edges that a recipe can request."""
 

@@ -27,6 +27,12 @@ NUM_FRAMES = 65
 FRAME_SPACING = 1 / 32
 SPLIT_SEEDS = {"train": 0, "valid": 1, "test": 2}
 
+_SIMULATION = {
+    "radius": RADIUS,
+    "box": BOX,
+    "num_frames": NUM_FRAMES,
+    "frame_spacing": FRAME_SPACING,
+}
 _VERSION = 1
 _MAX_DRAWS = 1000  # of a hundred placements each
 _WALLS = np.concatenate([np.eye(3), -np.eye(3)]) / 2
@@ -56,20 +62,14 @@ def load(
 def load_motion(split: str, *, num_boxes: int, cache_dir: PathLike | None = None) -> Motion:
     """Loads 65 frames of the first boxes of a split from the cache; arguments as for `load`."""
     check_choice("split", split, SPLIT_SEEDS)
-    as_count("number of boxes", num_boxes)
-    shape = {"radius": RADIUS, "box": BOX}
-    frames = {"num_frames": NUM_FRAMES, "frame_spacing": FRAME_SPACING}
-    settings = {
-        **{"split": split, "num_boxes": int(num_boxes), "version": _VERSION},
-        **{"num_spheres": NUM_SPHERES, "speed": SPEED},
-        **shape,
-        **frames,
-    }
+    num_boxes = as_count("number of boxes", num_boxes)
+    drawn = {"split": split, "num_boxes": num_boxes, "num_spheres": NUM_SPHERES, "speed": SPEED}
 
     def build() -> dict[str, np.ndarray]:
         states = draw_states(SPLIT_SEEDS[split], num_boxes)
-        return simulate(*states, **shape, **frames)._asdict()
+        return simulate(*states, **_SIMULATION)._asdict()
 
+    settings = {"version": _VERSION, **drawn, **_SIMULATION}
     name = f"collisions_{split}_{num_boxes}"
     return Motion(**cache.load_or_build(name, settings, build, directory=cache_dir))
 

@@ -79,9 +79,12 @@ def load_trajectories(
     """Loads all 49 frames of simulations of `canonical` from the cache; arguments as for `load`."""
     num_simulations = _check_split(split, num_simulations)
     settings = {
-        **{"split": split, "num_simulations": num_simulations},
-        **{"simulator_version": _SIMULATOR_VERSION, "seed": SEED},
-        **{"num_particles": NUM_PARTICLES, "initial_speed": INITIAL_SPEED},
+        "split": split,
+        "num_simulations": num_simulations,
+        "simulator_version": _SIMULATOR_VERSION,
+        "seed": SEED,
+        "num_particles": NUM_PARTICLES,
+        "initial_speed": INITIAL_SPEED,
         **_SIMULATION,
     }
     arrays = cache.load_or_build(
