@@ -23,6 +23,15 @@ def check_numbers(name: str, numbers: np.ndarray, least: int = 0) -> None:
         )
 
 
+def check_lengths(name: str, lengths: np.ndarray) -> None:
+    """Raises ValueError if one is not finite, or too large for its square; names its place."""
+    for place in map(tuple, np.argwhere(~is_length(lengths)).tolist()):
+        raise ValueError(
+            f"{name}{[*place]}: got {lengths[place]}, expected a finite number of at most "
+            f"{LARGEST_LENGTH:g}"
+        )
+
+
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     """Raises `ValueError` unless `value` is one of the choices."""
     if value not in (choices := list(choices)):
@@ -47,19 +56,16 @@ def check_frames(
 
 
 def check_states(arrays: Mapping[str, tuple[ArrayLike, tuple[str | int, ...]]]) -> list[np.ndarray]:
-    """Returns float64 copies of finite, non-empty arrays, given with their shapes by name.
+    """Returns float64 copies of non-empty arrays, given with their shapes by name.
 
-    Raises `ValueError` if a shape is wrong (see `egno_jax.checks.check_array`) or a number not
-    finite.
+    Raises `ValueError` as `egno_jax.checks.check_array` and `check_lengths` do.
     """
     sizes: dict[str, int] = {}
     copies = []
     for name, (array, shape) in arrays.items():
         copies.append(np.array(array, np.float64))
         check_array(name, copies[-1], "floating", shape, sizes)
-        if not copies[-1].size or not is_length(copies[-1]).all():
-            raise ValueError(
-                f"{name}: got none, NaN, infinite or enormous numbers, expected finite ones of at "
-                f"most {LARGEST_LENGTH:g}"
-            )
+        if not copies[-1].size:
+            raise ValueError(f"{name}: got none, expected at least one")
+        check_lengths(name, copies[-1])
     return copies

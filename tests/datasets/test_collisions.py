@@ -97,7 +97,7 @@ def test_samples_have_walls_that_receive_nothing_and_do_not_count(motion):
     [
         ({"positions": [[0.9, 0, 0]]}, r"positions\[0\]: got a sphere of radius 0.25 outside"),
         ({"positions": [[0, 0, 0], [0.4, 0, 0]]}, "overlaps another"),
-        ({"positions": [[np.nan, 0, 0]]}, "positions: got none, NaN"),
+        ({"positions": [[np.nan, 0, 0]]}, r"positions\[0, 0, 0\]: got nan"),
         ({"velocities": [[0, 0]]}, "velocities.* 2"),
         ({"radius": 1.5}, "radius, box: got 1.5 and 2.0"),
         ({"frame_spacing": 0.0}, "frame_spacing: got 0.0"),

@@ -489,7 +489,7 @@ def test_reversed_samples_of_uneven_frames_have_their_own_times():
         ),
         ({"couplings": np.zeros((3, 4))}, r"couplings.* \[3, 4\]"),
         ({"couplings": np.arange(48.0).reshape(3, 4, 4)}, "couplings: got an asymmetric"),
-        ({"velocities": np.full((3, 4, 3), np.nan)}, "velocities: got none, NaN"),
+        ({"velocities": np.full((3, 4, 3), np.nan)}, r"velocities\[0, 0, 0\]: got nan"),
         ({"positions": np.zeros((3, 4, 3))}, "overflows"),
         ({"dt": 0.0}, r"dt, max_force: got 0\.0"),
         ({"max_force": -1.0}, r"max_force: got .* -1\.0"),

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from egno_jax.checks import LARGEST_LENGTH, check_array, is_length
+from egno_jax.checks import check_array
 from egno_jax.datasets import npz
-from egno_jax.datasets.argument_checks import check_numbers
+from egno_jax.datasets.argument_checks import check_lengths, check_numbers
 from egno_jax.datasets.md17.molecules import MOLECULES
 from egno_jax.datasets.npz import PathLike
 from egno_jax.datasets.trajectories.ase_files import read_ase, suffix_of
@@ -117,12 +117,7 @@ def check(trajectory: Trajectory, names: tuple[str, str] = ("positions", "number
             "of at least one atom"
         )
     check_numbers(names[1], numbers, least=1)
-    if not is_length(positions).all():
-        place = tuple(np.argwhere(~is_length(positions))[0].tolist())
-        raise ValueError(
-            f"{names[0]}{[*place]}: got {positions[place]}, expected a finite number of at most "
-            f"{LARGEST_LENGTH:g}"
-        )
+    check_lengths(names[0], positions)
     if (place := _coincidence(positions)) is not None:
         frame, first, second = place
         raise ValueError(

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from egno_jax.checks import LARGEST_LENGTH, as_seed, is_length, parse_json, shorten
+from egno_jax.checks import as_seed, parse_json, shorten
 from egno_jax.datasets import npz
 from egno_jax.datasets.acclaim import joint_positions, read_motion, read_skeleton
+from egno_jax.datasets.argument_checks import check_lengths
 from egno_jax.datasets.mocap.trial_windows import NUM_FRAMES
 from egno_jax.datasets.npz import PathLike
 
@@ -111,10 +112,8 @@ def _get(
     )
     if not np.issubdtype(array.dtype, kind) or not is_shape:
         _fail(path, key, f"{array.dtype} {list(array.shape)}", wanted)
-    if np.issubdtype(kind, np.floating) and not is_length(array).all():
-        place = tuple(np.argwhere(~is_length(array))[0].tolist())
-        expected = f"finite numbers of at most {LARGEST_LENGTH:g}"
-        _fail(path, f"{key}{[*place]}", f"{array[place]}", expected)
+    if np.issubdtype(kind, np.floating):
+        check_lengths(f"{path}, {key}", array)
     return array
 
 
