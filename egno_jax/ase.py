@@ -21,7 +21,7 @@ import numpy as np
 
 from egno_jax import graph as graph_lib
 from egno_jax import recipe as recipe_lib
-from egno_jax.checks import as_count, as_window_times, check_unit
+from egno_jax.checks import as_count, as_window_times, check_positive
 from egno_jax.extras import require
 from egno_jax.model import Params, apply, check_params
 from egno_jax.predicting import as_state
@@ -122,10 +122,10 @@ class WindowDynamics(_BaseDynamics):
         self.graph_of = graph_of or _by_recipe(recipe)
         self.thermostat = thermostat
         self.supervised_velocities = _chosen(supervised_velocities, params.predicts_velocities)
-        check_unit("time_unit", time_unit)
-        check_unit("velocity_unit", velocity_unit)
         self.time_unit = _chosen(time_unit, recipe.model_time * _units.fs)
         self.velocity_unit = _chosen(velocity_unit, 1 / (recipe.velocity_time * _units.fs))
+        check_positive("time_unit", self.time_unit)
+        check_positive("velocity_unit", self.velocity_unit)
         self._window: list[tuple[np.ndarray, np.ndarray]] = []
 
     def get_time(self) -> float:

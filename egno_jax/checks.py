@@ -101,12 +101,23 @@ def as_floating(array: Any, name: str) -> np.ndarray:
     return as_jax_sees(array)
 
 
-def is_finite(number: float) -> bool:
-    """Returns whether a number is finite as a float; an integer may be too large for that."""
+def as_float(value: Any) -> float:
+    """Returns a number of any library as a float; NaN for an integer too large, and all else."""
     try:
-        return math.isfinite(number)
-    except OverflowError:
-        return False
+        return math.nan if isinstance(value, bool | np.bool_ | str | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def is_positive(value: Any) -> bool:
+    """Returns whether a value is a finite number above 0."""
+    return 0 < as_float(value) < math.inf
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raises ValueError unless a value is a finite number above 0."""
+    if not is_positive(value):
+        raise ValueError(f"{name}: got {value_text(value)}, expected a finite number above 0")
 
 
 def as_count(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
@@ -152,12 +163,6 @@ def check_key(key: Any) -> None:
     if not (shape == () if is_typed else dtype == jnp.uint32 and len(shape) == 1):
         came = type_name(key) if dtype is None else f"{dtype} {shape_text(key)}"
         raise ValueError(f"key: got {came}, expected one random key; use jax.random.key(0)")
-
-
-def check_unit(name: str, unit: float | None) -> None:
-    """Raises ValueError unless a unit is a finite number above 0, or None."""
-    if unit is not None and not 0 < unit < math.inf:
-        raise ValueError(f"{name}: got {unit}, expected a finite number above 0")
 
 
 def check_bound(bound: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from egno_jax.checks import LARGEST_COUNT, as_count, parse_json, value_text
+from egno_jax.checks import LARGEST_COUNT, as_count, as_float, parse_json, value_text
 
 # Positive float32 numbers in full precision; JAX rounds smaller ones to 0.
 _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
@@ -178,12 +178,8 @@ def _number(
     name: str, value: Any, expected: str, is_valid: Callable[[float], bool] = math.isfinite
 ) -> float:
     """Returns a finite number of any library as a Python float."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    is_number = math.isfinite(number) and not isinstance(value, bool | str | bytes)
-    _check(name, value, is_number and is_valid(number), expected)
+    number = as_float(value)
+    _check(name, value, math.isfinite(number) and is_valid(number), expected)
     return number
 
 

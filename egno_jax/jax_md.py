@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import jraph
 
 from egno_jax import graph as graph_lib
-from egno_jax.checks import as_window_times, check_unit
+from egno_jax.checks import as_window_times, check_positive
 from egno_jax.model import Params, apply, check_params
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def window(
     """
     check_params(params)
     times = jnp.asarray(as_window_times(times))
-    check_unit("time_unit", time_unit)
-    check_unit("velocity_unit", velocity_unit)
+    check_positive("time_unit", time_unit)
+    check_positive("velocity_unit", velocity_unit)
     if supervised_velocities is None:
         supervised_velocities = params.predicts_velocities
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from egno_jax.checks import as_array, as_floating, check_array, check_finite, check_unit
+from egno_jax.checks import as_array, as_floating, check_array, check_finite, check_positive
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def universe_of(
     positions = as_floating(positions, "positions")
     check_array("positions", positions, "floating", ("T", "N", 3), sizes)
     check_finite("positions", positions)
-    check_unit("time_unit", time_unit)
+    check_positive("time_unit", time_unit)
     times = as_array("times", times, "integer or floating", ("T",), sizes).astype(np.float64)
     step = _step_of(times)
     if velocities is not None:

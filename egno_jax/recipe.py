@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jraph
 import numpy as np
 
 from egno_jax import graph as graph_lib
-from egno_jax.checks import LARGEST_NUMBER, as_array, is_finite
+from egno_jax.checks import LARGEST_NUMBER, as_array, is_positive
 from egno_jax.config import check_field
 from egno_jax.durations import FEMTOSECOND, FRAME
 
@@ -125,10 +125,10 @@ class GraphRecipe:
         for name, known in choices.items():
             check_field(self, name, getattr(self, name) in known, f"one of {known}")
         for name in ("spacing", "velocity_time", "model_time", "charge_unit"):
-            check_field(self, name, _is_positive(getattr(self, name)), "a finite number above 0")
+            check_field(self, name, is_positive(getattr(self, name)), "a finite number above 0")
         wanted = "a finite number above 0 with edges='radius', else 0"
         is_radius = self.edges == "radius"
-        is_right = _is_positive(self.cutoff) if is_radius else self.cutoff == 0
+        is_right = is_positive(self.cutoff) if is_radius else self.cutoff == 0
         check_field(self, "cutoff", is_right, wanted)
         for name in ("spacing", "velocity_time", "model_time", "charge_unit", "cutoff"):
             object.__setattr__(self, name, float(getattr(self, name)))  # JSON knows no others
@@ -138,7 +138,7 @@ class GraphRecipe:
             found = getattr(self, name)
             check_field(self, name, isinstance(found, list | tuple | np.ndarray), "a tuple")
             object.__setattr__(self, name, tuple(found))
-        is_right = all(map(_is_positive, self.times)) and _is_increasing(self.times)
+        is_right = all(map(is_positive, self.times)) and _is_increasing(self.times)
         check_field(self, "times", is_right, "increasing finite numbers above 0")
         object.__setattr__(self, "times", tuple(map(float, self.times)))
         is_right = all(map(_is_atomic, self.species)) and _is_increasing(self.species)
@@ -196,11 +196,6 @@ def _is_atomic(value: Any) -> bool:
 
 def _is_increasing(values: Sequence[float]) -> bool:
     return all(a < b for a, b in itertools.pairwise(values))
-
-
-def _is_positive(value: Any) -> bool:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    return is_number and is_finite(value) and value > 0
 
 
 def from_record(record: Mapping[str, Any]) -> GraphRecipe:

@@ -20,7 +20,7 @@ from egno_jax.checks import (
     as_window_times,
     check_array,
     check_bound,
-    check_unit,
+    check_positive,
     shape_text,
     type_name,
 )
@@ -199,7 +199,8 @@ def refresh(
       squared_distance_column: as in `with_state`.
       distance_column: as in `with_state`.
     """
-    check_unit("velocity_unit", velocity_unit)
+    if velocity_unit is not None:
+        check_positive("velocity_unit", velocity_unit)
     columns = (speed_column, squared_distance_column, distance_column)
     return functools.partial(_refreshed, velocity_unit=velocity_unit, columns=columns)
 
@@ -280,13 +281,8 @@ def radius_graph(
     """
     if not radius > 0:
         raise ValueError(f"radius: got {radius}, expected a number above 0")
-    check_unit("velocity_unit", velocity_unit)
-    mask = np.asarray(node_mask)
-    if mask.ndim != 1 or mask.dtype != bool or mask.all():
-        raise ValueError(
-            f"node_mask: got {mask.dtype} {shape_text(mask)} with {np.sum(mask == 0)} padding "
-            "nodes, expected bool [N] with at least one, for unused edges; use egno_jax.graph.pad"
-        )
+    if velocity_unit is not None:
+        check_positive("velocity_unit", velocity_unit)
     if edge_features is not None:
         squared_distance_column = distance_column = None
     return functools.partial(
@@ -295,9 +291,19 @@ def radius_graph(
         columns=(speed_column, squared_distance_column, distance_column),
         radius=radius,
         images=None if cell is None or not np.any(pbc) else _Images.within(radius, cell, pbc),
-        is_real=mask,
+        is_real=_checked_mask(node_mask),
         edge_features=edge_features,
     )
+
+
+def _checked_mask(node_mask: Bool[ArrayLike, "N"]) -> Bool[np.ndarray, "N"]:
+    mask = np.asarray(node_mask)
+    if mask.ndim != 1 or mask.dtype != bool or mask.all():
+        raise ValueError(
+            f"node_mask: got {mask.dtype} {shape_text(mask)} with {np.sum(mask == 0)} padding "
+            "nodes, expected bool [N] with at least one, for unused edges; use egno_jax.graph.pad"
+        )
+    return mask
 
 
 class _Images(NamedTuple):

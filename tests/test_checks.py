@@ -110,3 +110,17 @@ def test_the_text_of_any_error_is_one_short_line(text):
     found = checks.error_text(ValueError(text))
     assert found.startswith("ValueError: ") or not text.split()
     assert len(found) <= 200 and len(found.splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", [1, 1e-300, np.float32(2), np.array(3), np.int8(4)], ids=repr)
+def test_numbers_above_0_of_any_library_are_positive(value):
+    checks.check_positive("unit", value)
+    assert checks.as_float(value) == float(value)
+
+
+@pytest.mark.parametrize(
+    "value", [0, -1.0, np.nan, np.inf, 10**400, None, True, np.True_, "1", [1, 2]], ids=str
+)
+def test_all_else_is_not(value):
+    with pytest.raises(ValueError, match=r"unit: got .*, expected a finite number above 0"):
+        checks.check_positive("unit", value)

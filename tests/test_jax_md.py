@@ -72,6 +72,6 @@ def test_wrong_inputs_are_refused():
     with pytest.raises(ValueError, match=r"state: got float without \['position'"):
         window(params, TIMES, lambda state: graph)[0](1.0)
     for name in ("time_unit", "velocity_unit"):
-        for unit in (0.0, -1.0, np.nan, np.inf):
+        for unit in (0.0, -1.0, np.nan, np.inf, None):
             with pytest.raises(ValueError, match=f"{name}: got {unit}, expected a finite"):
                 window(params, TIMES, lambda state: graph, **{name: unit})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jraph
 import numpy as np
 
-from egno_jax.checks import as_floating, check_array, check_finite, shape_text
+from egno_jax.checks import as_floating, check_array, check_finite, check_positive, shape_text
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
@@ -154,8 +154,7 @@ def radius_edges(
       ImportError: if vesin, of the extra `data`, is not installed.
     """
     positions = _checked_positions(positions)
-    if not 0 < cutoff < np.inf:
-        raise ValueError(f"cutoff: got {cutoff}, expected a finite number above 0")
+    check_positive("cutoff", cutoff)
     neighbours = require("vesin", "data").NeighborList(cutoff=cutoff, full_list=True)
     box, periodic = np.zeros((3, 3)), np.zeros(3, bool)
     if cell is not None and _is_periodic(pbc).any():

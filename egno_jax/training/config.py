@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egno_jax.checks import as_seed, is_finite
+from egno_jax.checks import as_float, as_seed
 from egno_jax.config import check_field
 from egno_jax.deprecation import renamed_fields
 
@@ -310,6 +311,6 @@ def _check_numbers(config: Any, exclude: Collection[str] = ()) -> None:
         if field.name in exclude or kind not in (int, float):
             continue
         is_number = isinstance(value, int if kind is int else int | float)
-        is_valid = is_number and not isinstance(value, bool) and is_finite(value)
+        is_valid = is_number and math.isfinite(as_float(value))
         expected = "an integer" if kind is int else "a finite number"
         check_field(config, field.name, is_valid, expected)

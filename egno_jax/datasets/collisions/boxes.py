@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from egno_jax.checks import as_count, as_seed, is_finite
+from egno_jax.checks import as_count, as_float, as_seed, check_positive
 from egno_jax.datasets import cache
 from egno_jax.datasets.argument_checks import check_choice, check_frames
 from egno_jax.datasets.base import Samples
@@ -93,7 +94,7 @@ def draw_states(
     num_boxes = as_count("num_boxes", num_boxes)
     num_spheres = as_count("num_spheres", num_spheres)
     check_radius(radius, box)
-    if not (is_finite(speed) and speed >= 0):
+    if not 0 <= as_float(speed) < math.inf:
         raise ValueError(f"speed: got {speed}, expected a finite number of at least 0")
     drawn = [
         _draw(np.random.default_rng([seed, index]), num_spheres, radius, box)
@@ -167,8 +168,7 @@ def samples(
 
 def _check_box(box: float, positions: Float[np.ndarray, "S T N 3"]) -> None:
     """Raises ValueError unless a box is a positive number and holds the centres of all spheres."""
-    if not (is_finite(box) and box > 0):
-        raise ValueError(f"box: got {box}, expected a finite number above 0")
+    check_positive("box", box)
     farthest = np.abs(positions).max(initial=0)
     if not farthest < box / 2:
         raise ValueError(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from egno_jax.checks import as_count, is_finite
+from egno_jax.checks import as_count, as_float, check_positive
 from egno_jax.datasets.argument_checks import check_states
 
 if TYPE_CHECKING:
@@ -61,8 +62,7 @@ def simulate(
     """
     x, v = _check(positions, velocities, radius, box)
     as_count("num_frames", num_frames)
-    if not (is_finite(frame_spacing) and frame_spacing > 0):
-        raise ValueError(f"frame_spacing: got {frame_spacing}, expected a number above 0")
+    check_positive("frame_spacing", frame_spacing)
     shape = (len(x), num_frames, *x.shape[1:])
     motion = Motion(np.empty(shape), np.empty(shape), np.zeros(shape[:2], np.int64))
     motion.positions[:, 0], motion.velocities[:, 0] = x, v
@@ -146,7 +146,7 @@ def _collide(
 
 def check_radius(radius: float, box: float) -> None:
     """Raises ValueError unless a sphere of this radius can move in a box of this length."""
-    if not (is_finite(box) and 0 < 2 * radius < box):
+    if not 0 < 2 * as_float(radius) < as_float(box) < math.inf:
         raise ValueError(f"radius, box: got {radius} and {box}, expected 0 < 2 radius < box")
 
 

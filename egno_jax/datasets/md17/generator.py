@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import pathlib
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from egno_jax.checks import as_count, as_seed
+from egno_jax.checks import as_count, as_seed, check_positive
 from egno_jax.datasets import cache
 from egno_jax.datasets.md17 import molecule_trajectory, thermostat
 from egno_jax.datasets.npz import PathLike
@@ -62,8 +61,8 @@ class Settings:
         for name, value in vars(self).items():
             if name in least:
                 as_count(f"Settings.{name}", value, least[name])
-            elif name != "seed" and not 0 < value < math.inf:
-                raise ValueError(f"Settings.{name}: got {value!r}, expected a number above 0")
+            elif name != "seed":
+                check_positive(f"Settings.{name}", value)
 
 
 def start_atoms(smiles: str, *, seed: int = 0) -> ase.Atoms:

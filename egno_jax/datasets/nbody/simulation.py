@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from egno_jax.checks import as_count, check_array, is_finite
+from egno_jax.checks import as_count, as_float, check_array
 from egno_jax.datasets.argument_checks import check_states
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def simulate(
     x0, v0, couplings = _check_systems(positions, velocities, couplings)
     as_count("num_frames", num_frames)
     as_count("frame_spacing", frame_spacing)
-    if not (is_finite(dt) and dt != 0 and max_force > 0):
+    if not (math.isfinite(as_float(dt)) and dt != 0 and max_force > 0):
         raise ValueError(
             f"dt, max_force: got {dt} and {max_force}, expected a finite dt other than 0 and a "
             "positive max_force"
