@@ -87,7 +87,7 @@ def as_jax_sees(array: Any) -> np.ndarray:
         return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 
-def as_floating(array: Any, name: str) -> np.ndarray:
+def as_floating(name: str, array: Any) -> np.ndarray:
     """Converts numbers to the floating dtype that JAX would give them."""
     try:
         array = np.asarray(array)

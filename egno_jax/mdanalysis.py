@@ -50,14 +50,14 @@ def universe_of(
     memory = require("MDAnalysis.coordinates.memory", "mdanalysis")
     group = atoms.atoms
     sizes = {"N": len(group)}
-    positions = as_floating(positions, "positions")
+    positions = as_floating("positions", positions)
     check_array("positions", positions, "floating", ("T", "N", 3), sizes)
     check_finite("positions", positions)
     check_positive("time_unit", time_unit)
     times = as_array("times", times, "integer or floating", ("T",), sizes).astype(np.float64)
     step = _step_of(times)
     if velocities is not None:
-        velocities = as_floating(velocities, "velocities")
+        velocities = as_floating("velocities", velocities)
         check_array("velocities", velocities, "floating", ("T", "N", 3), sizes)
         with np.errstate(over="ignore"):
             velocities = (velocities.astype(np.float64) / time_unit).astype(np.float32)
@@ -89,7 +89,7 @@ def _step_of(times: np.ndarray) -> float:
 
 def _checked_cell(dimensions: Float[ArrayLike, "6"]) -> np.ndarray:
     """Returns a cell, whose lengths and angles are finite and above 0."""
-    cell = as_floating(dimensions, "dimensions")
+    cell = as_floating("dimensions", dimensions)
     check_array("dimensions", cell, "floating", (6,), {})
     if not (np.isfinite(cell).all() and (cell > 0).all()):
         raise ValueError(

@@ -50,7 +50,7 @@ def test_the_seeds_that_are_allowed_are_kept_apart_in_every_mode():
 
 
 def test_numbers_too_large_for_the_dtype_of_jax_become_infinite_without_a_warning():
-    for convert in (checks.as_jax_sees, lambda array: checks.as_floating(array, "x")):
+    for convert in (checks.as_jax_sees, lambda array: checks.as_floating("x", array)):
         found = convert(np.array([1e300, 1.0]))
         assert found.dtype == np.float32 and found.tolist() == [np.inf, 1.0]
 

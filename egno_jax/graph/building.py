@@ -48,14 +48,14 @@ def build(
         )
     nodes = {"positions": positions, "velocities": velocities, "features": features}
     of_edges = {
-        name: as_floating(getattr(edges, name), f"edges.{name}")
+        name: as_floating(f"edges.{name}", getattr(edges, name))
         for name in ("features", "shifts")
         if getattr(edges, name) is not None
     }
     if edges.shifts is not None:
         of_edges.setdefault("features", np.zeros((np.size(edges.senders), 0), np.float32))
     graph = jraph.GraphsTuple(
-        nodes={name: as_floating(array, name) for name, array in nodes.items()},
+        nodes={name: as_floating(name, array) for name, array in nodes.items()},
         edges=of_edges or None,
         senders=np.asarray(edges.senders),
         receivers=np.asarray(edges.receivers),

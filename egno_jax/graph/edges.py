@@ -306,7 +306,7 @@ def squared_distances(positions: ArrayLike, edges: Edges) -> Float[np.ndarray, "
     r_ij are the `edge_vectors`. Positions may have axes in front, `[..., N, 3]`, and the result
     then has them too.
     """
-    vectors = edge_vectors(as_floating(positions, "positions"), edges)
+    vectors = edge_vectors(as_floating("positions", positions), edges)
     return np.sum(vectors**2, axis=-1, keepdims=True)
 
 
@@ -340,7 +340,7 @@ def orbit_features(
 
 
 def _checked_positions(positions: ArrayLike) -> Float[np.ndarray, "N 3"]:
-    positions = as_floating(positions, "positions").astype(np.float64)
+    positions = as_floating("positions", positions).astype(np.float64)
     check_array("positions", positions, "floating", ("N", 3), {})
     check_finite("positions", positions)
     return positions
@@ -357,9 +357,9 @@ def with_features(edges: Edges, *columns: ArrayLike) -> Edges:
     Each column is `[E]` or `[E, k]`, invariant under rotation; existing features remain first.
     """
     num_edges = len(edges.senders)
-    parts = [] if edges.features is None else [as_floating(edges.features, "edges.features")]
+    parts = [] if edges.features is None else [as_floating("edges.features", edges.features)]
     for index, column in enumerate(columns):
-        column = as_floating(column, f"columns[{index}]")
+        column = as_floating(f"columns[{index}]", column)
         if column.ndim not in (1, 2) or column.shape[0] != num_edges:
             raise ValueError(
                 f"columns[{index}]: got {shape_text(column)}, expected [E] or [E, k] with "
