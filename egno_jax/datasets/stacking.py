@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from egno_jax import graph as graph_lib
 from egno_jax.checks import as_jax_sees, check_array
-from egno_jax.datasets.base import Samples, check_structure
+from egno_jax.datasets.base import Samples
 from egno_jax.datasets.buckets import size_of_all
 
 
@@ -60,7 +60,7 @@ def stack(
 
     if node_mask is None:
         node_mask = [np.ones(count, bool) for count in counts]
-    samples = Samples(
+    return Samples(
         graph=jax.tree.map(lambda *leaves: np.stack(leaves), *graphs),
         times=times,
         positions=stacked("positions", positions, "floating", "P", "N", 3),
@@ -69,8 +69,6 @@ def stack(
         else stacked("velocities", velocities, "floating", "P", "N", 3),
         node_mask=stacked("node_mask", node_mask, "boolean", "N"),
     )
-    check_structure(samples)
-    return samples
 
 
 def _of_one_size(graphs: list[jraph.GraphsTuple]) -> list[jraph.GraphsTuple]:
