@@ -166,21 +166,17 @@ def write(path: str | os.PathLike[str], prediction: Prediction, *, template: Any
 
 def as_state(recipe: GraphRecipe, state: Any) -> State:
     """Returns a state in the units of a recipe; arguments and errors are those of `predict`."""
-    return checked_state(recipe, _as_state(recipe, state))
-
-
-def _as_state(recipe: GraphRecipe, state: Any) -> State:
-    if isinstance(state, State):
-        return state
     if isinstance(state, Mapping):
-        return _state_of_arrays(recipe, state)
-    frames = [*state] if isinstance(state, list | tuple) else [state]
-    if not frames or not all(hasattr(frame, "get_positions") for frame in frames):
-        raise ValueError(
-            f"state: got {type(state).__name__}, expected egno_jax.recipe.State, ase.Atoms or a "
-            "mapping of arrays"
-        )
-    return _state_of_atoms(recipe, frames)
+        state = _state_of_arrays(recipe, state)
+    elif not isinstance(state, State):
+        frames = [*state] if isinstance(state, list | tuple) else [state]
+        if not frames or not all(hasattr(frame, "get_positions") for frame in frames):
+            raise ValueError(
+                f"state: got {type(state).__name__}, expected egno_jax.recipe.State, ase.Atoms or "
+                "a mapping of arrays"
+            )
+        state = _state_of_atoms(recipe, frames)
+    return checked_state(recipe, state)
 
 
 def _state_of_atoms(recipe: GraphRecipe, frames: list[Any]) -> State:
@@ -199,7 +195,7 @@ def _state_of_atoms(recipe: GraphRecipe, frames: list[Any]) -> State:
                     "state: got atoms with momenta for a model that counts frames, whose length is "
                     f"unknown: one frame is taken for {recipe.spacing:g} fs; give two frames, or "
                     "a mapping with velocities per frame",
-                    stacklevel=5,
+                    stacklevel=4,
                 )
     if atoms.has("initial_charges"):
         arrays["charges"] = atoms.get_initial_charges()
