@@ -38,25 +38,23 @@ def read_universe(
     """
     universe = load_universe(*paths, to_guess=to_guess)
     group = select_atoms(universe, selection or "all")
-    found = _frames(universe, group, paths[-1])
-    box = found["boxes"]
-    has_box = all(b is not None and (b[:3] > 0).all() for b in box)
+    positions, velocities, boxes, times = _frames(universe, group, paths[-1])
+    has_box = all(box is not None and (box[:3] > 0).all() for box in boxes)
     cells = None
     if has_box:
         vectors = require("MDAnalysis.lib.mdamath", "data").triclinic_vectors
-        cells = np.stack([vectors(b) for b in box]).astype(float)
-    velocities = found["velocities"]
+        cells = np.stack([vectors(box) for box in boxes]).astype(float)
     notes = () if velocities is None else ("velocities from the trajectory",)
     charges = getattr(group, "charges", None)
     return Recording(
         source=" + ".join(str(path) for path in paths),
-        positions=found["positions"][None],
-        velocities=None if velocities is None else velocities[None] / _FEMTOSECONDS_PER_PS,
+        positions=positions,
+        velocities=velocities,
         numbers=_numbers(group),
         charges=None if charges is None or not np.any(charges) else np.asarray(charges, float),
         cells=cells,
         periodic=(has_box,) * 3,
-        times=found["times"],
+        times=times,
         selection=selection,
         template=group,
         notes=notes,
@@ -65,8 +63,8 @@ def read_universe(
 
 def _frames(
     universe: MDAnalysis.Universe, group: MDAnalysis.AtomGroup, path: pathlib.Path
-) -> dict[str, np.ndarray | list | None]:
-    """Returns positions, velocities if all frames have them, boxes, and times in fs."""
+) -> tuple[np.ndarray, np.ndarray | None, list[np.ndarray | None], np.ndarray | None]:
+    """Returns positions, velocities per fs if all frames have them, boxes, and times in fs."""
     positions, velocities, boxes, times = [], [], [], []
     total = len(universe.trajectory)
     try:
@@ -88,12 +86,13 @@ def _frames(
     formats = universe.trajectory.format
     known = {formats} if isinstance(formats, str) else {*formats}
     is_timed = not known & {*_TIMELESS} and total > 1
-    return {
-        "positions": np.stack(positions),
-        "velocities": np.stack(velocities) if len(velocities) == total else None,
-        "boxes": boxes,
-        "times": np.asarray(times) if is_timed else None,
-    }
+    has_velocities = len(velocities) == total
+    return (
+        np.stack(positions)[None],
+        np.stack(velocities)[None] / _FEMTOSECONDS_PER_PS if has_velocities else None,
+        boxes,
+        np.asarray(times) if is_timed else None,
+    )
 
 
 def _cell_before_models(path: pathlib.Path) -> np.ndarray | None:
