@@ -6,7 +6,6 @@ import json
 import math
 import operator
 import os
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +103,8 @@ def as_floating(name: str, array: Any) -> np.ndarray:
 def as_float(value: Any) -> float:
     """Returns a number of any library as a float; NaN for an integer too large, and all else."""
     try:
-        return math.nan if isinstance(value, bool | np.bool_ | str | bytes) else float(value)
+        is_other = isinstance(value, bool | np.bool_ | str | bytes) or np.ndim(value) > 0
+        return math.nan if is_other else float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan
 
@@ -167,9 +167,8 @@ def check_key(key: Any) -> None:
 
 def check_bound(bound: Any) -> None:
     """Raises ValueError unless a bound of coordinates is a number above 0, or traced."""
-    is_number = isinstance(bound, Real | jax.Array | np.ndarray) and np.shape(bound) == ()
-    is_number = is_number and not isinstance(bound, bool)
-    if not is_number or not (isinstance(bound, jax.core.Tracer) or bound > 0):
+    is_traced = isinstance(bound, jax.core.Tracer) and bound.shape == ()
+    if not (is_traced or as_float(bound) > 0):
         raise ValueError(f"bound: got {bound!r}, expected a number above 0; numpy.inf for none")
 
 

@@ -119,8 +119,24 @@ def test_numbers_above_0_of_any_library_are_positive(value):
 
 
 @pytest.mark.parametrize(
-    "value", [0, -1.0, np.nan, np.inf, 10**400, None, True, np.True_, "1", [1, 2]], ids=str
+    "value",
+    [0, -1.0, np.nan, np.inf, 10**400, None, True, np.True_, "1", [1, 2], np.ones(1)],
+    ids=str,
 )
 def test_all_else_is_not(value):
     with pytest.raises(ValueError, match=r"unit: got .*, expected a finite number above 0"):
         checks.check_positive("unit", value)
+
+
+@pytest.mark.parametrize("bound", [0, -1.0, np.nan, None, True, "1", np.ones(2)], ids=str)
+def test_a_bound_is_a_number_above_0(bound):
+    with pytest.raises(ValueError, match=r"bound: got .*, expected a number above 0"):
+        checks.check_bound(bound)
+
+
+def test_a_bound_may_be_infinite_or_traced():
+    for bound in (1, np.inf, np.float32(2), jax.numpy.ones(())):
+        checks.check_bound(bound)
+    jax.jit(checks.check_bound)(1.0)
+    with pytest.raises(ValueError, match=r"bound: got "):
+        jax.jit(checks.check_bound)(np.ones(2))
