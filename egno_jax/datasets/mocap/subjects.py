@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from egno_jax.checks import as_count
 from egno_jax.datasets import npz
 from egno_jax.datasets.acclaim import joint_positions, read_motion, read_skeleton
 from egno_jax.datasets.argument_checks import check_choice
@@ -111,20 +112,19 @@ def load_windows(
 
 def _per_trial(num_samples: int, trials: Trials, split: str) -> int:
     """Returns the number of windows of each trial."""
+    name = f"number of {split} samples"
+    num_samples = as_count(name, num_samples, 0)
     shortest = min(trials.starts, key=lambda trial: len(trials.starts[trial]))
     count, most = len(trials.starts), len(trials.starts[shortest])
-    is_integer = isinstance(num_samples, (int, np.integer)) and not isinstance(num_samples, bool)
-    if not is_integer or not 1 <= num_samples <= count * most or num_samples % count:
-        nearest = ""
-        if is_integer:
-            nearest = f", such as {count * min(max(round(num_samples / count), 1), most)}"
+    if not 1 <= num_samples <= count * most or num_samples % count:
+        nearest = count * min(max(round(num_samples / count), 1), most)
         raise ValueError(
-            f"number of {split} samples: got {num_samples!r}, expected a multiple of {count}, the "
-            f"number of trials, up to {count * most}{nearest}: each trial gives the same number, "
-            f"and the shortest has {most} windows ({trials.places[shortest]}); set num_samples, or "
+            f"{name}: got {num_samples}, expected a multiple of {count}, the number of trials, up "
+            f"to {count * most}, such as {nearest}: each trial gives the same number, and the "
+            f"shortest has {most} windows ({trials.places[shortest]}); set num_samples, or "
             f"--data.num-{split} in the experiments"
         )
-    return int(num_samples) // count
+    return num_samples // count
 
 
 def _needed_file(data_dir: PathLike | None, motion: str) -> pathlib.Path:
