@@ -30,16 +30,14 @@ import orbax.checkpoint as ocp
 
 from egno_jax import published
 from egno_jax.checks import as_path, error_text, parse_json
-from egno_jax.families import config_of
 from egno_jax.params import (
-    FEATURE_SIZES,
     Params,
     check_config,
     check_params,
     check_weights,
     model_record,
+    read_model_record,
 )
-from egno_jax.recipe import from_record
 
 FORMAT_VERSION = 1
 # Where a run of training has its best model.
@@ -150,20 +148,17 @@ def _mark_of(directory: Path) -> tuple[int, int] | None:
 def _load(directory: Path) -> Params:
     """Reads the checkpoint in a directory, which another process may be replacing."""
     manifest = _read_manifest(directory)
-    record = manifest.get("recipe")  # not in checkpoints of 0.1
     try:
-        config = config_of(manifest["config"], manifest.get("config_class"))
-        recipe = None if record is None else from_record(record)
+        config, recipe, sizes = read_model_record(manifest)
     except ValueError as error:
         raise CheckpointError(
             f"{directory / _MANIFEST}: {error} (written by {manifest.get('versions')})"
         ) from error
     _check_files(directory, manifest["sha256"])
     params = Params(weights=_restore(directory / _WEIGHTS), config=config, recipe=recipe)
-    sizes = manifest.get("feature_sizes")  # not in checkpoints of 0.1
     try:
         check_config(config)
-        check_weights(params, sizes and tuple(sizes.get(name) for name in FEATURE_SIZES))
+        check_weights(params, sizes)
     except ValueError as error:
         raise CheckpointError(
             f"{directory / _WEIGHTS}: not the weights of the config in {_MANIFEST}: {error}"
@@ -261,12 +256,6 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     missing = [key for key in ("config", "sha256") if not isinstance(manifest.get(key), dict)]
     if missing:
         raise CheckpointError(f"{path}: the entries {missing} are missing; the file is damaged")
-    sizes = manifest.get("feature_sizes", {})
-    numbers = (int, type(None))
-    if not isinstance(sizes, dict) or any(type(sizes.get(x)) not in numbers for x in FEATURE_SIZES):
-        raise CheckpointError(
-            f"{path}: feature_sizes is {sizes!r}, expected two numbers; the file is damaged"
-        )
     return manifest
 
 

@@ -13,15 +13,18 @@ import numpy as np
 
 from egno_jax import graph as graph_lib
 from egno_jax.config import EGNOConfig
-from egno_jax.families import class_name, family_of
+from egno_jax.families import class_name, config_of, family_of
 from egno_jax.nn.block import layer_factory
-from egno_jax.recipe import GraphRecipe
+from egno_jax.recipe import GraphRecipe, from_record
 
-# F and D of the weights, in `model_record`.
-FEATURE_SIZES = ("nodes", "edges")
+# The names of F and D in `model_record`.
+_FEATURE_SIZES = ("nodes", "edges")
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     Shapes = dict[str, tuple[int, ...]]
+    Sizes = tuple[int | None, int | None]
 
 
 @jax.tree_util.register_dataclass
@@ -85,7 +88,7 @@ def _shapes_of(weights: Any) -> Shapes:
     }
 
 
-def feature_sizes(params: Params) -> tuple[int | None, int | None]:
+def feature_sizes(params: Params) -> Sizes:
     """Returns F and D, the numbers of node and edge features that the weights were made for.
 
     They are inferred from the weights whose shapes grow with F or D. None if no shape does; then
@@ -114,9 +117,28 @@ def model_record(params: Params) -> dict[str, Any]:
     return {
         "config": dataclasses.asdict(params.config),
         "config_class": class_name(type(params.config)),
-        "feature_sizes": dict(zip(FEATURE_SIZES, feature_sizes(params), strict=True)),
+        "feature_sizes": dict(zip(_FEATURE_SIZES, feature_sizes(params), strict=True)),
         "recipe": None if params.recipe is None else dataclasses.asdict(params.recipe),
     }
+
+
+def read_model_record(
+    record: Mapping[str, Any],
+) -> tuple[EGNOConfig, GraphRecipe | None, Sizes | None]:
+    """Returns config, recipe, and F and D of a `model_record`; no F and D if 0.1 wrote it.
+
+    Raises:
+      ValueError: the class of the config is not registered, or an entry is not valid.
+    """
+    config = config_of(record["config"], record.get("config_class"))
+    made_by, sizes = record.get("recipe"), record.get("feature_sizes")
+    recipe = None if made_by is None else from_record(made_by)
+    if sizes is None:
+        return config, recipe, None
+    numbers = tuple(map(sizes.get, _FEATURE_SIZES)) if isinstance(sizes, dict) else ()
+    if not numbers or not all(type(number) in (int, type(None)) for number in numbers):
+        raise ValueError(f"feature_sizes: got {sizes!r}, expected two numbers")
+    return config, recipe, numbers
 
 
 def _growth(base: Shapes, grown: Shapes) -> dict[tuple[str, int], int]:
@@ -163,7 +185,7 @@ def check_params(params: Params) -> None:
     check_weights(params)
 
 
-def check_weights(params: Params, sizes: tuple[int | None, int | None] | None = None) -> None:
+def check_weights(params: Params, sizes: Sizes | None = None) -> None:
     """Checks that the weights, of any dtype, are the tree that their config describes.
 
     `sizes` are F and D if they are known; None: `feature_sizes`. The ValueError names the weight,

@@ -22,10 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from egno_jax.families import config_of
 from egno_jax.files import replacing
-from egno_jax.params import FEATURE_SIZES, Params, check_params, check_weights, model_record
-from egno_jax.recipe import from_record
+from egno_jax.params import (
+    Params,
+    check_params,
+    check_weights,
+    model_record,
+    read_model_record,
+)
 
 FORMAT_VERSION = 1
 """Version of the two files of a model."""
@@ -74,11 +78,10 @@ def load(name: str, folder: Path = _FOLDER) -> Params:
         )
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         flat = {key: jnp.asarray(arrays[key]) for key in arrays.files}
-    config = config_of(record["config"], record["config_class"])
-    made_by = record["recipe"] and from_record(record["recipe"])
+    config, recipe, sizes = read_model_record(record)
     weights = traverse_util.unflatten_dict(flat, sep="/")
-    params = Params(weights=weights, config=config, recipe=made_by)
-    check_weights(params, tuple(record["feature_sizes"][name] for name in FEATURE_SIZES))
+    params = Params(weights=weights, config=config, recipe=recipe)
+    check_weights(params, sizes)
     return params
 
 
