@@ -124,7 +124,7 @@ def lower_step(
             return SingleDeviceSharding(devices[0])
         return NamedSharding(mesh, PartitionSpec(*axes))
 
-    # As `egno_jax.training.batches.Stream` places the batches of a chunk of one step.
+    # As `egno_jax.training.stream.Stream` places the batches of a chunk of one step.
     axes, lead = (None, "data"), (1, shape_or_one.data)
     over_time = time_axis(mesh, problem.case.num_times)
     batches = by_kind(

@@ -2,7 +2,6 @@
 
 from egno_jax.training.batches import (
     BucketSampler,
-    Stream,
     batch_indices,
     steps_per_epoch,
     time_indices,
@@ -40,6 +39,7 @@ from egno_jax.training.step import (
     train_chunk,
     train_step,
 )
+from egno_jax.training.stream import Stream
 
 __all__ = [
     "BucketSampler",

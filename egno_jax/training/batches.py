@@ -1,4 +1,4 @@
-"""Batches of a run: which samples at which times, with which noise, from the devices or the host.
+"""Batches of a run: which samples, at which times, and in which shares.
 
 The samples of a step depend on the seed and the number of the step alone. A batch is always split
 into D shares, one for each part of the mesh axis `data`, which are stacked along a leading axis:
@@ -8,23 +8,20 @@ a flat batch split by nodes would make XLA gather the features of all nodes on e
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from egno_jax import ops
 from egno_jax.checks import as_count
 from egno_jax.datasets.argument_checks import check_choice
 from egno_jax.datasets.base import Batch, Samples, num_samples, prepared, take
-from egno_jax.datasets.buckets import Buckets, by_size
-from egno_jax.extras import require
-from egno_jax.rolling import check_columns, with_state
-from egno_jax.training.config import COLUMNS, NoiseConfig, TrainingConfig
+from egno_jax.datasets.buckets import Buckets
+from egno_jax.training.config import TrainingConfig
 from egno_jax.training.devices import constrain, global_array, map_shares, shape_of, time_axis
 
 if TYPE_CHECKING:
@@ -32,8 +29,6 @@ if TYPE_CHECKING:
 
 # Folded into the sampler's key; far from the numbers of epochs, which are folded into it too.
 NOISE, TIMES = 0x7FFFFFFE, 0x7FFFFFFF
-# Samples of each size whose features are compared with their states.
-_NUM_CHECKED = 16
 
 
 def sampler_key(config: TrainingConfig) -> Array:
@@ -182,74 +177,6 @@ def step_key(key: Array, step: Int[Array, ""], purpose: int = NOISE) -> Array:
     return jax.random.fold_in(jax.random.fold_in(key, purpose), step)
 
 
-def add_noise(batch: Batch, key: Array, places: Int[Array, "B"], config: NoiseConfig) -> Batch:
-    """Returns a batch with noise on its initial states and targets; works inside `jit`.
-
-        x_i <- x_i + s_x e_i,    v_i <- v_i + s_v e'_i,    y_pi <- y_pi + s_y e''_pi
-
-    with e, e', e'' ~ N(0, 1). Features that `config` names are recomputed. The noise of a sample
-    depends on the key of the step and on the sample's place in its batch, `places`, and so not on
-    how a mesh splits the batch.
-
-    Raises:
-      ValueError: the graph has no such column as the config names.
-
-    Source: Bishop, "Training with Noise is Equivalent to Tikhonov Regularization", Neural
-    Computation 1995; Sanchez-Gonzalez et al., "Learning to Simulate Complex Physics with Graph
-    Networks", ICML 2020, section 4.
-    """
-    if config.is_off:
-        return batch
-    batch = _with_noisy_targets(batch, key, places, config)
-    if config.positions == config.velocities == 0:
-        return batch
-    nodes = batch.graph.nodes
-    shape = (2, nodes["positions"].shape[0] // places.shape[0], 3)
-    dtype = jnp.result_type(nodes["positions"].dtype, nodes["velocities"].dtype)
-
-    def draw(place: Array) -> tuple[Array, ...]:
-        return tuple(jax.random.normal(jax.random.fold_in(key, place), shape, dtype))
-
-    noisy = [
-        nodes[name] + getattr(config, name) * drawn.reshape(-1, 3).astype(nodes[name].dtype)
-        for name, drawn in zip(("positions", "velocities"), jax.vmap(draw)(places), strict=True)
-    ]
-    return batch._replace(graph=with_state(batch.graph, *noisy, **_columns(config)))
-
-
-def _with_noisy_targets(
-    batch: Batch, key: Array, places: Int[Array, "B"], config: NoiseConfig
-) -> Batch:
-    if config.targets == 0:
-        return batch
-    num_times, num_nodes, _ = batch.positions.shape
-    shape, dtype = (num_times, num_nodes // places.shape[0], 3), batch.positions.dtype
-
-    def draw(place: Array) -> Array:
-        own = jax.random.fold_in(jax.random.fold_in(key, place), 1)  # the state's is one level up
-        return jax.random.normal(own, shape, dtype)
-
-    drawn = jnp.moveaxis(jax.vmap(draw)(places), 0, 1).reshape(batch.positions.shape)
-    return batch._replace(positions=batch.positions + config.targets * drawn)
-
-
-def check_noise(data: Samples | Buckets, config: NoiseConfig) -> None:
-    """Raises a ValueError if a column that the noise recomputes holds something else."""
-    if config.is_off:
-        return
-    for part in by_size(data):
-        part = jax.tree.map(np.asarray, part)
-        graph = take(part, np.arange(min(num_samples(part), _NUM_CHECKED)), np).graph
-        try:
-            check_columns(graph, **_columns(config))
-        except ValueError as error:
-            raise ValueError(f"NoiseConfig.{error}") from error
-
-
-def _columns(config: NoiseConfig) -> dict[str, int | None]:
-    return {name: getattr(config, name) for name in COLUMNS}
-
-
 def share_places(batch_size: int, num_shares: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the places of each share's samples in a batch, `[D, ceil(B / D)]` in `[0, B)`.
 
@@ -323,131 +250,3 @@ def in_shares(samples: Samples, num_shares: int) -> Samples:
 def place_valid(samples: Samples, mesh: Mesh | None) -> Samples:
     """Places a validation set on the mesh in shares, its times split."""
     return place(in_shares(samples, shape_of(mesh).data), mesh, ops.DATA_AXIS)
-
-
-class LocalShare(NamedTuple):
-    """The part of a batch that a process's devices hold: shares of samples and of times."""
-
-    rows: tuple[int, ...]
-    columns: tuple[int, ...]
-
-
-def local_share(mesh: Mesh, process_index: int) -> LocalShare:
-    """Returns the part of a batch that a process's devices hold."""
-    is_local = np.vectorize(lambda device: device.process_index == process_index)(mesh.devices)
-    rows, columns = (np.flatnonzero(is_local.any(axis=axis)).tolist() for axis in (1, 0))
-    return LocalShare(tuple(rows), tuple(columns))
-
-
-class StepBatches:
-    """The batches of all steps of a run in shares: a random-access source for grain.
-
-    Element i is what one process reads for step i: a `Batch` of NumPy arrays whose leaves have a
-    leading axis, the shares in `share.rows`, and whose targets have the times in `share.columns`.
-    """
-
-    def __init__(
-        self,
-        samples: Samples | Buckets,
-        key: Array,
-        config: TrainingConfig,
-        mesh: Mesh,
-        share: LocalShare,
-    ) -> None:
-        self._num_steps = config.num_steps
-        self._places = share_places(config.batch_size, mesh.shape[ops.DATA_AXIS])[0][[*share.rows]]
-        self._draw = sampler_of(samples, key, config.batch_size)
-        times, num_times = slice(None), by_size(samples)[0].positions.shape[1]
-        if time_axis(mesh, num_times):
-            size = num_times // mesh.shape[ops.TIME_AXIS]
-            times = slice(size * share.columns[0], size * (share.columns[-1] + 1))
-        parts = [prepared(part) for part in by_size(samples)]
-        self._parts = [by_kind(x, lambda leaf, *t: leaf[:, *t], times) for x in parts]
-
-    def __len__(self) -> int:
-        return self._num_steps
-
-    def __getitem__(self, step: int) -> Batch:
-        bucket, indices = self._draw(int(step))
-        shares = [take(self._parts[bucket], indices[row], np) for row in self._places]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *shares)
-
-
-class Stream:
-    """Reads batches on the host ahead of the steps, by grain, and places them on the mesh.
-
-    Each process reads its share of a batch alone, so samples may be memory maps of files larger
-    than the memory. Batches are those that a training set on the devices gives, in any number of
-    processes. The state is the next step alone, so a run may resume in another number of processes.
-    Needs the extra `train`.
-
-    Args:
-      samples: the training set, on the host; of one size or in buckets.
-      key: the sampler's random key.
-      config: the run's settings.
-      mesh: the mesh.
-
-    Attributes:
-      seconds_waited: how long the last `take` waited for batches.
-
-    Raises:
-      ImportError: grain is not installed.
-    """
-
-    def __init__(
-        self,
-        samples: Samples | Buckets,
-        key: Array,
-        config: TrainingConfig,
-        mesh: Mesh,
-    ) -> None:
-        self._grain = require("grain", "train")
-        self._mesh, self._share = mesh, local_share(mesh, jax.process_index())
-        samples = jax.tree.map(np.asarray, samples)
-        self._source = StepBatches(samples, key, config, mesh, self._share)
-        self._num_times = by_size(samples)[0].positions.shape[1]
-        self._options = self._grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)
-        self.seconds_waited = 0.0
-        self.set_state({"next_step": 0})
-
-    def get_state(self) -> dict[str, int]:
-        """Returns the state that `set_state` accepts, as JSON can hold it."""
-        return {"next_step": self._next_step}
-
-    def set_state(self, state: dict[str, int]) -> None:
-        """Goes to the step of a state; batches that were read ahead are dropped."""
-        self._next_step = state["next_step"]
-        following = self._grain.MapDataset.source(self._source)[self._next_step :]
-        self._batches = iter(following.to_iter_dataset(self._options))
-
-    def take(self, num_steps: int) -> Batch:
-        """Returns the batches of the next K steps, `[K, D, ...]`, split over the mesh.
-
-        Batches from buckets have different sizes: take one at a time.
-        """
-        started = time.perf_counter()
-        batches = [next(self._batches) for _ in range(num_steps)]
-        self.seconds_waited = time.perf_counter() - started
-        self._next_step += num_steps
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
-        return by_kind(stacked, self._global, time_axis(self._mesh, self._num_times))
-
-    def _global(self, local: np.ndarray, over_time: str | None = None) -> jax.Array:
-        """Joins the parts of all processes, `[K, d, ...]` or `[K, d, p, ...]`, to one array."""
-        rows, columns = self._share
-        shape = [local.shape[0], self._mesh.shape[ops.DATA_AXIS], *local.shape[2:]]
-        if over_time:
-            shape[2] = self._num_times
-            size = self._num_times // self._mesh.shape[ops.TIME_AXIS]
-
-        def block(index: tuple[slice, ...]) -> np.ndarray:
-            row = rows.index(index[1].start or 0)
-            part = local[:, row : row + 1]
-            if over_time:
-                start = (index[2].start or 0) - columns[0] * size
-                part = part[:, :, start : start + size]
-            return part
-
-        axes = (None, ops.DATA_AXIS, *([over_time] if over_time else []))
-        sharding = NamedSharding(self._mesh, PartitionSpec(*axes))
-        return jax.make_array_from_callback(tuple(shape), sharding, block)

@@ -24,7 +24,6 @@ from egno_jax.datasets.base import Samples, validate
 from egno_jax.datasets.buckets import Buckets, by_size
 from egno_jax.model import Params, check_feature_sizes, check_params
 from egno_jax.training.advice import scale_text, warn_of_data
-from egno_jax.training.batches import check_noise
 from egno_jax.training.callbacks import Callback, Cost, memory_bytes, watch
 from egno_jax.training.checkpoints import RunCheckpoints, StorageError, check_writable
 from egno_jax.training.config import TrainingConfig, upgrade_settings
@@ -37,6 +36,7 @@ from egno_jax.training.devices import (
 )
 from egno_jax.training.guards import only_run_in, stop_on_signal
 from egno_jax.training.liveness import naming_lost_processes
+from egno_jax.training.noise import check_noise
 from egno_jax.training.objective import (
     LossFn,
     Metric,

@@ -21,8 +21,6 @@ from egno_jax.model import Params
 from egno_jax.training.batches import (
     TIMES,
     BucketSampler,
-    Stream,
-    add_noise,
     batch_indices,
     mean_nodes,
     place,
@@ -39,7 +37,9 @@ from egno_jax.training.batches import (
 from egno_jax.training.config import TrainingConfig, make_optimizer
 from egno_jax.training.devices import MeshShape, constrain, make_mesh, map_shares, replicate, using
 from egno_jax.training.flat import FlatParams, flatten, flatten_like, unflatten
+from egno_jax.training.noise import add_noise
 from egno_jax.training.objective import LossFn, Metrics, measure, mse_loss, velocity_weight
+from egno_jax.training.stream import Stream
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int

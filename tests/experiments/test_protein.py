@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from egno_jax import datasets
-from egno_jax.training.batches import add_noise
+from egno_jax.training.noise import add_noise
 from tests import protein_files
 
 pytest.importorskip("tyro")

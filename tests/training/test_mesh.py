@@ -20,8 +20,9 @@ from egno_jax import datasets, training
 from egno_jax.baselines import BaselineConfig
 from egno_jax.ops.kernels import library
 from egno_jax.training import MeshShape, devices, make_mesh, parse_mesh
-from egno_jax.training.batches import LocalShare, StepBatches, Stream, local_share, share_places
+from egno_jax.training.batches import share_places
 from egno_jax.training.step import Trainer
+from egno_jax.training.stream import LocalShare, StepBatches, Stream, local_share
 from tests.datasets.test_buckets import swarm
 from tests.training.mesh_runs import CHUNK, NUM_STEPS
 

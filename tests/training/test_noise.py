@@ -14,7 +14,8 @@ import pytest
 
 from egno_jax import datasets, training
 from egno_jax.training import NoiseConfig
-from egno_jax.training.batches import add_noise, check_noise, step_key
+from egno_jax.training.batches import step_key
+from egno_jax.training.noise import add_noise, check_noise
 
 NOISE = NoiseConfig(positions=0.1, velocities=0.02)
 KEY = jax.random.key(3)
