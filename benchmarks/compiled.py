@@ -18,7 +18,6 @@ the case's graphs, at least one, and each device the case's number of times.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -29,7 +28,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +42,7 @@ from benchmarks import (
     tables,
 )
 from egno_jax import training
+from egno_jax.extras import versions_of
 
 CHIPS = (*chips.CHIPS, "h100")
 KINDS = ("forward", "step")
@@ -298,11 +297,7 @@ def made_with(options: argparse.Namespace) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Returns the versions of the packages that decide what is compiled."""
-    found = {}
-    for name in ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+    return versions_of("jax", "jaxlib", "libtpu", "jax-cuda13-plugin")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,6 @@ It is written to a temporary directory next to its final place and moved there w
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import hashlib
 import json
@@ -20,7 +19,6 @@ import shutil
 import tempfile
 import time
 import uuid
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ import orbax.checkpoint as ocp
 
 from egno_jax import published
 from egno_jax.checks import as_path, error_text, parse_json
+from egno_jax.extras import versions_of
 from egno_jax.params import (
     Params,
     check_config,
@@ -179,11 +178,7 @@ def _checkpointer() -> ocp.StandardCheckpointer:
 
 def library_versions() -> dict[str, str]:
     """Returns the versions of the libraries that read and write checkpoints."""
-    versions = {}
-    for name in _LIBRARIES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions
+    return versions_of(*_LIBRARIES)
 
 
 def _check_writable(directory: Path, overwrite: bool) -> None:

@@ -1,12 +1,14 @@
-"""Modules that are imported by name: optional dependencies, and those that users name."""
+"""Packages by name: optional dependencies, modules that users name, and what is installed."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from types import ModuleType
 
 
@@ -27,6 +29,15 @@ def require(module: str, extra: str) -> ModuleType:
         raise ImportError(
             f'this needs {package}, which is not installed: pip install "egno_jax[{extra}]"'
         ) from error
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Returns the versions of those packages that are installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def import_requested(arguments: Sequence[str]) -> None:

@@ -11,7 +11,6 @@ import itertools
 import json
 import platform
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ import numpy as np
 from jax._src import distributed  # JAX has no public way to the store
 
 from egno_jax.checkpoint import library_versions
+from egno_jax.extras import versions_of
 
 _PATIENCE = 24 * 3600  # seconds; processes may load their data at different speeds
 _NAMED = 5
@@ -61,8 +61,8 @@ def check_all_alike(fields: Mapping[str, Any]) -> None:
 
 def versions() -> dict[str, str]:
     """Returns the versions that must be the same in all processes."""
-    found = {**library_versions(), "jaxlib": metadata.version("jaxlib")}
-    return {"python": platform.python_version(), **found, "numpy": metadata.version("numpy")}
+    libraries = {**library_versions(), **versions_of("jaxlib", "numpy")}
+    return {"python": platform.python_version(), **libraries}
 
 
 def digests(data: Any) -> dict[str, str]:

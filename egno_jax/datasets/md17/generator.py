@@ -9,7 +9,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from egno_jax.checks import as_count, as_seed, check_positive
 from egno_jax.datasets import cache
 from egno_jax.datasets.md17 import molecule_trajectory, thermostat
 from egno_jax.datasets.npz import PathLike
-from egno_jax.extras import require
+from egno_jax.extras import require, versions_of
 
 if TYPE_CHECKING:
     import ase
@@ -304,12 +303,6 @@ def _made_with(
     """Returns everything that determines a trajectory, as JSON values."""
     # The checksum ignores the last bits, which differ between machines; -0.0 + 0.0 is 0.0.
     start = np.round(np.column_stack([atoms.positions, atoms.get_masses()]), 6) + 0.0
-    versions = {}
-    for name in ("egno_jax", "ase", "tblite", "rdkit", "numpy"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "source": source,
         **about,
@@ -318,7 +311,7 @@ def _made_with(
         "charge": int(atoms.info.get("charge", 0)),
         "numbers": atoms.numbers.tolist(),
         "start_sha256": hashlib.sha256(start.tobytes()).hexdigest(),
-        "versions": versions,
+        "versions": versions_of("egno_jax", "ase", "tblite", "rdkit", "numpy"),
     }
 
 
