@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
 import warnings
 from collections.abc import Iterator
@@ -75,17 +74,16 @@ def write(
     arrays = {"positions": positions, "times": times, "velocities": velocities}
     arrays |= {"numbers": numbers, "cell": cell, "periodic": periodic}
     arrays = _checked({name: array for name, array in arrays.items() if array is not None})
-    periodic = arrays.pop("periodic")
     if suffix == ".npz":
-        save_npz(path, {**arrays, "periodic": periodic, "time_unit": np.array(time_unit)})
+        save_npz(path, {**arrays, "time_unit": np.array(time_unit)})
         return
-    writer = functools.partial(_write_universe, template=template)
-    if suffix in _ASE:
-        writer = _write_ase
-    if numbers is None and suffix in (".extxyz", ".xyz"):
-        writer = _write_particles  # without atoms nothing of ASE is needed
     with replacing(path) as partial:
-        writer(partial, arrays, periodic)
+        if suffix in _UNIVERSE:
+            _write_universe(partial, arrays, template)
+        elif suffix == ".traj" or numbers is not None:
+            _write_ase(partial, arrays)
+        else:
+            _write_particles(partial, arrays)
 
 
 def _checked(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -113,14 +111,12 @@ def _checked(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
     return found
 
 
-def _write_particles(
-    path: pathlib.Path, arrays: dict[str, np.ndarray], periodic: tuple[bool, bool, bool]
-) -> None:
-    """Writes extended XYZ of particles of unknown species, as ASE does."""
+def _write_particles(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes extended XYZ of particles of unknown species, as ASE does but without it."""
     names = [name for name in ("positions", "velocities") if name in arrays]
     columns = {"positions": "pos:R:3", "velocities": "velocities:R:3"}
     properties = ":".join(["species:S:1", *(columns[name] for name in names)])
-    pbc = " ".join("T" if is_periodic else "F" for is_periodic in periodic)
+    pbc = " ".join("T" if is_periodic else "F" for is_periodic in arrays["periodic"])
     cell = ""
     if "cell" in arrays:
         cell = f'Lattice="{" ".join(f"{x:.16g}" for x in arrays["cell"].ravel())}" '
@@ -133,14 +129,12 @@ def _write_particles(
     path.write_text("\n".join(lines) + "\n")
 
 
-def _write_ase(
-    path: pathlib.Path, arrays: dict[str, np.ndarray], periodic: tuple[bool, bool, bool]
-) -> None:
+def _write_ase(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     ase = require("ase", "data")
     numbers = arrays.get("numbers", np.zeros(arrays["positions"].shape[1], int))
     fs, frames = require("ase.units", "data").fs, []
     for index, positions in enumerate(arrays["positions"]):
-        atoms = ase.Atoms(numbers, positions, cell=arrays.get("cell"), pbc=periodic)
+        atoms = ase.Atoms(numbers, positions, cell=arrays.get("cell"), pbc=arrays["periodic"])
         if "velocities" in arrays:
             if (numbers == 0).any() and path.suffix.lower() != ".traj":  # has no such columns
                 atoms.arrays["velocities"] = arrays["velocities"][index]
@@ -152,18 +146,13 @@ def _write_ase(
     require("ase.io", "data").write(str(path), frames, format=kind)
 
 
-def _write_universe(
-    path: pathlib.Path,
-    arrays: dict[str, np.ndarray],
-    periodic: tuple[bool, bool, bool],
-    template: Any,
-) -> None:
+def _write_universe(path: pathlib.Path, arrays: dict[str, np.ndarray], template: Any) -> None:
     mda = require("MDAnalysis", "data")
     universe = _universe(mda, arrays, template)
     positions, velocities = arrays["positions"], arrays.get("velocities")
     times = arrays["times"] / 1e3
     box = None
-    if "cell" in arrays and any(periodic) and np.linalg.det(arrays["cell"]):
+    if "cell" in arrays and arrays["periodic"].any() and np.linalg.det(arrays["cell"]):
         box = require("MDAnalysis.lib.mdamath", "data").triclinic_box(*arrays["cell"])
         rotation = _rotation(arrays["cell"], box)
         positions, velocities = (x if x is None else x @ rotation for x in (positions, velocities))
