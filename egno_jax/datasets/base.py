@@ -137,9 +137,9 @@ def take(samples: Samples, indices: Int[Array, "B"], xp: Any = jnp) -> Batch:
         indices = _checked_indices(samples, indices)
 
     def rows(leaf: Any) -> Any:
-        # Of a memory map, indexing reads no more than the rows.
-        is_numpy = xp is np
-        return np.asanyarray(leaf)[indices] if is_numpy else jnp.take(leaf, indices, 0, mode="clip")
+        if xp is np:  # of a memory map, indexing reads no more than the rows
+            return np.asanyarray(leaf)[indices]
+        return jnp.take(leaf, indices, 0, mode="clip")
 
     graph, targets, mask = jax.tree.map(
         rows, (samples.graph, (samples.positions, samples.velocities), samples.node_mask)

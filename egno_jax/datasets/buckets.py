@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
+import jraph
 import numpy as np
 
 from egno_jax import graph as graph_lib
@@ -162,15 +163,14 @@ def size_of_all(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
 def padded(samples: Samples, num_nodes: int, num_edges: int) -> Samples:
     """Pads each sample to this many nodes and edges, with one graph more."""
     num_graphs = samples.graph.n_node.shape[1] + 1
-    graphs = [
-        jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], samples.graph)
-        for i in range(num_samples(samples))
-    ]
-    padded = [
-        graph_lib.pad(g, num_nodes=num_nodes, num_edges=num_edges, num_graphs=num_graphs)
-        for g in graphs
-    ]
+    sizes = {"num_nodes": num_nodes, "num_edges": num_edges, "num_graphs": num_graphs}
+
+    def padded_graph(index: int) -> tuple[jraph.GraphsTuple, np.ndarray]:
+        graph = jax.tree.map(lambda leaf: np.asarray(leaf)[index], samples.graph)
+        return graph_lib.pad(graph, **sizes)
+
     targets = (samples.positions, samples.velocities)
     positions, velocities = jax.tree.map(lambda x: graph_lib.pad_nodes(x, num_nodes), targets)
-    graph, node_mask = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+    graphs = map(padded_graph, range(num_samples(samples)))
+    graph, node_mask = jax.tree.map(lambda *leaves: np.stack(leaves), *graphs)
     return Samples(graph, samples.times, positions, velocities, node_mask)
