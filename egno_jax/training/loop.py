@@ -15,37 +15,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from egno_jax.checkpoint import BEST, CheckpointError, load, remove_leftovers, save
-from egno_jax.datasets.base import Samples, validate
-from egno_jax.datasets.buckets import Buckets, by_size
-from egno_jax.model import Params, check_feature_sizes, check_params
-from egno_jax.training.advice import scale_text, warn_of_data
+from egno_jax.datasets.base import Samples
+from egno_jax.datasets.buckets import Buckets
+from egno_jax.model import Params
+from egno_jax.training.advice import scale_text
 from egno_jax.training.callbacks import Callback, Cost, memory_bytes, watch
 from egno_jax.training.checkpoints import RunCheckpoints, StorageError, check_writable
 from egno_jax.training.config import TrainingConfig, upgrade_settings
-from egno_jax.training.devices import (
-    agree_on_any,
-    check_model,
-    is_main_process,
-    shape_of,
-    wait_for_all,
-)
+from egno_jax.training.devices import agree_on_any, is_main_process, wait_for_all
 from egno_jax.training.guards import only_run_in, stop_on_signal
+from egno_jax.training.inputs import check_inputs, check_processes, recording_velocity_weight
 from egno_jax.training.liveness import naming_lost_processes
-from egno_jax.training.noise import check_noise
-from egno_jax.training.objective import (
-    LossFn,
-    Metric,
-    check_loss,
-    check_metrics,
-    entries_of,
-    velocity_weight,
-)
-from egno_jax.training.processes import check_all_alike, digest, digests
+from egno_jax.training.objective import LossFn, Metric, check_metrics, entries_of
+from egno_jax.training.processes import digest, digests
 from egno_jax.training.step import StepMetrics, Trainer, TrainState, averaged, init_state
 
 _CHECKPOINTS = "checkpoints"
@@ -132,12 +118,12 @@ def fit(
     """
     with stop_on_signal() as stop:
         chosen = tuple((metrics or {}).items())
-        _check_inputs(params, train, valid, config, make_callbacks, loss_fn)
+        check_inputs(params, train, valid, config, make_callbacks, loss_fn, mesh)
         check_metrics(chosen, params, valid, select_by)
-        params = _recording_velocity_weight(params, config)
+        params = recording_velocity_weight(params, config)
         settings = _settings(params, config, select_by)
         data = {"train": digests(train), "valid": digests(valid)}
-        _check_mesh(params, settings, config, data, mesh, resume)
+        check_processes(settings, config, data, mesh, resume)
         trainer = Trainer(train, valid, config, mesh, loss_fn=loss_fn, metrics=chosen)
         config, made_with = _resolved(config, trainer.steps_per_epoch), _made_with(data, loss_fn)
         run = _Run(Path(directory), trainer, config, settings, made_with, train, profile)
@@ -182,113 +168,10 @@ def _carry_out(
     )
 
 
-def _check_mesh(
-    params: Params,
-    settings: dict[str, Any],
-    config: TrainingConfig,
-    data: dict[str, dict[str, str]],
-    mesh: Mesh | None,
-    resume: bool,
-) -> None:
-    """Raises a ValueError if the mesh does not suit the model, or processes do not agree.
-
-    `data` are the digests of each data set.
-    """
-    if not isinstance(mesh, Mesh | None):
-        raise ValueError(
-            f"mesh: got {type(mesh).__name__}, expected a mesh; use egno_jax.training.make_mesh"
-        )
-    check_model(params.config, mesh)
-    if jax.process_count() == 1:
-        return
-    parts = {**settings, "training": dataclasses.asdict(config)}
-    leaves = jax.tree_util.tree_leaves_with_path(parts, is_leaf=lambda x: not isinstance(x, dict))
-    fields = {".".join(key.key for key in path): value for path, value in leaves}
-    fields |= {"mesh": shape_of(mesh), "resume": resume}
-    for name, found in data.items():
-        fields |= {f"{name}{path}": text for path, text in found.items()}
-    check_all_alike(fields)
-
-
 def _made_with(data: dict[str, dict[str, str]], loss_fn: LossFn | None) -> dict[str, str]:
     """Returns a digest of each data set, and the name of the loss."""
     name = getattr(loss_fn, "__qualname__", type(loss_fn).__name__)
     return {**{part: digest(found) for part, found in data.items()}, "loss_fn": name}
-
-
-def _recording_velocity_weight(params: Params, config: TrainingConfig) -> Params:
-    """Returns the model with the weight of its loss in its config, for rollouts and readers.
-
-    Raises:
-      ValueError: the model's config and the settings name different weights.
-    """
-    recorded, weight = params.config.velocity_weight, config.velocity_weight
-    if recorded and weight and recorded != weight:
-        raise ValueError(
-            f"config.velocity_weight: got {weight}, expected that of the model, {recorded}, which "
-            "its config records; set one of them to 0, or both to the same"
-        )
-    config = dataclasses.replace(params.config, velocity_weight=recorded or weight)
-    return dataclasses.replace(params, config=config)
-
-
-def _check_inputs(
-    params: Params,
-    train: Samples | Buckets,
-    valid: Samples | Buckets,
-    config: TrainingConfig,
-    make_callbacks: Any,
-    loss_fn: LossFn | None,
-) -> None:
-    """Raises a ValueError if model, data and settings do not fit together."""
-    check_params(params)
-    if not isinstance(config, TrainingConfig):
-        raise ValueError(f"config: got {type(config).__name__}, expected a TrainingConfig")
-    if not callable(make_callbacks):
-        raise ValueError(
-            f"make_callbacks: got {type(make_callbacks).__name__}, expected a function of the step "
-            "that the run starts from, such as lambda step: [JSONLines(path, step)]"
-        )
-    for name, data in (("train", train), ("valid", valid)):
-        for part in by_size(data):
-            try:
-                validate(part)
-                check_feature_sizes(params, part.graph)
-                expected = by_size(train)[0].times
-                is_free = name == "valid" and config.random_times != "all"
-                is_free = is_free or np.ndim(expected) == 2
-                if not is_free and not np.array_equal(part.times, expected):
-                    raise ValueError(
-                        f"times: got {np.asarray(part.times)}, expected those of the training set, "
-                        f"{np.asarray(expected)}: the times that a model is trained on (with "
-                        'random_times="all")'
-                    )
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
-    num_targets = by_size(train)[0].positions.shape[1]
-    if max(config.num_times, default=0) > num_targets:
-        raise ValueError(
-            f"num_times: got {config.num_times}, expected at most {num_targets}, the number of "
-            "target times of the training samples"
-        )
-    _check_objective(params, train, config, loss_fn)
-    warn_of_data(params.config, train)
-
-
-def _check_objective(
-    params: Params, train: Samples | Buckets, config: TrainingConfig, loss_fn: LossFn | None
-) -> None:
-    """Raises a ValueError if the loss or the noise do not fit the training set."""
-    check_noise(train, config.noise)
-    if loss_fn is not None:
-        check_loss(loss_fn, params, train)
-        return
-    weight = velocity_weight(params, config)
-    if weight and any(part.velocities is None for part in by_size(train)):
-        raise ValueError(
-            f"train.velocities: got None, expected target velocities, because velocity_weight is "
-            f"{weight}; give them, or set velocity_weight=0"
-        )
 
 
 @dataclasses.dataclass

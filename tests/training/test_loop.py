@@ -16,7 +16,15 @@ import pytest
 
 import egno_jax
 from egno_jax import training
-from egno_jax.training import JSONLines, TrainingConfig, evaluate, fit, loop, read_json_lines
+from egno_jax.training import (
+    JSONLines,
+    TrainingConfig,
+    evaluate,
+    fit,
+    inputs,
+    loop,
+    read_json_lines,
+)
 from tests import helpers
 from tests.helpers import SignalAfter
 from tests.training.conftest import CONFIG
@@ -189,7 +197,7 @@ def test_without_a_velocity_weight_no_velocities_are_needed(task, config):
     params, train, _ = task
     config = dataclasses.replace(config, velocity_weight=0.0)
     bare = train._replace(velocities=None)
-    loop._check_objective(params, bare, config, None)
+    inputs._check_objective(params, bare, config, None)
     state, step = training.init_state(params, config), training.train_step
     jax.eval_shape(functools.partial(step, config=config), state, bare)
     with pytest.raises(ValueError, match=r"batch.velocities: got None .*velocity_weight=0.1"):
