@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import math
 import os
@@ -295,14 +294,13 @@ def _train(
 ) -> None:
     """Trains to the last step or to a signal; updates `progress`."""
     num_steps, events = run.config.num_steps, (run.config.eval_every, run.config.checkpoint_every)
-    # The first chunk compiles, so the second one is traced.
     is_traced = run.profile is not None and is_main_process()
-    trace = Path(run.profile) if is_traced else None
-    traces = itertools.chain([None, trace], itertools.repeat(None))
+    # The first chunk compiles, so the second one is traced.
+    traces = iter([None, Path(run.profile)] if is_traced else [])
     while progress.step < num_steps and not agree_on_any(stop.is_set()):
         to_events = (every - progress.step % every for every in events)
         length = min(run.config.steps_per_chunk, num_steps - progress.step, *to_events)
-        with watch(next(traces)) as cost:
+        with watch(next(traces, None)) as cost:
             state, steps = run.trainer.advance(state, progress.step, length)
         progress.skipped_steps += int(steps.is_skipped.sum())
         if progress.skipped_steps > run.config.max_skipped_steps:
