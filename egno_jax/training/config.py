@@ -15,6 +15,7 @@ import optax
 from egno_jax.checks import as_float, as_seed
 from egno_jax.config import check_field
 from egno_jax.deprecation import renamed_fields
+from egno_jax.graph.columns import QUANTITIES
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 Schedule = Literal["constant", "cosine", "halving", "hold"]
 Decay = Literal["decoupled", "l2"]
 RandomTimes = Literal["all", "subsets", "grids"]
-# The fields of NoiseConfig that name features.
-COLUMNS = ("speed_column", "squared_distance_column", "distance_column")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,10 +190,10 @@ class NoiseConfig:
     distance_column: int | None = None
 
     def __post_init__(self) -> None:
-        _check_numbers(self, exclude=COLUMNS)
+        _check_numbers(self, exclude=QUANTITIES)
         for name in ("positions", "velocities", "targets"):
             check_field(self, name, getattr(self, name) >= 0, "0 (no noise) or more")
-        for name in COLUMNS:
+        for name in QUANTITIES:
             column = getattr(self, name)
             is_column = isinstance(column, int) and not isinstance(column, bool)
             check_field(self, name, column is None or is_column, "the number of a column, or None")

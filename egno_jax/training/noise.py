@@ -10,8 +10,8 @@ import numpy as np
 
 from egno_jax.datasets.base import Batch, Samples, num_samples, take
 from egno_jax.datasets.buckets import Buckets, by_size
-from egno_jax.rolling import check_columns, with_state
-from egno_jax.training.config import COLUMNS, NoiseConfig
+from egno_jax.graph.columns import QUANTITIES, check_columns, with_state
+from egno_jax.training.config import NoiseConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Int
@@ -85,4 +85,4 @@ def check_noise(data: Samples | Buckets, config: NoiseConfig) -> None:
 
 
 def _columns(config: NoiseConfig) -> dict[str, int | None]:
-    return {name: getattr(config, name) for name in COLUMNS}
+    return {name: getattr(config, name) for name in QUANTITIES}
