@@ -22,9 +22,10 @@ from egno_jax.datasets.base import Samples
 from egno_jax.datasets.buckets import Buckets
 from egno_jax.model import Params
 from egno_jax.training.advice import scale_text
-from egno_jax.training.callbacks import Callback, Cost, memory_bytes, watch
+from egno_jax.training.callbacks import Callback
 from egno_jax.training.checkpoints import RunCheckpoints, StorageError, check_writable
 from egno_jax.training.config import TrainingConfig, upgrade_settings
+from egno_jax.training.costs import Cost, memory_bytes, watch
 from egno_jax.training.devices import agree_on_any, is_main_process, wait_for_all
 from egno_jax.training.guards import only_run_in, stop_on_signal
 from egno_jax.training.inputs import check_inputs, check_processes, recording_velocity_weight

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from egno_jax.training import Callback, JSONLines, Progress, TensorBoard, fit, read_json_lines
-from egno_jax.training.callbacks import watch
+from egno_jax.training.costs import watch
 
 TRAIN = {"step": 3, "loss": 0.25, "grad_norm": 1.5, "steps_per_second": 9.0, "seconds": 0.5}
 VALID = {"step": 3, "f_mse": 0.5, "a_mse": 0.25, "mse_per_time": [0.1, 0.5], "seconds": 0.6}
