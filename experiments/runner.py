@@ -22,14 +22,14 @@ import egno_jax
 from egno_jax import baselines, metrics, training
 from egno_jax.datasets import Samples, num_samples, take
 from egno_jax.families import family_of
-from egno_jax.training.devices import (
-    agree_on_any,
-    agree_on_text,
-    wait_for_all,
-)
 from egno_jax.training.guards import only_run_in
 from egno_jax.training.liveness import RESUMABLE, fail, is_one_of_several, naming_lost_processes
-from egno_jax.training.processes import check_all_alike
+from egno_jax.training.processes import (
+    agree_on_any,
+    agree_on_text,
+    check_all_alike,
+    wait_for_all,
+)
 from experiments import run_directory, run_page, settings
 from experiments.command_line import RunOptions, parse
 from experiments.decoding import decode, linear_baseline

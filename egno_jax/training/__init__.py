@@ -18,19 +18,17 @@ from egno_jax.training.config import (
     make_schedule,
     upgrade_settings,
 )
-from egno_jax.training.devices import (
-    MeshShape,
-    agree_on_any,
-    agree_on_text,
-    is_main_process,
-    make_mesh,
-    parse_mesh,
-    start_processes,
-    wait_for_all,
-)
+from egno_jax.training.devices import MeshShape, make_mesh, parse_mesh
 from egno_jax.training.liveness import LostProcessError, fail, is_one_of_several
 from egno_jax.training.loop import FitResult, NonFiniteLossError, fit
 from egno_jax.training.objective import evaluate, loss_fn, mse_loss
+from egno_jax.training.processes import (
+    agree_on_any,
+    agree_on_text,
+    is_main_process,
+    start_processes,
+    wait_for_all,
+)
 from egno_jax.training.step import (
     StepMetrics,
     TrainState,

@@ -29,9 +29,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from egno_jax.checkpoint import CheckpointError, library_versions
-from egno_jax.training.devices import agree_on_any, is_main_process, wait_for_all
 from egno_jax.training.flat import unflatten
 from egno_jax.training.liveness import LostProcessError
+from egno_jax.training.processes import agree_on_any, is_main_process, wait_for_all
 from egno_jax.training.step import TrainState
 
 FORMAT_VERSION = 2

@@ -1,4 +1,4 @@
-"""Devices and processes: the mesh of a run, arrays on it, and agreement between processes.
+"""Devices: the mesh of a run, and arrays on it.
 
 Batches of graphs are split over the mesh axis `data`, requested times over the axis `time`; the
 training state is replicated. One device is like a mesh of size 1.
@@ -10,7 +10,6 @@ import collections
 import contextlib
 import functools
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,23 +17,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src import distributed
-from jax.experimental import mesh_utils, multihost_utils
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from egno_jax import ops
 from egno_jax.config import EGNOConfig
 from egno_jax.families import family_of
-from egno_jax.training.liveness import watch_others
-from egno_jax.training.processes import check_all_alike, versions
 
 AXES = (ops.DATA_AXIS, ops.TIME_AXIS)
-# Process 0 may evaluate and draw alone for so many seconds while the others wait.
-_PATIENCE = 24 * 3600
-_LONGEST_TEXT = 4096
-# Environment variables of launchers that start several processes.
-_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-_HOST_LISTS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
 
 
 class MeshShape(NamedTuple):
@@ -200,92 +190,3 @@ def map_shares(function: Callable[..., Any], *shares: Any) -> Any:
         of_device, in_specs=spec, out_specs=spec, axis_names=manual, check_vma=False
     )
     return mapped(*shares)
-
-
-def start_processes(
-    coordinator: str | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
-    *,
-    from_environment: bool | None = None,
-) -> None:
-    """Connects this process with the others of a run; call it before JAX is used.
-
-    Without arguments it connects where environment variables announce several processes: Slurm's
-    `srun`, Open MPI's `mpirun`, a TPU slice of several hosts on GKE. Otherwise it does nothing.
-    Elsewhere JAX may find the others too, on Cloud TPU through its metadata server: pass
-    `from_environment=True`.
-
-    Args:
-      coordinator: `host:port` of process 0.
-      num_processes: number of processes.
-      process_id: number of this process, from 0.
-      from_environment: whether JAX finds the three by itself; None: as described above.
-
-    Raises:
-      ValueError: some of the three are given and not all, they are not valid, or the processes
-        differ in their number or in versions; names the differences.
-    """
-    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
-    missing = [name for name, value in given.items() if value is None]
-    if len(missing) == len(given):
-        if is_cluster() if from_environment is None else from_environment:
-            jax.distributed.initialize(shutdown_timeout_seconds=_PATIENCE)
-            _greet()
-        return
-    if missing:
-        raise ValueError(
-            f"{missing[0]}: got none, expected coordinator, num_processes and process_id together"
-        )
-    if num_processes < 1 or not 0 <= process_id < num_processes:
-        raise ValueError(
-            f"process_id: got {process_id} of {num_processes} processes, expected from 0 to one "
-            "less than their number"
-        )
-    if ":" not in coordinator:
-        raise ValueError(f"coordinator: got {coordinator!r}, expected host:port")
-    jax.distributed.initialize(
-        coordinator, num_processes, process_id, shutdown_timeout_seconds=_PATIENCE
-    )
-    _greet()
-
-
-def _greet() -> None:
-    """Compares the processes as far as they must be alike for any communication."""
-    state = distributed.global_state
-    if state.num_processes > 1:
-        watch_others()
-    check_all_alike({"num_processes": state.num_processes, **versions()})
-
-
-def is_cluster() -> bool:
-    """Returns whether the environment announces several processes."""
-    counts, hosts = ([os.environ.get(x, "") for x in names] for names in (_COUNTS, _HOST_LISTS))
-    is_counted = any(count.isdecimal() and int(count) > 1 for count in counts)
-    return is_counted or any("," in names for names in hosts)
-
-
-def is_main_process() -> bool:
-    """Returns whether this is the process that writes what only one may write."""
-    return jax.process_index() == 0
-
-
-def agree_on_any(flag: bool) -> bool:
-    """Returns whether the flag is set in any process; all must call."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
-
-
-def wait_for_all(name: str) -> None:
-    """Returns when all processes have reached the point of this name."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
-def agree_on_text(text: str) -> str:
-    """Returns the text of process 0, of at most 4096 bytes; all must call."""
-    if jax.process_count() == 1:
-        return text
-    encoded = np.frombuffer(text.encode().ljust(_LONGEST_TEXT), np.uint8)
-    return bytes(multihost_utils.broadcast_one_to_all(encoded)).decode().rstrip()

@@ -11,7 +11,7 @@ from typing import Any
 
 from egno_jax.checkpoint import CheckpointError
 from egno_jax.locks import LockedError, lock
-from egno_jax.training.devices import agree_on_text, is_main_process
+from egno_jax.training.processes import agree_on_text, is_main_process
 
 LOCK = "run.lock"
 # What each thread of this process holds, so that a program can hold it longer than `fit` does.

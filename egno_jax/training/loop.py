@@ -26,12 +26,17 @@ from egno_jax.training.callbacks import Callback
 from egno_jax.training.checkpoints import RunCheckpoints, StorageError, check_writable
 from egno_jax.training.config import TrainingConfig, upgrade_settings
 from egno_jax.training.costs import Cost, memory_bytes, watch
-from egno_jax.training.devices import agree_on_any, is_main_process, wait_for_all
 from egno_jax.training.guards import only_run_in, stop_on_signal
 from egno_jax.training.inputs import check_inputs, check_processes, recording_velocity_weight
 from egno_jax.training.liveness import naming_lost_processes
 from egno_jax.training.objective import LossFn, Metric, check_metrics, entries_of
-from egno_jax.training.processes import digest, digests
+from egno_jax.training.processes import (
+    agree_on_any,
+    digest,
+    digests,
+    is_main_process,
+    wait_for_all,
+)
 from egno_jax.training.step import StepMetrics, Trainer, TrainState, averaged, init_state
 
 _CHECKPOINTS = "checkpoints"

@@ -19,7 +19,7 @@ import egno_jax
 from egno_jax import datasets, training
 from egno_jax.baselines import BaselineConfig
 from egno_jax.ops.kernels import library
-from egno_jax.training import MeshShape, devices, make_mesh, parse_mesh
+from egno_jax.training import MeshShape, devices, make_mesh, parse_mesh, processes
 from egno_jax.training.batches import share_places
 from egno_jax.training.step import Trainer
 from egno_jax.training.stream import LocalShare, StepBatches, Stream, local_share
@@ -334,18 +334,18 @@ def test_processes_that_make_no_sense(arguments, message):
 
 
 def test_the_environment_tells_of_other_processes(monkeypatch):
-    for name in (*devices._COUNTS, *devices._HOST_LISTS):
+    for name in (*processes._COUNTS, *processes._HOST_LISTS):
         monkeypatch.delenv(name, raising=False)
-    assert not devices.is_cluster()
+    assert not processes.is_cluster()
     training.start_processes()
     for name, alone, several in (
         ("SLURM_STEP_NUM_TASKS", "1", "4"),
         ("TPU_WORKER_HOSTNAMES", "localhost", "host-0,host-1"),
     ):
         monkeypatch.setenv(name, alone)
-        assert not devices.is_cluster()
+        assert not processes.is_cluster()
         monkeypatch.setenv(name, several)
-        assert devices.is_cluster()
+        assert processes.is_cluster()
         monkeypatch.delenv(name)
 
 
