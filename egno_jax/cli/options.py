@@ -99,7 +99,7 @@ def frames_in(text: str, recording: Recording, name: str) -> int:
     Raises:
       ValueError: it is not a whole number of frames.
     """
-    found = convert(parse(text, name), "frame", recording.time_step, name)
+    found = convert(parse(text, name), FRAME, recording.time_step, name)
     frames = round(found)
     if frames < 1 or abs(found - frames) > 1e-6 * max(found, 1):
         raise ValueError(
