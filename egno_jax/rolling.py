@@ -276,10 +276,10 @@ def radius_graph(
         `[E, D]`. None if the edge features are only distances, squared or not.
 
     Raises:
-      ValueError: the radius is not above 0, or `node_mask` is not a mask with a padding node.
+      ValueError: the radius is not a finite number above 0, or `node_mask` has no padding node.
     """
-    if not radius > 0:
-        raise ValueError(f"radius: got {radius}, expected a number above 0")
+    if not 0 < radius < np.inf:
+        raise ValueError(f"radius: got {radius}, expected a finite number above 0")
     check_unit("velocity_unit", velocity_unit)
     mask = np.asarray(node_mask)
     if mask.ndim != 1 or mask.dtype != bool or mask.all():
