@@ -74,6 +74,8 @@ def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool =
     directory = as_path("directory", directory).resolve()  # a link keeps pointing there
     check_params(params)
     _check_writable(directory, overwrite)
+    # Before a file is made, as arrays may be deleted; orbax would also wait for other processes.
+    weights = jax.device_get(params.weights)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         prefix=f".{directory.name}-", dir=directory.parent, ignore_cleanup_errors=True
@@ -81,9 +83,6 @@ def save(directory: str | os.PathLike[str], params: Params, *, overwrite: bool =
         staging = Path(made, directory.name)
         staging.mkdir()  # in the usual mode, which that of a temporary directory is not
         with _checkpointer() as checkpointer:
-            # orbax would wait for the other processes that share these arrays.
-            is_alone = jax.process_count() == 1
-            weights = params.weights if is_alone else jax.device_get(params.weights)
             checkpointer.save(staging / _WEIGHTS, weights)
         manifest = {
             "format_version": FORMAT_VERSION,

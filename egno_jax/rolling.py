@@ -241,10 +241,9 @@ def radius_graph(
         `[E, D]`. None if the edge features are only distances, squared or not.
 
     Raises:
-      ValueError: the radius is not above 0, or `node_mask` is not a mask with a padding node.
+      ValueError: the radius is not a finite number above 0, or `node_mask` has no padding node.
     """
-    if not radius > 0:
-        raise ValueError(f"radius: got {radius}, expected a number above 0")
+    check_positive("radius", radius)
     if velocity_unit is not None:
         check_positive("velocity_unit", velocity_unit)
     if edge_features is not None:

@@ -161,6 +161,14 @@ def test_a_save_that_fails_leaves_things_as_they_were(checkpoint, overwrite, met
     assert os.listdir(checkpoint.parent) == [checkpoint.name]
 
 
+def test_weights_that_were_donated_leave_no_file(tmp_path):
+    params = jax.tree.map(jax.numpy.asarray, random_params())
+    jax.tree.leaves(params)[0].delete()
+    with pytest.raises(RuntimeError, match="deleted"):
+        egno_jax.save(tmp_path / "new" / "model", params)
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_failure_when_moving_into_place_keeps_the_old_checkpoint(checkpoint):
     before, rename = contents(checkpoint), type(checkpoint).rename
 

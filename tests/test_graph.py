@@ -164,7 +164,10 @@ class TestEdges:
     @pytest.mark.parametrize(
         ("make", "message"),
         [
-            (lambda: graphs.fully_connected_edges(0), "num_nodes: got 0, expected at least 1"),
+            (lambda: graphs.fully_connected_edges(0), "num_nodes: got 0, expected an integer >= 1"),
+            (lambda: graphs.fully_connected_edges(2.0), "num_nodes: got 2.0, expected an integer"),
+            (lambda: graphs.bond_edges([[0, 1]], 2.0), "num_nodes: got 2.0, expected an integer"),
+            (lambda: graphs.bond_kinds([[0, 1]], 2.0), "num_nodes: got 2.0, expected an integer"),
             (
                 lambda: graphs.bond_edges([[0, 3]], 3),
                 r"bonds\[0\]: got \[0, 3\].*nodes from 0 to 2",

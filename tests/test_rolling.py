@@ -410,9 +410,10 @@ def test_a_radius_graph_names_a_column_that_is_not_there():
         rolling.rollout(params, graph, TIMES, 2, next_graph=next_graph)
 
 
-def test_radius_must_be_above_zero():
-    with pytest.raises(ValueError, match="radius: got 0"):
-        rolling.radius_graph(0, np.array([True, False]))
+@pytest.mark.parametrize("radius", [0, np.inf, np.nan])
+def test_radius_must_be_finite_and_above_zero(radius):
+    with pytest.raises(ValueError, match=f"radius: got {radius}"):
+        rolling.radius_graph(radius, np.array([True, False]), cell=np.eye(3))
 
 
 @pytest.mark.parametrize(

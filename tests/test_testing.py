@@ -56,6 +56,13 @@ def test_params_without_edge_features_are_checked():
     assert testing.check_permutation(params) < 1e-5
 
 
+def test_graphs_with_a_layout_are_checked():
+    config = EGNOConfig(**SMALL)
+    params = helpers.random_params(np.random.default_rng(0), config, 2, 2)
+    graph = testing.random_graph(np.random.default_rng(1))
+    assert testing.check_permutation(params, graph=egno_jax.graph.prepare(graph, "list")) < 1e-5
+
+
 def test_float64_is_checked_to_its_own_precision():
     with helpers.using("float64"):
         config = EGNOConfig(**SMALL, param_dtype="float64")

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import jraph
 import numpy as np
 
-from egno_jax.checks import as_floating, check_array, check_finite, check_positive, shape_text
+from egno_jax.checks import (
+    as_count,
+    as_floating,
+    check_array,
+    check_finite,
+    check_positive,
+    shape_text,
+)
 from egno_jax.extras import require
 
 if TYPE_CHECKING:
@@ -50,8 +57,7 @@ def fully_connected_edges(num_nodes: int) -> Edges:
 
     Edges are sorted by receiver, then sender, and have no features.
     """
-    if num_nodes < 1:
-        raise ValueError(f"num_nodes: got {num_nodes}, expected at least 1")
+    num_nodes = as_count("num_nodes", num_nodes)
     receivers, senders = np.nonzero(~np.eye(num_nodes, dtype=bool))
     return Edges(senders.astype(np.int32), receivers.astype(np.int32))
 
@@ -90,8 +96,9 @@ def bond_kinds(bonds: ArrayLike, num_nodes: int) -> Int[np.ndarray, "N"]:
     Returns:
       `[N]`, the kind of each node, from 0 to K - 1.
     """
+    ends = _ends_of_bonds(bonds, num_nodes)
     neighbours = np.zeros((num_nodes, num_nodes), np.int64)
-    neighbours[_ends_of_bonds(bonds, num_nodes)] = 1
+    neighbours[ends] = 1
     kinds, number = np.zeros(num_nodes, np.int64), 0
     while kinds.max(initial=0) >= number:
         number = kinds.max(initial=0) + 1
@@ -103,7 +110,7 @@ def bond_kinds(bonds: ArrayLike, num_nodes: int) -> Int[np.ndarray, "N"]:
 
 def _ends_of_bonds(bonds: ArrayLike, num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns both nodes of each bond, in both directions."""
-    bonds = np.asarray(bonds)
+    num_nodes, bonds = as_count("num_nodes", num_nodes, 0), np.asarray(bonds)
     bonds = bonds if bonds.size else np.zeros((0, 2), int)
     check_array("bonds", bonds, "integer", ("B", 2), {})
     is_bad = ((bonds < 0) | (bonds >= num_nodes)).any(axis=1) | (bonds[:, 0] == bonds[:, 1])

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Collection, Mapping
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import jax
@@ -304,12 +305,16 @@ def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_numbers(config: Any, exclude: Collection[str] = ()) -> None:
-    """Raises a ValueError if a field with a number as its default does not hold such a number."""
+    """Raises a ValueError if a field with a number as its default does not hold such a number.
+
+    Numbers of any library become those of Python, as JSON holds them.
+    """
     for field in dataclasses.fields(config):
         value, kind = getattr(config, field.name), type(field.default)
         if field.name in exclude or kind not in (int, float):
             continue
-        is_number = isinstance(value, int if kind is int else int | float)
+        is_number = isinstance(value, Integral if kind is int else Real)
         is_valid = is_number and math.isfinite(as_float(value))
         expected = "an integer" if kind is int else "a finite number"
         check_field(config, field.name, is_valid, expected)
+        object.__setattr__(config, field.name, kind(value))

@@ -21,6 +21,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from egno_jax import ops
+from egno_jax.checks import as_count
 from egno_jax.config import EGNOConfig
 from egno_jax.families import family_of
 
@@ -67,8 +68,12 @@ def make_mesh(shape: MeshShape, *, devices: Sequence[jax.Device] | None = None) 
         processes.
 
     Raises:
-      ValueError: there are too few devices, or a process would have no part in the mesh.
+      ValueError: there are too few devices, a process would have no part in the mesh, or `shape` is
+        not a shape.
     """
+    if not isinstance(shape, MeshShape):
+        raise ValueError(f"shape: got {shape!r}, expected a MeshShape; of a text use parse_mesh")
+    shape = MeshShape(*map(as_count, AXES, shape))
     available = list(jax.devices() if devices is None else devices)
     needed, is_several = math.prod(shape), jax.process_count() > 1
     if needed > len(available) or (is_several and needed < len(available)):

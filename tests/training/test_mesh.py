@@ -170,6 +170,19 @@ def test_meshes_are_read_from_text():
             parse_mesh(text)
 
 
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ("data=1", "shape: got 'data=1', expected a MeshShape"),
+        (MeshShape(time=0), "time: got 0, expected an integer >= 1"),
+        (MeshShape(1.0), "data: got 1.0, expected an integer"),
+    ],
+)
+def test_what_is_no_shape_of_a_mesh_is_named(shape, message):
+    with pytest.raises(ValueError, match=message):
+        make_mesh(shape)
+
+
 def test_a_mesh_of_too_many_devices_is_refused():
     available = len(jax.devices())
     message = f"{available + 1} devices, expected at most the {available} "

@@ -100,6 +100,12 @@ def test_a_bad_field_is_named(field, value):
         OptimizerConfig(**{field: value})
 
 
+def test_numbers_of_any_library_become_those_of_python():
+    config = OptimizerConfig(learning_rate=np.float32(0.5), warmup_steps=np.int64(3), clip_norm=1)
+    assert config == OptimizerConfig(learning_rate=0.5, warmup_steps=3, clip_norm=1.0)
+    assert [type(x) for x in (config.learning_rate, config.warmup_steps)] == [float, int]
+
+
 def test_clipping_comes_before_l2_decay():
     """As `torch.nn.utils.clip_grad_norm_` before a step of `torch.optim.Adam`."""
     config = OptimizerConfig(
