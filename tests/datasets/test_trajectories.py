@@ -566,6 +566,17 @@ def test_the_cell_of_a_pdb_file_may_stand_before_its_models(tmp_path, length):
     assert cells is None if length == 1 else np.allclose(cells, [length * np.eye(3)] * 2)
 
 
+def test_later_frames_of_a_gro_file_are_not_left_out(tmp_path):
+    positions, top, path = np.zeros((3, 2, 3)), tmp_path / "a.gro", tmp_path / "a.trr"
+    trajectories.write(top, positions, times=[0, 1, 2])
+    trajectories.write(path, positions, times=[0, 1, 2])
+    with pytest.raises(ValueError, match=r"a\.gro: got more than one frame, expected one"):
+        trajectories.read(top)
+    assert trajectories.read(top, path).positions.shape == (1, 3, 2, 3)
+    trajectories.write(top, positions[:1], times=[0])
+    assert trajectories.read(top).positions.shape == (1, 1, 2, 3)
+
+
 @pytest.mark.parametrize("times", [[0, 26, 27], [10, 12, 14]])
 @pytest.mark.parametrize("is_open", [False, True])
 def test_times_that_a_dcd_file_cannot_hold_are_warned_of(tmp_path, is_open, times):
