@@ -506,9 +506,20 @@ def test_windows_that_are_not_in_the_recording_are_named():
         trajectories.starts_of(recording, dataclasses.replace(recipe, times=()))
 
 
-def test_cells_are_matrices(tmp_path):
-    np.savez(tmp_path / "a.npz", positions=np.zeros((2, 3, 3)), cell=np.ones(3))
-    with pytest.raises(ValueError, match=r"cell: got float64 \[3\], expected numbers \[3, 3\]"):
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"cell": np.ones(3)}, r"cell: got float64 \[3\], expected numbers \[3, 3\]"),
+        ({"numbers": np.ones(3)}, r"numbers: got float64 \[3\], expected integers \[3\]"),
+        (
+            {"cell": np.eye(3), "periodic": [1, 1, 0]},
+            r"periodic: got int64 \[3\], expected booleans \[3\]",
+        ),
+    ],
+)
+def test_arrays_of_another_kind_or_shape_are_named(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", positions=np.zeros((2, 3, 3)), **arrays)
+    with pytest.raises(ValueError, match=message):
         trajectories.read(tmp_path / "a.npz")
 
 
