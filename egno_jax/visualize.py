@@ -494,12 +494,13 @@ def _check_paths(true: Any, predicted: Any, titles: Sequence[str]) -> tuple[np.n
 
 
 def _check_targets(frames: Sequence[int], lines: _Lines) -> list[int]:
+    frames = np.asarray(frames).tolist()
     targets = [int(frame) for frame in frames]
     last, count = lines.true.shape[1] - 1, lines.predicted.shape[1]
     is_increasing = all(a < b for a, b in itertools.pairwise([-1, *targets]))
-    if len(targets) != count or not is_increasing or targets[-1] > last:
+    if targets != frames or len(targets) != count or not is_increasing or targets[-1] > last:
         raise ValueError(
-            f"target_frames: got {targets}, expected {count} that increase from 0 to {last}, one "
+            f"target_frames: got {frames}, expected {count} that increase from 0 to {last}, one "
             "for each predicted time"
         )
     return targets

@@ -140,6 +140,7 @@ def test_interactive_skeletons_hold_every_frame_and_show_one_system(paths):
         ({"target_frames": (2, 4, 5, 8)}, "expected 5 that increase from 0 to 10"),
         ({"target_frames": (2, 4, 5, 8, 11)}, "expected 5 that increase from 0 to 10"),
         ({"target_frames": (2, 4, 4, 8, 10)}, "expected 5 that increase from 0 to 10"),
+        ({"target_frames": (2, 4, 5.5, 8, 10)}, "expected 5 that increase from 0 to 10"),
         ({"titles": ["a"]}, "titles: got 1, expected 3"),
     ],
 )

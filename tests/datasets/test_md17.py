@@ -761,6 +761,7 @@ def test_load_says_what_is_wrong(folder, monkeypatch):
             {},
             r"aspirin\.npz is not there; make it with `python -m egno",
         ),
+        (("phenol", "train"), {}, "md17 generate --smiles SMILES --name phenol`"),
         (("phenol", "train"), {"archive": "md17"}, "molecule: got 'phenol', expected one of"),
         (("ethanol", "train"), {"archive": "md17"}, "md17 download --molecule ethanol"),
         (("ethanol", "train"), {"split": "random", "window": 18_000}, "of 32000 frames"),

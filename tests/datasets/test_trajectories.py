@@ -506,9 +506,20 @@ def test_windows_that_are_not_in_the_recording_are_named():
         trajectories.starts_of(recording, dataclasses.replace(recipe, times=()))
 
 
-def test_cells_are_matrices(tmp_path):
-    np.savez(tmp_path / "a.npz", positions=np.zeros((2, 3, 3)), cell=np.ones(3))
-    with pytest.raises(ValueError, match=r"cell: got float64 \[3\], expected numbers \[3, 3\]"):
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"cell": np.ones(3)}, r"cell: got float64 \[3\], expected numbers \[3, 3\]"),
+        ({"numbers": np.ones(3)}, r"numbers: got float64 \[3\], expected integers \[3\]"),
+        (
+            {"cell": np.eye(3), "periodic": [1, 1, 0]},
+            r"periodic: got int64 \[3\], expected booleans \[3\]",
+        ),
+    ],
+)
+def test_arrays_of_another_kind_or_shape_are_named(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", positions=np.zeros((2, 3, 3)), **arrays)
+    with pytest.raises(ValueError, match=message):
         trajectories.read(tmp_path / "a.npz")
 
 
@@ -566,11 +577,23 @@ def test_the_cell_of_a_pdb_file_may_stand_before_its_models(tmp_path, length):
     assert cells is None if length == 1 else np.allclose(cells, [length * np.eye(3)] * 2)
 
 
+def test_later_frames_of_a_gro_file_are_not_left_out(tmp_path):
+    positions, top, path = np.zeros((3, 2, 3)), tmp_path / "a.gro", tmp_path / "a.trr"
+    trajectories.write(top, positions, times=[0, 1, 2])
+    trajectories.write(path, positions, times=[0, 1, 2])
+    with pytest.raises(ValueError, match=r"a\.gro: got more than one frame, expected one"):
+        trajectories.read(top)
+    assert trajectories.read(top, path).positions.shape == (1, 3, 2, 3)
+    trajectories.write(top, positions[:1], times=[0])
+    assert trajectories.read(top).positions.shape == (1, 1, 2, 3)
+
+
+@pytest.mark.parametrize("times", [[0, 26, 27], [10, 12, 14]])
 @pytest.mark.parametrize("is_open", [False, True])
-def test_uneven_times_in_files_of_even_ones_are_warned_of(tmp_path, is_open):
+def test_times_that_a_dcd_file_cannot_hold_are_warned_of(tmp_path, is_open, times):
     options = {} if is_open else {"cell": 9.0 * np.eye(3), "periodic": (True,) * 3}
     with pytest.warns(UserWarning, match=r"path: got \.dcd, which has evenly spaced frames"):
-        trajectories.write(tmp_path / "a.dcd", np.zeros((3, 2, 3)), times=[0, 26, 27], **options)
+        trajectories.write(tmp_path / "a.dcd", np.zeros((3, 2, 3)), times=times, **options)
 
 
 @pytest.mark.parametrize("number", [-1, 119, 2**40])
@@ -627,7 +650,7 @@ def test_particles_without_species_are_written_without_ase_and_read_by_it(
     tmp_path, monkeypatch, has_velocities
 ):
     rng = np.random.default_rng(0)
-    positions, velocities = rng.normal(size=(2, 3, 4, 3))
+    positions, velocities = 1e-9 * rng.normal(size=(2, 3, 4, 3))
     path, cell = tmp_path / "bodies.xyz", np.diag([5.0, 6.0, 7.0])
     more = {"velocities": velocities} if has_velocities else {}
     with monkeypatch.context() as patch:
@@ -638,10 +661,10 @@ def test_particles_without_species_are_written_without_ase_and_read_by_it(
     frames = pytest.importorskip("ase.io").read(path, ":")
     assert [frame.info["time"] for frame in frames] == [0, 2, 4]
     for index, frame in enumerate(frames):
-        np.testing.assert_allclose(frame.positions, positions[index], atol=1e-7)
+        np.testing.assert_allclose(frame.positions, positions[index])
         np.testing.assert_array_equal(frame.cell[:], cell)
         assert frame.get_chemical_symbols() == ["X"] * 4
         assert frame.pbc.tolist() == [True, True, False]
         assert ("velocities" in frame.arrays) == has_velocities
         if has_velocities:
-            np.testing.assert_allclose(frame.arrays["velocities"], velocities[index], atol=1e-7)
+            np.testing.assert_allclose(frame.arrays["velocities"], velocities[index])

@@ -25,6 +25,7 @@ from egno_jax.datasets.cutting import (
 from egno_jax.datasets.md17 import archives, molecule_trajectory
 from egno_jax.datasets.md17.graphs import bond_graph
 from egno_jax.datasets.md17.molecule_trajectory import Trajectory
+from egno_jax.datasets.md17.molecules import MOLECULES
 from egno_jax.datasets.npz import PathLike
 
 if TYPE_CHECKING:
@@ -304,9 +305,11 @@ def load_trajectory(
         trajectory = molecule_trajectory.read(path)
     except FileNotFoundError as error:
         verb = "generate" if archive == "md" else "download"
+        is_known = molecule in MOLECULES
+        what = f"--molecule {molecule}" if is_known else f"--smiles SMILES --name {molecule}"
         raise ValueError(
-            f"{path} is not there; make it with `python -m egno_jax.datasets.md17 {verb} "
-            f"--molecule {molecule}`, or choose another folder with data_dir or EGNO_DATA_DIR"
+            f"{path} is not there; make it with `python -m egno_jax.datasets.md17 {verb} {what}`, "
+            "or choose another folder with data_dir or EGNO_DATA_DIR"
         ) from error
     if archive == "md17":
         archives.check_original(path, trajectory, molecule)

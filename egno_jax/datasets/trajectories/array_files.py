@@ -162,4 +162,5 @@ def _frames(name: str, array: np.ndarray, expected: tuple[int, ...] | None = Non
 def _expect(name: str, array: np.ndarray, kinds: str, *shapes: tuple[int, ...]) -> None:
     if array.dtype.kind not in kinds or array.shape not in shapes:
         wanted = " or ".join(str([*shape]) for shape in shapes)
-        raise ValueError(f"{name}: got {array.dtype} {[*array.shape]}, expected numbers {wanted}")
+        kind = {"b": "booleans", "iu": "integers"}.get(kinds, "numbers")
+        raise ValueError(f"{name}: got {array.dtype} {[*array.shape]}, expected {kind} {wanted}")

@@ -36,6 +36,8 @@ def read_universe(
     Raises:
       ValueError: a file cannot be read, or the selection selects no atom.
     """
+    if len(paths) == 1 and paths[0].suffix.lower() == ".gro":
+        _check_one_frame(paths[0])
     universe = load_universe(*paths, to_guess=to_guess)
     group = select_atoms(universe, selection or "all")
     positions, velocities, boxes, times = _frames(universe, group, paths[-1])
@@ -93,6 +95,20 @@ def _frames(
         boxes,
         np.asarray(times) if is_timed else None,
     )
+
+
+def _check_one_frame(path: pathlib.Path) -> None:
+    """Raises ValueError if a GRO file has more than one frame: MDAnalysis reads the first alone."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        count = next(itertools.islice(file, 1, None), "").strip()
+        if not count.isdecimal():
+            return  # MDAnalysis names what is wrong
+        rest = itertools.islice(file, int(count) + 1, None)  # after the atoms and the box
+        if any(line.strip() for line in rest):
+            raise ValueError(
+                f"{path}: got more than one frame, expected one in a GRO file; convert it, to XTC "
+                "or TRR, and give the GRO file as its topology"
+            )
 
 
 def _cell_before_models(path: pathlib.Path) -> np.ndarray | None:

@@ -47,8 +47,8 @@ def write(
 
     Times in frames are written as if a frame were 1 fs. Unknown atoms are written as X. Velocities
     are in `.extxyz`, `.xyz`, `.traj`, `.trr`, `.gro` and `.npz`. PDB has no times, and DCD only
-    evenly spaced ones. GRO is rounded to 0.01 Angstrom, PDB to 0.001, XTC to 0.0001. Positions and
-    velocities are rotated with cells of which a file has lengths and angles.
+    evenly spaced ones from 0 on. GRO is rounded to 0.01 Angstrom, PDB to 0.001, XTC to 0.0001.
+    Positions and velocities are rotated with cells of which a file has lengths and angles.
 
     Args:
       path: the file; its folder is made if missing.
@@ -112,7 +112,7 @@ def _checked(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _write_particles(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes extended XYZ of particles of unknown species, as ASE does but without it."""
+    """Writes extended XYZ of particles of unknown species, whose lengths may be of any size."""
     names = [name for name in ("positions", "velocities") if name in arrays]
     columns = {"positions": "pos:R:3", "velocities": "velocities:R:3"}
     properties = ":".join(["species:S:1", *(columns[name] for name in names)])
@@ -125,7 +125,7 @@ def _write_particles(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
         lines.append(f"{arrays['positions'].shape[1]}")
         lines.append(f'{cell}Properties={properties} time={float(time)} pbc="{pbc}"')
         rows = np.concatenate([arrays[name][index] for name in names], axis=1)
-        lines += ["X " + " ".join(f"{x:16.8f}" for x in row) for row in rows]
+        lines += ["X " + " ".join(f"{x:.16g}" for x in row) for row in rows]
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -217,17 +217,15 @@ def _write_gro(path: pathlib.Path, frames: Iterator[MDAnalysis.AtomGroup]) -> No
 
 
 def _even_spacing(times: np.ndarray) -> float:
-    """Returns the time between frames, of which DCD files have one for all."""
+    """Returns the time between frames, of which DCD files have one for all, from 0 on."""
     steps = np.diff(times)
-    if not len(steps):
-        return 1.0
-    if not np.allclose(steps, steps[0], rtol=1e-3):
+    if times[0] or not np.allclose(steps, steps[:1], rtol=1e-3):
         warnings.warn(
-            "path: got .dcd, which has evenly spaced frames alone, and times that are not: those "
-            "in the file are wrong; write another format for right ones",
+            "path: got .dcd, which has evenly spaced frames from 0 on alone, and times that are "
+            "not: those in the file are wrong; write another format for right ones",
             stacklevel=4,
         )
-    return float(steps[0])
+    return float(steps[0]) if len(steps) else 1.0
 
 
 def _write_open_dcd(path: pathlib.Path, positions: np.ndarray, spacing: float) -> None:
