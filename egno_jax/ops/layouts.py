@@ -118,19 +118,16 @@ class EdgeList:
 
     def of_receivers(self, values: Float[Array, "P N C"]) -> Float[Array, "P E C"]:
         """See `Layout`."""
-        return _take_rows(values, self.receivers)
+        return _take_at(values, self.receivers)
 
     def of_senders(self, values: Float[Array, "P N C"]) -> Float[Array, "P E C"]:
         """See `Layout`."""
-        return _take_rows(values, self.senders)
+        return _take_at(values, self.senders)
 
     def to_receivers(self, values: Float[Array, "P E C"]) -> Float[Array, "P N C"]:
         """See `Layout`."""
         dtype = jnp.result_type(values.dtype, jnp.float32)
-        rows = _rows(values.astype(dtype))
-        total = jnp.zeros((self.num_nodes, *rows.shape[1:]), dtype)
-        total = total.at[self.receivers].add(rows, mode="drop")
-        return _from_rows(total, values).astype(values.dtype)
+        return _add_at(values.astype(dtype), self.receivers, self.num_nodes).astype(values.dtype)
 
     def edge_features(self, features: Float[Array, "E D"]) -> Float[Array, "E D"]:
         """See `Layout`."""
@@ -150,28 +147,72 @@ class EdgeList:
         return EdgeList(*ends, samples * num_nodes, samples, *sorted_edges)
 
 
-# Values of fewer channels than this have all times in one row.
-_NARROW = 8
+def _take_at(values: Float[Array, "P N C"], indices: Int[Array, "E"]) -> Float[Array, "P E C"]:
+    """Returns the values of nodes; indices out of range are clipped."""
+
+    def take(values: Array, indices: Array) -> Array:
+        return jnp.take(values, indices, axis=1, mode="clip")
+
+    return jax.lax.platform_dependent(values, indices, tpu=_take_rows, default=take)
 
 
-def _rows(values: Float[Array, "P A C"]) -> Float[Array, "A ..."]:
-    """Returns values with nodes or edges first: rows `[P C]` if they are narrow, else `[P, C]`.
+def _add_at(
+    values: Float[Array, "P E C"], indices: Int[Array, "E"], nodes: int
+) -> Float[Array, "P N C"]:
+    """Sums values at nodes; those at indices out of range are left out."""
 
-    Rows are what accelerators gather. A TPU pads the last axis to 128, so three coordinates at
-    each time would cost as much as 128 channels, at every operation on edges.
-    """
-    times, number, channels = values.shape
-    rows = jnp.swapaxes(values, 0, 1)
-    return rows.reshape(number, times * channels) if channels < _NARROW else rows
+    def add(values: Array, indices: Array) -> Array:
+        total = jnp.zeros((values.shape[0], nodes, values.shape[2]), values.dtype)
+        return total.at[:, indices].add(values, mode="drop")
+
+    add_rows = functools.partial(_add_rows, nodes=nodes)
+    return jax.lax.platform_dependent(values, indices, tpu=add_rows, default=add)
 
 
-def _from_rows(rows: Float[Array, "A ..."], like: Float[Array, "P B C"]) -> Float[Array, "P A C"]:
-    """Returns rows as values with the times and channels of others; the inverse of `_rows`."""
-    return jnp.swapaxes(rows.reshape(rows.shape[0], like.shape[0], like.shape[2]), 0, 1)
+# A TPU gathers and adds up rows of a matrix several times as fast as parts of another array, and
+# pads rows to so many channels: values with fewer have all times in one row.
+_LANES = 128
 
 
 def _take_rows(values: Float[Array, "P N C"], indices: Int[Array, "E"]) -> Float[Array, "P E C"]:
-    return _from_rows(jnp.take(_rows(values), indices, axis=0, mode="clip"), values)
+    times, nodes, channels = values.shape
+    take = functools.partial(jnp.take, axis=0, mode="clip")
+    if channels < _LANES:
+        return _from_rows(take(_rows(values), indices), values)
+    places = _at_all_times(jnp.clip(indices, 0, nodes - 1), times, nodes)
+    found = take(values.reshape(times * nodes, channels), places)
+    return found.reshape(times, indices.shape[0], channels)
+
+
+def _add_rows(
+    values: Float[Array, "P E C"], indices: Int[Array, "E"], nodes: int
+) -> Float[Array, "P N C"]:
+    times, edges, channels = values.shape
+    if channels < _LANES:
+        total = jnp.zeros((nodes, times * channels), values.dtype)
+        return _from_rows(total.at[indices].add(_rows(values), mode="drop"), values)
+    indices = jnp.where(indices < 0, indices + nodes, indices)
+    indices = jnp.where((indices >= 0) & (indices < nodes), indices, NOWHERE)
+    total = jnp.zeros((times * nodes, channels), values.dtype)
+    rows = values.reshape(times * edges, channels)
+    total = total.at[_at_all_times(indices, times, nodes)].add(rows, mode="drop")
+    return total.reshape(times, nodes, channels)
+
+
+def _at_all_times(indices: Int[Array, "E"], times: int, nodes: int) -> Int[Array, "A"]:
+    """Returns where nodes are in a table of the nodes of all times, `[P N]`: at `p N + i`."""
+    return (indices + nodes * jnp.arange(times, dtype=indices.dtype)[:, None]).reshape(-1)
+
+
+def _rows(values: Float[Array, "P A C"]) -> Float[Array, "A L"]:
+    """Returns values with a row for each node or edge, of all times."""
+    times, number, channels = values.shape
+    return jnp.swapaxes(values, 0, 1).reshape(number, times * channels)
+
+
+def _from_rows(rows: Float[Array, "A L"], like: Float[Array, "P B C"]) -> Float[Array, "P A C"]:
+    """Returns rows as values with the times and channels of others; the inverse of `_rows`."""
+    return jnp.swapaxes(rows.reshape(rows.shape[0], like.shape[0], like.shape[2]), 0, 1)
 
 
 @functools.partial(
@@ -437,10 +478,10 @@ def _apply_tables(values: Array, *tables: Array, num_tables: int, num_batch_axes
         return jax.vmap(inner)(values, *tables)
     rows = _rows(values)
     for table in tables[:num_tables]:
-        zero = jnp.zeros((1, *rows.shape[1:]), rows.dtype)
+        zero = jnp.zeros((1, rows.shape[1]), rows.dtype)
         found = jnp.take(jnp.concatenate([rows, zero]), table.reshape(-1), axis=0, mode="clip")
         if table.ndim == 2:
-            found = found.reshape(*table.shape, *rows.shape[1:])
+            found = found.reshape(*table.shape, rows.shape[1])
             dtype = jnp.result_type(rows.dtype, jnp.float32)
             found = jnp.sum(found, axis=1, dtype=dtype).astype(rows.dtype)
         rows = found

@@ -162,6 +162,32 @@ def test_layers_have_no_scatter_and_but_with_segments_no_gather(kind):
         assert one == [0, 0]
 
 
+@pytest.mark.parametrize("channels", [3, 64, 130])
+def test_rows_of_tpus_gather_and_add_up_as_the_specification(monkeypatch, channels):
+    rng = np.random.default_rng(channels)
+    times, nodes = 3, 5
+    # Gathers clip these indices; sums leave out all that count from neither end.
+    indices = np.array([4, 0, 0, 2, -1, -6, 5, NOWHERE])
+    edges = ops.EdgeList(indices, indices, nodes)
+    of_nodes, of_edges = (rng.normal(size=(times, n, channels)) for n in (nodes, len(indices)))
+
+    def both(of_nodes, of_edges):
+        return edges.of_senders(of_nodes), edges.to_receivers(of_edges)
+
+    with jax.enable_x64(True):
+        expected, pullback = jax.vjp(both, of_nodes, of_edges)
+        gradients = pullback((of_edges, of_nodes))
+        np.testing.assert_array_equal(expected[0], of_nodes[:, np.clip(indices, 0, nodes - 1)])
+        total = np.zeros_like(of_nodes)
+        np.add.at(total, (slice(None), indices[:5]), of_edges[:, :5])
+        np.testing.assert_allclose(expected[1], total, atol=1e-14)
+        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *given, tpu, default: tpu(*given))
+        found, pullback = jax.vjp(both, of_nodes, of_edges)
+        helpers.assert_trees_close(
+            (found, pullback((of_edges, of_nodes))), (expected, gradients), 1e-14
+        )
+
+
 def test_a_layout_is_chosen_by_size_and_density(monkeypatch):
     monkeypatch.delenv("EGNO_JAX_LAYOUT", raising=False)
 
