@@ -192,7 +192,7 @@ def _add_rows(
         total = jnp.zeros((nodes, times * channels), values.dtype)
         return _from_rows(total.at[indices].add(_rows(values), mode="drop"), values)
     indices = jnp.where(indices < 0, indices + nodes, indices)
-    indices = jnp.where((indices >= 0) & (indices < nodes), indices, NOWHERE)
+    indices = jnp.where((indices >= 0) & (indices < nodes), indices, jnp.int32(NOWHERE))
     total = jnp.zeros((times * nodes, channels), values.dtype)
     rows = values.reshape(times * edges, channels)
     total = total.at[_at_all_times(indices, times, nodes)].add(rows, mode="drop")
@@ -201,7 +201,7 @@ def _add_rows(
 
 def _at_all_times(indices: Int[Array, "E"], times: int, nodes: int) -> Int[Array, "A"]:
     """Returns where nodes are in a table of the nodes of all times, `[P N]`: at `p N + i`."""
-    return (indices + nodes * jnp.arange(times, dtype=indices.dtype)[:, None]).reshape(-1)
+    return (indices + nodes * jnp.arange(times, dtype=jnp.int32)[:, None]).reshape(-1)
 
 
 def _rows(values: Float[Array, "P A C"]) -> Float[Array, "A L"]:
