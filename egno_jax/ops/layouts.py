@@ -169,50 +169,61 @@ def _add_at(
     return jax.lax.platform_dependent(values, indices, tpu=add_rows, default=add)
 
 
-# A TPU gathers and adds up rows of a matrix several times as fast as parts of another array, and
-# pads rows to so many channels: values with fewer have all times in one row.
+# A TPU gathers and adds up rows of a matrix several times as fast as parts of other arrays, unless
+# they are longer than this. It pads rows to 128 channels.
+_LONGEST_ROW = 4096
 _LANES = 128
 
 
 def _take_rows(values: Float[Array, "P N C"], indices: Int[Array, "E"]) -> Float[Array, "P E C"]:
     times, nodes, channels = values.shape
-    take = functools.partial(jnp.take, axis=0, mode="clip")
-    if channels < _LANES:
-        return _from_rows(take(_rows(values), indices), values)
-    places = _at_all_times(jnp.clip(indices, 0, nodes - 1), times, nodes)
-    found = take(values.reshape(times * nodes, channels), places)
-    return found.reshape(times, indices.shape[0], channels)
+    width = _times_of_row(times, channels)
+    places = _in_rows(jnp.clip(indices, 0, nodes - 1), times // width, nodes)
+    found = jnp.take(_rows(values, width), places, axis=0, mode="clip")
+    return _from_rows(found, (times, indices.shape[0], channels), width)
 
 
 def _add_rows(
     values: Float[Array, "P E C"], indices: Int[Array, "E"], nodes: int
 ) -> Float[Array, "P N C"]:
-    times, edges, channels = values.shape
-    if channels < _LANES:
-        total = jnp.zeros((nodes, times * channels), values.dtype)
-        return _from_rows(total.at[indices].add(_rows(values), mode="drop"), values)
+    times, _, channels = values.shape
+    width = _times_of_row(times, channels)
     indices = jnp.where(indices < 0, indices + nodes, indices)
-    indices = jnp.where((indices >= 0) & (indices < nodes), indices, NOWHERE)
-    total = jnp.zeros((times * nodes, channels), values.dtype)
-    rows = values.reshape(times * edges, channels)
-    total = total.at[_at_all_times(indices, times, nodes)].add(rows, mode="drop")
-    return total.reshape(times, nodes, channels)
+    indices = jnp.where((indices >= 0) & (indices < nodes), indices, jnp.int32(NOWHERE))
+    total = jnp.zeros((times // width * nodes, width * channels), values.dtype)
+    places = _in_rows(indices, times // width, nodes)
+    total = total.at[places].add(_rows(values, width), mode="drop")
+    return _from_rows(total, (times, nodes, channels), width)
 
 
-def _at_all_times(indices: Int[Array, "E"], times: int, nodes: int) -> Int[Array, "A"]:
-    """Returns where nodes are in a table of the nodes of all times, `[P N]`: at `p N + i`."""
-    return (indices + nodes * jnp.arange(times, dtype=indices.dtype)[:, None]).reshape(-1)
+def _times_of_row(times: int, channels: int) -> int:
+    """Returns how many times are in a row: as many as fit, if one does not fill a row."""
+    if not isinstance(times, int):  # a symbol, in a program for any sizes
+        return times
+    most = 1 if channels >= _LANES else max(1, _LONGEST_ROW // max(channels, 1))
+    return max((k for k in range(1, min(times, most) + 1) if times % k == 0), default=1)
 
 
-def _rows(values: Float[Array, "P A C"]) -> Float[Array, "A L"]:
-    """Returns values with a row for each node or edge, of all times."""
+def _in_rows(indices: Int[Array, "E"], groups: int, number: int) -> Int[Array, "A"]:
+    """Returns the rows of nodes in all groups of times: `g N + i`."""
+    return (indices + number * jnp.arange(groups, dtype=jnp.int32)[:, None]).reshape(-1)
+
+
+def _rows(values: Float[Array, "P A C"], width: int) -> Float[Array, "R L"]:
+    """Returns values with a row for each node or edge in each group of `width` times."""
     times, number, channels = values.shape
-    return jnp.swapaxes(values, 0, 1).reshape(number, times * channels)
+    groups = times // width
+    values = values.reshape(groups, width, number, channels)
+    return jnp.swapaxes(values, 1, 2).reshape(groups * number, width * channels)
 
 
-def _from_rows(rows: Float[Array, "A L"], like: Float[Array, "P B C"]) -> Float[Array, "P A C"]:
-    """Returns rows as values with the times and channels of others; the inverse of `_rows`."""
-    return jnp.swapaxes(rows.reshape(rows.shape[0], like.shape[0], like.shape[2]), 0, 1)
+def _from_rows(
+    rows: Float[Array, "R L"], shape: tuple[int, int, int], width: int
+) -> Float[Array, "P A C"]:
+    """Returns rows as values of a shape; the inverse of `_rows`."""
+    times, number, channels = shape
+    values = rows.reshape(times // width, number, width, channels)
+    return jnp.swapaxes(values, 1, 2).reshape(shape)
 
 
 @functools.partial(
@@ -476,7 +487,9 @@ def _apply_tables(values: Array, *tables: Array, num_tables: int, num_batch_axes
             _apply_tables, num_tables=num_tables, num_batch_axes=num_batch_axes - 1
         )
         return jax.vmap(inner)(values, *tables)
-    rows = _rows(values)
+    times, _, channels = values.shape
+    width = times or 1  # all in one row
+    rows = _rows(values, width)
     for table in tables[:num_tables]:
         zero = jnp.zeros((1, rows.shape[1]), rows.dtype)
         found = jnp.take(jnp.concatenate([rows, zero]), table.reshape(-1), axis=0, mode="clip")
@@ -485,7 +498,7 @@ def _apply_tables(values: Array, *tables: Array, num_tables: int, num_batch_axes
             dtype = jnp.result_type(rows.dtype, jnp.float32)
             found = jnp.sum(found, axis=1, dtype=dtype).astype(rows.dtype)
         rows = found
-    return _from_rows(rows, values)
+    return _from_rows(rows, (times, rows.shape[0], channels), width)
 
 
 def _jvp(primals: Any, tangents: Any, **options: int) -> tuple[Any, Any]:

@@ -581,11 +581,21 @@ def test_later_frames_of_a_gro_file_are_not_left_out(tmp_path):
     positions, top, path = np.zeros((3, 2, 3)), tmp_path / "a.gro", tmp_path / "a.trr"
     trajectories.write(top, positions, times=[0, 1, 2])
     trajectories.write(path, positions, times=[0, 1, 2])
+    trajectories.write(path.with_suffix(".pdb"), positions[:1], times=[0])
     with pytest.raises(ValueError, match=r"a\.gro: got more than one frame, expected one"):
         trajectories.read(top)
+    with pytest.raises(ValueError, match=r"a\.gro: got more than one frame, expected one"):
+        trajectories.read(path.with_suffix(".pdb"), top)
     assert trajectories.read(top, path).positions.shape == (1, 3, 2, 3)
     trajectories.write(top, positions[:1], times=[0])
     assert trajectories.read(top).positions.shape == (1, 1, 2, 3)
+
+
+@pytest.mark.parametrize("digits", [30, 5000])
+def test_a_gro_file_with_a_number_of_atoms_that_cannot_be_is_named(tmp_path, digits):
+    (tmp_path / "a.gro").write_text(f"title\n{'9' * digits}\n")
+    with pytest.raises(ValueError, match=r"a\.gro: cannot be read"):
+        trajectories.read(tmp_path / "a.gro")
 
 
 @pytest.mark.parametrize("times", [[0, 26, 27], [10, 12, 14]])

@@ -163,11 +163,13 @@ def test_layers_have_no_scatter_and_but_with_segments_no_gather(kind):
 
 
 @pytest.mark.parametrize("channels", [3, 64, 130])
-def test_rows_of_tpus_gather_and_add_up_as_the_specification(monkeypatch, channels):
+@pytest.mark.parametrize("dtype", [np.int32, np.int8])
+def test_rows_of_tpus_gather_and_add_up_as_the_specification(monkeypatch, dtype, channels):
     rng = np.random.default_rng(channels)
-    times, nodes = 3, 5
+    times, nodes = 3, 50  # more rows than an int8 counts
     # Gathers clip these indices; sums leave out all that count from neither end.
-    indices = np.array([4, 0, 0, 2, -1, -6, 5, NOWHERE])
+    nowhere = min(NOWHERE, np.iinfo(dtype).max)
+    indices = np.array([49, 0, 0, 2, -1, -51, 50, nowhere], dtype)
     edges = ops.EdgeList(indices, indices, nodes)
     of_nodes, of_edges = (rng.normal(size=(times, n, channels)) for n in (nodes, len(indices)))
 

@@ -246,6 +246,18 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(task, config, tmp_pat
         fit(tmp_path / "strict", params, far, valid, strict)
 
 
+def test_a_step_whose_update_alone_is_not_finite_is_skipped(task, config):
+    params, train, _ = task
+    optimizer = dataclasses.replace(config.optimizer, learning_rate=1e30, warmup_steps=0)
+    config = dataclasses.replace(config, optimizer=optimizer)
+    state = training.init_state(params, config)
+    before = jax.device_get(state)
+    state, metrics = training.train_chunk(state, train, config, 1)
+    assert np.isfinite(metrics.loss) and np.isfinite(metrics.grad_norm) and metrics.is_skipped
+    for name in ("params", "ema", "opt_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(state, name), getattr(before, name))
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

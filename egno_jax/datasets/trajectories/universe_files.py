@@ -36,9 +36,10 @@ def read_universe(
     Raises:
       ValueError: a file cannot be read, or the selection selects no atom.
     """
-    if len(paths) == 1 and paths[0].suffix.lower() == ".gro":
-        _check_one_frame(paths[0])
     universe = load_universe(*paths, to_guess=to_guess)
+    for path in paths[1:] or paths:
+        if path.suffix.lower() == ".gro":
+            _check_one_frame(path, len(universe.atoms))
     group = select_atoms(universe, selection or "all")
     positions, velocities, boxes, times = _frames(universe, group, paths[-1])
     has_box = all(box is not None and (box[:3] > 0).all() for box in boxes)
@@ -97,14 +98,11 @@ def _frames(
     )
 
 
-def _check_one_frame(path: pathlib.Path) -> None:
+def _check_one_frame(path: pathlib.Path, num_atoms: int) -> None:
     """Raises ValueError if a GRO file has more than one frame: MDAnalysis reads the first alone."""
     with path.open(encoding="utf-8", errors="replace") as file:
-        count = next(itertools.islice(file, 1, None), "").strip()
-        if not count.isdecimal():
-            return  # MDAnalysis names what is wrong
-        rest = itertools.islice(file, int(count) + 1, None)  # after the atoms and the box
-        if any(line.strip() for line in rest):
+        later = itertools.islice(file, num_atoms + 3, None)  # after title, number, atoms and box
+        if any(line.strip() for line in later):
             raise ValueError(
                 f"{path}: got more than one frame, expected one in a GRO file; convert it, to XTC "
                 "or TRR, and give the GRO file as its topology"
