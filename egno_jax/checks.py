@@ -1,4 +1,4 @@
-"""Checks of arrays (dtype, rank, axes, finite values), of numbers and seeds, and of JSON."""
+"""Checks of arrays, numbers, seeds, paths and JSON, and the texts of their messages."""
 
 from __future__ import annotations
 

@@ -68,11 +68,11 @@ def make_mesh(shape: MeshShape, *, devices: Sequence[jax.Device] | None = None) 
         processes.
 
     Raises:
-      ValueError: there are too few devices, a process would have no part in the mesh, or `shape` is
-        not a shape.
+      ValueError: `shape` is not a `MeshShape` of positive integers, there are too few devices, or a
+        process would have no part in the mesh.
     """
     if not isinstance(shape, MeshShape):
-        raise ValueError(f"shape: got {shape!r}, expected a MeshShape; of a text use parse_mesh")
+        raise ValueError(f"shape: got {shape!r}, expected a MeshShape; use parse_mesh for text")
     shape = MeshShape(*map(as_count, AXES, shape))
     available = list(jax.devices() if devices is None else devices)
     needed, is_several = math.prod(shape), jax.process_count() > 1

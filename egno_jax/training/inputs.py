@@ -1,4 +1,7 @@
-"""Checks of the inputs of `fit`: that they fit together, and are the same in all processes."""
+"""Checks of the inputs of `fit`.
+
+They must fit together, agree with what the model records, and be the same in all processes.
+"""
 
 from __future__ import annotations
 

@@ -602,7 +602,7 @@ def test_a_gro_file_with_a_number_of_atoms_that_cannot_be_is_named(tmp_path, dig
 @pytest.mark.parametrize("is_open", [False, True])
 def test_times_that_a_dcd_file_cannot_hold_are_warned_of(tmp_path, is_open, times):
     options = {} if is_open else {"cell": 9.0 * np.eye(3), "periodic": (True,) * 3}
-    with pytest.warns(UserWarning, match=r"path: got \.dcd, which has evenly spaced frames"):
+    with pytest.warns(UserWarning, match=r"path: got \.dcd, which holds only evenly spaced"):
         trajectories.write(tmp_path / "a.dcd", np.zeros((3, 2, 3)), times=times, **options)
 
 

@@ -34,7 +34,8 @@ def read_universe(
       to_guess: see `egno_jax.datasets.protein.load_universe`.
 
     Raises:
-      ValueError: a file cannot be read, or the selection selects no atom.
+      ValueError: a file cannot be read, a GRO file has several frames, or the selection selects no
+        atom.
     """
     universe = load_universe(*paths, to_guess=to_guess)
     for path in paths[1:] or paths:

@@ -221,8 +221,8 @@ def _even_spacing(times: np.ndarray) -> float:
     steps = np.diff(times)
     if times[0] or not np.allclose(steps, steps[:1], rtol=1e-3):
         warnings.warn(
-            "path: got .dcd, which has evenly spaced frames from 0 on alone, and times that are "
-            "not: those in the file are wrong; write another format for right ones",
+            "path: got .dcd, which holds only evenly spaced times from 0 on: the times in the file "
+            "are not those of the frames; write another format to keep them",
             stacklevel=4,
         )
     return float(steps[0]) if len(steps) else 1.0
