@@ -42,6 +42,13 @@ class Params:
     config: EGNOConfig = dataclasses.field(metadata={"static": True})
     recipe: GraphRecipe | None = dataclasses.field(default=None, metadata={"static": True})
 
+    def __repr__(self) -> str:
+        """Returns a line with the number of the weights, not their values."""
+        leaves = jax.tree.leaves(self.weights)
+        is_of_arrays = all(hasattr(leaf, "shape") for leaf in leaves)
+        weights = f"<{sum(map(np.size, leaves))} weights>" if is_of_arrays else self.weights
+        return f"Params({weights}, {self.config}, recipe={self.recipe})"
+
     @property
     def predicts_velocities(self) -> bool:
         """Whether the model was trained on velocities, `config.velocity_weight` > 0."""

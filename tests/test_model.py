@@ -390,6 +390,12 @@ def test_params_are_a_pytree_with_key_paths_and_a_static_config(params):
         params.config = EGNOConfig()
 
 
+def test_params_print_as_one_line_unless_they_hold_other_things_than_arrays(params):
+    number = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert repr(params) == f"Params(<{number} weights>, {params.config}, recipe=None)"
+    assert "'kernel': 'float32'" in repr(jax.tree.map(lambda leaf: str(leaf.dtype), params))
+
+
 def test_trajectory_is_a_pytree_with_key_paths(plain):
     leaves, _ = jax.tree_util.tree_flatten_with_path(plain)
     names = [jax.tree_util.keystr(path, simple=True) for path, _ in leaves]

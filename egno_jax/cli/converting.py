@@ -16,6 +16,7 @@ def convert_torch(
     weights: _conf.Positional[pathlib.Path],
     out: pathlib.Path,
     config: Annotated[EGNOConfig, _conf.arg(name="model")] = EGNOConfig(),  # noqa: B008
+    overwrite: bool = False,
 ) -> None:
     """Converts weights of the original PyTorch code to a checkpoint.
 
@@ -24,6 +25,10 @@ def convert_torch(
         model.state_dict().items()}).
       out: the folder of the new checkpoint.
       config: the sizes of the model.
+      overwrite: whether to replace the folder.
     """
-    checkpoint.save(out, convert.from_torch_state_dict(read_npz(weights), config))
+    if out.exists() and not overwrite:
+        raise ValueError(f"out: got {out}, which exists; choose another, or pass --overwrite")
+    model = convert.from_torch_state_dict(read_npz(weights), config)
+    checkpoint.save(out, model, overwrite=overwrite)
     print(f"{out}: converted; it has no recipe, so build its graphs in your own code")

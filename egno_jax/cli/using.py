@@ -17,7 +17,7 @@ from egno_jax.datasets.trajectories import Recording
 from egno_jax.durations import FRAME, format_time
 from egno_jax.extras import require
 from egno_jax.params import Params
-from egno_jax.recipe import State
+from egno_jax.recipe import GraphRecipe, State
 
 _conf = require("tyro", "cli").conf
 
@@ -129,13 +129,7 @@ def _state(recording: Recording, params: Params, options: StateOptions) -> State
         raise ValueError(
             f"recording: got {options.recording}, expected one of 0 to {samples - 1}; count from 0"
         )
-    rule = recipe.velocities
-    if rule == "file" and recording.velocities is None:
-        print(
-            f"  {recording.source} has no velocities, which the model was trained with: finite "
-            "differences are used"
-        )
-        rule = "difference"
+    rule = _velocity_rule(recording, recipe)
     if rule != "file" and frames < 2 and recording.velocities is not None:
         print("  one frame: its stored velocities are used, and not finite differences")
         rule = "file"
@@ -156,6 +150,17 @@ def _state(recording: Recording, params: Params, options: StateOptions) -> State
     return trajectories.state_at(recording, velocities, options.recording, frame)
 
 
+def _velocity_rule(recording: Recording, recipe: GraphRecipe) -> str:
+    """Returns where velocities come from: as the model's do, if the recording has them."""
+    if recipe.velocities != "file" or recording.velocities is not None:
+        return recipe.velocities
+    print(
+        f"  {recording.source} has no velocities, which the model was trained with: finite "
+        "differences are used"
+    )
+    return "difference"
+
+
 def evaluate(
     model: _conf.Positional[str],
     data: _conf.Positional[tuple[pathlib.Path, ...]],
@@ -170,11 +175,13 @@ def evaluate(
     """
     params = load(model)
     recording = read(data, options, params.recipe)
-    starts = trajectories.starts_of(recording, params.recipe)
+    rule = _velocity_rule(recording, params.recipe)
+    recipe = dataclasses.replace(params.recipe, velocities=rule)
+    starts = trajectories.starts_of(recording, recipe)
     if not len(starts):
         raise ValueError(
             f"data: got {recording.positions.shape[1]} frames, too few for a window of the model"
         )
-    samples = trajectories.samples_at(recording, params.recipe, starts)
+    samples = trajectories.samples_at(recording, recipe, starts)
     print(f"  {len(starts)} windows")
     print(report(params.recipe, errors_of(params, samples)))

@@ -34,6 +34,11 @@ def check_inputs(
 ) -> None:
     """Raises a ValueError if model, data, settings and mesh do not fit together."""
     check_params(params)
+    if params.config.param_dtype == "float16":
+        raise ValueError(
+            "params.config.param_dtype: got 'float16', in which the smallest number of Adam is 0, "
+            "expected 'bfloat16', 'float32' or 'float64' to train"
+        )
     if not isinstance(config, TrainingConfig):
         raise ValueError(f"config: got {type(config).__name__}, expected a TrainingConfig")
     if not callable(make_callbacks):

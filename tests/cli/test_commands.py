@@ -183,6 +183,12 @@ def test_models_that_count_frames_take_data_with_times_in_frames(tmp_path, capsy
         found.append((np.load(out)["positions"], capsys.readouterr().out.split("squared")[1]))
     np.testing.assert_allclose(found[1][0], found[0][0], atol=1e-5)
     assert found[1][1] == found[0][1]
+    np.savez(tmp_path / "still.npz", **more)  # the finite differences are the velocities above
+    assert main(["evaluate", "nbody", str(tmp_path / "still.npz")]) == 0
+    text = capsys.readouterr().out
+    assert "has no velocities, which the model was trained with: finite differences are" in text
+    errors = [float(each.split("last time: ")[1].split()[0]) for each in (text, found[0][1])]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-2)
 
 
 @pytest.mark.slow
@@ -246,5 +252,8 @@ def test_weights_of_the_original_code_are_converted(tmp_path, capsys):
     sizes = ["--model.num-layers", "1", "--model.hidden-dim", "8", "--model.time-embed-dim", "8"]
     command = ["convert-torch", str(tmp_path / "weights.npz"), "--out", str(tmp_path / "new")]
     assert main([*command, *sizes]) == 0, capsys.readouterr().err
+    assert main([*command, *sizes]) == 1
+    assert "which exists; choose another, or pass --overwrite" in capsys.readouterr().err
+    assert main([*command, *sizes, "--overwrite"]) == 0, capsys.readouterr().err
     found = egno_jax.load(tmp_path / "new")
     jax.tree.map(np.testing.assert_array_equal, found.weights, params.weights)

@@ -140,10 +140,20 @@ def test_bad_data_is_refused_before_anything_is_written(task, config, tmp_path):
     assert not run.exists()
 
 
+def half(params):
+    """Returns a model in float16."""
+    config = dataclasses.replace(params.config, param_dtype="float16")
+    return egno_jax.Params(jax.tree.map(np.float16, params.weights), config)
+
+
 FAULTS = {
     "a config": (
         lambda p, t, v: (p.config, t, v),
         "params: got EGNOConfig, expected egno_jax.Params; make them with",
+    ),
+    "weights in float16": (
+        lambda p, t, v: (half(p), t, v),
+        "params.config.param_dtype: got 'float16', .*expected 'bfloat16'",
     ),
     "no validation set": (lambda p, t, v: (p, t, None), "valid: samples: got NoneType"),
     "no training set": (lambda p, t, v: (p, None, v), "train: samples: got NoneType"),
