@@ -180,7 +180,7 @@ def test_models_that_count_frames_take_data_with_times_in_frames(tmp_path, capsy
         data, out = str(tmp_path / f"{name}.npz"), str(tmp_path / f"{name}_out.npz")
         assert main(["predict", "nbody", data, "--out", out]) == 0
         assert main(["evaluate", "nbody", data]) == 0
-        found.append((np.load(out)["positions"], capsys.readouterr().out.split("squared")[1]))
+        found.append((np.load(out)["positions"], capsys.readouterr().out.partition("squared")[2]))
     np.testing.assert_allclose(found[1][0], found[0][0], atol=1e-5)
     assert found[1][1] == found[0][1]
     np.savez(tmp_path / "still.npz", **more)  # the finite differences are the velocities above
@@ -188,7 +188,7 @@ def test_models_that_count_frames_take_data_with_times_in_frames(tmp_path, capsy
     text = capsys.readouterr().out
     assert "has no velocities, which the model was trained with: finite differences are" in text
     errors = [float(each.split("last time: ")[1].split()[0]) for each in (text, found[0][1])]
-    assert errors[0] == pytest.approx(errors[1], rel=1e-2)
+    assert errors[0] == pytest.approx(errors[1], rel=0.05)  # without the first window
 
 
 @pytest.mark.slow
