@@ -180,7 +180,9 @@ def _take_rows(values: Float[Array, "P N C"], indices: Int[Array, "E"]) -> Float
     width = _times_of_row(times, channels)
     places = _in_rows(jnp.clip(indices, 0, nodes - 1), times // width, nodes)
     found = jnp.take(_rows(values, width), places, axis=0, mode="clip")
-    return _from_rows(found, (times, indices.shape[0], channels), width)
+    found = _from_rows(found, (times, indices.shape[0], channels), width)
+    # Without the barrier XLA computes with the edges of all times in one axis, which can be slow.
+    return jax.lax.optimization_barrier(found)
 
 
 def _add_rows(
