@@ -17,6 +17,7 @@ from egno_jax.cli.options import DataOptions, describe_recipe, frames_in, read
 from egno_jax.datasets import Samples, take, trajectories
 from egno_jax.datasets.trajectories import Recording
 from egno_jax.extras import require
+from egno_jax.files import replacing, write_text
 from egno_jax.params import Params
 from egno_jax.recipe import GraphRecipe
 from egno_jax.training import (
@@ -160,7 +161,7 @@ def train(
         "seconds": result.seconds,
         "test_mse_per_time": errors,
     }
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     draw(out / "errors.png", recipe, errors)
     print(report(recipe, errors))
     print(f"model: {out}/best, errors: {out}/summary.json and errors.png")
@@ -268,7 +269,8 @@ def draw(path: pathlib.Path, recipe: GraphRecipe, errors: dict[str, list[float]]
     figure = visualize.plot_error_over_time(
         np.asarray(recipe.times), errors, time_unit=recipe.time_unit, length_unit=unit
     )
-    figure.savefig(path, dpi=150)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=150)
 
 
 def _length_unit(recipe: GraphRecipe) -> str:

@@ -1,5 +1,6 @@
 """Three commands from a file to a predicted file, which another program opens."""
 
+import json
 import os
 import pathlib
 import shlex
@@ -77,8 +78,15 @@ def test_an_interrupted_run_says_so_and_how_to_go_on(tmp_path, capsys, monkeypat
     (line,) = [line for line in found.err.splitlines() if "interrupted" in line]
     assert line == f"egno-jax: interrupted at step 1 of 2; go on with: {again}"
     assert "model:" not in found.out and not (tmp_path / "summary.json").exists()
+    older = tmp_path / "older"
+    older.write_text("whole")
+    for name in ("summary.json", "errors.png"):
+        os.link(older, tmp_path / name)
     assert main([*command, "--resume"]) == 0
-    assert (tmp_path / "summary.json").exists() and (tmp_path / "best").exists()
+    assert json.loads((tmp_path / "summary.json").read_text())["best_step"] == 2
+    assert (tmp_path / "best").exists()
+    # A kill at any moment leaves whole files: new ones take their places in one step.
+    assert older.read_text() == "whole"
 
 
 def test_inspect_says_what_is_in_a_file(capsys):
