@@ -6,6 +6,7 @@ import pathlib
 from typing import Annotated
 
 from egno_jax import EGNOConfig, checkpoint, convert
+from egno_jax.cli.loading import check_free
 from egno_jax.datasets.npz import read_npz
 from egno_jax.extras import require
 
@@ -27,8 +28,7 @@ def convert_torch(
       config: the sizes of the model.
       overwrite: whether to replace the folder.
     """
-    if out.exists() and not overwrite:
-        raise ValueError(f"out: got {out}, which exists; choose another, or pass --overwrite")
+    check_free(out, overwrite)
     model = convert.from_torch_state_dict(read_npz(weights), config)
     checkpoint.save(out, model, overwrite=overwrite)
     print(f"{out}: converted; it has no recipe, so build its graphs in your own code")

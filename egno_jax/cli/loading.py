@@ -1,4 +1,4 @@
-"""Models by the names that people type."""
+"""Models by the names that people type, and places for new ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import pathlib
 
 import egno_jax
 from egno_jax.params import Params
+
+
+def check_free(out: pathlib.Path, overwrite: bool) -> None:
+    """Raises a ValueError if something is at the place of a result and may not be replaced."""
+    if out.exists() and not overwrite:
+        raise ValueError(f"out: got {out}, which exists; choose another, or pass --overwrite")
 
 
 def model_of(name: str) -> Params:
