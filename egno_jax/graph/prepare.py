@@ -338,6 +338,7 @@ def _blocks(graph: jraph.GraphsTuple) -> Blocks:
         places=None if is_uniform else (ids * size + local).astype(np.int32),
         is_node=is_node,
         num_edges=num_edges,
+        is_full=is_uniform,
     )
 
 
@@ -433,7 +434,8 @@ def _stacked_blocks(senders: np.ndarray, receivers: np.ndarray, is_node: np.ndar
     edges = _pairs(ids, senders.ravel(), receivers.ravel(), (samples, size))
     all_complete = np.array_equal(edges.ravel(), np.arange(samples * num_edges))
     edges = np.where(edges < NOWHERE, edges % num_edges, NOWHERE)
-    return Blocks(None if all_complete else edges, None, None, is_node, num_edges)
+    edges = None if all_complete else edges
+    return Blocks(edges, None, None, is_node, num_edges, is_full=bool(is_node.all()))
 
 
 def _stack_segments(parts: Sequence[Segments]) -> Segments:

@@ -231,7 +231,7 @@ def _from_rows(
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=("edges", "nodes", "places", "is_node"),
-    meta_fields=("num_edges",),
+    meta_fields=("num_edges", "is_full"),
 )
 @dataclasses.dataclass(frozen=True)
 class Blocks:
@@ -248,6 +248,7 @@ class Blocks:
       places: `[N]`, the place `g n + i` of each node; None as above.
       is_node: `[G, n]`, whether a place holds a node of the graph; means leave the others out.
       num_edges: E, the number of edges that the layout is for.
+      is_full: whether all places are known to hold nodes; then means need no mask.
     """
 
     edges: Int[Array, "G n m"] | None
@@ -255,6 +256,7 @@ class Blocks:
     places: Int[Array, "N"] | None
     is_node: Bool[Array, "G n"]
     num_edges: int
+    is_full: bool = False
 
     def of_receivers(self, values: Float[Array, "P n G C"]) -> Float[Array, "P n 1 G C"]:
         """See `Layout`."""
@@ -303,9 +305,11 @@ class Blocks:
 
     def graph_mean(self, values: Float[Array, "P n G C"]) -> Float[Array, "P 1 G C"]:
         """Averages the values of each graph's nodes."""
+        if self.is_full:
+            return jnp.sum(values / values.shape[1], axis=1, keepdims=True)
         mask = self.is_node.T[..., None]
-        count = jnp.maximum(jnp.sum(mask, axis=0), 1)
-        return jnp.sum(jnp.where(mask, values, 0), axis=1, keepdims=True) / count
+        count = jnp.maximum(jnp.sum(mask, axis=0, dtype=values.dtype), 1)
+        return jnp.sum(jnp.where(mask, values / count, 0), axis=1, keepdims=True)
 
     def joined(self, num_nodes: int) -> Blocks:
         """Returns the layout of the batch of samples that this one stacks along a leading axis."""

@@ -25,18 +25,78 @@ def matmul(
     column is a sum of products in float32 or wider, at any precision: compilers join its gradient
     with other sums.
     """
-    if kernel.shape != (x.shape[-1], 1):
-        return jnp.matmul(x, kernel, precision=precision)
-    wide = jnp.result_type(x.dtype, kernel.dtype, jnp.float32)
-    total = jnp.sum(x.astype(wide) * kernel[:, 0].astype(wide), axis=-1, keepdims=True)
-    return total.astype(jnp.result_type(x.dtype, kernel.dtype))
+    if kernel.shape == (x.shape[-1], 1):
+        return _column(x, kernel)
+    return jnp.matmul(x, kernel, precision=precision)
+
+
+def _column(
+    x: Float[Array, "... A"], kernel: Float[Array, "A 1"], bias: Float[Array, "1"] | float = 0.0
+) -> Float[Array, "... 1"]:
+    """Computes `x kernel + bias` as one sum, for a TPU: the bias is in its terms."""
+    dtype = jnp.result_type(x, kernel, bias)
+    wide = jnp.result_type(dtype, jnp.float32)
+    share = jnp.asarray(bias, wide) / x.shape[-1]
+    terms = x.astype(wide) * kernel[:, 0].astype(wide) + share
+    return jnp.sum(terms, axis=-1, keepdims=True).astype(dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def matmul_of_two(
+    first: Float[Array, "... A"],
+    second: Float[Array, "... B"],
+    kernel: Float[Array, "A+B C"],
+    precision: str,
+) -> Float[Array, "... C"]:
+    """Computes `matmul([first, second], kernel)`.
+
+    Its derivative has a product for each of the two on a TPU, where the derivative of a
+    concatenation takes longer to split than to compute.
+    """
+    return matmul(jnp.concatenate([first, second], axis=-1), kernel, precision)
+
+
+def _matmul_of_two_jvp(precision: str, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    first, second, kernel = primals
+    *of_parts, of_kernel = tangents
+
+    def in_one(first: Array, second: Array, kernel: Array) -> Array:
+        return matmul(jnp.concatenate([first, second], axis=-1), kernel, precision)
+
+    def apart(first: Array, second: Array, kernel: Array) -> Array:
+        width = first.shape[-1]
+        parts = matmul(first, kernel[:width], precision), matmul(second, kernel[width:], precision)
+        return parts[0] + parts[1]
+
+    result = matmul_of_two(*primals, precision)
+    tangent = jnp.zeros_like(result)
+    if not all(map(_is_zero, of_parts)):
+        of_parts = map(_instantiated, of_parts, primals)
+        tangent += jax.lax.platform_dependent(*of_parts, kernel, tpu=apart, default=in_one)
+    if not _is_zero(of_kernel):
+        tangent += in_one(first, second, of_kernel)
+    return result, tangent
+
+
+matmul_of_two.defjvp(_matmul_of_two_jvp, symbolic_zeros=True)
 
 
 def linear(
     weights: Mapping[str, Array], x: Float[Array, "... A"], precision: str = "highest"
 ) -> Float[Array, "... B"]:
     """Applies `y = x kernel + bias` with `weights` `kernel` `[A, B]` and `bias` `[B]`."""
-    return matmul(x, weights["kernel"], precision) + weights["bias"]
+    return _affine_reference(x, weights["kernel"], weights["bias"], precision)
+
+
+def _affine_reference(
+    x: Float[Array, "... A"], kernel: Float[Array, "A B"], bias: Float[Array, "B"], precision: str
+) -> Float[Array, "... B"]:
+    def plain(x: Array, kernel: Array, bias: Array) -> Array:
+        return matmul(x, kernel, precision) + bias
+
+    if kernel.shape == (x.shape[-1], 1):
+        return jax.lax.platform_dependent(x, kernel, bias, tpu=_column, default=plain)
+    return plain(x, kernel, bias)
 
 
 def linear_by_products(
@@ -50,11 +110,7 @@ def linear_by_products(
     return _affine(x, weights["kernel"], weights["bias"], precision)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _affine(
-    x: Float[Array, "... A"], kernel: Float[Array, "A B"], bias: Float[Array, "B"], precision: str
-) -> Float[Array, "... B"]:
-    return matmul(x, kernel, precision) + bias
+_affine = jax.custom_jvp(_affine_reference, nondiff_argnums=(3,))
 
 
 def affine_as_product(
@@ -79,19 +135,20 @@ def _affine_jvp(precision: str, primals: Any, tangents: Any) -> tuple[Array, Arr
     )
     if all(map(_is_zero, of_weights)):
         return result, tangent
-    of_weights = [
-        jnp.zeros_like(w) if _is_zero(t) else t
-        for w, t in zip(primals[1:], of_weights, strict=True)
-    ]
+    of_weights = map(_instantiated, of_weights, primals[1:])
     product, plain = (
         functools.partial(function, precision=precision)
-        for function in (affine_as_product, _affine)
+        for function in (affine_as_product, _affine_reference)
     )
     return result, tangent + jax.lax.platform_dependent(x, *of_weights, tpu=product, default=plain)
 
 
 def _is_zero(tangent: Any) -> bool:
     return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+
+
+def _instantiated(tangent: Any, primal: Array) -> Array:
+    return jnp.zeros_like(primal) if _is_zero(tangent) else tangent
 
 
 _affine.defjvp(_affine_jvp, symbolic_zeros=True)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from egno_jax.ops import kernels
 from egno_jax.ops.kernels import gpu, tpu
 from egno_jax.ops.layouts import Adjacency, Blocks, EdgeList, Layout
-from egno_jax.ops.linear import linear, linear_by_products, matmul, mlp
+from egno_jax.ops.linear import linear, linear_by_products, matmul, matmul_of_two, mlp
 from egno_jax.ops.numerics import limit_norm, squared_norm
 
 if TYPE_CHECKING:
@@ -202,7 +202,9 @@ def feature_update_reference(
     `feature_update` is one kernel on a CPU, under the conditions of `message_sums`; elsewhere it is
     `feature_update_reference`, its specification in JAX.
     """
-    return mlp(feature_mlp, jnp.concatenate([features, messages], axis=-1), precision)
+    first, second = feature_mlp["linear_0"], feature_mlp["linear_1"]
+    hidden = matmul_of_two(features, messages, first["kernel"], precision) + first["bias"]
+    return linear(second, jax.nn.silu(hidden), precision)
 
 
 def velocity_factor_reference(

@@ -135,9 +135,15 @@ def in_one_product(
     to_modes, to_times = _forward_basis(num_times, modes), _basis_of_products(num_times, modes)
     basis = np.einsum("pzym,zmq->pqym", to_times, to_modes)
     dtype = jnp.result_type(x.dtype, jnp.float32)
-    einsum = functools.partial(jnp.einsum, precision="highest")
-    matrix = einsum("pqym,ymab->pbqa", jnp.asarray(basis, dtype), kernel.astype(dtype))
-    return einsum("pbqa,q...a->p...b", matrix, x.astype(dtype)).astype(x.dtype)
+    kernel = kernel.astype(dtype)
+    # The matrix is a sum of a few arrays: another product would take longer to start.
+    matrix = sum(
+        basis[:, None, :, None, part, mode].astype(dtype) * kernel[part, mode].T[:, None]
+        for part, mode in np.ndindex(2, modes)
+        if basis[..., part, mode].any()
+    )
+    product = jnp.einsum("pbqa,q...a->p...b", matrix, x.astype(dtype), precision="highest")
+    return product.astype(x.dtype)
 
 
 def _products(

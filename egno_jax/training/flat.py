@@ -106,9 +106,11 @@ def _flatten_params(params: Params) -> FlatParams:
 
 
 def _unflatten_params(flat: FlatParams) -> Params:
-    # XLA's GPU compiler makes one launch of equally long slices of a product, not of an array.
-    one = jax.lax.optimization_barrier(jnp.ones((), flat.kernel.dtype))
-    vectors, starts, found = (flat.kernel * one, flat.others * one), [0, 0], []
+    vectors = [
+        jax.lax.platform_dependent(vector, tpu=lambda x: x, default=_as_product)
+        for vector in (flat.kernel, flat.others)
+    ]
+    starts, found = [0, 0], []
     is_decayed = jax.tree.leaves(is_kernel(flat.structure.unflatten(range(len(flat.shapes)))))
     for shape, index in zip(flat.shapes, (int(not each) for each in is_decayed), strict=True):
         start, starts[index] = starts[index], starts[index] + math.prod(shape)
@@ -117,3 +119,8 @@ def _unflatten_params(flat: FlatParams) -> Params:
     # Without the barrier each layer has slices at other places in its programs, and so programs of
     # its own, which take several times as long to compile.
     return jax.lax.optimization_barrier(flat.structure.unflatten(found))
+
+
+def _as_product(vector: Float[Array, "A"]) -> Float[Array, "A"]:
+    # XLA's GPU compiler makes one launch of equally long slices of a product, not of an array.
+    return vector * jax.lax.optimization_barrier(jnp.ones((), vector.dtype))

@@ -162,6 +162,19 @@ def test_layers_have_no_scatter_and_but_with_segments_no_gather(kind):
         assert one == [0, 0]
 
 
+@pytest.mark.parametrize(("kind", "is_full"), [("complete", True), ("mixed", False)])
+def test_means_of_blocks_are_those_of_graphs(kind, is_full):
+    graph = graph_of(kind)
+    layout = graph_lib.layout_of(graph_lib.prepare(graph, "blocks"))
+    assert layout.is_full == is_full
+    n_node = np.asarray(graph.n_node)
+    values = np.random.default_rng(0).normal(size=(n_node.sum(), 3))
+    with jax.enable_x64(True):
+        found = layout.graph_mean(layout.to_blocks(values[None]))[0, 0]
+        expected = ops.graph_mean(values, np.repeat(np.arange(len(n_node)), n_node), n_node)
+        helpers.assert_close(found, expected, 1e-14)
+
+
 @pytest.mark.parametrize("channels", [3, 64, 130])
 @pytest.mark.parametrize("dtype", [np.int32, np.int8])
 def test_rows_of_tpus_gather_and_add_up_as_the_specification(monkeypatch, dtype, channels):

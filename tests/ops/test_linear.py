@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from egno_jax import ops
-from egno_jax.ops.linear import linear_by_products
+from egno_jax.ops.linear import linear_by_products, matmul_of_two
 from tests import helpers
 
 
@@ -73,6 +73,34 @@ def test_derivatives_by_products_are_those_of_the_linear_layer(monkeypatch, out_
         helpers.assert_trees_close(*results, 1e-13)
 
 
+@pytest.mark.parametrize("on_tpu", [False, True])
+def test_the_product_of_two_is_that_of_their_concatenation(monkeypatch, on_tpu):
+    if on_tpu:
+        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *given, tpu, default: tpu(*given))
+    rng = np.random.default_rng(0)
+    shapes = (2, 4, 3), (2, 4, 5), (8, 6)
+    given, tangents = ([rng.normal(size=shape) for shape in shapes] for _ in range(2))
+
+    def of_two(first, second, kernel):
+        return matmul_of_two(first, second, kernel, "highest")
+
+    def of_all(first, second, kernel):
+        return jnp.concatenate([first, second], axis=-1) @ kernel
+
+    with jax.enable_x64(True):
+        results = []
+        for function in (of_two, of_all):
+            gradient = jax.grad(lambda *given, f=function: jnp.sum(jnp.sin(f(*given))), (0, 1, 2))
+            alone = [
+                jax.jvp(lambda x, i=i, f=function: f(*given[:i], x, *given[i + 1 :]), (x,), (dx,))
+                for i, (x, dx) in enumerate(zip(given, tangents, strict=True))
+            ]
+            twice = jax.jvp(gradient, given, tangents)
+            each = jax.vmap(gradient, (0, 0, None))(*given)
+            results.append((function(*given), alone, twice, each))
+        helpers.assert_trees_close(*results, 1e-13)
+
+
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_a_tpu_sums_gradients_of_biases_by_products(platform):
     weights, x = weights_and_values(1)
@@ -96,4 +124,6 @@ def test_a_wider_bias_has_a_wider_result_and_derivative():
     with jax.enable_x64(True):
         weights = {"kernel": np.float32(weights["kernel"]), "bias": weights["bias"]}
         found = jax.jvp(lambda x: linear_by_products(weights, x), *[(np.float32(x),)] * 2)
+        column = {"kernel": weights["kernel"][:, :1], "bias": weights["bias"][:1]}
+        found += (ops.linear(column, np.float32(x)),)
     assert {each.dtype for each in found} == {np.dtype("float64")}
