@@ -101,6 +101,21 @@ def test_a_program_runs_where_this_library_is_not_installed(params, tmp_path):
         assert_close(np.load(path), jax.jit(egno_jax.apply)(params, graph, times))
 
 
+def test_a_program_has_the_globals_of_its_example(params, tmp_path, monkeypatch):
+    def charges(params, graph, times):
+        charge = graph.globals["charge"] + 0 * times[0]
+        return egno_jax.Trajectory(charge, graph.nodes["velocities"], graph.nodes["features"])
+
+    monkeypatch.setattr(exporting, "apply", charges)
+    graph, charge = random_graph(4, 3), np.array([[1.0], [2.0]], np.float32)
+    example = graph._replace(globals={"charge": np.zeros((2, 1), np.float32)})
+    egno_jax.export(params, tmp_path / "model", platforms=["cpu"], graph=example)
+    program = jax_export.deserialize(bytearray((tmp_path / "model").read_bytes()))
+    inputs = as_dictionary(graph) | {"globals": {"charge": charge}}
+    found = program.call(inputs, np.ones(1, np.float32))["positions"]
+    np.testing.assert_array_equal(found, charge)
+
+
 @pytest.mark.slow
 def test_a_program_is_differentiated_as_often_as_asked(params, tmp_path):
     graph, times = random_graph(4), np.array([1.0, 2.0], np.float32)
