@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from egno_jax import visualize
+from egno_jax.files import replacing
 from experiments.experiment import Drawing, Experiment
 
 if TYPE_CHECKING:
@@ -106,13 +107,15 @@ def draw(
     )
     figures = {TRAJECTORIES: picture, ERROR: over_time, CURVES: learning}
     for name, figure in figures.items():
-        figure.savefig(pictures / name, dpi=150)
+        with replacing(pictures / name) as partial:
+            figure.savefig(partial, dpi=150)
     if drawing is not None:  # a GIF of the median system and of a hard one
         true, predicted, titles = (field[1:3] for field in systems)
         words["titles"] = titles
         film = visualize.animate_skeletons(true, predicted, **drawing._asdict(), **words)
-        film.save(pictures / FILM, writer="pillow", fps=_FRAMES_PER_SECOND, dpi=80)
-        end_first(pictures / FILM)
+        with replacing(pictures / FILM) as partial:
+            film.save(partial, writer="pillow", fps=_FRAMES_PER_SECOND, dpi=80)
+            end_first(partial)
     options = {"displaylogo": False, "responsive": True}
     return interactive.to_html(
         full_html=False, include_plotlyjs=True, config=options, auto_play=False
