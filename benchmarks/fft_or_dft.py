@@ -23,6 +23,7 @@ import numpy as np
 
 from benchmarks import provenance
 from egno_jax import ops
+from egno_jax.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = {"fft": ops.spectral_conv_fft, "dft": ops.spectral_conv_dft}
@@ -89,7 +90,6 @@ def main() -> None:
         if num_modes <= num_times // 2 + 1:
             seconds = measure(num_times, num_modes, shape)
             rows.append({"layer": layer, "num_times": num_times, "num_modes": num_modes, **seconds})
-    RESULTS.mkdir(exist_ok=True)
     device = jax.devices()[0]
     made_with = {
         "command": "python -m benchmarks.fft_or_dft",
@@ -100,9 +100,9 @@ def main() -> None:
     }
     result = {**made_with, "repeats": REPEATS, "rows": rows}
     name = f"spectral-{device.platform}"
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_text(RESULTS / f"{name}.json", json.dumps(result, indent=1) + "\n")
     text = f"# FFT or DFT\n\n{json.dumps(made_with, indent=2)}\n{table(rows)}\n"
-    (RESULTS / f"{name}.md").write_text(text)
+    write_text(RESULTS / f"{name}.md", text)
     print(text)
 
 

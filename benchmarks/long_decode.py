@@ -31,6 +31,7 @@ import egno_jax
 from benchmarks import provenance
 from egno_jax import graph as graph_lib
 from egno_jax import training
+from egno_jax.files import write_text
 
 RESULT = Path(__file__).parent / "results" / "long-decode-cpu.json"
 GIB = 2**30
@@ -60,7 +61,7 @@ def main() -> None:
         "whole": _run(1, sys.argv[1:]),
         "split": _run(arguments.processes, sys.argv[1:]),
     }
-    RESULT.write_text(json.dumps(record, indent=2) + "\n")
+    write_text(RESULT, json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from egno_jax.files import replacing
+
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Returns a Markdown table; empty if there are no rows."""
@@ -38,6 +40,7 @@ def write_pictures(directory: Path, name: str, drawn: Mapping[str, Callable[[], 
     for kind, draw in drawn.items():
         if (figure := draw()) is not None:
             path = directory / f"{name}-{kind}.png"
-            figure.savefig(path, dpi=90, metadata={"Software": None})
+            with replacing(path) as partial:
+                figure.savefig(partial, dpi=90, metadata={"Software": None})
             written.append(path.name)
     return written

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks import compiled_page, records
 from benchmarks.markdown import megabytes, seconds, table, write_pictures
+from egno_jax.files import write_text
 
 OURS = "egno_jax"
 # The goals: the least speed over PINA's, the most time over the floor, the most memory over PINA's.
@@ -57,7 +58,7 @@ def write(directory: Path) -> None:
     if compiled["entries"]:
         images = compiled_page.pictures(folder, compiled)
         sections.append(compiled_page.page(compiled, images))
-    (directory / "RESULTS.md").write_text("\n".join([_INTRODUCTION, *sections]))
+    write_text(directory / "RESULTS.md", "\n".join([_INTRODUCTION, *sections]))
 
 
 def page(record: dict[str, Any], images: Sequence[str] = ()) -> str:

@@ -2,17 +2,18 @@
 
     from egno_jax.ase import WindowDynamics
 
-    dynamics = WindowDynamics(atoms, params, times, graph_of, trajectory="copper.traj")
-    dynamics.attach(print_temperature, interval=len(times))
-    dynamics.run(10 * len(times))
+    dynamics = WindowDynamics(atoms, params, ["50fs", "100fs"], trajectory="copper.traj")
+    dynamics.attach(print_temperature, interval=2)
+    dynamics.run(20)
 
 Needs the extra `ase`.
 """
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -22,9 +23,10 @@ import numpy as np
 from egno_jax import graph as graph_lib
 from egno_jax import recipe as recipe_lib
 from egno_jax.checks import as_count, as_window_times, check_positive
+from egno_jax.durations import FRAME, Duration
 from egno_jax.extras import require
 from egno_jax.model import Params, apply, check_params
-from egno_jax.predicting import as_state
+from egno_jax.predicting import as_state, requested_times
 
 if TYPE_CHECKING:
     import ase
@@ -38,19 +40,51 @@ __all__ = ["WindowDynamics"]
 _apply = jax.jit(apply)
 
 
-def _by_recipe(
-    recipe: recipe_lib.GraphRecipe | None,
-) -> Callable[[ase.Atoms], jraph.GraphsTuple]:
+def _checked_recipe(
+    params: Params, time_unit: float | None, velocity_unit: float | None
+) -> recipe_lib.GraphRecipe:
+    """Returns the recipe of a model, after checking that the units given complete it."""
+    recipe = params.recipe
     if recipe is None:
         raise ValueError(
             "graph_of: got None with a model without a recipe, expected a function from atoms to "
             "the model's graph; pass one"
         )
-    return lambda atoms: recipe_lib.graph_of(recipe, as_state(recipe, atoms))
+    counts_frames = recipe.time_unit == FRAME
+    if counts_frames and time_unit is None:
+        raise ValueError(
+            "time_unit: got None with a model that counts frames, expected the time between two "
+            "frames in ASE's unit of time; pass it, such as 2 * ase.units.fs"
+        )
+    redundant = {"velocity_unit": velocity_unit, "time_unit": None if counts_frames else time_unit}
+    for name, unit in redundant.items():
+        if unit is not None:
+            raise ValueError(
+                f"{name}: got {unit} with the recipe of a model, expected None, as the recipe has "
+                "units; leave it out, or make graphs in your own unit (graph_of)"
+            )
+    return recipe
 
 
-def _chosen(given: Any, usual: Any) -> Any:
-    return usual if given is None else given
+def _graph_by_recipe(
+    recipe: recipe_lib.GraphRecipe, time_unit: float, atoms: ase.Atoms
+) -> jraph.GraphsTuple:
+    """Returns the graph of atoms; `time_unit` is that of the recipe, in femtoseconds."""
+    return recipe_lib.graph_of(recipe, as_state(recipe, atoms, time_unit))
+
+
+def _unit(name: str, given: float | None, usual: float) -> float:
+    if given is None:
+        return usual
+    check_positive(name, given)
+    return given
+
+
+def _check_atoms(atoms: ase.Atoms) -> None:
+    if not atoms.has("momenta"):
+        raise ValueError("atoms: got no momenta, expected velocities; use atoms.set_velocities")
+    if atoms.constraints:
+        warnings.warn("atoms: got constraints, which predictions do not keep", stacklevel=3)
 
 
 class WindowDynamics(_BaseDynamics):
@@ -71,7 +105,7 @@ class WindowDynamics(_BaseDynamics):
         self,
         atoms: ase.Atoms,
         params: Params,
-        times: Float[ArrayLike, "P"],
+        times: Float[ArrayLike, "P"] | Sequence[str | Duration] | None = None,
         graph_of: Callable[[ase.Atoms], jraph.GraphsTuple] | None = None,
         *,
         thermostat: Callable[[ase.Atoms], None] | None = None,
@@ -87,20 +121,20 @@ class WindowDynamics(_BaseDynamics):
         Args:
           atoms: with momenta.
           params: the model.
-          times: `[P]`, of a window, increasing and above 0, in the unit of the model.
+          times: `[P]`, of a window, increasing and above 0. With the recipe of the model they are
+            those of `egno_jax.predict`: numbers in its unit, texts such as `"2ps"`, or None, the
+            times that the model was trained on. With `graph_of`: numbers in the unit of the model.
           graph_of: called with the atoms at the start of each window; returns the model's graph
-            with the same nodes, for example by `egno_jax.graph.from_atoms`. None: the recipe of the
-            model, which `egno-jax train` stores with it.
+            with the same nodes, such as `egno_jax.graph.from_atoms`. None: the model's recipe.
           thermostat: called with the atoms between windows, to change their momenta; for example
             `lambda atoms: ase.md.velocitydistribution.force_temperature(atoms, 300)`.
           supervised_velocities: whether momenta are those that the model predicts; otherwise they
             come from differences of positions. By default, whether `params.config.velocity_weight`
             is above 0.
-          time_unit: the unit of `times`, in ASE's unit of time; by default that of the recipe if it
-            makes the graphs, else 1 fs.
-          velocity_unit: the unit of the graph's velocities, in that of ASE; by default that of the
-            recipe if it makes the graphs, else Angstrom per femtosecond, as in
-            `egno_jax.graph.from_atoms`.
+          time_unit: the unit of `times` in ASE's unit of time; None: 1 fs. Only with `graph_of`, or
+            with a recipe that counts frames, which needs the time between two frames.
+          velocity_unit: the unit of the graph's velocities in that of ASE; None: Angstrom per
+            femtosecond, as in `egno_jax.graph.from_atoms`. Only with `graph_of`.
           trajectory: an ASE `Trajectory`, or the name of a file, to which steps are written.
           loginterval: number of steps between two frames of the trajectory.
           **options: of ASE's dynamics, such as `append_trajectory`.
@@ -110,23 +144,23 @@ class WindowDynamics(_BaseDynamics):
             `graph_of` nor a recipe.
         """
         check_params(params)
-        self.times = as_window_times(times)
-        if not atoms.has("momenta"):
-            raise ValueError("atoms: got no momenta, expected velocities; use atoms.set_velocities")
-        if atoms.constraints:
-            warnings.warn("atoms: got constraints, which predictions do not keep", stacklevel=2)
+        self.time_unit = _unit("time_unit", time_unit, _units.fs)
+        self.velocity_unit = _unit("velocity_unit", velocity_unit, 1 / _units.fs)
+        _check_atoms(atoms)
+        if graph_of is None:
+            recipe = _checked_recipe(params, time_unit, velocity_unit)
+            self.velocity_unit = 1 / (recipe.velocity_time * self.time_unit)
+            graph_of = functools.partial(_graph_by_recipe, recipe, self.time_unit / _units.fs)
+            self.times, self._model_time = requested_times(params, times), recipe.model_time
+        else:
+            self.times, self._model_time = as_window_times(times), 1.0
+        self.graph_of, self.thermostat = graph_of, thermostat
+        given = supervised_velocities
+        self.supervised_velocities = params.predicts_velocities if given is None else given
+        self._window: list[tuple[np.ndarray, np.ndarray]] = []
+        # After all checks, as it opens the file of the trajectory.
         super().__init__(atoms, trajectory=trajectory, loginterval=loginterval, **options)
         self.atoms, self.params = atoms, params
-        # A unit of time, or a frame of a recipe that counts frames, is 1 fs.
-        recipe = params.recipe if graph_of is None else recipe_lib.GraphRecipe()
-        self.graph_of = graph_of or _by_recipe(recipe)
-        self.thermostat = thermostat
-        self.supervised_velocities = _chosen(supervised_velocities, params.predicts_velocities)
-        self.time_unit = _chosen(time_unit, recipe.model_time * _units.fs)
-        self.velocity_unit = _chosen(velocity_unit, 1 / (recipe.velocity_time * _units.fs))
-        check_positive("time_unit", self.time_unit)
-        check_positive("velocity_unit", self.velocity_unit)
-        self._window: list[tuple[np.ndarray, np.ndarray]] = []
 
     def get_time(self) -> float:
         """Returns the time since the start, in ASE's unit."""
@@ -178,7 +212,7 @@ class WindowDynamics(_BaseDynamics):
             )
         # Of few sizes, so that windows with other edges share a compilation.
         padded, mask = graph_lib.pad(graph)
-        found = _apply(self.params, padded, self.times)
+        found = _apply(self.params, padded, self.times / self._model_time)
         positions, velocities = (
             np.asarray(x, float)[:, mask] for x in (found.positions, found.velocities)
         )

@@ -116,8 +116,9 @@ def load(directory: str | os.PathLike[str]) -> Params:
         except ValueError as error:
             raise CheckpointError(str(error)) from error
     directory = path.absolute()
-    if not (directory / _MANIFEST).exists() and (directory / BEST).is_dir():
-        directory = directory / BEST
+    best = directory / BEST
+    if not (directory / _MANIFEST).exists() and (best.is_dir() or _is_between_moves(best)):
+        directory = best
     for _ in range(_MAX_ATTEMPTS):
         mark, failure = _mark_of(directory), None
         try:
@@ -125,10 +126,12 @@ def load(directory: str | os.PathLike[str]) -> Params:
         except (CheckpointError, OSError) as error:
             failure = error
             time.sleep(_MOMENT)
-        if mark == _mark_of(directory):
+        if mark == _mark_of(directory) and not (mark is None and _is_between_moves(directory)):
             if failure is not None:
                 raise failure
             return params
+    if mark is None and failure is not None:  # the process that replaced it was killed
+        raise failure
     raise CheckpointError(
         f"directory: {directory} was replaced {_MAX_ATTEMPTS} times while it was read; try again"
     )
@@ -141,6 +144,16 @@ def _mark_of(directory: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_ctime_ns
+
+
+def _is_between_moves(directory: Path) -> bool:
+    """Returns whether a checkpoint that was not there is being replaced, or just was."""
+    return bool(_left_behind(directory)) or (directory / _MANIFEST).exists()
+
+
+def _left_behind(directory: Path) -> list[Path]:
+    """Returns the checkpoints that are being replaced, or were when a process was killed."""
+    return sorted(directory.parent.glob(f"{_REPLACED.format(glob.escape(directory.name))}*"))
 
 
 def _load(directory: Path) -> Params:
@@ -229,8 +242,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest = parse_json(path.read_bytes(), str(path))
     except (FileNotFoundError, NotADirectoryError) as error:
-        pattern = f"{_REPLACED.format(glob.escape(directory.name))}*"
-        left_behind = sorted(directory.parent.glob(pattern))
+        left_behind = _left_behind(directory)
         hint = f"; a save was killed, the one before it is {left_behind[-1]}" if left_behind else ""
         if directory.is_file() and (directory.parent / _MANIFEST).is_file():
             hint = f"; it is a file of one, load {directory.parent}"

@@ -20,7 +20,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -30,6 +29,7 @@ from jax import export as jax_export
 
 from egno_jax import graph as graph_lib
 from egno_jax import recipe
+from egno_jax.checks import as_path
 from egno_jax.extras import require
 from egno_jax.families import class_name, config_of, family_of
 from egno_jax.files import replacing
@@ -54,6 +54,7 @@ def export(
     times: Float[Array, "P *G"] | None = None,
     platforms: Sequence[str] = PLATFORMS,
     vjp_order: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """Writes a model as a StableHLO program that runs without egno_jax.
 
@@ -67,20 +68,25 @@ def export(
 
     Args:
       params: the model.
-      path: the file; replaced if it exists.
+      path: the file.
       graph: an example of a graph, if it has more arrays than those above or other dtypes; only
         names, dtypes and the axes after the first matter.
       times: an example of times, if they are `[P, G]` or not float32.
       platforms: where the program runs.
       vjp_order: how often the program can be differentiated (`call` works under `jax.grad`).
+      overwrite: whether to replace an existing file.
 
     Raises:
       ValueError: these are not valid parameters, or not those of the example; the model is the
-        baseline `egnn-s`, which needs a fixed P; or a platform is unknown.
+        baseline `egnn-s`, which needs a fixed P; a platform is unknown; or the file exists and
+        `overwrite` is False.
       ImportError: flatbuffers is not installed (extra `export`).
     """
     require("flatbuffers", "export")
     check_params(params)
+    path = as_path("path", path)
+    if path.exists() and not overwrite:
+        raise ValueError(f"path: got {path}, which exists; choose another, or pass overwrite=True")
     if isinstance(platforms, str) or not platforms or not {*platforms} <= {*PLATFORMS}:
         raise ValueError(
             f"platforms: got {platforms!r}, expected a list of some of {PLATFORMS}; a GPU of "
@@ -97,7 +103,7 @@ def export(
         return {name: getattr(trajectory, name) for name in ("positions", "velocities", "features")}
 
     program = jax_export.export(jax.jit(predict), platforms=tuple(platforms))(*arguments)
-    with replacing(Path(path)) as partial:
+    with replacing(path) as partial:
         partial.write_bytes(program.serialize(vjp_order=vjp_order))
 
 

@@ -21,7 +21,7 @@ from egno_jax.checks import (
     check_bound,
     type_name,
 )
-from egno_jax.durations import FEMTOSECOND, Duration, convert, format_time, parse
+from egno_jax.durations import FEMTOSECOND, FRAME, Duration, convert, format_time, parse
 from egno_jax.extras import require
 from egno_jax.model import Params, apply
 from egno_jax.recipe import GraphRecipe, State, checked_state, graph_of
@@ -98,8 +98,7 @@ def predict(
         )
     count = as_count("num_windows", num_windows, 1)
     check_bound(bound)
-    requested = _times(recipe, times)
-    _warn_of_times(params, requested)
+    requested = requested_times(params, times)
     return _predict(params, as_state(recipe, state), requested, count, bound)
 
 
@@ -164,8 +163,12 @@ def write(path: str | os.PathLike[str], prediction: Prediction, *, template: Any
     )
 
 
-def as_state(recipe: GraphRecipe, state: Any) -> State:
-    """Returns a state in the units of a recipe; arguments and errors are those of `predict`."""
+def as_state(recipe: GraphRecipe, state: Any, time_unit: float | None = None) -> State:
+    """Returns a state in the units of a recipe; arguments and errors are those of `predict`.
+
+    `time_unit` is the recipe's unit of time in femtoseconds, for momenta of atoms; None: 1, or the
+    recipe's spacing, with a warning, if the recipe counts frames.
+    """
     if isinstance(state, Mapping):
         state = _state_of_arrays(recipe, state)
     elif not isinstance(state, State):
@@ -175,28 +178,27 @@ def as_state(recipe: GraphRecipe, state: Any) -> State:
                 f"state: got {type(state).__name__}, expected egno_jax.recipe.State, ase.Atoms or "
                 "a mapping of arrays"
             )
-        state = _state_of_atoms(recipe, frames)
+        state = _state_of_atoms(recipe, frames, time_unit)
     return checked_state(recipe, state)
 
 
-def _state_of_atoms(recipe: GraphRecipe, frames: list[Any]) -> State:
+def _state_of_atoms(recipe: GraphRecipe, frames: list[Any], time_unit: float | None) -> State:
     atoms = frames[0 if recipe.velocities == "forward_difference" else -1]
     arrays: dict[str, Any] = {
         "positions": np.stack([frame.get_positions() for frame in frames]),
         "numbers": atoms.numbers,
     }
     if atoms.has("momenta"):
-        fs = require("ase.units", "data").fs
-        arrays["velocities"] = atoms.get_velocities() * fs
-        if recipe.time_unit != FEMTOSECOND:
-            arrays["velocities"] *= recipe.spacing
-            if len(frames) == 1:
-                warnings.warn(
-                    "state: got atoms with momenta for a model that counts frames, whose length is "
-                    f"unknown: one frame is taken for {recipe.spacing:g} fs; give two frames, or "
-                    "a mapping with velocities per frame",
-                    stacklevel=4,
-                )
+        if time_unit is None and recipe.time_unit == FRAME and len(frames) == 1:
+            warnings.warn(
+                "state: got atoms with momenta for a model that counts frames, whose length is "
+                f"unknown: one frame is taken for {recipe.spacing:g} fs; give two frames, or "
+                "a mapping with velocities per frame",
+                stacklevel=4,
+            )
+        if time_unit is None:
+            time_unit = recipe.spacing if recipe.time_unit == FRAME else 1.0
+        arrays["velocities"] = atoms.get_velocities() * time_unit * require("ase.units", "data").fs
     if atoms.has("initial_charges"):
         arrays["charges"] = atoms.get_initial_charges()
     if atoms.pbc.any():
@@ -275,15 +277,22 @@ def time_of(recipe: GraphRecipe, time: float | str | Duration) -> float:
     return duration.value
 
 
-def _times(
-    recipe: GraphRecipe, times: Sequence[float | str | Duration] | None
+def requested_times(
+    params: Params, times: Sequence[float | str | Duration] | None
 ) -> Float[np.ndarray, "P"]:
-    """Returns the requested times in the recipe's unit."""
+    """Returns the times of `predict` in the recipe's unit; warns of those that were not trained.
+
+    Raises:
+      ValueError: they are not valid.
+    """
+    recipe = params.recipe
     if times is None:
-        return np.asarray(recipe.times)
+        times = recipe.times
     if isinstance(times, str | Duration) or not np.iterable(times):
         raise ValueError(f"times: got {times!r}, expected several; put it into a list")
-    return as_window_times([time_of(recipe, time) for time in times])
+    found = as_window_times([time_of(recipe, time) for time in times])
+    _warn_of_times(params, found)
+    return found
 
 
 def _warn_of_times(params: Params, times: Float[np.ndarray, "P"]) -> None:
@@ -296,14 +305,14 @@ def _warn_of_times(params: Params, times: Float[np.ndarray, "P"]) -> None:
             f"times: got {format_time(times[-1], unit)}, expected at most "
             f"{format_time(trained[-1], unit)}, up to which the model was trained; for longer "
             "predictions use several windows (num_windows, or egno-jax rollout)",
-            stacklevel=3,
+            stacklevel=4,
         )
     is_index = params.config.temporal_grid == "index"
     if is_index and not (len(times) == len(trained) and np.allclose(times, trained)):
         warnings.warn(
             f"times: got {_listed(times, unit)}, expected exactly {_listed(trained, unit)}, which "
             "the model was trained for (temporal_grid='index'); errors are larger at other times",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -110,7 +110,7 @@ def rollout(
 
     Args:
       params: the model.
-      graph: the initial state.
+      graph: the initial state; its globals, if any, are a dictionary, which every window keeps.
       times: the times of a window, increasing and above 0. Window w = 0, 1, ... predicts
         `times + w times[-1]`.
       num_windows: W, at least 1.
@@ -362,7 +362,7 @@ def _reconnected(
     spare_node = int(np.flatnonzero(~is_real)[-1])
     fill = (spare_node, spare_node, 0)
     receivers, senders, image = jnp.nonzero(is_near, size=capacity, fill_value=fill)
-    overflow = jnp.sum(is_near) > capacity
+    flags = {OVERFLOW: jnp.broadcast_to(jnp.sum(is_near) > capacity, graph.n_node.shape)}
     if images is not None:
         of_edges = shifts[receivers, senders, image] * (receivers != spare_node)[:, None]
         graph = graph._replace(edges={**graph.edges, "shifts": of_edges})
@@ -370,7 +370,7 @@ def _reconnected(
         senders=senders,
         receivers=receivers,
         n_edge=jnp.zeros_like(graph.n_edge).at[graph_ids[receivers]].add(1),
-        globals={OVERFLOW: jnp.broadcast_to(overflow, graph.n_node.shape)},
+        globals={**graph_lib.named_globals(graph), **flags},
     )
     graph = _refreshed(graph, state, velocity_unit=velocity_unit, columns=columns)
     if edge_features is not None:
@@ -426,10 +426,11 @@ def _check_mask(is_real: np.ndarray | None, graph: jraph.GraphsTuple) -> None:
 
 
 def _with_flag(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
-    """Returns the graph with an overflow flag for each graph as its only globals."""
-    found = graph.globals if isinstance(graph.globals, dict) else {}
+    """Returns the graph with an overflow flag for each graph among its globals, and no layout."""
+    graph = graph_lib.without_layout(graph)
+    found = graph_lib.named_globals(graph)
     flag = found.get(OVERFLOW, jnp.zeros(graph.n_node.shape, bool))
-    return graph._replace(globals={OVERFLOW: jnp.asarray(flag)})
+    return graph._replace(globals={**found, OVERFLOW: jnp.asarray(flag)})
 
 
 def _as(before: jraph.GraphsTuple, after: jraph.GraphsTuple) -> jraph.GraphsTuple:

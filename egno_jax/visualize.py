@@ -342,7 +342,7 @@ def _panels(
     height = 4.4 * rows + 0.6
     figure = _figure(4.8 * columns, height, layout=None)
     # Layout engines do not see the labels of 3D axes.
-    figure.subplots_adjust(0.01, 0.05, 0.95, 1 - 0.85 / height, 0.08, 0.12)
+    figure.subplots_adjust(0.01, 0.5 / height, 0.95, 1 - 0.85 / height, 0.08, 0.12)
     panels = []
     for index, (path, guess) in enumerate(zip(lines.true, lines.predicted, strict=True)):
         axes = figure.add_subplot(rows, columns, index + 1, projection="3d", computed_zorder=False)

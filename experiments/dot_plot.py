@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from egno_jax.files import replacing
 from experiments.experiment import Experiment
 from experiments.run_records import Row, rivals, selected
 
@@ -83,8 +84,8 @@ def draw(experiment: Experiment, tasks: Sequence[tuple[str, list[Row]]], path: P
     _scale(axes, [error for _, _, errors, _ in drawn for error in errors])
     words = {"ncols": 4, "fontsize": 8, "frameon": False, "loc": "outside lower center"}
     figure.legend(handles=_legend(drawn), **words)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=110, metadata={"Software": None})
     return True
 
 

@@ -24,6 +24,7 @@ import yaml
 import egno_jax
 from egno_jax import published
 from egno_jax.durations import format_time
+from egno_jax.files import write_text
 from egno_jax.recipe import GraphRecipe, from_record
 from experiments.run_records import EXPERIMENTS, portable, read_results
 
@@ -71,7 +72,7 @@ def write_recipe(name: str, folder: Path = Path(published.__file__).parent) -> N
     record = json.loads(path.read_text())
     if (found := recipe_of(name)) is not None:
         record["recipe"] = dataclasses.asdict(found)
-    path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 def section(name: str) -> str:
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
     for name in published.names():
         write_recipe(name)
-    _PAGE.write_text(page(published.names()))
+    write_text(_PAGE, page(published.names()))
     return 0
 
 

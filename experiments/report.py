@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from egno_jax.files import replacing, write_text
 from experiments import dot_plot, run_directory, run_pictures, run_records, settings
 from experiments.data_settings import named
 from experiments.published import RUN_AGAIN
@@ -176,7 +177,7 @@ def build(rows: Sequence[Row], page: Path, readme: Path | None = None) -> None:
         table(_AHEAD, behind) if behind else "In no task.",
         *(part for each in tasks.items() for part in section(*each, page.parent / "results")),
     ]
-    page.write_text("\n\n".join(filter(None, parts)) + "\n")
+    write_text(page, "\n\n".join(filter(None, parts)) + "\n")
     if readme is not None:
         write_readme(readme, compared, {cells[0] for cells in behind})
 
@@ -199,7 +200,7 @@ def write_readme(readme: Path, compared: dict[tuple[str, str], Any], behind: set
         "[why](docs/baselines.md#where-egno-is-not-ahead)."
     )
     before, rest = readme.read_text().split(_BEGIN)
-    readme.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{rest.split(_END)[1]}")
+    write_text(readme, f"{before}{_BEGIN}\n{text}\n{_END}{rest.split(_END)[1]}")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -223,7 +224,9 @@ def main(arguments: Sequence[str]) -> int:
         for run in options.picture:
             name = run_records.read_results(run)["experiment"]
             film = run / run_directory.PICTURES / run_pictures.FILM
-            print(shutil.copyfile(film, _IMAGES / f"{name}.gif"))
+            with replacing(_IMAGES / f"{name}.gif") as partial:
+                shutil.copyfile(film, partial)
+            print(_IMAGES / f"{name}.gif")
         build(load(lines, folders), page, None if replace else _README)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from egno_jax import visualize
+from egno_jax.files import replacing
 from experiments.experiment import Drawing, Experiment
 
 if TYPE_CHECKING:
@@ -66,6 +67,17 @@ def end_first(path: Path) -> None:
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
+def write_film(path: Path, systems: Showcase, drawing: Drawing, unit: str) -> None:
+    """Writes a GIF of the median system and of a hard one; `unit` is that of length."""
+    true, predicted, titles = (field[1:3] for field in systems)
+    film = visualize.animate_skeletons(
+        true, predicted, **drawing._asdict(), titles=titles, unit=unit
+    )
+    with replacing(path) as partial:
+        film.save(partial, writer="pillow", fps=_FRAMES_PER_SECOND, dpi=80)
+        end_first(partial)
+
+
 def draw(
     experiment: Experiment,
     pictures: Path,
@@ -106,13 +118,10 @@ def draw(
     )
     figures = {TRAJECTORIES: picture, ERROR: over_time, CURVES: learning}
     for name, figure in figures.items():
-        figure.savefig(pictures / name, dpi=150)
-    if drawing is not None:  # a GIF of the median system and of a hard one
-        true, predicted, titles = (field[1:3] for field in systems)
-        words["titles"] = titles
-        film = visualize.animate_skeletons(true, predicted, **drawing._asdict(), **words)
-        film.save(pictures / FILM, writer="pillow", fps=_FRAMES_PER_SECOND, dpi=80)
-        end_first(pictures / FILM)
+        with replacing(pictures / name) as partial:
+            figure.savefig(partial, dpi=150)
+    if drawing is not None:
+        write_film(pictures / FILM, systems, drawing, experiment.length_label)
     options = {"displaylogo": False, "responsive": True}
     return interactive.to_html(
         full_html=False, include_plotlyjs=True, config=options, auto_play=False

@@ -29,6 +29,7 @@ import yaml
 
 from egno_jax import EGNOConfig, model
 from egno_jax.deprecation import warn
+from egno_jax.files import write_text
 from egno_jax.training import upgrade_settings
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -186,8 +187,7 @@ def write(path: Path, config: Any, default: Any, description: str) -> None:
         group, field = name.split(".")
         tree.get(group, {}).pop(field, None)
     tree = {"description": description} | {key: value for key, value in tree.items() if value}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=98, allow_unicode=True))
+    write_text(path, yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=98, allow_unicode=True))
 
 
 class _Dumper(yaml.SafeDumper):

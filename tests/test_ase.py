@@ -120,27 +120,56 @@ def test_the_recipe_of_a_model_makes_its_graphs():
         WindowDynamics(copper(), params, TIMES)
 
 
-@pytest.mark.filterwarnings("ignore:state. got atoms with momenta for a model that counts frames")
-@pytest.mark.parametrize("time_unit", ["fs", "frame"])
-def test_units_are_those_of_the_recipe(time_unit):
+def with_recipe(**fields):
+    """Returns a model with a recipe whose unit of time is not that of its model."""
     recipe = GraphRecipe(
-        time_unit=time_unit,
-        edges="radius",
-        cutoff=3.0,
-        is_periodic=True,
-        velocity_time=4.0,
-        model_time=2.0,
+        edges="radius", cutoff=3.0, is_periodic=True, velocity_time=4.0, model_time=2.0, **fields
     )
-    graph = recipe_graph_of(recipe, egno_jax.predicting.as_state(recipe, copper()))
     config = egno_jax.EGNOConfig(num_layers=1, hidden_dim=8, num_modes=2, time_embed_dim=4)
+    graph = recipe_graph_of(recipe, egno_jax.predicting.as_state(recipe, copper(), 1.0))
     params = egno_jax.init(jax.random.key(0), config, graph, TIMES)
-    params = dataclasses.replace(params, recipe=recipe)
-    atoms = copper()
-    dynamics = WindowDynamics(atoms, params, TIMES, supervised_velocities=True)
-    dynamics.run(1)
-    expected = apply(params, graph, TIMES).velocities[0] / 4.0
-    np.testing.assert_allclose(atoms.get_velocities() * units.fs, expected, rtol=1e-4, atol=1e-6)
-    assert dynamics.get_time() / units.fs == pytest.approx(2 * TIMES[0])
+    return dataclasses.replace(params, recipe=recipe)
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+@pytest.mark.parametrize("unit", ["fs", "frame"])
+def test_times_and_velocities_are_those_of_predict(unit, supervised):
+    params = with_recipe(time_unit=unit, times=(4.0, 6.0))
+    weight = 1.0 if supervised else 0.0
+    params = dataclasses.replace(
+        params, config=dataclasses.replace(params.config, velocity_weight=weight)
+    )
+    length = {"fs": 1.0, "frame": 5.0}[unit] * units.fs
+    state = {"positions": copper().positions, "velocities": copper().get_velocities() * length}
+    state |= {"numbers": copper().numbers, "cell": copper().cell.array}
+    expected = egno_jax.predict(params, state, num_windows=2)
+    for times in (None, [4, 6], [f"4{unit}", f"6{unit}"]):
+        atoms, seen = copper(), []
+        time_unit = None if unit == "fs" else length
+        dynamics = WindowDynamics(atoms, params, times, time_unit=time_unit)
+        dynamics.attach(lambda atoms=atoms, seen=seen: seen.append(atoms.positions.copy()))
+        dynamics.run(4)
+        np.testing.assert_allclose(seen[1:], expected.positions, atol=1e-4)
+        assert dynamics.get_time() == pytest.approx(12 * length)
+        if supervised:
+            found = atoms.get_velocities() * length
+            np.testing.assert_allclose(found, expected.velocities[-1], rtol=1e-4, atol=1e-5)
+
+
+def test_units_that_the_recipe_has_are_refused(tmp_path):
+    in_fs, in_frames = with_recipe(), with_recipe(time_unit="frame")
+    with pytest.raises(ValueError, match=r"time_unit: got None .* counts frames, .*pass it"):
+        WindowDynamics(copper(), in_frames, TIMES)
+    for params, name in ((in_fs, "time_unit"), (in_fs, "velocity_unit")):
+        with pytest.raises(ValueError, match=f"{name}: got 2.0 with the recipe .*leave it out"):
+            WindowDynamics(copper(), params, TIMES, **{name: 2.0})
+    with pytest.raises(ValueError, match=r"velocity_unit: got .* with the recipe"):
+        WindowDynamics(copper(), in_frames, TIMES, time_unit=1.0, velocity_unit=2.0)
+    with pytest.raises(ValueError, match=r"times: got \[\]"):
+        WindowDynamics(copper(), in_fs, trajectory=tmp_path / "none.traj")
+    assert not any(tmp_path.iterdir())
+    with pytest.warns(UserWarning, match=r"times: got \[3 fs\], expected exactly \[4 fs\]"):
+        WindowDynamics(copper(), with_recipe(times=(4.0,)), ["3fs"])
 
 
 def test_what_is_suspicious_is_said():

@@ -406,36 +406,66 @@ def test_what_is_no_path_is_named(tmp_path):
 
 
 REPLACER = """
-import shutil, sys, time
+import shutil, sys
 from pathlib import Path
 from egno_jax.checkpoint import _move_into_place
 
 *sources, target = map(Path, sys.argv[1:])
-while True:
-    for source in sources:
-        _move_into_place(shutil.copytree(source, target.with_name("staging")), target)
-        print(flush=True)
-        time.sleep(0.05)
+print(flush=True)
+for line in sys.stdin:
+    source = sources[int(line)]
+    _move_into_place(shutil.copytree(source, target.with_name("staging")), target)
+    print(flush=True)
 """
 
 
 def test_a_checkpoint_that_is_replaced_meanwhile_is_read_whole(tmp_path):
-    """Another process replaces it again and again."""
+    """Another process replaces it three times during each call of `load`."""
     known = [random_params(seed) for seed in range(2)]
     places = [tmp_path / f"source_{seed}" for seed in range(2)]
-    for place, params in zip(places, known, strict=True):
+    for place, params in zip((*places, tmp_path / "model"), (*known, known[0]), strict=True):
         egno_jax.save(place, params)
     target = tmp_path / "model"
     command = [sys.executable, "-c", REPLACER, *map(str, (*places, target))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True) as writer:
         writer.stdout.readline()
-        try:
-            found = [egno_jax.load(target) for _ in range(20)]
-        finally:
-            writer.kill()
+        found = []
+        for _ in range(20):
+            writer.stdin.write("1\n0\n1\n")
+            writer.stdin.flush()
+            found.append(egno_jax.load(target))
+            for _ in range(3):
+                writer.stdout.readline()
+        writer.stdin.close()
     bits = [[np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)] for params in known]
     for params in found:
         assert [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)] in bits
+
+
+@pytest.mark.parametrize("is_of_run", [False, True])
+def test_a_checkpoint_between_the_moves_of_a_replacement_is_waited_for(
+    tmp_path, monkeypatch, is_of_run
+):
+    """The process that replaces it may be stopped there for a while, or for ever."""
+    target = tmp_path / "run" / "best"
+    egno_jax.save(target, random_params())
+    replaced = target.with_name(".best-replaced-0")
+    target.rename(replaced)
+    loaded = target.parent if is_of_run else target
+    waits = []
+    monkeypatch.setattr(egno_jax.checkpoint.time, "sleep", waits.append)
+    with pytest.raises(CheckpointError, match=r"a save was killed, .*\.best-replaced-0"):
+        egno_jax.load(loaded)
+    waits.clear()
+
+    def resume_after_three(wait):
+        waits.append(wait)
+        if len(waits) == 3:
+            replaced.rename(target)
+
+    monkeypatch.setattr(egno_jax.checkpoint.time, "sleep", resume_after_three)
+    assert_same_bits(egno_jax.load(loaded), random_params())
 
 
 def test_saving_to_a_link_keeps_the_link(tmp_path):

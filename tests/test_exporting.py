@@ -101,6 +101,21 @@ def test_a_program_runs_where_this_library_is_not_installed(params, tmp_path):
         assert_close(np.load(path), jax.jit(egno_jax.apply)(params, graph, times))
 
 
+def test_a_program_has_the_globals_of_its_example(params, tmp_path, monkeypatch):
+    def charges(params, graph, times):
+        charge = graph.globals["charge"] + 0 * times[0]
+        return egno_jax.Trajectory(charge, graph.nodes["velocities"], graph.nodes["features"])
+
+    monkeypatch.setattr(exporting, "apply", charges)
+    graph, charge = random_graph(4, 3), np.array([[1.0], [2.0]], np.float32)
+    example = graph._replace(globals={"charge": np.zeros((2, 1), np.float32)})
+    egno_jax.export(params, tmp_path / "model", platforms=["cpu"], graph=example)
+    program = jax_export.deserialize(bytearray((tmp_path / "model").read_bytes()))
+    inputs = as_dictionary(graph) | {"globals": {"charge": charge}}
+    found = program.call(inputs, np.ones(1, np.float32))["positions"]
+    np.testing.assert_array_equal(found, charge)
+
+
 @pytest.mark.slow
 def test_a_program_is_differentiated_as_often_as_asked(params, tmp_path):
     graph, times = random_graph(4), np.array([1.0, 2.0], np.float32)
@@ -113,8 +128,9 @@ def test_a_program_is_differentiated_as_often_as_asked(params, tmp_path):
         lambda x: loss(lambda graph: helpers.apply(params, graph, times).positions, x)
     )(nodes["positions"])
     for order in (0, 1):
-        egno_jax.export(params, tmp_path / "model", platforms=["cpu"], vjp_order=order)
-        program = jax_export.deserialize(bytearray((tmp_path / "model").read_bytes()))
+        file = tmp_path / f"model_{order}"
+        egno_jax.export(params, file, platforms=["cpu"], vjp_order=order)
+        program = jax_export.deserialize(bytearray(file.read_bytes()))
 
         def exported(graph, program=program):
             return program.call(as_dictionary(graph), times)["positions"]
@@ -196,8 +212,9 @@ def test_a_context_grid_and_a_baseline_of_one_time_are_exported(tmp_path):
     egnn = egno_jax.baselines.BaselineConfig(method="egnn", num_layers=1, hidden_dim=16)
     for config, requested in ((any_times, times), (egnn, times[:1])):
         params = egno_jax.init(jax.random.key(0), config, graph, requested)
-        egno_jax.export(params, tmp_path / "model", platforms=["cpu"])
-        program = jax_export.deserialize(bytearray((tmp_path / "model").read_bytes()))
+        file = tmp_path / f"model_{len(requested)}"
+        egno_jax.export(params, file, platforms=["cpu"])
+        program = jax_export.deserialize(bytearray(file.read_bytes()))
         found = program.call(as_dictionary(graph), requested)
         assert_close(found, jax.jit(egno_jax.apply)(params, graph, requested))
 
@@ -221,6 +238,18 @@ def test_errors(params, tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"flatbuffers"):
         egno_jax.export(params, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_file_is_replaced_only_if_that_is_requested(params, tmp_path):
+    file = tmp_path / "model"
+    file.write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"path: got .*model, which exists; .*pass overwrite=True"):
+        egno_jax.export(params, file, platforms=["cpu"])
+    assert file.read_bytes() == b"mine"
+    egno_jax.export(params, file, platforms=["cpu"], overwrite=True)
+    assert jax_export.deserialize(bytearray(file.read_bytes())).platforms == ("cpu",)
+    with pytest.raises(ValueError, match="path: got int, expected a path"):
+        egno_jax.export(params, 3)
 
 
 @pytest.mark.parametrize("platforms", ["cpu", [], ["gpu"], ["foo"]])

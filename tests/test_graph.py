@@ -840,3 +840,31 @@ class TestChecks:
             globals=None,
         )
         graphs.validate(graph, np.array([1, 2]))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_globals_stay_with_their_graphs(named):
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(1, 2)).astype(np.float32) for _ in range(3)]
+
+    def tree(array):
+        return {"charge": array, "others": {"label": array[:, 0] > 0}} if named else array
+
+    parts = [
+        random_graph(rng, size)._replace(globals=tree(array))
+        for size, array in zip((3, 5, 4), arrays, strict=True)
+    ]
+    together = graphs.batch(parts)
+    assert_graphs_equal(together.globals, tree(np.concatenate(arrays)))
+    for found, part in zip(graphs.unbatch(together), parts, strict=True):
+        assert_graphs_equal(found.globals, part.globals)
+    padded, _ = graphs.pad(together, num_graphs=5)
+    expected = tree(np.concatenate([*arrays, np.zeros((2, 2), np.float32)]))
+    assert_graphs_equal(padded.globals, expected)
+    # A layout is added to globals with names; others have no place for it.
+    prepared = graphs.prepare(parts[1], "tpu")
+    assert (graphs.layout_of(prepared) is not None) == named
+    assert_graphs_equal(graphs.without_layout(prepared), parts[1])
+    if not named:
+        with pytest.raises(ValueError, match=r"graph.globals: got array, expected None or a dict"):
+            graphs.prepare(together, "segments")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -143,7 +144,7 @@ def test_changed_files_are_refused(params, tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"small.npz: its SHA-256"):
+    with pytest.raises(ValueError, match=r"small.npz: got SHA-256"):
         published.load("small", tmp_path)
     path.unlink()
     with pytest.raises(ValueError, match="missing"):
@@ -152,6 +153,29 @@ def test_changed_files_are_refused(params, tmp_path):
     (tmp_path / "small.json").write_text(json.dumps({**record, "format_version": 9}))
     with pytest.raises(ValueError, match="format_version is 9"):
         published.load("small", tmp_path)
+
+
+def test_a_pair_of_which_one_file_was_written_is_refused_until_both_are(
+    params, tmp_path, monkeypatch
+):
+    published.write("small", params, CARD, folder=tmp_path)
+    other = jax.tree.map(lambda x: 2 * x, params)
+
+    replace = pathlib.Path.replace
+
+    def killed(path, target):
+        if target.name == "small.json":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(pathlib.Path, "replace", killed)
+        published.write("small", other, CARD, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"small.npz: got SHA-256 .*interrupted.*write the model"):
+        published.load("small", tmp_path)
+    published.write("small", other, CARD, folder=tmp_path)
+    loaded = published.load("small", tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, loaded.weights, other.weights)
 
 
 def test_errors(params, tmp_path, monkeypatch):

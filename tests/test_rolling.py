@@ -483,3 +483,35 @@ def test_a_state_of_another_shape_is_refused():
     for state in ((x.T, v), (x[1:], v), (x, v[1:]), (x, None)):
         with pytest.raises(ValueError, match=r"(positions|velocities): got"):
             rolling.with_state(graph, *state)
+
+
+def adding_drifts(next_graph):
+    """Returns a `next_graph` that also moves each graph by its drift, one of the globals."""
+
+    def following(graph, state):
+        ids = graph_lib.graph_ids(graph.n_node, state.positions.shape[0])
+        drift = graph.globals["drift"][ids]
+        return next_graph(graph, state._replace(positions=state.positions + drift))
+
+    return following
+
+
+@pytest.mark.parametrize("rebuilds_edges", [False, True])
+def test_every_window_keeps_the_globals_of_the_graph(rebuilds_edges):
+    pytest.importorskip("vesin")
+    graph, mask = padded_chain(capacity=8)
+    params = helpers.random_params(np.random.default_rng(0), CONFIG, 1, 1)
+    drift = np.array([[100.0, 0, 0], [0, 0, 0]], np.float32)
+    graph = graph._replace(globals={"drift": drift, "kept": np.array([1, 2])})
+    following = rolling.radius_graph(1.2, mask) if rebuilds_edges else rolling.refresh()
+    found = rolling.rollout(
+        params, graph, TIMES, 3, next_graph=adding_drifts(following), supervised_velocities=True
+    )
+    moves = found.positions[:, :3].mean(axis=1)
+    assert [round(float(x) / 100) for x in moves[:: len(TIMES), 0]] == [0, 1, 2]
+    losing = lambda graph, state: following(graph, state)._replace(globals=None)  # noqa: E731
+    with pytest.raises(ValueError, match=r"got graph.globals\['drift'\] of shape None, expected"):
+        rolling.rollout(params, graph, TIMES, 2, next_graph=losing, supervised_velocities=True)
+    unnamed = graph._replace(globals=drift)
+    with pytest.raises(ValueError, match=r"graph.globals: got array, expected None or a dict"):
+        rolling.rollout(params, unnamed, TIMES, 2, next_graph=following, supervised_velocities=True)

@@ -46,6 +46,25 @@ def test_trajectories_have_one_scale_and_hide_nothing(paths):
             assert (points >= limits[:, 0]).all() and (points <= limits[:, 1]).all()
 
 
+@pytest.mark.parametrize("systems", [1, 2, 3])
+@pytest.mark.parametrize("scale", [[1, 1, 1], [1, 3, 3], [3, 3, 1], [1, 9, 4]])
+def test_labels_of_axes_are_within_the_picture(paths, systems, scale):
+    backend = pytest.importorskip("matplotlib.backends.backend_agg")
+    paths = [value[:systems] * scale for value in paths]
+    bonds = np.array([[0, 1], [1, 2]])
+    for figure in (
+        visualize.plot_trajectories(*paths, unit="units of 5.64 cm"),
+        visualize.plot_skeletons(*paths, bonds, unit="units of 5.64 cm", up="y"),
+    ):
+        canvas = backend.FigureCanvasAgg(figure)
+        canvas.draw()
+        for axes in figure.axes:
+            for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+                extent = axis.label.get_window_extent(canvas.get_renderer())
+                assert extent.min.min() >= 0
+                assert (extent.max <= figure.bbox.max).all()
+
+
 def test_interactive_trajectories_show_one_system_at_a_time(paths):
     true, predicted = paths
     figure = visualize.interactive_trajectories(true, predicted, titles=["a", "b", "c"])

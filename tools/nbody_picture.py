@@ -1,7 +1,8 @@
-"""Draws the picture of docs/nbody.md from a run: `python tools/nbody_picture.py runs/<run>`.
+"""Draws the picture of docs/nbody.md with a published model: `python tools/nbody_picture.py`.
 
-Three test systems of typical error: of those within five percent of the median, the ones whose
-particles move farthest compared with the size of the system. The page explains this selection.
+Three test systems of typical error of the model `nbody`: of those within five percent of the
+median, the ones whose particles move farthest compared with the size of the system. The page
+explains this selection.
 """
 
 from __future__ import annotations
@@ -16,18 +17,17 @@ sys.path.insert(0, str(ROOT))
 
 import egno_jax  # noqa: E402
 from egno_jax import visualize  # noqa: E402
-from experiments import nbody, run_directory  # noqa: E402
+from egno_jax.files import replacing  # noqa: E402
+from experiments import nbody  # noqa: E402
 from experiments.decoding import decode  # noqa: E402
 
 PICTURE = ROOT / "docs" / "images" / "nbody.png"
 
 
-def main(directory: Path) -> None:
+def main() -> None:
     """Draws and writes the picture."""
-    config = run_directory.read_config(directory, nbody.NBodyConfig)
-    splits = nbody.load_splits(config.data)
-    params = egno_jax.load(directory / run_directory.BEST)
-    predicted, _ = decode(params, splits.test, batch_size=config.training.eval_batch_size)
+    splits = nbody.load_splits(nbody.DataConfig(orbits=True))
+    predicted, _ = decode(egno_jax.load("nbody"), splits.test)
     errors = np.mean((predicted - splits.test.positions) ** 2, axis=(1, 2, 3))
     rank = np.argsort(np.argsort(errors)) / len(errors)
     typical = np.flatnonzero(abs(rank - 0.5) < 0.05)
@@ -37,9 +37,9 @@ def main(directory: Path) -> None:
     chosen = typical[np.argsort(-(moved / size)[typical])[:3]]
     titles = [f"A-MSE {error:.1e}" for error in errors[chosen]]
     figure = visualize.plot_trajectories(paths[chosen], predicted[chosen], titles=titles, columns=3)
-    PICTURE.parent.mkdir(exist_ok=True)
-    figure.savefig(PICTURE, dpi=90, bbox_inches="tight")
+    with replacing(PICTURE) as partial:
+        figure.savefig(partial, dpi=90, bbox_inches="tight")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -43,5 +43,5 @@ def export(
       imports: modules to import before options are read, such as one that registers your own layer.
     """
     check_free(out, overwrite)
-    egno_jax.export(model_of(model), out, platforms=platforms)
+    egno_jax.export(model_of(model), out, platforms=platforms, overwrite=overwrite)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, for {', '.join(platforms)}")

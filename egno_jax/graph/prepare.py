@@ -9,6 +9,7 @@ import jax
 import jraph
 import numpy as np
 
+from egno_jax.checks import type_name
 from egno_jax.graph.edges import shifts_of
 from egno_jax.ops.kernels import library, rows
 from egno_jax.ops.layouts import NOWHERE, Adjacency, Blocks, EdgeList, Incidence, Layout, Segments
@@ -57,7 +58,8 @@ def prepare(graph: jraph.GraphsTuple, kind: str | None = None) -> jraph.GraphsTu
 
     Raises:
       ValueError: the kind is unknown, an edge is not one between nodes of the graph, or the graph
-        cannot be arranged so, as with `blocks` if two edges connect the same nodes.
+        cannot be arranged so, as with `blocks` if two edges connect the same nodes; or its globals
+        are not a dictionary.
     """
     if wrong := _wrong_edges(graph):
         raise ValueError(wrong)
@@ -128,8 +130,8 @@ def layout_of(graph: jraph.GraphsTuple) -> Layout | None:
 
 
 def with_layout(graph: jraph.GraphsTuple, layout: Layout) -> jraph.GraphsTuple:
-    """Returns the graph with a layout."""
-    return graph._replace(globals={**_globals(graph), KEY: layout})
+    """Returns the graph with a layout; raises as `named_globals`."""
+    return graph._replace(globals={**named_globals(graph), KEY: layout})
 
 
 def without_layout(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
@@ -138,6 +140,24 @@ def without_layout(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
         return graph
     rest = {name: value for name, value in graph.globals.items() if name != KEY}
     return graph._replace(globals=rest or None)
+
+
+def named_globals(graph: jraph.GraphsTuple) -> dict[str, Any]:
+    """Returns the globals of a graph by name; empty if it has none.
+
+    Raises:
+      ValueError: they are not a dictionary, so that no other can be added by name.
+    """
+    if not _has_named_globals(graph):
+        raise ValueError(
+            f"graph.globals: got {type_name(graph.globals)}, expected None or a dictionary, to "
+            'which others are added here; pass {"name": array}'
+        )
+    return _globals(graph)
+
+
+def _has_named_globals(graph: jraph.GraphsTuple) -> bool:
+    return graph.globals is None or isinstance(graph.globals, dict)
 
 
 def _globals(graph: Any) -> dict[str, Any]:
@@ -201,6 +221,8 @@ def _candidates(graph: jraph.GraphsTuple, kind: str, node_mask: Any) -> list[str
     """Returns a kind, or those of a platform, the best first."""
     if kind not in PLATFORMS:
         return [kind]
+    if not _has_named_globals(graph):  # which have no place for a layout
+        return []
     has_kernels = library.setting() == "pallas" and (kind == "tpu" or rows.is_available())
     listed = ["list"] if has_kernels else []
     dense = ["blocks"] if _is_dense(graph) else []

@@ -73,8 +73,9 @@ def load(name: str, folder: Path = _FOLDER) -> Params:
     found = hashlib.sha256(data).hexdigest()
     if found != record["sha256"]:
         raise ValueError(
-            f"{path}: its SHA-256 is {found[:12]}..., expected {record['sha256'][:12]}...; the "
-            "file was changed, install egno_jax again"
+            f"{path}: got SHA-256 {found[:12]}..., expected {record['sha256'][:12]}... by "
+            f"{name}.json; a file was changed, or the writing of both was interrupted: install "
+            "egno_jax again, or write the model again"
         )
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         flat = {key: jnp.asarray(arrays[key]) for key in arrays.files}
@@ -93,6 +94,9 @@ def write(
     folder: Path = _FOLDER,
 ) -> None:
     """Writes a model into a folder of published models; a new version if the name exists.
+
+    Both files are written before one replaces an old one. If the process is killed between the two
+    replacements, `load` refuses the pair by its checksum until the model is written again.
 
     Args:
       name: an identifier in lower case.

@@ -20,6 +20,7 @@ import numpy as np
 import egno_jax
 from egno_jax import EGNOConfig, Params, training
 from egno_jax.datasets import Batch, Samples, take
+from egno_jax.files import replacing
 from egno_jax.training import TrainingConfig
 from egno_jax.training.liveness import RESUMABLE
 from experiments import run_directory
@@ -164,7 +165,8 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
 def _draw(study: Study, record: Record, path: Path) -> Path:
     """Draws the figure next to the file of the measurements and returns where."""
     picture = path.with_suffix(".png")
-    study.draw(record).savefig(picture, dpi=120, bbox_inches="tight")
+    with replacing(picture) as partial:
+        study.draw(record).savefig(partial, dpi=120, bbox_inches="tight")
     return picture
 
 

@@ -154,10 +154,12 @@ def test_published_models_are_listed_and_exported(capsys, tmp_path):
     assert main(["models", "unknown"]) == 1
     pytest.importorskip("flatbuffers")
     program = tmp_path / "nbody.stablehlo"
-    assert main(["export", "nbody", "--out", str(program), "--platforms", "cpu"]) == 0
+    export = ["export", "nbody", "--out", str(program), "--platforms", "cpu"]
+    assert main(export) == 0
     assert jax.export.deserialize(bytearray(program.read_bytes())).platforms == ("cpu",)
-    assert main(["export", "nbody", "--out", str(program), "--platforms", "cpu"]) == 1
+    assert main(export) == 1
     assert "pass --overwrite" in capsys.readouterr().err
+    assert main([*export, "--overwrite"]) == 0
 
 
 def test_a_published_model_predicts_a_file(tmp_path, capsys):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from egno_jax import datasets
 from egno_jax import graph as graphs
 from egno_jax.datasets import nbody
+from tests import helpers
 
 
 def random_samples(seed, num_samples=5, num_nodes=4, num_edges=6, num_times=3):
@@ -303,3 +304,20 @@ def test_external_vectors_are_given_to_every_node():
     for shape in ((3,), (1, 2), (2, 1, 2, 3), (4, 2, 3)):
         with pytest.raises(ValueError, match=r"vectors: got shape .* with S = 3 and N = 5"):
             datasets.with_vectors(samples, np.zeros(shape))
+
+
+@pytest.mark.parametrize("kind", ["none", "tpu"])
+def test_batches_of_samples_keep_the_globals_of_graphs(monkeypatch, kind):
+    monkeypatch.setenv("EGNO_JAX_LAYOUT", kind)
+    rng = np.random.default_rng(0)
+    charges = [np.full((1, 2), index, np.float32) for index in (1, 2, 3)]
+    parts = [
+        helpers.random_graph(rng, [size])._replace(globals={"charge": charge})
+        for size, charge in zip((3, 5, 4), charges, strict=True)
+    ]
+    targets = [np.zeros((1, size, 3), np.float32) for size in (3, 5, 4)]
+    samples = datasets.base.prepared(datasets.stack(parts, [1.0], targets))
+    batch = datasets.take(samples, np.array([2, 0]))
+    assert (graphs.layout_of(batch.graph) is None) == (kind == "none")
+    found = batch.graph.globals["charge"]
+    np.testing.assert_array_equal(found, [[3, 3], [0, 0], [1, 1], [0, 0]])

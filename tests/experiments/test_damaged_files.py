@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import shutil
+import types
 
 import pytest
 
@@ -15,7 +17,10 @@ pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
 
-from experiments import nbody, run_directory, run_records, settings
+from matplotlib.figure import Figure
+
+from experiments import dot_plot, nbody, report, run_directory, run_records, settings
+from experiments.studies import study
 
 DAMAGE = {
     "not UTF-8": lambda data: data.replace(b'"', b"\xff", 1),
@@ -109,6 +114,43 @@ def test_published_results_are_replaced_in_one_step(files, tmp_path, monkeypatch
         run_records.append(tmp_path, path, replace=True)
     assert path.read_bytes() == before
     assert not [*tmp_path.glob(".*partial*")]
+
+
+def draw_points(path):
+    tasks = run_records.by_task(run_records.load(), "nbody")
+    dot_plot.draw(nbody.EXPERIMENT, tasks[:1], path)
+
+
+def draw_study(path):
+    study._draw(types.SimpleNamespace(draw=lambda record: study.panels(1, 1, 1)[0]), {}, path)
+
+
+def write_readme(path):
+    report.write_readme(path, {}, set())
+
+
+def write_config(path):
+    settings.write(path, DEFAULT, DEFAULT, "a description")
+
+
+@pytest.mark.parametrize("write", [draw_points, draw_study, write_readme, write_config])
+def test_pictures_pages_and_configs_are_replaced_in_one_step(write, tmp_path, monkeypatch):
+    path = tmp_path / "file.png"
+    path.write_text(before := f"{report._BEGIN}{report._END}")
+    write(path)
+    assert path.read_bytes() != before.encode()
+    path.write_text(before)
+
+    def full(self, target="", *_, **__):  # the text of a path, or the path of a figure
+        open(self if isinstance(self, pathlib.Path) else target, "w").close()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(path), "write_text", full)
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(path)
+    assert path.read_text() == before
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_a_config_of_results_is_a_name_and_no_path(tmp_path):
