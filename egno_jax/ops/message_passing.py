@@ -14,7 +14,14 @@ import jax.numpy as jnp
 from egno_jax.ops import kernels
 from egno_jax.ops.kernels import gpu, tpu
 from egno_jax.ops.layouts import Adjacency, Blocks, EdgeList, Layout
-from egno_jax.ops.linear import linear, linear_by_products, matmul, matmul_of_two, mlp
+from egno_jax.ops.linear import (
+    linear,
+    linear_by_products,
+    matmul,
+    matmul_at_times,
+    matmul_of_two,
+    mlp,
+)
 from egno_jax.ops.numerics import limit_norm, squared_norm
 
 if TYPE_CHECKING:
@@ -286,7 +293,8 @@ def _messages(
     hidden = hidden + wide.astype(hidden.dtype)
     if edge_features is not None and edge_features.shape[-1]:
         arranged = edges.edge_features(edge_features.astype(features.dtype))
-        hidden = hidden + matmul(arranged, kernel[1 + 2 * width :], precision)
+        rows = kernel[1 + 2 * width :]
+        hidden = hidden + matmul_at_times(arranged, rows, hidden.shape[0], precision)
     affine = _affine_of(edges, hidden, precision)
     return jax.nn.silu(affine(weights["linear_1"], jax.nn.silu(hidden), precision))
 

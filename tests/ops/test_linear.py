@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from egno_jax import ops
-from egno_jax.ops.linear import linear_by_products, matmul_of_two
+from egno_jax.ops.linear import linear_by_products, matmul_at_times, matmul_of_two
 from tests import helpers
 
 
@@ -77,9 +77,6 @@ def test_derivatives_by_products_are_those_of_the_linear_layer(monkeypatch, out_
 def test_the_product_of_two_is_that_of_their_concatenation(monkeypatch, on_tpu):
     if on_tpu:
         monkeypatch.setattr(jax.lax, "platform_dependent", lambda *given, tpu, default: tpu(*given))
-    rng = np.random.default_rng(0)
-    shapes = (2, 4, 3), (2, 4, 5), (8, 6)
-    given, tangents = ([rng.normal(size=shape) for shape in shapes] for _ in range(2))
 
     def of_two(first, second, kernel):
         return matmul_of_two(first, second, kernel, "highest")
@@ -87,18 +84,42 @@ def test_the_product_of_two_is_that_of_their_concatenation(monkeypatch, on_tpu):
     def of_all(first, second, kernel):
         return jnp.concatenate([first, second], axis=-1) @ kernel
 
+    assert_same_derivatives(of_two, of_all, (3, 4, 2), (3, 4, 5), (7, 6))
+
+
+@pytest.mark.parametrize("on_tpu", [False, True])
+@pytest.mark.parametrize("out_width", [6, 128])
+def test_the_product_at_all_times_is_one_repeated(monkeypatch, on_tpu, out_width):
+    if on_tpu:
+        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *given, tpu, default: tpu(*given))
+
+    def at_times(x, kernel):
+        return matmul_at_times(x, kernel, 3, "highest")
+
+    def repeated(x, kernel):
+        return jnp.stack([x @ kernel] * 3)
+
+    assert_same_derivatives(at_times, repeated, (4, 5), (5, out_width))
+
+
+def assert_same_derivatives(function, like, *shapes):
+    rng = np.random.default_rng(0)
+    given, tangents = ([rng.normal(size=shape) for shape in shapes] for _ in range(2))
+
+    def derivatives(function):
+        def loss(*given):
+            return jnp.sum(jnp.sin(function(*given) * jnp.arange(3).reshape(-1, 1, 1)))
+
+        gradient = jax.grad(loss, tuple(range(len(given))))
+        alone = [
+            jax.jvp(lambda x, i=i: function(*given[:i], x, *given[i + 1 :]), (x,), (dx,))
+            for i, (x, dx) in enumerate(zip(given, tangents, strict=True))
+        ]
+        each = jax.vmap(gradient)(*jax.tree.map(lambda *pair: np.stack(pair), given, tangents))
+        return function(*given), alone, jax.jvp(gradient, given, tangents), each
+
     with jax.enable_x64(True):
-        results = []
-        for function in (of_two, of_all):
-            gradient = jax.grad(lambda *given, f=function: jnp.sum(jnp.sin(f(*given))), (0, 1, 2))
-            alone = [
-                jax.jvp(lambda x, i=i, f=function: f(*given[:i], x, *given[i + 1 :]), (x,), (dx,))
-                for i, (x, dx) in enumerate(zip(given, tangents, strict=True))
-            ]
-            twice = jax.jvp(gradient, given, tangents)
-            each = jax.vmap(gradient, (0, 0, None))(*given)
-            results.append((function(*given), alone, twice, each))
-        helpers.assert_trees_close(*results, 1e-13)
+        helpers.assert_trees_close(derivatives(function), derivatives(like), 1e-13)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
