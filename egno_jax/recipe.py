@@ -254,7 +254,8 @@ def checked_state(recipe: GraphRecipe, state: State) -> State:
 
     Raises:
       ValueError: an array has another shape or dtype, or the state is not of the recipe's system:
-        another number of nodes, other atoms, or no periodic direction.
+        another number of nodes, other atoms, or no periodic direction; or an atom is of a species
+        that the model was not trained on.
     """
     if not isinstance(state, State):
         raise ValueError(f"state: got {type(state).__name__}, expected egno_jax.recipe.State")
@@ -281,6 +282,12 @@ def checked_state(recipe: GraphRecipe, state: State) -> State:
             f"state.positions: got {count} nodes, expected {recipe.num_nodes}, as the model is for "
             "one system of that many; choose the same nodes in the same order"
         )
+    if recipe.species and state.numbers is not None:
+        for atom in np.flatnonzero(~np.isin(state.numbers, recipe.species)):
+            raise ValueError(
+                f"state.numbers[{atom}]: got {state.numbers[atom]}, expected one of the atomic "
+                f"numbers {[*recipe.species]} that the model was trained on"
+            )
     if not recipe.numbers:
         return state
     if state.numbers is None:
@@ -362,13 +369,7 @@ def _are_among(ends: np.ndarray, pairs: tuple[tuple[int, int], ...]) -> np.ndarr
 
 
 def _one_hot(recipe: GraphRecipe, state: State) -> np.ndarray:
-    numbers, species = _numbers(state), np.asarray(recipe.species)
-    for atom in np.flatnonzero(~np.isin(numbers, species)):
-        raise ValueError(
-            f"state.numbers[{atom}]: got {numbers[atom]}, expected one of the atomic numbers "
-            f"{[*recipe.species]} that the model was trained on"
-        )
-    return (numbers[:, None] == species).astype(np.float64)
+    return (_numbers(state)[:, None] == np.asarray(recipe.species)).astype(np.float64)
 
 
 def _one_hot_kinds(recipe: GraphRecipe, num_nodes: int) -> np.ndarray:

@@ -250,15 +250,16 @@ def check_padding(subject: Any, config: EGNOConfig | None = None, **options: Any
     def real(tree: Any) -> Any:
         return jax.tree.map(lambda x: x[:, :num_nodes], tree)
 
-    def total(nodes: Any) -> Any:
+    def total(nodes: Any, state: Any) -> Any:
         result = checked.call(padded._replace(nodes=nodes), state)
         return sum(jnp.sum(x**2) for x in jax.tree.leaves(real(result)))
 
     found = checked.call(padded, state)
-    gradient = jax.grad(total)(jax.tree.map(jnp.asarray, padded.nodes))
-    for name, tree in (("output", found), ("gradient", gradient)):
+    # A model reads the nodes of the graph, a layer the state.
+    gradient = jax.grad(total, (0, 1))(*jax.tree.map(jnp.asarray, (padded.nodes, state)))
+    for name, tree in (("an output", found), ("a gradient", gradient)):
         is_finite = all(np.isfinite(x).all() for x in jax.tree.leaves(tree))
-        assert is_finite, f"padded: got an {name} that is not finite, expected finite numbers"
+        assert is_finite, f"padded: got {name} that is not finite, expected finite numbers"
     return _compare(checked, real(found), checked.call(checked.graph, checked.state), "padded")
 
 

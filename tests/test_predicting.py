@@ -137,6 +137,10 @@ def test_what_is_missing_is_named(params, tmp_path):
     species = dataclasses.replace(RECIPE, node_features=("species",), species=(1, 6))
     with pytest.raises(ValueError, match=r"numbers\[2\]: got 8"):
         graph_of(species, STATE._replace(numbers=np.array([1, 6, 8, 6, 1])))
+    # Of a single one there is no feature, and still the model knows no other.
+    single = dataclasses.replace(params, recipe=dataclasses.replace(RECIPE, species=(6,)))
+    with pytest.raises(ValueError, match=r"numbers\[2\]: got 8, expected one of .* \[6\] that"):
+        egno_jax.predict(single, STATE._replace(numbers=np.array([6, 6, 8, 6, 6])))
     with pytest.raises(ValueError, match="expected some of"):
         from_record({"unknown": 1})
     with pytest.raises(ValueError, match="expected a suffix of"):

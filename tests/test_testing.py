@@ -110,6 +110,14 @@ def _mixing(weight, state, graph):
     return state._replace(features=state.features + weight * mean)
 
 
+def _of_lengths(weight, state, graph):
+    """Adds lengths of edges, whose gradient is NaN on the loops of padding."""
+    r = state.positions[:, graph.senders] - state.positions[:, graph.receivers]
+    lengths = jnp.linalg.norm(r, axis=-1, keepdims=True)
+    features = state.features.at[:, graph.receivers].add(weight * lengths)
+    return state._replace(features=features)
+
+
 @pytest.mark.parametrize(
     ("check", "update", "message"),
     [
@@ -118,6 +126,7 @@ def _mixing(weight, state, graph):
         (testing.check_permutation, _ordered, "features, permuted"),
         (testing.check_batch_independence, _mixing, "features, graph 0 alone"),
         (testing.check_padding, _mixing, "features, padded"),
+        (testing.check_padding, _of_lengths, "padded: got a gradient that is not finite"),
     ],
 )
 def test_what_breaks_a_property_is_found_and_named(check, update, message):
