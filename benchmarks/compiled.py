@@ -318,7 +318,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Another process may have added entries meanwhile.
         records.write(path, records.merge(records.read(path), run, entries))
         print(compiled_page.line(program.name, entry), flush=True)
-    tables.write(options.out)
+    if entries or options.tables:
+        tables.write(options.out)
     return failed
 
 

@@ -114,6 +114,21 @@ def test_a_missing_compiler_is_named_with_its_extra(monkeypatch, capsys, target,
     assert f'pip install "egno_jax[{extra}]"' in capsys.readouterr().err
 
 
+def test_a_program_that_does_not_compile_is_reported_and_nothing_is_written(
+    monkeypatch, capsys, tmp_path
+):
+    def refuse(program, text):
+        raise RuntimeError(f"{program.name} did not compile")
+
+    monkeypatch.setattr(compiled, "compile_program", refuse)
+    monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: object())
+    out = tmp_path / "new"
+    words = ["--target", "v5e", "--case", "nbody-p5", "--kind", "step", "--variant", "ours"]
+    assert compiled.main([*words, "--out", str(out)]) == 1
+    assert "v5e/nbody-p5/step/ours did not compile" in capsys.readouterr().out
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
