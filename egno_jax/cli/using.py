@@ -9,7 +9,8 @@ from typing import Annotated
 import numpy as np
 
 from egno_jax import predicting
-from egno_jax.cli.loading import load
+from egno_jax.checks import check_bound
+from egno_jax.cli.loading import check_free, load
 from egno_jax.cli.making import errors_of, report
 from egno_jax.cli.options import DataOptions, read, request
 from egno_jax.datasets import trajectories
@@ -31,12 +32,14 @@ class StateOptions(DataOptions):
       frame: the initial frame; -1 is the last one.
       recording: which of several recordings.
       out: the file: .extxyz, .xyz, .traj, .pdb, .xtc, .dcd, .trr, .gro or .npz.
+      overwrite: whether to replace the file.
     """
 
     times: tuple[str, ...] = ()
     frame: int = -1
     recording: int = 0
     out: pathlib.Path = pathlib.Path("predicted.extxyz")
+    overwrite: bool = False
 
 
 def predict(
@@ -82,7 +85,8 @@ def _predict(
     num_windows: int,
     bound: float,
 ) -> None:
-    _check_out(options.out, paths)
+    _check_out(options, paths)
+    check_bound(bound)
     params = load(model)
     recipe = params.recipe
     recording = read(paths, options, recipe)
@@ -105,8 +109,9 @@ def _predict(
     print(f"{options.out}: the initial state and {frames}, to {last}")
 
 
-def _check_out(out: pathlib.Path, paths: tuple[pathlib.Path, ...]) -> None:
+def _check_out(options: StateOptions, paths: tuple[pathlib.Path, ...]) -> None:
     """Checks the file of the result, before any time is spent on it."""
+    out = options.out
     if out.suffix.lower() not in trajectories.SUFFIXES:
         suffixes = " ".join(trajectories.SUFFIXES)
         raise ValueError(f"out: got {out}, expected a file that ends in one of {suffixes}; add one")
@@ -115,6 +120,7 @@ def _check_out(out: pathlib.Path, paths: tuple[pathlib.Path, ...]) -> None:
             f"out: got {out}, which is a file of the initial state, expected another one; choose "
             "another name, or your data would be lost"
         )
+    check_free(out, options.overwrite)
 
 
 def _state(recording: Recording, params: Params, options: StateOptions) -> State:

@@ -220,7 +220,7 @@ def test_a_published_model_of_bonds_predicts_and_is_evaluated(tmp_path, capsys):
     assert main(["predict", "running", str(path), "--out", str(out)]) == 0, capsys.readouterr().err
     assert "the initial state is frame 32" in capsys.readouterr().out
     np.testing.assert_allclose(opened(out)[0], np.load(path)[32], atol=1e-6)
-    rollout = ["rollout", "walking", str(path), "--windows", "2", "--out", str(out)]
+    rollout = ["rollout", "walking", str(path), "--windows", "2", "--out", str(out), "--overwrite"]
     assert main(rollout) == 0, capsys.readouterr().err
     assert opened(out).shape == (11, 31, 3)
     trajectories.write(tmp_path / "timed.xyz", np.load(path), times=8.0 * np.arange(34))
@@ -235,8 +235,8 @@ def test_differences_over_another_time_than_in_training_are_named(tmp_path, caps
     for spacing in (0.5, 4.0):
         times = spacing * np.arange(3)
         trajectories.write(tmp_path / "a.xyz", frames, times=times, numbers=recipe.numbers)
-        out = ["--accept", "all", "--out", str(tmp_path / "b.xyz")]
-        main(["predict", "aspirin", str(tmp_path / "a.xyz"), *out])
+        out = ["--accept", "all", "--overwrite", "--out", str(tmp_path / "b.xyz")]
+        assert main(["predict", "aspirin", str(tmp_path / "a.xyz"), *out]) == 0
         said = "frames are 4 fs apart, and 0.5 fs in training" in capsys.readouterr().out
         assert said == (spacing == 4.0)
 

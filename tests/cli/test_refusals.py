@@ -17,8 +17,9 @@ RECORDED = str(FILES / "recorded.npy")
 
 
 @pytest.fixture
-def refused(capsys):
+def refused(capsys, monkeypatch, tmp_path):
     """Runs a command that must fail, and returns its error: one line on stderr."""
+    monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
         assert main([str(argument) for argument in arguments]) == 1
@@ -42,6 +43,22 @@ def test_a_prediction_does_not_replace_its_data(refused, bodies):
     for out in (bodies, bodies.parent / "." / bodies.name):
         assert "out: got" in refused("predict", "nbody", bodies, "--out", out)
     assert bodies.read_bytes() == before
+
+
+def test_a_result_is_replaced_only_on_request(refused, bodies):
+    out = bodies.parent / "out.npz"
+    out.write_text("older")
+    for command in ("predict", "rollout"):
+        assert refused(command, "nbody", bodies, "--out", out).endswith("or pass --overwrite")
+    assert out.read_text() == "older"
+    assert main(["predict", "nbody", str(bodies), "--out", str(out), "--overwrite"]) == 0
+    assert np.load(out)["positions"].shape == (6, 5, 3)
+
+
+def test_a_bound_is_named_as_it_was_typed(refused, bodies):
+    for bound in ("0.0", "-1.0", "nan"):
+        line = refused("rollout", "nbody", bodies, "--bound", bound)
+        assert line.startswith(f"bound: got {bound}, expected a number above 0")
 
 
 def test_an_unknown_suffix_is_named_as_the_option(refused, bodies):
@@ -165,7 +182,10 @@ def test_files_that_do_not_belong_together_are_one_line(refused, tmp_path):
         assert line.startswith(f"{FILES / other}: got 2 files") and "topology" in line
     short = tmp_path / "short.pdb"
     short.write_text("".join(structure.read_text().splitlines(keepends=True)[-5:]))
-    assert "same number of atoms" in refused("inspect", short, FILES / "helix_box.xtc")
+    trajectory = FILES / "helix_box.xtc"
+    assert "same number of atoms" in refused("inspect", short, trajectory)
+    line = refused("inspect", trajectory, structure)
+    assert line.startswith(f"paths: got {trajectory} first, expected a topology")
 
 
 @pytest.mark.parametrize("times", [["20frames:4frames:4frames"], ["8frames:4frames:2frames", "4"]])

@@ -23,6 +23,8 @@ _SIMULATIONS = (
     *(".pdb", ".ent", ".pqr", ".gro", ".crd", ".psf", ".prmtop", ".parm7", ".top", ".tpr"),
     *(".dcd", ".xtc", ".trr", ".nc", ".ncdf", ".h5", ".h5md", ".lammpstrj", ".data", ".mol2"),
 )
+# Of these, those of coordinates alone, which are no topology of others.
+_COORDINATES = (".dcd", ".xtc", ".trr", ".nc", ".ncdf")
 
 
 def read(
@@ -65,6 +67,11 @@ def read(
             )
     is_heavy = selection == HEAVY
     suffix = suffix_of(files[0])
+    if len(files) > 1 and suffix in _COORDINATES:
+        raise ValueError(
+            f"paths: got {files[0]} first, expected a topology; name that one first, such as a "
+            ".pdb, then its trajectories"
+        )
     if len(files) > 1 or (suffix in _SIMULATIONS and suffix == files[0].suffix.lower()):
         recording = read_universe(files, "" if is_heavy else selection, to_guess)
     elif selection and not is_heavy:
