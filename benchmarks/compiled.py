@@ -47,7 +47,11 @@ from egno_jax.extras import versions_of
 CHIPS = (*chips.CHIPS, "h100")
 KINDS = ("forward", "step")
 VARIANTS = tuple(programs.VARIANTS)
-PALLAS = {"EGNO_JAX_KERNELS": "pallas"}
+# What else is set for programs of these variants.
+ENVIRONMENTS = {
+    "ours-O1": {"JAX_OPTIMIZATION_LEVEL": "O1"},
+    "ours-pallas": {"EGNO_JAX_KERNELS": "pallas"},
+}
 # A protein of 855 nodes at thousands of times: the example of docs/scaling.md.
 LONG = cases.Case(
     *("protein-p4096", "contacts", 1, (855, 855), 4096, 64, 4, 2, 2),
@@ -248,7 +252,7 @@ def _run(
     """Runs a worker, `benchmarks.programs` or `benchmarks.kernel_cycles`."""
     script = _START.format(module=module)
     settings = {"EGNO_JAX_LAYOUT": "gpu" if program.target == "h100" else "tpu", **more}
-    settings |= PALLAS if program.row == "ours-pallas" else {}
+    settings |= ENVIRONMENTS.get(program.row, {})
     return subprocess.run(
         [sys.executable, "-P", "-c", script, program.package, json.dumps(request)],
         env={**os.environ, **ENVIRONMENT, **settings, "PYTHONPATH": str(provenance.ROOT)},

@@ -20,8 +20,8 @@ _INTRODUCTION = """## Compiled for accelerators
 Written by `python -m benchmarks.compiled` from `results/compiled.json`. XLA compiled the programs
 for devices that were not there. **Every figure of this section is the compiler's; nothing was
 run.** [README.md](README.md) describes the figures. `ours` is this library, `naive` the plain
-segment-sum version of the same model, and `ours-pallas` this library with its Pallas kernel; other
-rows are other precisions and other checkouts.
+segment-sum version of the same model, `ours-pallas` this library with its Pallas kernel, `ours-O1`
+at XLA's effort level O1; other rows are other precisions and other checkouts.
 """
 
 

@@ -31,14 +31,16 @@ from egno_jax.training.batches import by_kind
 from egno_jax.training.devices import time_axis, using
 from egno_jax.training.step import run_chunk
 
-# The changed fields of each variant's configuration.
+# The changed fields of each variant's configuration. Some are other settings of the compiler or of
+# the library instead, `benchmarks.compiled.ENVIRONMENTS`.
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours-high": {"matmul_precision": "high"},
     "ours-default": {"matmul_precision": "default"},
     "ours-bf16": {"dtype": "bfloat16"},
     "ours-scan": {"scan_layers": True},
-    "ours-pallas": {},  # with the environment of `benchmarks.compiled.PALLAS`
+    "ours-O1": {},
+    "ours-pallas": {},
     "naive": {},
 }
 _TARGETS = Path(__file__).parent / "targets"
