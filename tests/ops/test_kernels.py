@@ -231,6 +231,22 @@ def test_without_a_compiler_the_specification_computes(tmp_path):
     assert "without its CPU kernels" in result.stderr
 
 
+@needs_kernels
+def test_programs_that_jax_keeps_are_compiled_once(tmp_path):
+    settings = {
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    outputs, kept = [], []
+    for _ in range(2):
+        run = {"env": os.environ | settings, "capture_output": True, "text": True, "check": True}
+        outputs.append(subprocess.run([sys.executable, "-c", PROGRAM], **run).stdout)
+        kept.append({path: path.stat().st_mtime_ns for path in tmp_path.glob("*velocity*-cache")})
+    assert kept[0] and kept[0] == kept[1]
+    assert outputs[0] == outputs[1] and outputs[0].startswith("273.0 Status(is_loaded=True")
+
+
 @pytest.fixture
 def load(monkeypatch, tmp_path):
     """Returns `load` as in a new process, without kernels in the cache and without a compiler."""
