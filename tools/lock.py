@@ -81,7 +81,9 @@ def main(pythons: list[str], keep: bool) -> None:
             f'{package}=={version}; python_version == "{name}"'
             for name, version in versions.items()
         ]
-    CONSTRAINTS.write_text(HEADER + "\n".join(lines) + "\n")
+    partial = CONSTRAINTS.with_suffix(".partial")
+    partial.write_text(HEADER + "\n".join(lines) + "\n")
+    partial.replace(CONSTRAINTS)
 
 
 if __name__ == "__main__":
