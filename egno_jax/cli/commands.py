@@ -38,6 +38,16 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not any(text in record.getMessage() for text in routine)
 
 
+def _text_of(error: Exception) -> str:
+    """Returns what an error says; for an error of the system, the path and the reason."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            f"{error.filename}: got {error.strerror!r} from the system, expected a place that can "
+            "be read and written; check the path and its permissions"
+        )
+    return str(error)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
@@ -65,6 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"egno-jax: {text}; go on with: {shlex.join(again)}", file=sys.stderr)
         return RESUMABLE
     except (ValueError, OSError, ImportError, ArithmeticError) as error:
-        print(f"egno-jax: error: {error}", file=sys.stderr)
+        print(f"egno-jax: error: {_text_of(error)}", file=sys.stderr)
         return 1
     return 0

@@ -14,6 +14,13 @@ def check_free(out: pathlib.Path, overwrite: bool) -> None:
         raise ValueError(f"out: got {out}, which exists; choose another, or pass --overwrite")
 
 
+def check_free_file(out: pathlib.Path, overwrite: bool) -> None:
+    """Raises a ValueError if no file can be written there, as of a folder, or see `check_free`."""
+    if out.is_dir():
+        raise ValueError(f"out: got {out}, which is a folder, expected a file; name one in it")
+    check_free(out, overwrite)
+
+
 def model_of(name: str) -> Params:
     """Returns the model of a run, of a checkpoint, or of the name of a published one."""
     if not pathlib.Path(name).exists() and name not in egno_jax.published.names():

@@ -93,8 +93,10 @@ def recipe_for(recording: Recording, options: WindowOptions) -> GraphRecipe:
         window = trajectories.usual_window(recording)
     else:
         window = frames_in(options.window, recording, "window")
-    if options.cutoff is not None and not options.cutoff > 0:
-        raise ValueError(f"cutoff: got {options.cutoff:g}, expected a length above 0; give another")
+    if options.cutoff is not None and not 0 < options.cutoff < np.inf:
+        raise ValueError(
+            f"cutoff: got {options.cutoff:g}, expected a finite length above 0; give another"
+        )
     divisors = [n for n in range(1, min(window, _MOST_TARGETS) + 1) if window % n == 0]
     if options.targets is not None and (options.targets < 1 or window % options.targets):
         raise ValueError(

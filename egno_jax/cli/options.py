@@ -14,6 +14,8 @@ from egno_jax.durations import FEMTOSECOND, FRAME, convert, format_time, parse
 from egno_jax.predicting import time_of
 from egno_jax.recipe import GraphRecipe
 
+_MOST_TIMES = 100_000  # of one range: more is a slip of the pen, and would fill the memory
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataOptions:
@@ -114,13 +116,18 @@ def request(texts: Sequence[str], recipe: GraphRecipe) -> list[float] | None:
     for text in texts:
         ends = [time_of(recipe, end) for end in text.split(":")]
         if len(ends) == 3:
-            count = int(np.floor((ends[1] - ends[0]) / ends[2] + 1e-9)) + 1
+            count = np.floor((ends[1] - ends[0]) / ends[2] + 1e-9) + 1
+            if count > _MOST_TIMES:
+                raise ValueError(
+                    f"times: got {text}, which is {count:g} times, expected at most {_MOST_TIMES}; "
+                    "give a longer STEP"
+                )
             if count < 1:
                 raise ValueError(
                     f"times: got {text}, which is no time, expected START:STOP:STEP with STOP at "
                     "START or after it"
                 )
-            times += [ends[0] + index * ends[2] for index in range(count)]
+            times += [ends[0] + index * ends[2] for index in range(int(count))]
         elif len(ends) == 1:
             times += ends
         else:

@@ -6,7 +6,7 @@ import json
 import pathlib
 
 import egno_jax
-from egno_jax.cli.loading import check_free, model_of
+from egno_jax.cli.loading import check_free_file, model_of
 from egno_jax.extras import require
 
 _conf = require("tyro", "cli").conf
@@ -42,6 +42,6 @@ def export(
       overwrite: whether to replace the file.
       imports: modules to import before options are read, such as one that registers your own layer.
     """
-    check_free(out, overwrite)
+    check_free_file(out, overwrite)
     egno_jax.export(model_of(model), out, platforms=platforms, overwrite=overwrite)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, for {', '.join(platforms)}")

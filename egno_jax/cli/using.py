@@ -9,8 +9,8 @@ from typing import Annotated
 import numpy as np
 
 from egno_jax import predicting
-from egno_jax.checks import check_bound
-from egno_jax.cli.loading import check_free, load
+from egno_jax.checks import as_count, check_bound
+from egno_jax.cli.loading import check_free_file, load
 from egno_jax.cli.making import errors_of, report
 from egno_jax.cli.options import DataOptions, read, request
 from egno_jax.datasets import trajectories
@@ -74,6 +74,7 @@ def rollout(
         a single node has none, and no bound.
       options: the state, the times of a window and the file.
     """
+    as_count("windows", windows)
     _predict(model, state, options, num_windows=windows, bound=bound)
 
 
@@ -120,7 +121,7 @@ def _check_out(options: StateOptions, paths: tuple[pathlib.Path, ...]) -> None:
             f"out: got {out}, which is a file of the initial state, expected another one; choose "
             "another name, or your data would be lost"
         )
-    check_free(out, options.overwrite)
+    check_free_file(out, options.overwrite)
 
 
 def _state(recording: Recording, params: Params, options: StateOptions) -> State:

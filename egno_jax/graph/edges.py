@@ -166,12 +166,18 @@ def radius_edges(
     box, periodic = np.zeros((3, 3)), np.zeros(3, bool)
     if cell is not None and _is_periodic(pbc).any():
         box, periodic = periodic_cell(cell, pbc)
-    receivers, senders, images = neighbours.compute(
-        points=_without_gaps(positions, cutoff, box, periodic),
-        box=box,
-        periodic=periodic,
-        quantities="ijS",
-    )
+    try:
+        receivers, senders, images = neighbours.compute(
+            points=_without_gaps(positions, cutoff, box, periodic),
+            box=box,
+            periodic=periodic,
+            quantities="ijS",
+        )
+    except RuntimeError as error:  # of vesin, for cutoffs up to 1e-6
+        raise ValueError(
+            f"cutoff: got {cutoff:g}, which vesin refuses ({error}), expected a distance of "
+            "neighbours in the unit of positions; give another"
+        ) from error
     order = np.lexsort((*images.T, senders, receivers))
     edges = Edges(senders[order].astype(np.int32), receivers[order].astype(np.int32))
     return edges._replace(shifts=-(images[order] @ box)) if periodic.any() else edges

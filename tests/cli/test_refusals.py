@@ -147,7 +147,8 @@ def test_a_file_of_a_model_that_counts_frames_says_what_its_times_are(bodies, ca
     [
         ("--targets", "3", "targets: got 3 in a window of 10 frames.*one of [1, 2, 5]"),
         ("--targets", "0", "targets: got 0 in a window of 10 frames.*one of [1, 2, 5]"),
-        ("--cutoff", "-1", "cutoff: got -1, expected a length above 0.*"),
+        ("--cutoff", "-1", "cutoff: got -1, expected a finite length above 0.*"),
+        ("--cutoff", "inf", "cutoff: got inf, expected a finite length above 0.*"),
         ("--model.time-scale", "7", "model.time_scale: got 7.0, expected nothing.*--window"),
     ],
 )
@@ -192,3 +193,37 @@ def test_files_that_do_not_belong_together_are_one_line(refused, tmp_path):
 def test_ranges_without_a_time_are_refused(refused, bodies, times):
     line = refused("predict", "nbody", bodies, "--times", *times, "--out", bodies.parent / "a.npz")
     assert line.startswith(f"times: got {times[0]}, which is no time, expected START:STOP:STEP")
+
+
+def test_a_range_of_too_many_times_is_refused(refused, bodies):
+    line = refused("predict", "nbody", bodies, "--times", "1:1000000000:1", "--out", "a.npz")
+    assert line.startswith("times: got 1:1000000000:1, which is 1e+09 times, expected at most")
+
+
+def test_a_number_of_windows_is_named_as_it_was_typed(refused, bodies):
+    line = refused("rollout", "nbody", bodies, "--windows", "0", "--out", "a.npz")
+    assert line.startswith("windows: got 0, expected")
+
+
+def test_places_where_no_file_can_be_are_one_line(refused, bodies, tmp_path):
+    (tmp_path / "folder.xyz").mkdir()
+    for command in (["predict", "nbody", bodies], ["export", "nbody"]):
+        for overwrite in ([], ["--overwrite"]):
+            line = refused(*command, "--out", "folder.xyz", *overwrite)
+            assert line == "out: got folder.xyz, which is a folder, expected a file; name one in it"
+    line = refused("predict", "nbody", bodies, "--out", bodies / "a.xyz")
+    assert line.startswith(f"{bodies}: got ") and "Errno" not in line
+    line = refused("convert-torch", "missing.npz", "--out", "converted")
+    assert line.startswith("missing.npz: got 'No such file") and "Errno" not in line
+
+
+def test_data_that_no_model_can_use_are_named_before_training(refused, tmp_path):
+    positions = np.random.default_rng(0).normal(size=(4, 3)) + np.linspace(0, 1, 60)[:, None, None]
+    path, charged = tmp_path / "a.npz", tmp_path / "charged.npz"
+    np.savez(path, positions=positions)
+    np.savez(charged, positions=positions, charges=[1, np.nan, 1, 1])
+    for command in ("inspect", "train"):
+        assert "velocities: got none in" in refused(command, path, "--velocities", "file")
+        assert "charge of atom 1: got nan, expected" in refused(command, charged)
+    pytest.importorskip("vesin")
+    assert refused("train", path, "--cutoff", "1e-9").startswith("cutoff: got 1e-09, which vesin")

@@ -112,8 +112,10 @@ def make_recipe(
 
 def _velocity_rule(recording: Recording, velocities: str | None) -> str:
     rule = velocities or ("difference" if recording.velocities is None else "file")
-    is_unclear = recording.time_step is None and recording.length_unit == "angstrom"
-    if rule == "file" and recording.velocities is not None and is_unclear:
+    if rule != "file":
+        return rule
+    velocities_by(recording, rule)
+    if recording.time_step is None and recording.length_unit == "angstrom":
         raise ValueError(
             f"time_step: got None, expected the time between frames: {recording.source} has "
             "velocities but no times; give it, or use finite differences"

@@ -103,6 +103,12 @@ def _check_finite(recording: Recording) -> None:
             f"{recording.source}: time of frame {frame}: got {recording.times[frame]}, expected a "
             "finite number"
         )
+    charges = () if recording.charges is None else recording.charges
+    for atom in np.flatnonzero(~np.isfinite(charges)):
+        raise ValueError(
+            f"{recording.source}: charge of atom {atom}: got {charges[atom]}, expected a finite "
+            "number"
+        )
     for name in ("positions", "velocities"):
         array = getattr(recording, name)
         if array is not None and not np.isfinite(array).all():
