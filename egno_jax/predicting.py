@@ -191,9 +191,10 @@ def _state_of_atoms(recipe: GraphRecipe, frames: list[Any], time_unit: float | N
     if atoms.has("momenta"):
         if time_unit is None and recipe.time_unit == FRAME and len(frames) == 1:
             warnings.warn(
-                "state: got atoms with momenta for a model that counts frames, whose length is "
-                f"unknown: one frame is taken for {recipe.spacing:g} fs; give two frames, or "
-                "a mapping with velocities per frame",
+                "state: got atoms with momenta, which are velocities per time, expected velocities "
+                "per frame, as the model counts frames and not time: one frame is taken for "
+                f"{recipe.spacing:g} fs, so results are wrong if it is not; give two frames, or a "
+                "mapping with velocities per frame",
                 stacklevel=4,
             )
         if time_unit is None:
@@ -245,7 +246,10 @@ def _state_of_arrays(
 
 def _floats(key: str, value: Any) -> np.ndarray:
     try:
-        return np.asarray(value, float)
+        array = np.asarray(value)
+        if array.dtype.kind == "c":
+            raise ValueError("complex numbers; convert them to real ones")
+        return array.astype(float)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"state[{key!r}]: got {type_name(value)} ({error}), expected an array of numbers"

@@ -224,3 +224,14 @@ def test_the_model_sees_times_in_its_own_unit(params):
     expected = egno_jax.apply(params, graph_of(RECIPE, STATE), np.array([1.0, 2.0]))
     np.testing.assert_allclose(found.positions, expected.positions, atol=1e-5)
     np.testing.assert_allclose(found.times, RECIPE.times)
+
+
+def test_complex_states_and_paths_that_are_none_are_refused():
+    positions, velocities = np.random.default_rng(0).normal(size=(2, 5, 3))
+    state = {"positions": positions, "velocities": velocities, "charges": [1, -1, 1, -1, 1]}
+    for key in ("positions", "velocities"):
+        with pytest.raises(ValueError, match=f"state.*{key}.*complex numbers; convert them"):
+            egno_jax.predict("nbody", {**state, key: state[key] * 1j})
+    prediction = egno_jax.predict("nbody", state)
+    with pytest.raises(ValueError, match="path: got NoneType, expected a path"):
+        egno_jax.predicting.write(None, prediction)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from egno_jax.checks import as_array, check_finite
+from egno_jax.checks import as_array, as_path, check_finite
 from egno_jax.datasets.argument_checks import check_choice, check_numbers
 from egno_jax.datasets.npz import PathLike, save_npz
 from egno_jax.durations import FEMTOSECOND, FRAME
@@ -67,7 +67,7 @@ def write(
         not finite, or a number is of no element.
       OSError: the file cannot be written.
     """
-    path = pathlib.Path(path)
+    path = as_path("path", path)
     if (suffix := path.suffix.lower()) not in SUFFIXES:
         raise ValueError(f"path: got {path}, expected a suffix of {SUFFIXES}")
     check_choice("time_unit", time_unit, (FEMTOSECOND, FRAME))
