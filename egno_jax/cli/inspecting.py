@@ -30,7 +30,7 @@ def inspect(
         to_guess=options.guess or None,
     )
     print(describe(recording))
-    for suspicion in trajectories.suspicions(recording):
+    for suspicion in trajectories.check(recording, (*options.accept, "all")):
         print(f"  suspicious [{suspicion.kind}]: {suspicion.text}")
     if recording.positions.shape[1] < 2:
         print("  one frame: a state to predict from; training needs more")

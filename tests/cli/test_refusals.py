@@ -227,3 +227,8 @@ def test_data_that_no_model_can_use_are_named_before_training(refused, tmp_path)
         assert "charge of atom 1: got nan, expected" in refused(command, charged)
     pytest.importorskip("vesin")
     assert refused("train", path, "--cutoff", "1e-9").startswith("cutoff: got 1e-09, which vesin")
+
+
+@pytest.mark.parametrize("command", ["inspect", "train"])
+def test_unknown_kinds_to_accept_are_refused(refused, command):
+    assert refused(command, RECORDED, "--accept", "stepp").startswith("accept: got ['stepp']")
