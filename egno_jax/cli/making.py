@@ -213,8 +213,10 @@ def _default_folder(data: tuple[pathlib.Path, ...]) -> pathlib.Path:
 
 def _check_folder(out: pathlib.Path, resume: bool) -> None:
     """Checks that a new run does not meet an old one, before any time is spent on it."""
-    has_model, checkpoints = (out / checkpoint.BEST).exists(), out / "checkpoints"
-    if not resume and (has_model or any(checkpoints.glob("[0-9]*"))):
+    holds_run = (out / checkpoint.BEST).exists() or any((out / "checkpoints").glob("[0-9]*"))
+    if resume and not holds_run:
+        print(f"{out} holds no run to resume: a new one starts")
+    if holds_run and not resume:
         raise ValueError(
             f"out: got {out}, which holds a run, expected a new folder; choose another with --out, "
             "or pass --resume to continue this run"

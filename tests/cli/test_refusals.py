@@ -73,6 +73,12 @@ def test_a_run_is_not_replaced_and_the_options_are_named(refused, tmp_path, left
     assert line.startswith(f"out: got {tmp_path}") and "--resume" in line
 
 
+def test_a_folder_without_a_run_to_resume_is_pointed_out(tmp_path, capsys):
+    out = str(tmp_path / "new")
+    assert main(["train", RECORDED, "--resume", "--out", out, "--window", "50frames"]) == 1
+    assert capsys.readouterr().out.startswith(f"{out} holds no run to resume: a new one starts\n")
+
+
 def test_a_misspelt_file_is_named_without_an_error_number(refused, tmp_path):
     line = refused("inspect", tmp_path / "coper.xyz")
     assert line.startswith(f"{tmp_path / 'coper.xyz'}: got no such file") and "Errno" not in line
