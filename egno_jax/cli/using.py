@@ -148,6 +148,11 @@ def _state(recording: Recording, params: Params, options: StateOptions) -> State
         )
     velocities = trajectories.velocities_by(recording, rule)
     frame = options.frame % frames
+    if rule == "difference" and frame == 0 and frames > 1:
+        raise ValueError(
+            f"frame: got {options.frame}, the first one, expected one of 1 to {frames - 1}, as "
+            "velocities are differences from the frame before; choose another"
+        )
     if rule == "forward_difference" and 0 < frame == frames - 1:
         frame -= 1
         print(

@@ -119,6 +119,11 @@ def test_frames_and_recordings_that_do_not_exist_are_told_apart(refused, bodies)
     assert refused("predict", "nbody", bodies, "--frame", 3).startswith("frame: got 3, expected")
     line = refused("predict", "nbody", bodies, "--recording", 3)
     assert line.startswith("recording: got 3, expected one of 0 to 0")
+    with np.load(bodies) as arrays:
+        still = {name: arrays[name] for name in ("positions", "charges")}
+    np.savez(bodies, **still | {"positions": np.repeat(still["positions"], 3, axis=0)})
+    line = refused("predict", "nbody", bodies, "--frame", "-3", "--accept", "all")
+    assert line.startswith("frame: got -3, the first one, expected one of 1 to 2")
 
 
 def test_missing_charges_are_named_with_the_file_that_holds_them(refused, tmp_path):
