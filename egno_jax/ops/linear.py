@@ -35,10 +35,10 @@ def matmul(
 def _column(
     x: Float[Array, "... A"], kernel: Float[Array, "A 1"], bias: Float[Array, "1"] | float = 0.0
 ) -> Float[Array, "... 1"]:
-    """Computes `x kernel + bias` as one sum, for a TPU: the bias is in its terms."""
+    """Computes `x kernel + bias` as one sum of A terms, each with a share of the bias."""
     dtype = jnp.result_type(x, kernel, bias)
     wide = jnp.result_type(dtype, jnp.float32)
-    share = jnp.asarray(bias, wide) / x.shape[-1]
+    share = jnp.asarray(bias, wide) / max(x.shape[-1], 1)
     terms = x.astype(wide) * kernel[:, 0].astype(wide) + share
     return jnp.sum(terms, axis=-1, keepdims=True).astype(dtype)
 
@@ -137,7 +137,8 @@ def _affine_reference(
     def plain(x: Array, kernel: Array, bias: Array) -> Array:
         return matmul(x, kernel, precision) + bias
 
-    if kernel.shape == (x.shape[-1], 1):
+    # A TPU adds the bias within the sum, if that has terms.
+    if kernel.shape == (x.shape[-1], 1) != (0, 1):
         return jax.lax.platform_dependent(x, kernel, bias, tpu=_column, default=plain)
     return plain(x, kernel, bias)
 

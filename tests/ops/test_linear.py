@@ -74,6 +74,22 @@ def test_derivatives_by_products_are_those_of_the_linear_layer(monkeypatch, out_
 
 
 @pytest.mark.parametrize("on_tpu", [False, True])
+@pytest.mark.parametrize("in_width", [0, 1, 5])
+def test_a_single_column_has_its_bias_at_any_width(monkeypatch, in_width, on_tpu):
+    if on_tpu:
+        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *given, tpu, default: tpu(*given))
+    rng = np.random.default_rng(0)
+    weights = {"kernel": rng.normal(size=(in_width, 1)), "bias": rng.normal(size=1)}
+    x = rng.normal(size=(3, in_width))
+    with jax.enable_x64(True), jax.debug_nans(True):
+        for function in (ops.linear, linear_by_products):
+            found = function(weights, x), jax.grad(lambda w, f=function: f(w, x).sum())(weights)
+            gradient = {"kernel": x.sum(axis=0)[:, None], "bias": np.full(1, 3.0)}
+            expected = x @ weights["kernel"] + weights["bias"], gradient
+            helpers.assert_trees_close(found, expected, 1e-14)
+
+
+@pytest.mark.parametrize("on_tpu", [False, True])
 def test_the_product_of_two_is_that_of_their_concatenation(monkeypatch, on_tpu):
     if on_tpu:
         monkeypatch.setattr(jax.lax, "platform_dependent", lambda *given, tpu, default: tpu(*given))
