@@ -25,6 +25,7 @@ import egno_jax
 from egno_jax import published
 from egno_jax.durations import format_time
 from egno_jax.files import write_text
+from egno_jax.params import Params
 from egno_jax.recipe import GraphRecipe, from_record
 from experiments.run_records import EXPERIMENTS, portable, read_results
 
@@ -81,7 +82,7 @@ def section(name: str) -> str:
     config, errors = params.config, found["errors"]
     size = 4e-6 * sum(leaf.size for leaf in jax.tree.leaves(params.weights))
     lines = [
-        f"- **State for `predict`:** {state_text(params.recipe)}",
+        f"- **State for `predict`:** {state_text(params.recipe)}. {times_text(params)}",
         f"- **Graph for `apply`:** {found['input']}",
         f"- **Data:** {found['data']}",
         f"- **Errors** on {errors['num_test']} test samples, in {errors['unit']}: F-MSE "
@@ -113,8 +114,20 @@ def state_text(recipe: GraphRecipe) -> str:
         )
     if {"charge", "charge_product", "orbit"} & {*recipe.node_features, *recipe.edge_features}:
         text += "; and `charges` `[N]`"
-    last = format_time(recipe.times[-1], unit)
-    return f"{text}. Times go up to {last}."
+    return text
+
+
+def times_text(params: Params) -> str:
+    """Returns which times may be requested."""
+    *others, last = params.recipe.times
+    last = format_time(last, params.recipe.time_unit)
+    if params.config.temporal_grid == "index":
+        times = ", ".join(f"{time:g}" for time in others)
+        return (
+            f"Request the times that it was trained on, as by default: {times} and {last}. At "
+            "others it warns, and errors are larger."
+        )
+    return f"Times go up to {last}."
 
 
 def page(names: Sequence[str]) -> str:

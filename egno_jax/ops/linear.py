@@ -138,7 +138,7 @@ def _affine_reference(
         return matmul(x, kernel, precision) + bias
 
     # A TPU adds the bias within the sum, if that has terms.
-    if kernel.shape == (x.shape[-1], 1) != (0, 1):
+    if x.shape[-1] and kernel.shape == (x.shape[-1], 1):
         return jax.lax.platform_dependent(x, kernel, bias, tpu=_column, default=plain)
     return plain(x, kernel, bias)
 
