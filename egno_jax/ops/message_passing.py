@@ -321,9 +321,9 @@ def segment_mean(
 ) -> Float[Array, "P N C"]:
     """Averages the values of each node's incoming edges at each time; zero if it has none."""
     dtype = jnp.result_type(values.dtype, jnp.float32)
-    count = jnp.zeros((num_nodes, 1), dtype).at[receivers].add(1, mode="drop")
-    total = segment_sum(values.astype(dtype), receivers, num_nodes)
-    return (total / jnp.maximum(count, 1)).astype(values.dtype)
+    edges = EdgeList(receivers, receivers, num_nodes)
+    total = edges.to_receivers(values.astype(dtype))
+    return (total / jnp.maximum(edges.in_degree(dtype), 1)).astype(values.dtype)
 
 
 def graph_mean(

@@ -55,6 +55,12 @@ class Kernel(NamedTuple):
     residuals: Callable[[Arguments], dict[str, jax.ShapeDtypeStruct]] = lambda args: {}
     is_available: Callable[[], bool] = lambda: True
 
+    @classmethod
+    def of(cls, source: Any, is_available: Callable[[], bool]) -> Kernel:
+        """Returns the kernel that has the methods of an object; `residuals` may be missing."""
+        kept = {"residuals": source.residuals} if hasattr(source, "residuals") else {}
+        return cls(source.fits, source.function, source.vjp, is_available=is_available, **kept)
+
     def is_usable(self, args: Arguments) -> bool:
         """Returns whether the kernel computes these arguments in this process."""
         return self.fits(args) and self.is_available()

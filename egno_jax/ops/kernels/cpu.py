@@ -179,10 +179,6 @@ class _VectorSums(_OverEdges):
         }
         return cls._fits(args, shapes, (width, num_vectors))
 
-    @staticmethod
-    def residuals(args: Arguments) -> Types:
-        return {}
-
     @classmethod
     def function(cls, args: Arguments) -> tuple[tuple[Array, ...], Residuals]:
         names = ("features", "positions", "node_vectors")
@@ -238,7 +234,7 @@ class _TwoLayers:
 
 
 class _TemporalConv:
-    """The kernel of `egno_jax.ops.temporal_conv`; it has no residuals."""
+    """The kernel of `egno_jax.ops.temporal_conv`."""
 
     @staticmethod
     def fits(args: Arguments) -> bool:
@@ -249,10 +245,6 @@ class _TemporalConv:
         shapes = {"features": features.shape, "kernel": (2, modes, width, width)}
         num_live = fourier.num_live_modes(features.shape[0], modes)
         return 0 < num_live <= fourier.MAX_DFT_MODES and _fits(args, shapes, [width])
-
-    @staticmethod
-    def residuals(args: Arguments) -> Types:
-        return {}
 
     @staticmethod
     def operands(args: Arguments) -> Arguments:
@@ -278,13 +270,12 @@ class _TemporalConv:
         return _call("egno_temporal_conv_vjp", gradients, cls.operands(args), cotangent)
 
 
-def _kernel(source: Any) -> Kernel:
-    functions = (source.fits, source.function, source.vjp, source.residuals)
-    return Kernel(*functions, is_available=lambda: library.load().is_loaded)
+def _is_loaded() -> bool:
+    return library.load().is_loaded
 
 
-MESSAGE_SUMS = _kernel(_MessageSums)
-FEATURE_UPDATE = _kernel(_TwoLayers("feature_update", "feature_mlp"))
-VELOCITY_FACTOR = _kernel(_TwoLayers("velocity_factor", "velocity_mlp"))
-TEMPORAL_CONV = _kernel(_TemporalConv)
-VECTOR_SUMS = _kernel(_VectorSums)
+MESSAGE_SUMS = Kernel.of(_MessageSums, _is_loaded)
+FEATURE_UPDATE = Kernel.of(_TwoLayers("feature_update", "feature_mlp"), _is_loaded)
+VELOCITY_FACTOR = Kernel.of(_TwoLayers("velocity_factor", "velocity_mlp"), _is_loaded)
+TEMPORAL_CONV = Kernel.of(_TemporalConv, _is_loaded)
+VECTOR_SUMS = Kernel.of(_VectorSums, _is_loaded)

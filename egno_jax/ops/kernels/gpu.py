@@ -73,13 +73,9 @@ def _is_possible(args: Arguments, *widths: int) -> bool:
     return is_short and args["precision"] in PRECISIONS and all(x in _WIDTHS for x in widths)
 
 
-def _kernel(source: Any) -> Kernel:
-    def is_used() -> bool:
-        is_narrow = not jax.config.jax_enable_x64
-        return is_available() and is_narrow and library.setting() == "pallas"
-
-    kept = {"residuals": source.residuals} if hasattr(source, "residuals") else {}
-    return Kernel(source.fits, source.function, source.vjp, is_available=is_used, **kept)
+def _is_used() -> bool:
+    is_narrow = not jax.config.jax_enable_x64
+    return is_available() and is_narrow and library.setting() == "pallas"
 
 
 # Two layers at each node
@@ -407,6 +403,6 @@ def _where(is_real: Bool[Array, "R"], tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.where(is_real[:, None], x, 0), tree)
 
 
-MESSAGE_SUMS = _kernel(_MessageSums())
-FEATURE_UPDATE = _kernel(_TwoLayers(cpu.FEATURE_UPDATE, "feature_mlp"))
-VELOCITY_FACTOR = _kernel(_TwoLayers(cpu.VELOCITY_FACTOR, "velocity_mlp"))
+MESSAGE_SUMS = Kernel.of(_MessageSums(), _is_used)
+FEATURE_UPDATE = Kernel.of(_TwoLayers(cpu.FEATURE_UPDATE, "feature_mlp"), _is_used)
+VELOCITY_FACTOR = Kernel.of(_TwoLayers(cpu.VELOCITY_FACTOR, "velocity_mlp"), _is_used)
