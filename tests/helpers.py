@@ -35,6 +35,15 @@ def using(dtype: str) -> contextlib.AbstractContextManager:
     return jax.enable_x64(dtype == "float64")
 
 
+def use_tpu_branches(monkeypatch) -> None:
+    """Makes every `jax.lax.platform_dependent` that is traced next what it is on a TPU."""
+
+    def on_tpu(*operands, default=None, **branches):
+        return branches.get("tpu", default)(*operands)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", on_tpu)
+
+
 def relative_error(found, expected) -> float:
     """Returns max|a - b| / max|b| over a whole array; max|a| where b is zero throughout."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)

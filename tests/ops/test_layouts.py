@@ -100,6 +100,29 @@ def test_values_and_gradients_are_those_of_the_specification(kind, graph):
 
 
 @pytest.mark.slow
+def test_branches_for_tpus_compute_the_specification(monkeypatch):
+    """Values, gradients and their derivatives of a model, in all layouts."""
+    config = dataclasses.replace(RUN_MODEL, hidden_dim=128, param_dtype="float64")
+    times = np.array([1.0, 2.0, 3.0])
+    with jax.enable_x64(True):
+        graph = graph_of("sparse")
+        params = helpers.random_params(np.random.default_rng(0), config)
+        primals = params, graph.nodes["positions"]
+
+        def derivatives(graph):
+            def of(*given):
+                return jax.grad(function, (0, 1), has_aux=True)(*given, graph, times, None)
+
+            return jax.jit(lambda: jax.jvp(of, primals, jax.tree.map(np.cos, primals)))()
+
+        expected = derivatives(graph)
+        jax.clear_caches()  # of what is traced with other branches
+        helpers.use_tpu_branches(monkeypatch)
+        for kind in ("none", *KINDS):
+            helpers.assert_trees_close(derivatives(graph_lib.prepare(graph, kind)), expected, 1e-12)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_derivatives_and_maps_are_those_of_the_specification(kind):
     """Forward mode, reverse over reverse, and `vmap` over states and over layouts."""
@@ -196,7 +219,7 @@ def test_rows_of_tpus_gather_and_add_up_as_the_specification(monkeypatch, dtype,
         total = np.zeros_like(of_nodes)
         np.add.at(total, (slice(None), indices[:5]), of_edges[:, :5])
         np.testing.assert_allclose(expected[1], total, atol=1e-14)
-        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *given, tpu, default: tpu(*given))
+        helpers.use_tpu_branches(monkeypatch)
         found, pullback = jax.vjp(both, of_nodes, of_edges)
         helpers.assert_trees_close(
             (found, pullback((of_edges, of_nodes))), (expected, gradients), 1e-14

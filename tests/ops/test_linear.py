@@ -54,7 +54,7 @@ def test_a_single_column_is_a_sum_in_float32(dtype):
 @pytest.mark.parametrize("on_tpu", [False, True])
 def test_derivatives_by_products_are_those_of_the_linear_layer(monkeypatch, out_width, on_tpu):
     if on_tpu:
-        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *given, tpu, default: tpu(*given))
+        helpers.use_tpu_branches(monkeypatch)
     weights, x = weights_and_values(out_width)
     _, of_x = weights_and_values(out_width + 1)
     of_weights = jax.tree.map(np.cos, weights)
@@ -77,7 +77,7 @@ def test_derivatives_by_products_are_those_of_the_linear_layer(monkeypatch, out_
 @pytest.mark.parametrize("in_width", [0, 1, 5])
 def test_a_single_column_has_its_bias_at_any_width(monkeypatch, in_width, on_tpu):
     if on_tpu:
-        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *given, tpu, default: tpu(*given))
+        helpers.use_tpu_branches(monkeypatch)
     rng = np.random.default_rng(0)
     weights = {"kernel": rng.normal(size=(in_width, 1)), "bias": rng.normal(size=1)}
     x = rng.normal(size=(3, in_width))
@@ -92,7 +92,7 @@ def test_a_single_column_has_its_bias_at_any_width(monkeypatch, in_width, on_tpu
 @pytest.mark.parametrize("on_tpu", [False, True])
 def test_the_product_of_two_is_that_of_their_concatenation(monkeypatch, on_tpu):
     if on_tpu:
-        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *given, tpu, default: tpu(*given))
+        helpers.use_tpu_branches(monkeypatch)
 
     def of_two(first, second, kernel):
         return matmul_of_two(first, second, kernel, "highest")
@@ -107,7 +107,7 @@ def test_the_product_of_two_is_that_of_their_concatenation(monkeypatch, on_tpu):
 @pytest.mark.parametrize("out_width", [6, 128])
 def test_the_product_at_all_times_is_one_repeated(monkeypatch, on_tpu, out_width):
     if on_tpu:
-        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *given, tpu, default: tpu(*given))
+        helpers.use_tpu_branches(monkeypatch)
 
     def at_times(x, kernel):
         return matmul_at_times(x, kernel, 3, "highest")
